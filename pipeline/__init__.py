@@ -1,0 +1,1 @@
+"""Input pipeline. Beam workers import this file, `records`, `manifest` and `cli`: keep TensorFlow out of them."""

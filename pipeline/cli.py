@@ -1,0 +1,97 @@
+"""What all commands share: exit codes, one-line errors for user mistakes, strict flags."""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes of every command (sysexits.h where it has a fitting one)."""
+
+    DONE = 0
+    USAGE = 64
+    DATA = 65
+    INTERNAL = 70
+    AGAIN = 75  # pre-empted or locked: run the same command again
+    SKIPPED = 99  # only retrain.main: nothing changed, or not promoted (Airflow shows 99 as skipped)
+
+
+class CommandError(Exception):
+    """A failure with a one-line explanation for the user: names the bad value and the fix, shows no traceback."""
+
+    exit_code = ExitCode.INTERNAL
+
+
+class UsageError(CommandError):
+    """A flag, path or configuration value is wrong."""
+
+    exit_code = ExitCode.USAGE
+
+
+class DataError(CommandError):
+    """The data failed its checks; nothing was published."""
+
+    exit_code = ExitCode.DATA
+
+
+class TryAgainError(CommandError):
+    """Pre-empted, or another process holds the lock; the same command will work later."""
+
+    exit_code = ExitCode.AGAIN
+
+
+def nearest(name: str, candidates: Sequence[str]) -> str:
+    """Returns ` Did you mean "x"?` for the candidate nearest to `name`, or an empty string if none is near."""
+    matches = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
+    return f' Did you mean "{matches[0]}"?' if matches else ""
+
+
+def fail(message: object, exit_code: ExitCode) -> NoReturn:
+    """Prints `error: message` to stderr and exits."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(int(exit_code))
+
+
+def _parse_flags(argv: list[str], *, keep_unknown: bool) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv, known_only=keep_unknown)
+    except flags.Error as error:
+        fail(f"{error} (--help lists the flags)", ExitCode.USAGE)
+    return rest
+
+
+def run_command(
+    main: Callable[[list[str]], int | None], *, keep_unknown_flags: bool = False, accepts_arguments: bool = False
+) -> NoReturn:
+    """Runs `main` as a command: parses absl flags strictly, turns `CommandError` into one line and its exit code.
+
+    Args:
+      main: takes the arguments that are no flags (without the program's name), returns an `ExitCode` or None for 0.
+      keep_unknown_flags: hand unknown flags to `main` (Beam's PipelineOptions) instead of refusing them.
+      accepts_arguments: whether positional arguments are allowed.
+    """
+
+    def absl_main(argv: list[str]) -> int:
+        arguments = argv[1:]
+        stray = [a for a in arguments if not a.startswith("-")]
+        if stray and not accepts_arguments and not keep_unknown_flags:
+            fail(f'unexpected argument "{stray[0]}"; flags are written --name=value', ExitCode.USAGE)
+        # absl's default of `fatal` from `logging.use_absl_handler` would hide our progress lines.
+        logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
+        try:
+            return int(main(arguments) or ExitCode.DONE)
+        except CommandError as error:
+            fail(error, error.exit_code)
+        except KeyboardInterrupt:
+            print("interrupted; run the same command again to continue", file=sys.stderr)
+            return 128 + signal.SIGINT
+
+    app.run(absl_main, flags_parser=lambda argv: _parse_flags(argv, keep_unknown=keep_unknown_flags))
+    raise AssertionError("app.run always exits")

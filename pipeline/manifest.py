@@ -1,0 +1,166 @@
+"""The dataset root: `DATA/versions/<version>/manifest.json` and the pointer `DATA/CURRENT`. Free of TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from pipeline.cli import DataError, UsageError, nearest
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+CURRENT_FILE = "CURRENT"
+VERSIONS_DIR = "versions"
+
+_VERSION = re.compile(r"^\d+\.\d+\.\d+$")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One TFRecord file of a split.
+
+    Attributes:
+      name: file name inside the version directory.
+      examples: number of records.
+      bytes: file size.
+      sha256: hex digest of the file.
+    """
+
+    name: str
+    examples: int
+    bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if "/" in self.name or not self.name:
+            raise ValueError(f"a shard's name is a plain file name, got {self.name!r}")
+        if self.examples < 0 or self.bytes < 0:
+            raise ValueError(f"shard {self.name}: negative counts ({self.examples} examples, {self.bytes} bytes)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a dataset version holds. Written last, so its presence says that the version is whole.
+
+    Attributes:
+      name: dataset name, the prefix of the shard files.
+      version: `MAJOR.MINOR.PATCH`.
+      labels: label names; a record's `label` indexes them.
+      splits: split name → its shards, in order.
+      source_fingerprint: sha256 (hex) over what the source listed; equal fingerprint and configuration, equal data.
+      build: the configuration of the build, as flags → values.
+      code_version: version of the builder that wrote it.
+      max_height: pixels of the tallest image.
+      max_width: pixels of the widest image.
+    """
+
+    name: str
+    version: str
+    labels: tuple[str, ...]
+    splits: Mapping[str, tuple[Shard, ...]]
+    source_fingerprint: str
+    build: Mapping[str, Any]
+    code_version: str
+    max_height: int
+    max_width: int
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise ValueError(f"format_version {self.format_version} is not the {FORMAT_VERSION} that this code reads")
+        if not _VERSION.match(self.version):
+            raise ValueError(f"version must be MAJOR.MINOR.PATCH, got {self.version!r}")
+        if len(set(self.labels)) != len(self.labels) or not self.labels:
+            raise ValueError(f"labels must be distinct and not empty, got {list(self.labels)}")
+        if not self.splits:
+            raise ValueError("a manifest needs at least one split")
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.labels)
+
+    def shards(self, split: str) -> tuple[Shard, ...]:
+        """The shards of a split, in order; UsageError naming the splits there are if it is not one of them."""
+        if split not in self.splits:
+            known = list(self.splits)
+            raise UsageError(
+                f'no split "{split}" in dataset {self.name}; it has {", ".join(known)}.{nearest(split, known)}'
+            )
+        return self.splits[split]
+
+    def num_examples(self, split: str) -> int:
+        return sum(shard.examples for shard in self.shards(split))
+
+    def to_json(self) -> str:
+        """Deterministic JSON text: sorted keys, newline at the end."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Raises ValueError, naming the key, if the text is no valid manifest."""
+        data = json.loads(text)
+        if not isinstance(data, dict):
+            raise ValueError("a manifest is a JSON object")
+        names = {f.name for f in dataclasses.fields(cls)}
+        if missing := sorted(names - {"format_version"} - set(data)):
+            raise ValueError(f"missing key {missing[0]!r}")
+        data = {key: value for key, value in data.items() if key in names}
+        data["labels"] = tuple(data["labels"])
+        data["splits"] = {name: tuple(Shard(**shard) for shard in shards) for name, shards in data["splits"].items()}
+        return cls(**data)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetVersion:
+    """An opened dataset version: where it is and what its manifest says."""
+
+    path: epath.Path
+    manifest: Manifest
+
+    def shard_paths(self, split: str) -> list[str]:
+        """Full paths of a split's shards, in order."""
+        return [str(self.path / shard.name) for shard in self.manifest.shards(split)]
+
+
+def current_version(root: epath.PathLike) -> str | None:
+    """The version that `CURRENT` names, or None where nothing has been published yet."""
+    pointer = epath.Path(root) / CURRENT_FILE
+    return pointer.read_text().strip() if pointer.exists() else None
+
+
+def open_dataset(path: epath.PathLike) -> DatasetVersion:
+    """Opens a dataset root (its current version) or one version directory.
+
+    Args:
+      path: `DATA` or `DATA/versions/<version>`; local or gs://.
+
+    Raises:
+      UsageError: the path does not exist, or holds no published dataset.
+      DataError: the manifest or a shard it lists is damaged or absent.
+    """
+    root = epath.Path(path)
+    if not root.exists():
+        raise UsageError(f"--data={root}: no such directory; build it with python -m beam_jobs.build_tfrecords")
+    version = current_version(root)
+    directory = root / VERSIONS_DIR / version if version else root
+    file = directory / MANIFEST_FILE
+    if not file.exists():
+        raise UsageError(
+            f"{directory}: not a published dataset (no {MANIFEST_FILE}); "
+            f"build one with python -m beam_jobs.build_tfrecords --source=folder --input=PHOTOS --output={root}"
+        )
+    try:
+        manifest = Manifest.from_json(file.read_text())
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file}: not a valid manifest: {error}") from error
+    present = {child.name for child in directory.iterdir()}
+    for shards in manifest.splits.values():
+        for shard in shards:
+            if shard.name not in present:
+                raise DataError(f"{directory}: shard {shard.name} is listed in the manifest but absent; build again")
+    return DatasetVersion(path=directory, manifest=manifest)

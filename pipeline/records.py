@@ -1,0 +1,209 @@
+"""The record schema (tf.Example) and the TFRecord framing, without TensorFlow.
+
+Serialization is written out by hand because shards must be byte-identical everywhere: protobuf leaves the order of map
+entries open. Wire format: https://protobuf.dev/programming-guides/encoding/, message: tensorflow/core/example/*.proto,
+framing: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Iterator
+from typing import IO
+
+import google_crc32c
+
+# Feature keys; TFDS's own names, so that `tfds.builder_from_directory` reads the shards.
+IMAGE, LABEL, ID, SOURCE, HEIGHT, WIDTH = "image", "label", "id", "source", "height", "width"
+
+_CRC_MASK_DELTA = 0xA282EAD8
+_HEADER = struct.Struct("<QI")  # length, masked crc32c of the 8 length bytes
+_FOOTER = struct.Struct("<I")  # masked crc32c of the payload
+FRAME_BYTES = _HEADER.size + _FOOTER.size
+_MAX_RECORD_BYTES = 1 << 31  # protobuf's own limit; a larger length can only be a damaged header
+
+
+class RecordError(ValueError):
+    """A damaged TFRecord frame or tf.Example. The message says what is wrong; the caller knows in which shard."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """One training example.
+
+    Attributes:
+      image: an encoded JPEG, RGB or greyscale, upright, `height` × `width` pixels.
+      label: index into the manifest's label names.
+      id: sha256 (hex) of the source file's bytes, or of the raw pixels where there is no file.
+      source: URI of where the image came from.
+      height: pixels.
+      width: pixels.
+    """
+
+    image: bytes
+    label: int
+    id: str
+    source: str
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.label < 0:
+            raise ValueError(f"label must be 0 or more, got {self.label}")
+        if len(self.id) != 64:
+            raise ValueError(f"id must be a sha256 in 64 hex digits, got {self.id!r}")
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"height and width must be positive, got {self.height}x{self.width}")
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """A length-delimited field (wire type 2)."""
+    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
+
+
+def _feature(value: bytes | int) -> bytes:
+    if isinstance(value, bytes):
+        return _field(1, _field(1, value))  # Feature.bytes_list.value
+    return _field(3, _field(1, _varint(value)))  # Feature.int64_list.value, packed
+
+
+def encode_example(record: Record) -> bytes:
+    """Serializes a record as a tf.Example; map entries in alphabetical order, so equal records give equal bytes."""
+    values: dict[str, bytes | int] = {
+        HEIGHT: record.height,
+        ID: record.id.encode(),
+        IMAGE: record.image,
+        LABEL: record.label,
+        SOURCE: record.source.encode(),
+        WIDTH: record.width,
+    }
+    entries = b"".join(
+        _field(1, _field(1, key.encode()) + _field(2, _feature(value))) for key, value in sorted(values.items())
+    )
+    return _field(1, entries)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(data) or shift > 63:
+            raise RecordError("truncated varint in a tf.Example")
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
+    """Yields (field number, payload): bytes for wire type 2, an int for wire type 0."""
+    at = 0
+    while at < len(data):
+        key, at = _read_varint(data, at)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            value, at = _read_varint(data, at)
+            yield number, value
+        elif wire == 2:
+            length, at = _read_varint(data, at)
+            if at + length > len(data):
+                raise RecordError("truncated field in a tf.Example")
+            yield number, data[at : at + length]
+            at += length
+        else:
+            raise RecordError(f"unexpected wire type {wire} in a tf.Example")
+
+
+def _message(payload: bytes | int) -> bytes:
+    if isinstance(payload, int):
+        raise RecordError("a number where a tf.Example has a message")
+    return payload
+
+
+def _scalar(feature: bytes) -> bytes | int:
+    """The first value of a Feature's bytes_list or int64_list (packed or not)."""
+    for kind, values in _fields(feature):
+        for _, value in _fields(_message(values)):
+            if kind == 1:
+                return _message(value)
+            if kind == 3:
+                return value if isinstance(value, int) else _read_varint(value, 0)[0]
+    raise RecordError("a feature without a value")
+
+
+def decode_example(data: bytes) -> Record:
+    """The inverse of `encode_example`; also reads what TensorFlow or TFDS wrote under the same keys.
+
+    Raises:
+      RecordError: damaged bytes, or a key is absent or of the wrong type (the message names it).
+    """
+    values: dict[str, bytes | int] = {}
+    for number, features in _fields(data):
+        if number != 1:
+            continue
+        for _, entry in _fields(_message(features)):
+            pair = dict(_fields(_message(entry)))
+            values[_message(pair.get(1, b"")).decode()] = _scalar(_message(pair.get(2, b"")))
+
+    def get(key: str, kind: type) -> object:
+        if key not in values:
+            raise RecordError(f'no feature "{key}" in the record (it has {", ".join(sorted(values)) or "none"})')
+        if not isinstance(values[key], kind):
+            raise RecordError(f'feature "{key}" is not of type {kind.__name__}')
+        return values[key]
+
+    try:
+        return Record(
+            image=get(IMAGE, bytes),  # type: ignore[arg-type]
+            label=get(LABEL, int),  # type: ignore[arg-type]
+            id=get(ID, bytes).decode(),  # type: ignore[attr-defined]
+            source=get(SOURCE, bytes).decode(),  # type: ignore[attr-defined]
+            height=get(HEIGHT, int),  # type: ignore[arg-type]
+            width=get(WIDTH, int),  # type: ignore[arg-type]
+        )
+    except (UnicodeDecodeError, ValueError) as error:
+        raise RecordError(str(error)) from error
+
+
+def _masked_crc32c(data: bytes) -> int:
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + _CRC_MASK_DELTA) & 0xFFFFFFFF
+
+
+def frame(payload: bytes) -> bytes:
+    """Wraps a serialized example as one TFRecord: length, crc, payload, crc."""
+    length = struct.pack("<Q", len(payload))
+    return length + _FOOTER.pack(_masked_crc32c(length)) + payload + _FOOTER.pack(_masked_crc32c(payload))
+
+
+def read_frames(file: IO[bytes]) -> Iterator[bytes]:
+    """Yields the payloads of an open TFRecord file, in order, with both checksums verified.
+
+    Raises:
+      RecordError: naming the record's number and what is damaged.
+    """
+    number = 0
+    while header := file.read(_HEADER.size):
+        if len(header) < _HEADER.size:
+            raise RecordError(f"record {number}: truncated header")
+        length, length_crc = _HEADER.unpack(header)
+        if _masked_crc32c(header[:8]) != length_crc or length > _MAX_RECORD_BYTES:
+            raise RecordError(f"record {number}: damaged header")
+        payload, footer = file.read(length), file.read(_FOOTER.size)
+        if len(payload) < length or len(footer) < _FOOTER.size:
+            raise RecordError(f"record {number}: truncated")
+        if _masked_crc32c(payload) != _FOOTER.unpack(footer)[0]:
+            raise RecordError(f"record {number}: checksum mismatch")
+        yield payload
+        number += 1
