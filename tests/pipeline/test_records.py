@@ -61,7 +61,7 @@ def test_truncation_is_noticed():
 def test_a_missing_feature_is_named():
     example = tf.train.Example()
     example.features.feature["image"].bytes_list.value.append(b"x")
-    with pytest.raises(records.RecordError, match='no feature "height"'):
+    with pytest.raises(records.RecordError, match='no feature "label" in the record .it has image'):
         records.decode_example(example.SerializeToString())
 
 
