@@ -1,0 +1,122 @@
+"""Which backbones there are, what input each wants, and their layers. Weights are `pretrained.py`'s business."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+from keras import layers
+
+from pipeline.cli import UsageError, nearest
+from trainer.models import efficientnet
+
+_MIN_SIZE = 32  # five halvings; keras.applications refuses less
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackboneInfo:
+    """What a backbone wants and gives.
+
+    Attributes:
+      name: as in `--set=backbone=NAME`.
+      image_size: pixels, height and width, at which its ImageNet weights were trained.
+      preprocess: the mode of `pipeline.preprocess.preprocess` that makes its input.
+      features: channels of its feature map.
+    """
+
+    name: str
+    image_size: int
+    preprocess: str
+    features: int
+
+
+_EFFICIENTNET_SIZES = {
+    "efficientnet_lite0": 224,
+    "efficientnet_lite1": 240,
+    "efficientnet_lite2": 260,
+    "efficientnet_b0": 224,
+    "efficientnet_b1": 240,
+    "efficientnet_b2": 260,
+    "efficientnet_b3": 300,
+    "efficientnet_b4": 380,
+    "efficientnet_b5": 456,
+    "efficientnet_b6": 528,
+    "efficientnet_b7": 600,
+}
+
+BACKBONES: dict[str, BackboneInfo] = {
+    info.name: info
+    for info in [
+        *(
+            BackboneInfo(
+                name=name,
+                image_size=size,
+                preprocess="lite" if efficientnet.CONFIGS[name].lite else "identity",
+                features=efficientnet.CONFIGS[name].features,
+            )
+            for name, size in _EFFICIENTNET_SIZES.items()
+        ),
+        BackboneInfo(name="vgg16", image_size=224, preprocess="caffe", features=512),
+        BackboneInfo(name="resnet50", image_size=224, preprocess="caffe", features=2048),
+        BackboneInfo(name="cifar10_cnn", image_size=32, preprocess="unit", features=128),
+    ]
+}
+
+APPLICATIONS: dict[str, Callable[..., keras.Model]] = {
+    "vgg16": keras.applications.VGG16,
+    "resnet50": keras.applications.ResNet50,
+    **{f"efficientnet_b{i}": getattr(keras.applications, f"EfficientNetB{i}") for i in range(8)},
+}
+
+
+def backbone_info(name: str) -> BackboneInfo:
+    """Looks a backbone up; UsageError with the nearest name if there is none of this name."""
+    if name not in BACKBONES:
+        raise UsageError(f'no backbone "{name}"; there are {", ".join(BACKBONES)}.{nearest(name, list(BACKBONES))}')
+    return BACKBONES[name]
+
+
+def _cifar10_cnn_features(x: keras.KerasTensor) -> keras.KerasTensor:
+    """Twice conv-conv-pool, 64 and 128 filters: [B, H, W, 3] in 0..1 → [B, H // 4, W // 4, 128]."""
+    for block, filters in enumerate((64, 128), start=1):
+        for conv in (1, 2):
+            name = f"block{block}_conv{conv}"
+            x = layers.Conv2D(filters, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=name)(
+                x
+            )
+        x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
+    return x
+
+
+def _check_size(name: str, height: int, width: int) -> None:
+    smallest = 4 if name == "cifar10_cnn" else _MIN_SIZE
+    if min(height, width) < smallest:
+        raise UsageError(
+            f"{name} wants images of {smallest} pixels or more, got {height}×{width}; "
+            f"set a larger size, or resize_to={BACKBONES[name].image_size} to enlarge them in the model"
+        )
+
+
+def feature_map(name: str, images: keras.KerasTensor, *, resize_to: int | None) -> keras.KerasTensor:
+    """Adds the backbone, with random weights, to the graph.
+
+    Args:
+      name: a key of `BACKBONES`.
+      images: [B, H, W, 3], preprocessed.
+      resize_to: enlarge to a square of this many pixels first (bilinear), e.g. 32 → 224; None leaves the size.
+
+    Returns:
+      [B, h, w, features].
+    """
+    backbone_info(name)
+    x = images
+    if resize_to is not None:
+        # float32 under every policy, as in the input pipeline.
+        x = layers.Resizing(resize_to, resize_to, name="resize", dtype="float32")(x)
+    _check_size(name, *x.shape[1:3])
+    if name in efficientnet.CONFIGS:
+        return efficientnet.efficientnet_features(x, efficientnet.CONFIGS[name])
+    if name == "cifar10_cnn":
+        return _cifar10_cnn_features(x)
+    return APPLICATIONS[name](include_top=False, weights=None, input_tensor=x).output
