@@ -1,0 +1,328 @@
+"""The training loop: phases, epochs, selection on validation, checkpoints; resumes where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from etils import epath
+from pipeline.augment import AugmentConfig
+from pipeline.dataset import HostSlice
+
+from pipeline import dataset
+from pipeline.cli import CommandError, TryAgainError
+from pipeline.manifest import DatasetVersion
+from trainer.checkpoint import StateCheckpoint, save_best, training_state
+from trainer.config import Recipe
+from trainer.evaluate import Evaluator, compute_metrics
+from trainer.feed import distribute, feature_batches
+from trainer.metrics import MetricsLog
+from trainer.models import Classifier, backbone_info
+from trainer.progress import Progress
+from trainer.step import TrainStep
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+_SECONDS_BETWEEN_CHECKPOINTS = 60.0
+
+
+@dataclasses.dataclass
+class Position:
+    """How far training is; saved with every checkpoint.
+
+    Attributes:
+      phase: index of the phase.
+      step: steps of the phase done.
+      sums: loss, correct predictions and weight summed over the epoch so far.
+      rows: metrics rows written.
+      best: validation loss, and where, of the weights selected so far; None before the first validation.
+    """
+
+    phase: int = 0
+    step: int = 0
+    sums: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.0, 0.0])
+    rows: int = 0
+    best: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that a run needs besides the model.
+
+    Attributes:
+      recipe: what to do.
+      data: what to do it with.
+      seed: of data order, augmentation, dropout and the head's first weights.
+      run: where results go.
+      stop_requested: asked after every host call; True saves a checkpoint and stops.
+    """
+
+    recipe: Recipe
+    data: DatasetVersion
+    seed: int
+    run: epath.Path
+    stop_requested: Callable[[], bool]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.data.manifest.num_examples(TRAIN) / self.recipe.batch_size)
+
+    def first_step(self, phase: int) -> int:
+        """Steps of all phases before `phase`."""
+        return sum(p.steps(steps_per_epoch=self.steps_per_epoch) for p in self.recipe.phases[:phase])
+
+    def first_epoch(self, phase: int) -> int:
+        """Epochs of all phases before `phase`; a phase that ends within an epoch has used up its data order."""
+        per_epoch = self.steps_per_epoch
+        return sum(math.ceil(p.steps(steps_per_epoch=per_epoch) / per_epoch) for p in self.recipe.phases[:phase])
+
+    def eval_data(self, split: str) -> Callable[[HostSlice], tf.data.Dataset]:
+        """A factory of the split's un-augmented batches."""
+        return lambda host: dataset.eval_dataset(
+            self.data,
+            split,
+            height=self.recipe.image_size,
+            width=self.recipe.image_size,
+            preprocess=backbone_info(self.recipe.backbone).preprocess,
+            global_batch_size=self.recipe.batch_size,
+            host=host,
+        )
+
+    def train_data(self, *, epoch: int, skip_batches: int, augment: bool) -> Callable[[HostSlice], tf.data.Dataset]:
+        """A factory of one epoch's training batches."""
+        return lambda host: dataset.train_dataset(
+            self.data,
+            TRAIN,
+            height=self.recipe.image_size,
+            width=self.recipe.image_size,
+            preprocess=backbone_info(self.recipe.backbone).preprocess,
+            augment=self.recipe.augment if augment else AugmentConfig(),
+            seed=self.seed,
+            epoch=epoch,
+            global_batch_size=self.recipe.batch_size,
+            skip_batches=skip_batches,
+            host=host,
+        )
+
+
+class Trainer:
+    """Runs the phases of a plan on a classifier."""
+
+    def __init__(self, plan: Plan, classifier: Classifier, strategy: tf.distribute.Strategy) -> None:
+        self._plan, self._classifier, self._strategy = plan, classifier, strategy
+        self._metrics = MetricsLog(plan.run)
+        self._checkpoints = plan.run / "checkpoints"
+        self._state = StateCheckpoint(self._checkpoints)
+        self._saved_at = time.monotonic()
+        head, backbone = classifier.head, classifier.backbone
+        self._features = Evaluator(strategy, lambda images: backbone(images, training=False))
+        self._on_features = Evaluator(strategy, lambda x: tf.nn.softmax(head(x, training=False)))
+        self._on_images = Evaluator(
+            strategy, lambda x: tf.nn.softmax(head(backbone(x, training=False), training=False))
+        )
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The metrics written so far."""
+        return self._metrics.rows
+
+    def predict(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities (float32 [N, C]) and labels (int32 [N]) of a split, in file order."""
+        return self._on_images(self._plan.eval_data(split))
+
+    def train(self) -> Position:
+        """Trains from the newest usable checkpoint (or from the start) to the end.
+
+        Raises:
+          TryAgainError: asked to stop; the state is saved.
+          CommandError: the loss is no longer a finite number.
+        """
+        position, step = self._resume()
+        phases = self._plan.recipe.phases
+        while True:
+            step = self._train_phase(position, step)
+            if position.phase + 1 == len(phases):
+                self._save(position, step)
+                return position
+            position.phase, position.step = position.phase + 1, 0
+            step = self._build(position.phase)
+            self._save(position, step)
+
+    def _build(self, phase: int) -> TrainStep:
+        plan = self._plan
+        config = plan.recipe.phases[phase]
+        with self._strategy.scope():
+            return TrainStep(
+                classifier=self._classifier,
+                recipe=plan.recipe,
+                phase=config,
+                rates=config.learning_rates(steps_per_epoch=plan.steps_per_epoch),
+                strategy=self._strategy,
+                seed=plan.seed + phase,
+            )
+
+    def _resume(self) -> tuple[Position, TrainStep]:
+        for path, progress in self._state.candidates():
+            position = Position(**progress)
+            step = self._build(position.phase)
+            if self._state.restore(path, self._trackables(step)):
+                self._metrics.rewind(position.rows)
+                name = self._plan.recipe.phases[position.phase].name
+                logging.info("resuming phase %s at step %d (%s)", name, position.step, path)
+                return position, step
+        return Position(), self._build(0)
+
+    def _trackables(self, step: TrainStep) -> dict[str, Any]:
+        return training_state(self._classifier, step.optimizers, step.average)
+
+    def _save(self, position: Position, step: TrainStep) -> None:
+        position.rows = len(self._metrics.rows)
+        number = self._plan.first_step(position.phase) + position.step + position.phase
+        self._state.save(dataclasses.asdict(position), self._trackables(step), number=number)
+        self._saved_at = time.monotonic()
+
+    def _train_phase(self, position: Position, step: TrainStep) -> TrainStep:
+        plan = self._plan
+        phase = plan.recipe.phases[position.phase]
+        per_epoch = plan.steps_per_epoch
+        total = phase.steps(steps_per_epoch=per_epoch)
+        rates = phase.learning_rates(steps_per_epoch=per_epoch)
+        logging.info(
+            "phase %s: %s = %d steps of %d, learning rate %g to %g", phase.name, phase.duration, total,
+            plan.recipe.batch_size, rates.min(), rates.max(),
+        )  # fmt: skip
+        cache = self._cache_features() if phase.cached_features and position.step < total else None
+        progress = Progress(
+            phase=phase.name, first_step=position.step, total_steps=total, batch_size=plan.recipe.batch_size
+        )
+        try:
+            while position.step < total:
+                self._train_epoch(position, step, total, rates, cache, progress)
+                self._end_epoch(position, step, rates, cache)
+        finally:
+            progress.close()
+        if step.averaged:
+            for variable, average in zip(step.averaged, step.average, strict=True):
+                variable.assign(average)
+        return step
+
+    def _cache_features(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        splits = [split for split in (TRAIN, VALIDATION) if split in self._plan.data.manifest.splits]
+        start = time.monotonic()
+        cache = {split: self._features(self._plan.eval_data(split)) for split in splits}
+        count = sum(len(labels) for _, labels in cache.values())
+        seconds = time.monotonic() - start
+        logging.info("cached the features of %d images in %.0f s (%.0f img/s)", count, seconds, count / seconds)
+        return cache
+
+    def _epoch_data(
+        self, position: Position, cache: dict[str, tuple[np.ndarray, np.ndarray]] | None
+    ) -> Callable[[HostSlice], tf.data.Dataset]:
+        plan = self._plan
+        done_epochs, skip = divmod(position.step, plan.steps_per_epoch)
+        epoch = plan.first_epoch(position.phase) + done_epochs
+        if cache is None:
+            augment = plan.recipe.phases[position.phase].augment
+            return plan.train_data(epoch=epoch, skip_batches=skip, augment=augment)
+        features, labels = cache[TRAIN]
+        order = np.random.default_rng([plan.seed, epoch]).permutation(len(labels))
+        return lambda host: feature_batches(
+            features, labels, order=order, batch_size=plan.recipe.batch_size, skip_batches=skip, host=host
+        )
+
+    def _train_epoch(
+        self,
+        position: Position,
+        step: TrainStep,
+        total: int,
+        rates: np.ndarray,
+        cache: dict[str, tuple[np.ndarray, np.ndarray]] | None,
+        progress: Progress,
+    ) -> None:
+        """Trains to the end of the epoch that `position` is in, or of the phase."""
+        plan = self._plan
+        batches = iter(distribute(self._strategy, self._epoch_data(position, cache)))
+        end = min(total, (position.step // plan.steps_per_epoch + 1) * plan.steps_per_epoch)
+        while position.step < end:
+            count = min(plan.recipe.steps_per_call, end - position.step)
+            losses, sums = step(batches, first_step=position.step, steps=count)
+            self._check_finite(losses, position)
+            position.step += count
+            position.sums = [before + float(new) for before, new in zip(position.sums, sums, strict=True)]
+            loss, hits = (value / position.sums[2] for value in position.sums[:2])
+            epoch = plan.first_epoch(position.phase) + (position.step - 1) // plan.steps_per_epoch + 1
+            progress.update(
+                step=position.step, epoch=epoch, loss=loss, accuracy=hits, learning_rate=float(rates[position.step - 1])
+            )
+            if plan.stop_requested():
+                self._save(position, step)
+                raise TryAgainError(
+                    f"stopped on request in phase {plan.recipe.phases[position.phase].name} at step {position.step}; "
+                    "the state is saved, run the same command again to go on"
+                )
+            if position.step < end and time.monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
+                self._save(position, step)
+
+    def _check_finite(self, losses: np.ndarray, position: Position) -> None:
+        bad = np.flatnonzero(~np.isfinite(losses))
+        if bad.size:
+            phase = self._plan.recipe.phases[position.phase]
+            raise CommandError(
+                f"the loss became {losses[bad[0]]} in phase {phase.name} at step {position.step + bad[0] + 1}; "
+                f"lower lr_max (it is {phase.lr_max:g}) or set optimizer.clip_norm=1"
+            )
+
+    def _end_epoch(
+        self,
+        position: Position,
+        step: TrainStep,
+        rates: np.ndarray,
+        cache: dict[str, tuple[np.ndarray, np.ndarray]] | None,
+    ) -> None:
+        """Writes the epoch's metrics, validates, selects, and now and then saves a checkpoint."""
+        plan = self._plan
+        phase = plan.recipe.phases[position.phase]
+        where = {
+            "step": plan.first_step(position.phase) + position.step,
+            "epoch": plan.first_epoch(position.phase) + math.ceil(position.step / plan.steps_per_epoch),
+            "phase": phase.name,
+        }
+        loss, hits, weight = position.sums
+        position.sums = [0.0, 0.0, 0.0]
+        rate = float(rates[position.step - 1])
+        self._metrics.add(**where, split=TRAIN, loss=loss / weight, accuracy=hits / weight, learning_rate=rate)
+        text = f"train loss {loss / weight:.4f} accuracy {hits / weight:.4f}"
+        with step.averaged_weights():
+            if VALIDATION in plan.data.manifest.splits:
+                outputs, labels = self._validate(cache)
+                metrics = compute_metrics(outputs, labels)
+                self._metrics.add(**where, split=VALIDATION, loss=metrics.loss, accuracy=metrics.accuracy)
+                text += f", validation loss {metrics.loss:.4f} accuracy {metrics.accuracy:.4f}"
+                if position.best is None or metrics.loss < position.best["validation_loss"]:
+                    position.best = {**where, "validation_loss": metrics.loss}
+                    text += " (best so far)"
+                    if plan.recipe.selection == "best":
+                        save_best(self._checkpoints, self._classifier)
+            last = position.step == phase.steps(steps_per_epoch=plan.steps_per_epoch)
+            keeps_last = VALIDATION not in plan.data.manifest.splits or plan.recipe.selection == "last"
+            if keeps_last and last and position.phase + 1 == len(plan.recipe.phases):
+                save_best(self._checkpoints, self._classifier)
+        logging.info("%s: epoch %d, %s", phase.name, where["epoch"], text)
+        if not last and time.monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
+            self._save(position, step)
+
+    def _validate(self, cache: dict[str, tuple[np.ndarray, np.ndarray]] | None) -> tuple[np.ndarray, np.ndarray]:
+        if cache is None:
+            return self.predict(VALIDATION)
+        features, labels = cache[VALIDATION]
+        return self._on_features(
+            lambda host: feature_batches(
+                features, labels, order=np.arange(len(labels)), batch_size=self._plan.recipe.batch_size,
+                skip_batches=0, host=host,
+            )
+        )  # fmt: skip

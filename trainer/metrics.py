@@ -1,0 +1,45 @@
+"""metrics.jsonl, metrics.csv and TensorBoard events of a run; the JSON lines are the record."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import tensorflow as tf
+from etils import epath
+
+from trainer.checkpoint import write_atomically
+
+_COLUMNS = ("step", "epoch", "phase", "split", "loss", "accuracy", "learning_rate")
+
+
+class MetricsLog:
+    """Rows with nothing in them that depends on the clock, so that a resumed run writes the same file."""
+
+    def __init__(self, run: epath.Path) -> None:
+        self._run = run
+        self._file = run / "metrics.jsonl"
+        self.rows: list[dict[str, Any]] = []
+        self._events = tf.summary.create_file_writer(str(run / "events"))
+
+    def rewind(self, rows: int) -> None:
+        """Keeps the first `rows` rows that an earlier attempt wrote: what came after the checkpoint is done again."""
+        lines = self._file.read_text().splitlines() if self._file.exists() else []
+        self.rows = [json.loads(line) for line in lines[:rows]]
+
+    def add(self, **row: Any) -> None:
+        """Adds a row of `_COLUMNS` and writes the files."""
+        self.rows.append(row)
+        write_atomically(self._file, "".join(json.dumps(r) + "\n" for r in self.rows))
+        table = io.StringIO()
+        writer = csv.DictWriter(table, _COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self._run / "metrics.csv", table.getvalue())
+        with self._events.as_default(step=row["step"]):
+            for name in ("loss", "accuracy", "learning_rate"):
+                if name in row:
+                    tf.summary.scalar(f"{name}/{row['split']}", row[name])
+        self._events.flush()

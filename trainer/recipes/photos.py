@@ -1,0 +1,43 @@
+"""The default for one's own photos: nothing to tune.
+
+    python -m trainer.main --data=DATA --recipe=photos --workdir=RUN
+
+Linear probing, then fine-tuning (arXiv 2202.10054): the head is trained to convergence on cached features of the frozen
+ImageNet backbone, then everything is fine-tuned gently from there.
+"""
+
+from pipeline.augment import AugmentConfig
+
+from trainer.config import DataFacts, OptimizerConfig, Phase, Recipe
+from trainer.models import HeadConfig, backbone_info
+from trainer.schedule import Duration
+
+
+def recipe(facts: DataFacts, backbone: str = "efficientnet_lite0") -> Recipe:
+    return Recipe(
+        name="photos",
+        backbone=backbone,
+        image_size=backbone_info(backbone).image_size,
+        head=HeadConfig(pooling="avg", dropout=0.2),
+        batch_size=32,
+        augment=AugmentConfig(flip=True, shift=0.1, zoom=0.1, brightness=0.1, contrast=0.1, saturation=0.1),
+        optimizer=OptimizerConfig(name="adam"),
+        label_smoothing=0.1,
+        phases=(
+            Phase(
+                name="head",
+                duration=Duration.parse("60ep"),
+                lr_max=0.003,
+                cached_features=True,
+                trainable=(("head/", 1.0), ("backbone/", None)),
+                l2=1 / facts.num_train,
+            ),
+            Phase(
+                name="all",
+                duration=Duration.parse("8ep"),
+                lr_min=1e-6,
+                lr_max=1e-4,
+                warmup=Duration.parse("10%"),
+            ),
+        ),
+    )

@@ -1,0 +1,247 @@
+"""One training run from a dataset to `RUN/`: configuration, training, evaluation, export, report, provenance."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import signal
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from etils import epath
+
+from pipeline import dataset
+from pipeline.cli import DataError, ExitCode, UsageError
+from pipeline.manifest import DatasetVersion, open_dataset
+from trainer import config, export, overrides, report
+from trainer.checkpoint import build_from_recipe, load_best, write_atomically
+from trainer.config import DataFacts, Recipe
+from trainer.evaluate import Metrics, compute_metrics
+from trainer.loop import TEST, TRAIN, VALIDATION, Plan, Position, Trainer
+from trainer.models import backbone_info
+from trainer.strategy import describe, is_tpu, make_strategy
+
+_FINISHED = "_SUCCESS"  # written last: its presence says that the run is whole
+_PACKAGES = ("tensorflow", "tensorflow-tpu", "keras", "keras-cv", "numpy", "pillow")
+
+
+def run(
+    *,
+    data_path: str,
+    recipe_name: str,
+    workdir: str,
+    backbone: str | None,
+    weights: str | None,
+    assignments: Sequence[str],
+    seed: int,
+    tpu: str,
+) -> ExitCode:
+    """Runs, or goes on with, the training run in `workdir`.
+
+    Raises:
+      UsageError: a wrong value, or `workdir` holds a run with another configuration or dataset.
+      DataError: the dataset cannot be trained on.
+      TryAgainError: stopped by SIGTERM or Ctrl-C; the state is saved.
+    """
+    data = open_dataset(data_path)
+    recipe = _resolve(data, recipe_name, backbone=backbone, weights=weights, assignments=assignments)
+    directory = epath.Path(workdir)
+    settings = _settings(data, data_path, recipe, seed)
+    if _is_finished(directory, settings):
+        print(f"nothing to do: {directory} is finished (test results: {directory / 'result.json'})")
+        return ExitCode.DONE
+    strategy = make_strategy(tpu)
+    if recipe.batch_size % strategy.num_replicas_in_sync:
+        replicas = strategy.num_replicas_in_sync
+        raise UsageError(
+            f"batch_size={recipe.batch_size} cannot be split over {replicas} replicas; "
+            f"--set=batch_size={-(-recipe.batch_size // replicas) * replicas} can"
+        )
+    low_precision = recipe.precision == "bfloat16" or (recipe.precision == "auto" and is_tpu(strategy))
+    keras.config.set_dtype_policy("mixed_bfloat16" if low_precision else "float32")
+    started = _now()
+    logging.info("%s, %s", describe(strategy), "bfloat16" if low_precision else "float32")
+    with strategy.scope():
+        classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=seed)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / "config.json", json.dumps(settings, indent=2) + "\n")
+
+    stop = _StopOnSignal()
+    plan = Plan(recipe=recipe, data=data, seed=seed, run=directory, stop_requested=lambda: stop.requested)
+    trainer = Trainer(plan, classifier, strategy)
+    position = trainer.train()
+    load_best(directory / "checkpoints", classifier)
+    results = {}
+    for split in (VALIDATION, TEST):
+        if split in data.manifest.splits:
+            probabilities, labels = trainer.predict(split)
+            results[split] = compute_metrics(probabilities, labels)
+            write_predictions(directory / f"predictions-{split}.jsonl", data, split, probabilities, labels)
+    export.export_classifier(
+        classifier,
+        labels=list(data.manifest.labels),
+        height=recipe.image_size,
+        width=recipe.image_size,
+        preprocess=backbone_info(recipe.backbone).preprocess,
+        directory=directory / "export",
+    )
+    write_atomically(directory / "provenance.json", json.dumps(_provenance(data, seed, started), indent=2) + "\n")
+    result = _result(plan, position, trainer.rows, results)
+    write_atomically(directory / "result.json", json.dumps(result, indent=2) + "\n")
+    report.write_report(directory, data)
+    write_atomically(directory / _FINISHED, "")
+    for split, metrics in results.items():
+        print(f"{split}: accuracy {metrics.accuracy:.4f}, loss {metrics.loss:.4f}, {metrics.examples} images")
+    print(result["diagnosis"])
+    print(f"report: {directory / 'report.html'}  exported model: {directory / 'export'}")
+    return ExitCode.DONE
+
+
+def _resolve(
+    data: DatasetVersion, name: str, *, backbone: str | None, weights: str | None, assignments: Sequence[str]
+) -> Recipe:
+    manifest = data.manifest
+    if TRAIN not in manifest.splits or not manifest.num_examples(TRAIN):
+        raise DataError(f"{data.path}: no examples in split {TRAIN}; it has {', '.join(manifest.splits)}")
+    if manifest.num_classes < 2:
+        raise DataError(f"{data.path}: one label only ({manifest.labels[0]}); a classifier needs two or more")
+    facts = DataFacts(
+        num_train=manifest.num_examples(TRAIN),
+        num_classes=manifest.num_classes,
+        max_side=max(manifest.max_height, manifest.max_width),
+    )
+    recipe = config.load_recipe(name, facts, backbone=backbone)
+    if weights:
+        assignments = [f"weights={weights}", *assignments]
+    recipe = overrides.override(recipe, assignments)
+    for phase in recipe.phases:
+        phase.learning_rates(steps_per_epoch=-(-facts.num_train // recipe.batch_size))  # refuses what does not fit
+    return recipe
+
+
+def _settings(data: DatasetVersion, data_path: str, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """What config.json holds: all that decides what the run computes."""
+    return {
+        "data": data_path,
+        "dataset_version": data.manifest.version,
+        "dataset_fingerprint": data.manifest.source_fingerprint,
+        "labels": list(data.manifest.labels),
+        "seed": seed,
+        "recipe": overrides.to_dict(recipe),
+    }
+
+
+def _is_finished(directory: epath.Path, settings: dict[str, Any]) -> bool:
+    """Whether this very run is finished.
+
+    Raises:
+      UsageError: the directory holds another run (the message lists what differs).
+    """
+    file = directory / "config.json"
+    if not file.exists():
+        return False
+    changed = overrides.differences(json.loads(file.read_text()), settings)
+    if changed:
+        lines = "\n  ".join(changed)
+        raise UsageError(
+            f"--workdir={directory} holds a run with another configuration:\n  {lines}\n"
+            "take another --workdir, or the old configuration to go on with it"
+        )
+    return (directory / _FINISHED).exists()
+
+
+class _StopOnSignal:
+    """Notes SIGTERM (pre-emption) and the first Ctrl-C; a second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        logging.warning("%s: saving the state and stopping", signal.Signals(number).name)
+
+
+def write_predictions(
+    file: epath.Path, data: DatasetVersion, split: str, probabilities: np.ndarray, labels: np.ndarray
+) -> None:
+    """One JSON line per example, in file order: id, label, predicted label, its probability."""
+    names = data.manifest.labels
+    rows = [
+        {"id": key, "label": names[label], "predicted": names[row.argmax()], "probability": float(row.max())}
+        for key, label, row in zip(dataset.example_ids(data, split), labels, probabilities, strict=True)
+    ]
+    write_atomically(file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _result(
+    plan: Plan, position: Position, rows: Sequence[dict[str, Any]], results: dict[str, Metrics]
+) -> dict[str, Any]:
+    manifest = plan.data.manifest
+    return {
+        "dataset": manifest.name,
+        "version": manifest.version,
+        "recipe": plan.recipe.name,
+        "backbone": plan.recipe.backbone,
+        "labels": list(manifest.labels),
+        "splits": {split: metrics.to_dict(manifest.labels) for split, metrics in results.items()},
+        "best": position.best,
+        "steps": plan.first_step(len(plan.recipe.phases)),
+        "diagnosis": diagnose(rows),
+    }
+
+
+def diagnose(rows: Sequence[dict[str, Any]]) -> str:
+    """One line on over- and under-fitting, from the last epoch's training and validation accuracy."""
+    last = {row["split"]: row["accuracy"] for row in rows}
+    if VALIDATION not in last:
+        return "no validation split: over-fitting cannot be told"
+    train, validation = last[TRAIN], last[VALIDATION]
+    numbers = f"last epoch: training accuracy {train:.3f}, validation {validation:.3f}"
+    if train - validation > 0.1:
+        return f"{numbers}: over-fitting; more data, augmentation or dropout would help"
+    if train < 0.8 and validation < 0.8:
+        return f"{numbers}: under-fitting; train longer, raise lr_max or take a larger backbone"
+    return f"{numbers}: neither over- nor under-fitting"
+
+
+def _provenance(data: DatasetVersion, seed: int, started: str) -> dict[str, Any]:
+    manifest = data.manifest
+    return {
+        "dataset": {"name": manifest.name, "version": manifest.version, "fingerprint": manifest.source_fingerprint},
+        "git_commit": _git_commit(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "seed": seed,
+        "devices": [device.name for device in tf.config.list_logical_devices()],
+        "started": started,
+        "finished": _now(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of this code, or None where it is not run from a git checkout."""
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
