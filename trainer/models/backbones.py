@@ -112,8 +112,9 @@ def feature_map(name: str, images: keras.KerasTensor, *, resize_to: int | None) 
     backbone_info(name)
     x = images
     if resize_to is not None:
-        # float32 under every policy, as in the input pipeline.
-        x = layers.Resizing(resize_to, resize_to, name="resize", dtype="float32")(x)
+        # Not layers.Resizing: its call() defaults to training=True, which Keras 3.15 hands on to every layer behind it
+        # wherever the model is called without `training`, so that batch norm would use the batch's statistics.
+        x = keras.ops.image.resize(x, (resize_to, resize_to), interpolation="bilinear")
     _check_size(name, *x.shape[1:3])
     if name in efficientnet.CONFIGS:
         return efficientnet.efficientnet_features(x, efficientnet.CONFIGS[name])

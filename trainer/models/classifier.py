@@ -12,7 +12,6 @@ from keras import layers
 
 from pipeline.cli import UsageError, nearest
 from trainer.models import backbones, pretrained
-from trainer.models.dropout import ReplicaDropout
 
 POOLINGS = ("avg", "flatten")
 
@@ -33,13 +32,13 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         if self.pooling not in POOLINGS:
-            raise UsageError(
+            raise ValueError(
                 f'pooling must be one of {", ".join(POOLINGS)}, got "{self.pooling}".{nearest(self.pooling, POOLINGS)}'
             )
         if self.hidden < 0:
-            raise UsageError(f"hidden is a number of units, 0 for no hidden layer; got {self.hidden}")
+            raise ValueError(f"hidden is a number of units, 0 for no hidden layer; got {self.hidden}")
         if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout is a fraction in [0, 1), got {self.dropout}")
+            raise ValueError(f"dropout is a fraction in [0, 1), got {self.dropout}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +82,10 @@ def _build_head(features: int, num_classes: int, config: HeadConfig) -> keras.Mo
     if config.hidden:
         x = layers.Dense(config.hidden, activation="relu", kernel_initializer="he_normal", name="hidden")(x)
     if config.dropout:
-        x = ReplicaDropout(config.dropout, seed=random.randrange(2**31), name="dropout")(x)
+        dropout = layers.Dropout(config.dropout, seed=random.randrange(2**31), name="dropout")
+        # Keras numbers seed generators through the process, so this path would depend on what was built before.
+        dropout.seed_generator.state._path = "head/dropout/seed_generator_state"
+        x = dropout(x)
     logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
     return keras.Model(inputs, logits, name="head")
 

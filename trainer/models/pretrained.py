@@ -8,6 +8,7 @@ import pathlib
 import socket
 from collections.abc import Iterator
 
+import h5py
 import keras
 import numpy as np
 
@@ -87,6 +88,15 @@ def _download_application(backbone: keras.Model, name: str) -> None:
         socket.setdefaulttimeout(before)
 
 
+def _load_keras(backbone: keras.Model, path: str) -> None:
+    with h5py.File(path) as file:
+        found = []
+        file.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
+        if len(found) != len(backbone.variables):  # Keras would take the layers that fit and pass over the others
+            raise ValueError(f"it holds {len(found)} arrays, the model {len(backbone.variables)}")
+    backbone.load_weights(path)
+
+
 def _load_file(backbone: keras.Model, name: str, path: str) -> None:
     if not os.path.isfile(path):
         raise UsageError(f"weights={path}: no such file; weights is imagenet, none or the path of a file")
@@ -95,7 +105,7 @@ def _load_file(backbone: keras.Model, name: str, path: str) -> None:
         return
     try:
         if path.endswith(".weights.h5"):
-            backbone.load_weights(path)
+            _load_keras(backbone, path)
         elif path.endswith(".h5") and name in APPLICATIONS:
             _load_application(backbone, name, path)
         else:
