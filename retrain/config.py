@@ -1,0 +1,133 @@
+"""The configuration file of a retraining pass: YAML in, a validated frozen dataclass out."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from pipeline.cli import UsageError, nearest
+from retrain.gate import GateConfig
+
+Scalar = str | int | float | bool
+
+# An image must never move from train to test between two rebuilds: the champion would be scored on what it has
+# learned. `hash` decides by the image's own content; `rank` shares the images out and re-shares them as others come.
+_BUILD_DEFAULTS: Mapping[str, Scalar] = {"split_by": "hash"}
+# Flags that this file sets by keys of its own.
+_OWN_KEYS: Mapping[str, Mapping[str, str]] = {
+    "build": {"source": "source", "input": "input", "output": "data", "seed": "seed"},
+    "train": {"data": "data", "workdir": "runs", "recipe": "recipe", "seed": "seed", "set": "settings"},
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetrainConfig:
+    """What one pass does. The keys of the YAML file are these attributes.
+
+    Attributes:
+      input: what the source reads: a folder of class folders for `source: folder`.
+      data: dataset root, written by the builder.
+      runs: folder of training runs, one for each (dataset content, training configuration).
+      models: the registry: numbered models, the `champion` pointer, the decision log.
+      gate: when a challenger is promoted.
+      source: source of the builder.
+      recipe: recipe of the trainer.
+      seed: seed of the build's split and of the training.
+      build: further flags of the builder, flag → value; `split_by: hash` unless given.
+      train: further flags of the trainer, flag → value (`tpu: local`).
+      settings: overrides of the recipe, key → value.
+    """
+
+    input: str
+    data: str
+    runs: pathlib.Path
+    models: pathlib.Path
+    gate: GateConfig
+    source: str = "folder"
+    recipe: str = "photos"
+    seed: int = 0
+    build: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
+    train: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key in ("source", "recipe"):
+            if not isinstance(getattr(self, key), str) or not getattr(self, key):
+                raise ValueError(f"{key} must be a name, got {getattr(self, key)!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed must be a whole number, 0 or more, got {self.seed!r}")
+        for key in ("build", "train", "settings"):
+            section = getattr(self, key)
+            if not isinstance(section, Mapping):
+                raise ValueError(f"{key} must hold `name: value` lines, got {section!r}")
+            for name, value in section.items():
+                if not isinstance(name, str) or not isinstance(value, (str, int, float, bool)):
+                    raise ValueError(f"{key}.{name} must be a single value, got {value!r}")
+        for key, own in _OWN_KEYS.items():
+            for name in getattr(self, key):
+                if name in own:
+                    raise ValueError(f"{key}.{name} is not set there; use the key `{own[name]}:` at the top")
+        object.__setattr__(self, "build", {**_BUILD_DEFAULTS, **self.build})
+
+
+def _from_mapping(cls: type, values: Any, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{where}: expected `key: value` lines, got {values!r}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            known = ", ".join(fields)
+            raise UsageError(f'{where}: unknown key "{key}" (known: {known}).{nearest(str(key), list(fields))}')
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise UsageError(f'{where}: the key "{name}" is missing')
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def _resolve(value: Any, key: str, base: pathlib.Path) -> str:
+    """An absolute path: `~` expanded, relative ones seen from the configuration file; gs:// and the like stay."""
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"{key} must be a path, got {value!r}")
+    if "://" in value:
+        return value
+    return str((base / pathlib.Path(value).expanduser()).resolve())
+
+
+def load_config(path: str) -> RetrainConfig:
+    """Reads a configuration file.
+
+    Raises:
+      UsageError: no such file, not YAML, an unknown key (the nearest name is suggested) or a bad value.
+    """
+    file = pathlib.Path(path).expanduser()
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config={path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config={path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, Mapping):
+        raise UsageError(f"--config={path}: expected `key: value` lines")
+    values = dict(values)
+    base = file.resolve().parent
+    for key in ("input", "data", "runs", "models"):
+        if key in values:
+            values[key] = _resolve(values[key], f"{path}: {key}", base)
+    for key in ("runs", "models"):
+        if "://" in values.get(key, ""):
+            # Locks, atomic renames and symbolic links are what the guarantees rest on; object stores have none.
+            raise UsageError(f"{path}: {key} must be a local folder, got {values[key]}")
+        if key in values:
+            values[key] = pathlib.Path(values[key])
+    if "gate" in values:
+        values["gate"] = _from_mapping(GateConfig, values["gate"], f"{path}: gate")
+    config: RetrainConfig = _from_mapping(RetrainConfig, values, path)
+    return config

@@ -1,0 +1,141 @@
+"""One retraining pass, for cron, a systemd timer or Airflow: build → train → score → promote.
+
+    python -m retrain.main --config=retrain.yaml
+
+    17 3 * * *  cd /srv/photos && .venv/bin/python -m retrain.main --config=retrain.yaml >> retrain.log 2>&1
+
+Exit codes: 0 promoted · 99 nothing has changed since the last pass, or the challenger was not promoted · 75 another
+pass is running, or this one was stopped: run again · 64 and 65 the configuration or the data is wrong.
+
+A pass may be killed at any moment: run again, it ends in the same place. Each command that it calls is idempotent, and
+what it has done itself is found again: scores in the run, a published model by its pass id.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from pipeline import cli
+from pipeline.manifest import DatasetVersion, Manifest, open_dataset
+from retrain import gate, registry, steps
+from retrain.config import RetrainConfig, load_config
+from retrain.lock import exclusive
+
+_CONFIG = flags.DEFINE_string("config", None, "The pass's configuration, a YAML file; examples/retrain.yaml shows one.")
+
+LOCK_FILE = ".lock"
+EXPORT_DIR = "export"
+# Beside the exported model, where the run has them: what a reader of MODELS/<n>/ asks first.
+_DOCUMENTS = ("config.json", "model_card.md", "provenance.json", "report.html", "result.json")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def content_id(manifest: Manifest) -> str:
+    """Names what a dataset version holds: a rebuild that gives the same shards and labels is the same content."""
+    shards = {split: [shard.sha256 for shard in manifest.shards(split)] for split in manifest.splits}
+    return _digest({"labels": manifest.labels, "shards": shards})
+
+
+def run_id(config: RetrainConfig, data: DatasetVersion) -> str:
+    """Names a training run: the dataset's version, for people, and everything that shapes the trained model."""
+    shape = [config.recipe, config.seed, dict(config.train), dict(config.settings)]
+    return f"{data.manifest.version}-{_digest([content_id(data.manifest), shape])}"
+
+
+def _unchanged(key: str, history: list[dict[str, Any]], champion: registry.Model | None) -> bool:
+    """Whether the last decision was about these very inputs.
+
+    A champion moved by hand (a roll-back) is no change: the next pass must not undo it. A champion removed by hand is.
+    """
+    if not history or history[-1]["key"] != key:
+        return False
+    return champion is not None or history[-1]["champion_after"] is None
+
+
+def _challenge(
+    config: RetrainConfig, run: pathlib.Path, champion: registry.Model | None, *, commands: steps.Commands, lock: int
+) -> gate.Verdict:
+    """Trains the challenger and judges it."""
+    steps.train(config, run, commands=commands, lock=lock)
+    # The export is scored, not the run's own result: what is published is what was judged.
+    answers = steps.score(run / EXPORT_DIR, run / "gate-challenger.jsonl", config, commands=commands, lock=lock)
+    champion_answers = None
+    if champion is not None:
+        output = run / f"gate-champion-{champion.number}.jsonl"
+        steps.score(champion.path, output, config, commands=commands, lock=lock)
+        champion_answers = gate.read_predictions(output)
+    return gate.judge(
+        gate.read_predictions(answers),
+        champion_answers,
+        champion_labels=champion.labels() if champion else (),
+        config=config.gate,
+    )
+
+
+def run_pass(config: RetrainConfig, *, commands: steps.Commands, lock: int) -> cli.ExitCode:
+    """One pass, under the lock whose descriptor is `lock`."""
+    registry.clean(config.models)
+    steps.build(config, commands=commands, lock=lock)
+    data = open_dataset(config.data)
+    name = run_id(config, data)
+    key = _digest([name, dataclasses.asdict(config.gate)])
+    history = registry.decisions(config.models)
+    champion = registry.champion(config.models)
+    if _unchanged(key, history, champion):
+        last = history[-1]
+        print(f"nothing changed since {last['time']} ({last['decision']}: {last['reasons'][-1]})")
+        return cli.ExitCode.SKIPPED
+
+    pass_id = f"{len(history)}-{key}"
+    model = registry.find(config.models, pass_id)  # published by this pass before it was killed
+    if model is None:
+        run = config.runs / name
+        verdict = _challenge(config, run, champion, commands=commands, lock=lock)
+        record: dict[str, Any] = {
+            "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "decision": "promoted" if verdict.promote else "not promoted",
+            "reasons": verdict.reasons,
+            "figures": verdict.figures,
+            "gate": dataclasses.asdict(config.gate),
+            "run": str(run),
+            "dataset": str(data.path),
+            "champion_before": champion.number if champion else None,
+            "key": key,
+            "pass_id": pass_id,
+        }
+        if not verdict.promote:
+            registry.append_decision(config.models, record | {"champion_after": record["champion_before"]})
+            print(f"not promoted: {'; '.join(verdict.reasons)}")
+            return cli.ExitCode.SKIPPED
+        exported = {child.name: child for child in sorted((run / EXPORT_DIR).iterdir())}
+        documents = {file: run / file for file in _DOCUMENTS if (run / file).exists()}
+        model = registry.publish(config.models, documents | exported, record)
+
+    record = model.promotion()
+    registry.set_champion(config.models, model)
+    registry.append_decision(config.models, record | {"champion_after": model.number})
+    print(f"promoted to {model.path}: {'; '.join(record['reasons'])}")
+    return cli.ExitCode.DONE
+
+
+def main(arguments: list[str]) -> cli.ExitCode:
+    """Runs one pass under the lock of the registry."""
+    if not _CONFIG.value:
+        raise cli.UsageError("--config=FILE.yaml is missing; examples/retrain.yaml shows one")
+    config = load_config(_CONFIG.value)
+    with steps.stop_on_sigterm(), exclusive(config.models / LOCK_FILE) as descriptor:
+        return run_pass(config, commands=steps.Commands(), lock=descriptor)
+
+
+if __name__ == "__main__":
+    cli.run_command(main)

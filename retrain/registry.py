@@ -1,0 +1,158 @@
+"""The model registry: a folder of numbered models, a `champion` link and an append-only decision log.
+
+    MODELS/1/, MODELS/2/ …    one promoted model each, whole or absent
+    MODELS/champion -> 2      what to serve
+    MODELS/decisions.jsonl    every decision with its reasons, one JSON object a line
+
+The pointer is a symbolic link, not a file with a number in it, because whatever serves the model takes a path:
+`MODELS/champion` works in any server or script that has never heard of this project. rename() over a link is atomic, so
+the path names the old model or the new one and never nothing. A server that opens several files should resolve the
+link once (`os.path.realpath`) and read from there; the numbered folders are never changed or removed.
+
+Order of a promotion: the folder (staged, flushed, renamed), the link, the line in the log. A pass killed in between
+finds its own folder by the `pass_id` in `promotion.json` and goes on from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.cli import DataError
+
+CHAMPION = "champion"
+DECISIONS_FILE = "decisions.jsonl"
+LABELS_FILE = "labels.txt"
+PROMOTION_FILE = "promotion.json"
+_STAGING = ".staging-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A published model: its number and its folder, which never changes again."""
+
+    number: int
+    path: pathlib.Path
+
+    def labels(self) -> list[str]:
+        """Names of the classes that it can answer, in order."""
+        return (self.path / LABELS_FILE).read_text(encoding="utf-8").splitlines()
+
+    def promotion(self) -> dict[str, Any]:
+        """The decision that promoted it."""
+        record: dict[str, Any] = json.loads((self.path / PROMOTION_FILE).read_text(encoding="utf-8"))
+        return record
+
+
+def models(root: pathlib.Path) -> list[Model]:
+    """All published models, by number."""
+    numbers = (int(child.name) for child in root.iterdir() if child.name.isdecimal()) if root.is_dir() else ()
+    return [Model(number, root / str(number)) for number in sorted(numbers)]
+
+
+def champion(root: pathlib.Path) -> Model | None:
+    """The model that the pointer names, None without a pointer; DataError if it points nowhere."""
+    link = root / CHAMPION
+    if not link.is_symlink():
+        if link.exists():
+            raise DataError(f"{link}: not a symbolic link; the registry cannot replace it. Move it away")
+        return None
+    target = os.readlink(link)
+    if not target.isdecimal() or not (root / target).is_dir():
+        raise DataError(f"{link} points to {target}, which is no model; let it point to a numbered one or remove it")
+    return Model(int(target), root / target)
+
+
+def _fsync(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def clean(root: pathlib.Path) -> None:
+    """Removes what a killed pass left staged. Only for the holder of the lock."""
+    for child in root.glob(f"{_STAGING}*"):
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
+
+
+def find(root: pathlib.Path, pass_id: str) -> Model | None:
+    """The model that the pass of this id has published already."""
+    return next((model for model in reversed(models(root)) if model.promotion()["pass_id"] == pass_id), None)
+
+
+def publish(root: pathlib.Path, contents: Mapping[str, pathlib.Path], promotion: Mapping[str, Any]) -> Model:
+    """Publishes `root/<next number>/`, whole or not at all.
+
+    Args:
+      root: the registry.
+      contents: name in the model's folder → the file or folder to copy.
+      promotion: the decision with its `pass_id`; becomes `promotion.json`.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    number = max((model.number for model in models(root)), default=0) + 1
+    stage = root / f"{_STAGING}{number}"
+    stage.mkdir()
+    for name, source in contents.items():
+        if source.is_dir():
+            shutil.copytree(source, stage / name)
+        else:
+            shutil.copyfile(source, stage / name)
+    text = json.dumps({**promotion, "model": number}, indent=2, ensure_ascii=False) + "\n"
+    (stage / PROMOTION_FILE).write_text(text, encoding="utf-8")
+    # The rename must not reach the disk before the bytes: after a power cut the number would stand for empty files.
+    for folder, _, files in os.walk(stage, topdown=False):
+        for file in files:
+            _fsync(pathlib.Path(folder, file))
+        _fsync(pathlib.Path(folder))
+    model = Model(number, root / str(number))
+    os.rename(stage, model.path)
+    _fsync(root)
+    return model
+
+
+def set_champion(root: pathlib.Path, model: Model) -> None:
+    """Points `champion` at a published model, atomically."""
+    link = root / f"{_STAGING}{CHAMPION}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(str(model.number), target_is_directory=True)  # relative: the registry may be moved
+    os.replace(link, root / CHAMPION)
+    _fsync(root)
+
+
+def decisions(root: pathlib.Path) -> list[dict[str, Any]]:
+    """The decision log, oldest first. A torn last line, of an append that was killed, does not count."""
+    file = root / DECISIONS_FILE
+    if not file.exists():
+        return []
+    records = []
+    lines = file.read_bytes().split(b"\n")[:-1]  # what follows the last newline was never finished
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise DataError(f"{file}, line {number}: not JSON; repair or remove that line") from error
+    return records
+
+
+def append_decision(root: pathlib.Path, record: Mapping[str, Any]) -> None:
+    """Adds one line to the decision log and flushes it to the disk; a torn line of a killed append is cut off first."""
+    root.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    with open(root / DECISIONS_FILE, "ab+") as file:
+        file.seek(0)
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+    _fsync(root)

@@ -1,0 +1,121 @@
+"""The commands that a pass runs, each in a process of its own, as a user would type them.
+
+A process of its own, because TensorFlow takes 9 s to import and gives back neither the memory nor the device that it
+took; a pass that finds nothing changed must need neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+
+from pipeline.cli import CommandError, DataError, ExitCode, TryAgainError, UsageError
+from retrain.config import RetrainConfig
+
+_GRACE_SECONDS = 60  # for a stopped command to save its state
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Commands:
+    """The modules behind the steps."""
+
+    build: str = "beam_jobs.build_tfrecords"
+    train: str = "trainer.main"
+    evaluate: str = "trainer.evaluate"
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """What makes a child on Linux end at once when this process does, even when it is killed outright.
+
+    Otherwise an orphaned trainer would go on writing into the run that the next pass continues. Elsewhere the
+    inherited lock keeps the next pass out until the orphan is done.
+    """
+    if sys.platform != "linux":
+        return None
+    libc, parent = ctypes.CDLL(None), os.getpid()
+
+    def in_child() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # the parent was gone before the call
+            os._exit(128 + signal.SIGKILL)
+
+    return in_child
+
+
+@contextlib.contextmanager
+def stop_on_sigterm() -> Iterator[None]:
+    """Turns SIGTERM (systemd, a pre-emption notice) into TryAgainError: the running command is stopped in order."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TryAgainError("stopped by SIGTERM; run the same command again to continue")
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _run(module: str, flags: Mapping[str, object], *, lock: int, extra: tuple[str, ...] = ()) -> None:
+    """Runs `python -m module --flag=value …`; where it fails, its exit code becomes ours."""
+    arguments = [
+        f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in flags.items()
+    ]
+    command = [sys.executable, "-m", module, *arguments, *extra]
+    print(f"$ {shlex.join(['python', *command[1:]])}", flush=True)
+    # No stdin: a command that asks would hang the pass for ever.
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        pass_fds=(lock,),
+        preexec_fn=_die_with_parent(),  # noqa: PLW1509 - this process has one thread
+    )
+    try:
+        code = process.wait()
+    except BaseException:
+        process.terminate()
+        try:
+            process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        raise
+    if code == ExitCode.DONE:
+        return
+    kinds: dict[int, type[CommandError]]
+    kinds = {ExitCode.USAGE: UsageError, ExitCode.DATA: DataError, ExitCode.AGAIN: TryAgainError}
+    raise kinds.get(code, CommandError)(f"{module} ended with exit code {code}; its own message stands above")
+
+
+def build(config: RetrainConfig, *, commands: Commands, lock: int) -> None:
+    """Brings the dataset root up to date; returns quickly when the source has not changed."""
+    own = {"source": config.source, "input": config.input, "output": config.data, "seed": config.seed}
+    _run(commands.build, {**own, **config.build}, lock=lock)
+
+
+def train(config: RetrainConfig, run: pathlib.Path, *, commands: Commands, lock: int) -> None:
+    """Trains in `run`, or goes on where it stopped there; leaves the exported model in `run/export`."""
+    own = {"data": config.data, "recipe": config.recipe, "workdir": run, "seed": config.seed}
+    settings = tuple(f"--set={name}={value}" for name, value in config.settings.items())
+    _run(commands.train, {**own, **config.train}, extra=settings, lock=lock)
+
+
+def score(
+    model: pathlib.Path, output: pathlib.Path, config: RetrainConfig, *, commands: Commands, lock: int
+) -> pathlib.Path:
+    """Writes what an exported model answers on the test split to `output`, once."""
+    if not output.exists():
+        partial = output.with_name(f"{output.name}.partial")
+        _run(commands.evaluate, {"model": model, "data": config.data, "split": "test", "output": partial}, lock=lock)
+        os.replace(partial, output)
+    return output

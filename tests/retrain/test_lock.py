@@ -1,0 +1,83 @@
+"""The lock against real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.cli import TryAgainError
+from retrain.lock import exclusive
+
+HOLD = """
+import pathlib, subprocess, sys
+from retrain.lock import exclusive
+with exclusive(pathlib.Path(sys.argv[1])) as lock:
+    if sys.argv[2] == "child":
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=sys.stdin, pass_fds=(lock,))
+        print("held", child.pid, flush=True)
+        child.wait()
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def hold(tmp_path):
+    processes = []
+
+    def start(kind="alone"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(tmp_path / "models" / ".lock"), kind],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        return process, process.stdout.readline().split()
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.stdin.close()
+        process.wait()
+
+
+def test_second_holder_is_told_who_has_it(tmp_path, hold):
+    process, _ = hold()
+    with pytest.raises(TryAgainError, match=f"process {process.pid} since"), exclusive(tmp_path / "models" / ".lock"):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_lock_dies_with_its_process(tmp_path, hold, number):
+    process, _ = hold()
+    process.send_signal(number)
+    process.wait()
+    with exclusive(tmp_path / "models" / ".lock"):
+        pass
+
+
+def test_a_child_of_a_killed_holder_still_holds(tmp_path, hold):
+    process, (_, child) = hold("child")
+    process.kill()
+    process.wait()
+    with pytest.raises(TryAgainError), exclusive(tmp_path / "models" / ".lock"):
+        pass
+    os.kill(int(child), signal.SIGKILL)
+    for _ in range(200):
+        try:
+            with exclusive(tmp_path / "models" / ".lock"):
+                return
+        except TryAgainError:
+            os.sched_yield()
+            signal.sigtimedwait([], 0.02)
+    pytest.fail("the lock outlived every process that held it")
+
+
+def test_released_on_exit_also_by_an_exception(tmp_path):
+    with pytest.raises(RuntimeError), exclusive(tmp_path / ".lock"):
+        raise RuntimeError
+    with exclusive(tmp_path / ".lock") as descriptor:
+        assert os.get_inheritable(descriptor) is False
