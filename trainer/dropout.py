@@ -26,8 +26,9 @@ def dropout_seed(seed: tf.Tensor) -> Iterator[None]:
 def seed_dropout(model: keras.Model) -> None:
     """Lets every dropout layer of `model` draw from the `dropout_seed` in force instead of from a counter of its own.
 
-    Keras' counter is a variable that replicas share, so all would drop the same units, and its value depends on how often
-    the layer ran, so a mask could not be had again from the step's number. The layer stays Keras' own and exports as such.
+    Keras' counter is a variable that replicas share, so all would drop the same units, and its value depends on how
+    often the layer ran, so a mask could not be had again from the step's number. The layer stays Keras' own and
+    exports as such.
     """
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Dropout) and layer.rate > 0]
     for index, layer in enumerate(layers):

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from pipeline.dataset import HostSlice
 
+from pipeline.dataset import HostSlice
 from trainer.feed import distribute
 
 _EPSILON = 1e-12  # a probability of 0 in float32 must not make the loss infinite

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+
 from pipeline.dataset import HostSlice
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 from etils import epath
-from pipeline.augment import AugmentConfig
-from pipeline.dataset import HostSlice
 
 from pipeline import dataset
+from pipeline.augment import AugmentConfig
 from pipeline.cli import CommandError, TryAgainError
+from pipeline.dataset import HostSlice
 from pipeline.manifest import DatasetVersion
 from trainer.checkpoint import StateCheckpoint, save_best, training_state
 from trainer.config import Recipe

@@ -60,8 +60,8 @@ def tabulate(pieces: Sequence[tuple[Curve, int]]) -> np.ndarray:
     """Evaluates curves one after the other.
 
     Args:
-      pieces: (curve, number of steps). A piece's last step is at position 1 and its first at position 0, but a piece that
-        follows another starts one step after it, so that a corner value is not used twice.
+      pieces: (curve, number of steps). A piece's last step is at position 1 and its first at position 0, but a piece
+        that follows another starts one step after it, so that a corner value is not used twice.
 
     Returns:
       float32 [total steps]: the learning rate of every step.

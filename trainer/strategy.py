@@ -59,9 +59,7 @@ def _check_reachable(address: str) -> None:
 def describe(strategy: tf.distribute.Strategy) -> str:
     """One line on what was found, e.g. `8 replicas on TPU (2 hosts)`."""
     replicas = strategy.num_replicas_in_sync
-    kind = (
-        "TPU" if isinstance(strategy, tf.distribute.TPUStrategy) else strategy.extended.worker_devices[0].split(":")[-2]
-    )
+    kind = "TPU" if is_tpu(strategy) else strategy.extended.worker_devices[0].split(":")[-2]
     return f"{replicas} replica{'s' if replicas > 1 else ''} on {kind}"
 
 

@@ -8,7 +8,6 @@ Measured here: not yet; needs the ImageNet weights of B0…B7 and the full data 
 """
 
 from pipeline.augment import AugmentConfig
-
 from trainer.config import DataFacts, OptimizerConfig, Phase, Recipe
 from trainer.models import HeadConfig, backbone_info
 from trainer.schedule import Duration

@@ -7,7 +7,6 @@ ImageNet backbone, then everything is fine-tuned gently from there.
 """
 
 from pipeline.augment import AugmentConfig
-
 from trainer.config import DataFacts, OptimizerConfig, Phase, Recipe
 from trainer.models import HeadConfig, backbone_info
 from trainer.schedule import Duration
