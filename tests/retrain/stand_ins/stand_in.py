@@ -1,8 +1,8 @@
 """Stands in for the builder, the trainer and the evaluator: the same flags, files and exit codes, in milliseconds.
 
 A pass that is killed at hundreds of moments cannot wait for TensorFlow each time. `input/spec.json` says what the world
-is like: "labels", "images" (id → label), "right" (the ids that a model trained now gets right), "fail" (exit code of the
-build, where it is to fail).
+is like: "labels", "images" (id → label), "right" (the ids that a model trained now gets right), "fail" (exit code
+of the build, where it is to fail).
 """
 
 import hashlib
