@@ -1,0 +1,229 @@
+"""Downloads a list of URLs into a `DownloadStore`: what is still to do, retries, many at a time, and the Beam stage.
+
+URLs travel in files, one a partition, and the bytes stay in the store: nothing goes through a shuffle. All URLs of one
+host lie in one partition, so the limit of requests to a host holds over all workers without their knowing of each other
+(for hosts that only redirects lead to, it holds per worker).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import os
+import queue
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+
+from beam_jobs.download_schedule import DEAD_HOST_FAILURES, Schedule, Task, host_of
+from beam_jobs.download_store import Download, DownloadStore
+from beam_jobs.fetch import Fetcher, FetchPolicy
+from beam_jobs.http_errors import FetchError
+from beam_jobs.images import RejectCode
+from beam_jobs.progress import Counter
+
+STAGE = "downloading"
+
+_PARTITIONS = 64  # bounds how many workers can download at once
+_MEMORY_BYTES = 1 << 20  # a body larger than this waits on disk
+_LOOKUP_THREADS = 16
+_SILENCE = frozenset({RejectCode.DNS, RejectCode.CONNECTION, RejectCode.TIMEOUT, RejectCode.TLS})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DownloadPolicy:
+    """How a list of URLs is downloaded.
+
+    Attributes:
+      fetch: the limits of one attempt.
+      attempts: tries for one URL in all, as long as the failure is one that may pass.
+      total_seconds: for all tries of one URL together, waiting included.
+      backoff_seconds: upper end of the first random wait; doubles with every further one.
+      max_wait_seconds: longest wait, a server's Retry-After included.
+      threads: downloads at a time in one worker process.
+      retry_failed: try again what failed in an earlier run.
+    """
+
+    fetch: FetchPolicy = dataclasses.field(default_factory=FetchPolicy)
+    attempts: int = 4
+    total_seconds: float = 120.0
+    backoff_seconds: float = 1.0
+    max_wait_seconds: float = 60.0
+    threads: int = 32
+    retry_failed: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.attempts, self.threads, self.total_seconds) <= 0:
+            raise ValueError(f"limits must be positive, got {self}")
+
+
+def is_url(uri: str) -> bool:
+    """Whether a URI's bytes come out of the download store."""
+    return uri.lower().startswith(("http://", "https://"))
+
+
+def backoff(attempt: int, policy: DownloadPolicy, *, retry_after: float | None, chance: float) -> float:
+    """Seconds to wait after failed attempt number `attempt` (from 1): exponential with full jitter.
+
+    Args:
+      attempt: from 1.
+      policy: its `backoff_seconds` and `max_wait_seconds`.
+      retry_after: what the server asked for, or None; undercut by the cap only.
+      chance: uniform in [0, 1).
+    """
+    wait = chance * policy.backoff_seconds * 2 ** (attempt - 1)
+    return min(max(wait, retry_after or 0.0), policy.max_wait_seconds)
+
+
+def pending(urls: Iterable[str], store: DownloadStore, policy: DownloadPolicy) -> list[str]:
+    """The distinct URLs that are still to be downloaded: neither stored, nor failed under these very limits."""
+    policy_digest = policy.fetch.digest()
+
+    def is_pending(url: str) -> bool:
+        found = store.lookup(url)
+        if found is None:
+            return True
+        if found.code is None:
+            return not store.has_blob(found)
+        return policy.retry_failed or found.policy != policy_digest
+
+    distinct = list(dict.fromkeys(urls))
+    with concurrent.futures.ThreadPoolExecutor(_LOOKUP_THREADS) as threads:  # a bucket answers in 50 ms
+        return [url for url, todo in zip(distinct, threads.map(is_pending, distinct), strict=True) if todo]
+
+
+def download(urls: list[str], store: DownloadStore, policy: DownloadPolicy, *, fetcher: Fetcher) -> Iterator[Download]:
+    """Downloads distinct URLs; yields what came of each, in any order. Failures are results, not exceptions.
+
+    Raises:
+      OSError: the store cannot be written (disk full).
+    """
+    schedule = Schedule(urls, per_host=policy.fetch.per_host)
+    results: queue.SimpleQueue[Download | BaseException] = queue.SimpleQueue()
+    worker = _Worker(store, policy, fetcher, schedule)
+
+    def work() -> None:
+        try:
+            while task := schedule.take():
+                if result := worker.attempt(task):
+                    results.put(result)
+        except BaseException as error:
+            results.put(error)
+
+    threads = [
+        threading.Thread(target=work, name=f"download-{i}", daemon=True) for i in range(min(policy.threads, len(urls)))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in urls:
+            result = results.get()
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+    finally:
+        schedule.stop()
+        for thread in threads:
+            thread.join()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Worker:
+    store: DownloadStore
+    policy: DownloadPolicy
+    fetcher: Fetcher
+    schedule: Schedule
+
+    def attempt(self, task: Task) -> Download | None:
+        """One attempt; None if the task went back to the schedule for another one."""
+        if self.schedule.host_is_dead(task):
+            detail = f"given up: {DEAD_HOST_FAILURES} URLs in a row got no answer from {task.host}"
+            return self._fail(task, RejectCode.CONNECTION, detail)
+        if not task.attempt:
+            task.deadline = time.monotonic() + self.policy.total_seconds
+        task.attempt += 1
+        with tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES) as body:
+            try:
+                final_url = self.fetcher.fetch(task.url, sink=body, deadline=task.deadline)
+            except FetchError as error:
+                wait = backoff(task.attempt, self.policy, retry_after=error.retry_after, chance=random.random())
+                in_time = time.monotonic() + wait < task.deadline
+                if error.retry and task.attempt < self.policy.attempts and in_time:
+                    self.schedule.again(task, wait=wait, pause_host=error.retry_after is not None)
+                    return None
+                tries = f" ({task.attempt} attempts)" if task.attempt > 1 else ""
+                return self._fail(task, error.code, error.detail + tries)
+            stored = self.store.put(task.url, body, final_url=final_url)
+        self.schedule.finish(task, host_is_silent=False)
+        return stored
+
+    def _fail(self, task: Task, code: RejectCode, detail: str) -> Download:
+        failed = self.store.put_failure(task.url, code=code, detail=detail, policy=self.policy.fetch.digest())
+        self.schedule.finish(task, host_is_silent=code in _SILENCE)
+        return failed
+
+
+def write_partitions(urls: Iterable[str], directory: str) -> list[str]:
+    """Writes the URLs into files, one host's all into the same one; returns the files' paths."""
+    partitions: dict[int, list[str]] = {}
+    for url in urls:
+        digest = hashlib.blake2b(host_of(url).encode(), digest_size=4).digest()
+        partitions.setdefault(int.from_bytes(digest, "big") % _PARTITIONS, []).append(url)
+    os.makedirs(directory, exist_ok=True)
+    paths = []
+    for number, members in sorted(partitions.items()):
+        paths.append(os.path.join(directory, f"urls-{number:02d}.json"))
+        with open(paths[-1], "w", encoding="utf-8") as file:
+            json.dump(members, file)
+    return paths
+
+
+class _DownloadPartition(beam.DoFn):
+    """Path of a partition's file → nothing; leaves blobs and failures in the store."""
+
+    def __init__(self, store: DownloadStore, policy: DownloadPolicy, progress: str) -> None:
+        self._store = store
+        self._policy = policy
+        self._progress_directory = progress
+
+    def setup(self) -> None:
+        self._progress = Counter(self._progress_directory, STAGE)
+
+    def process(self, path: str) -> None:
+        with open(path, encoding="utf-8") as file:
+            urls = json.load(file)
+        # A bundle may run twice: what it stored the first time is not fetched again.
+        todo = pending(urls, self._store, dataclasses.replace(self._policy, retry_failed=True))
+        self._progress.add(len(urls) - len(todo))
+        fetcher = Fetcher(self._policy.fetch)
+        try:
+            for _ in download(todo, self._store, self._policy, fetcher=fetcher):
+                self._progress.add()
+        finally:
+            fetcher.close()
+            self._progress.flush()
+
+
+class DownloadAll(beam.PTransform):
+    """A pipeline's root: downloads the URLs in files that `write_partitions` wrote.
+
+    Args:
+      paths: of the files.
+      store: where the bytes go.
+      policy: limits.
+      progress: directory for the workers' counters (stage `STAGE`).
+    """
+
+    def __init__(self, paths: list[str], store: DownloadStore, policy: DownloadPolicy, *, progress: str) -> None:
+        super().__init__()
+        self._paths = paths
+        self._stage = _DownloadPartition(store, policy, progress)
+
+    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection:
+        return root | "Hosts" >> beam.Create(self._paths) | beam.Reshuffle() | "Download" >> beam.ParDo(self._stage)

@@ -1,0 +1,58 @@
+"""Files on a local disk or, through Beam's FileSystems, in a bucket (gs://…): read, stamp, write atomically."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from typing import IO
+
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` is a URL of a file system other than the local one."""
+    return "://" in path
+
+
+def open_file(path: str) -> IO[bytes]:
+    """Opens a file for reading; OSError if it cannot be."""
+    if not is_remote(path):
+        return open(path, "rb")
+    try:
+        file: IO[bytes] = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    except ValueError as error:  # the scheme's file system is not installed; the message names the fix
+        raise OSError(str(error)) from error
+    return file
+
+
+def file_stamp(path: str) -> tuple[int, str]:
+    """(size in bytes, "size:time of the last change"); OSError if the file is absent."""
+    if not is_remote(path):
+        status = os.stat(path)
+        return status.st_size, f"{status.st_size}:{status.st_mtime_ns}"
+    try:
+        found = FileSystems.get_filesystem(path).metadata(path)
+    except ValueError as error:
+        raise OSError(str(error)) from error
+    return found.size_in_bytes, f"{found.size_in_bytes}:{found.last_updated_in_seconds}"
+
+
+def write_atomically(path: str, body: IO[bytes]) -> None:
+    """Writes the rest of `body` to `path`: a reader sees the old file or the whole new one, never a part."""
+    if is_remote(path):  # objects of a bucket appear when they are closed
+        with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as remote:
+            shutil.copyfileobj(body, remote)
+        return
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}.{uuid.uuid4().hex}.tmp")
+    os.makedirs(directory, exist_ok=True)
+    try:
+        with open(temporary, "xb") as file:
+            shutil.copyfileobj(body, file)
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise

@@ -1,0 +1,92 @@
+"""What can go wrong in a download, as one exception with a code to count by and whether to try again."""
+
+from __future__ import annotations
+
+import email.utils
+import errno
+import http.client
+import socket
+import ssl
+import time
+
+from beam_jobs.images import RejectCode
+
+_RETRIED_STATUSES = frozenset({408, 425, 429})  # and all of 5xx
+
+
+class FetchError(Exception):
+    """An attempt failed.
+
+    Attributes:
+      code: the reason.
+      detail: what exactly happened, for a person.
+      retry: whether another attempt may end differently.
+      retry_after: seconds that the server asked us to wait, or None.
+    """
+
+    def __init__(self, code: RejectCode, detail: str, *, retry: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(f"{code.value}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.retry = retry
+        self.retry_after = retry_after
+
+
+_LOCAL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
+
+# The first type that fits decides: sub-classes stand before their bases.
+_MEANINGS: list[tuple[type[Exception], RejectCode, bool]] = [
+    (socket.gaierror, RejectCode.DNS, False),
+    (TimeoutError, RejectCode.TIMEOUT, True),
+    (ssl.SSLError, RejectCode.TLS, False),
+    (OSError, RejectCode.CONNECTION, True),
+    (http.client.IncompleteRead, RejectCode.CUT_BODY, True),
+    (http.client.HTTPException, RejectCode.CONNECTION, True),
+]
+
+
+def as_fetch_error(error: Exception) -> FetchError:
+    """What an exception of the network stack (OSError, http.client.HTTPException) means.
+
+    Raises: `error` itself where this machine is at fault (disk full, too many open files).
+    """
+    if isinstance(error, FetchError):
+        return error
+    if isinstance(error, OSError) and error.errno in _LOCAL_ERRORS:
+        raise error
+    detail = str(getattr(error, "verify_message", "") or getattr(error, "strerror", "") or error)
+    for kind, code, retry in _MEANINGS:
+        if isinstance(error, kind):
+            # EAI_AGAIN: the resolver itself could not ask, which says nothing about the name.
+            not_asked = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
+            return FetchError(code, detail or type(error).__name__, retry=retry or not_asked)
+    raise TypeError(f"not an error of the network: {error!r}") from error
+
+
+def parse_retry_after(value: str | None, *, now: float) -> float | None:
+    """Seconds to wait by a `Retry-After` header, given as seconds or as an HTTP date; None where it says neither.
+
+    Args:
+      value: the header.
+      now: the present, in seconds since 1970 (UTC).
+    """
+    if not value:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max(email.utils.parsedate_to_datetime(value).timestamp() - now, 0.0)
+    except (ValueError, OverflowError):
+        return None
+
+
+def check_status(response: http.client.HTTPResponse) -> None:
+    """Raises FetchError(HTTP_STATUS) unless the answer is a plain 200."""
+    status = response.status
+    if status != http.client.OK:
+        raise FetchError(
+            RejectCode.HTTP_STATUS,
+            f"{status} {response.reason}".strip(),
+            retry=status in _RETRIED_STATUSES or status >= 500,
+            retry_after=parse_retry_after(response.getheader("Retry-After"), now=time.time()),
+        )

@@ -1,0 +1,415 @@
+"""Downloads from a real server on loopback that misbehaves."""
+
+import dataclasses
+import io
+import itertools
+import pathlib
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from beam_jobs.addresses import ANY_NETWORK
+from beam_jobs.download_store import DownloadStore
+from beam_jobs.downloads import DownloadAll, DownloadPolicy, backoff, download, pending, write_partitions
+from beam_jobs.fetch import PRODUCT, Fetcher, FetchPolicy, parse_url
+from beam_jobs.http_errors import FetchError, parse_retry_after
+from beam_jobs.images import RejectCode
+from tests.beam_jobs.misbehaving_server import PIXELS, running_server
+
+LOOPBACK = ("127.0.0.1/32",)
+FETCH = FetchPolicy(allowed_networks=LOOPBACK, attempt_seconds=5, max_bytes=1 << 20)
+POLICY = DownloadPolicy(fetch=FETCH, attempts=3, backoff_seconds=0.01, total_seconds=10, max_wait_seconds=2.5)
+
+
+@pytest.fixture
+def server():
+    with running_server() as running:
+        yield running
+
+
+@pytest.fixture
+def store(tmp_path):
+    return DownloadStore(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def fetcher():
+    with_defaults = Fetcher(FETCH)
+    yield with_defaults
+    with_defaults.close()
+
+
+def run(urls, store, policy=POLICY):
+    fetcher = Fetcher(policy.fetch)
+    try:
+        return {done.url: done for done in download(urls, store, policy, fetcher=fetcher)}
+    finally:
+        fetcher.close()
+
+
+def limits(**changes):
+    return dataclasses.replace(POLICY, attempts=1, fetch=dataclasses.replace(FETCH, **changes))
+
+
+@pytest.mark.parametrize("path", ["ok", "chunked", "until_close", "redirect/301/ok", "redirect/307/redirect/308/ok"])
+def test_bytes_arrive(server, store, path):
+    url = f"{server.url}/{path}"
+    done = run([url], store)[url]
+    assert done.code is None, done
+    assert store.read(done.sha256) == PIXELS
+    assert done.size == len(PIXELS)
+    assert store.lookup(url) == done
+
+
+def test_one_blob_for_many_urls(server, store):
+    run([f"{server.url}/ok/{i}" for i in range(5)], store)
+    assert len([path for path in pathlib.Path(store.root).glob("blobs/*/*") if path.is_file()]) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "detail", "changes"),
+    [
+        ("status/404", RejectCode.HTTP_STATUS, "404", {}),
+        ("status/500", RejectCode.HTTP_STATUS, "500", {}),
+        ("status/204", RejectCode.HTTP_STATUS, "204", {}),
+        ("html", RejectCode.CONTENT_TYPE, "text/html", {}),
+        ("gzip", RejectCode.CONTENT_TYPE, "gzip", {}),
+        ("cut", RejectCode.CUT_BODY, f"{len(PIXELS)} of {len(PIXELS) + 1000}", {}),
+        ("chunked/cut", RejectCode.CUT_BODY, "IncompleteRead", {}),
+        ("endless", RejectCode.TOO_MANY_BYTES, "more than the 1048576", {}),
+        ("huge", RejectCode.TOO_MANY_BYTES, "1099511627776 bytes announced", {}),
+        ("drip_body", RejectCode.TIMEOUT, "", {"attempt_seconds": 0.3}),
+        ("drip_header", RejectCode.TIMEOUT, "", {"attempt_seconds": 0.3}),
+        ("silent", RejectCode.TIMEOUT, "", {"attempt_seconds": 0.3}),
+        ("loop", RejectCode.TOO_MANY_REDIRECTS, "more than 5", {}),
+        ("nowhere", RejectCode.HTTP_STATUS, "without a Location", {}),
+        ("reset", RejectCode.CONNECTION, "", {}),
+        ("garbage", RejectCode.CONNECTION, "", {}),
+        ("noai/noai", RejectCode.NOAI, "noai", {}),
+        ("noai/noindex,_noimageai", RejectCode.NOAI, "noimageai", {}),
+        ("to/http:||10.1.2.3|secret", RejectCode.PRIVATE_ADDRESS, "10.1.2.3 is private", {}),
+        ("to/http:||127.0.0.2|secret", RejectCode.PRIVATE_ADDRESS, "loopback", {}),
+        ("to/http:||[::ffff:127.0.0.9]|", RejectCode.PRIVATE_ADDRESS, "loopback", {}),
+        ("to/http:||169.254.169.254|latest", RejectCode.PRIVATE_ADDRESS, "metadata", {}),
+        ("to/file:|||etc|passwd", RejectCode.BAD_URL, "neither http nor https", {}),
+    ],
+)
+def test_failures_are_told_apart_and_end_in_time(server, store, path, code, detail, changes):
+    url = f"{server.url}/{path}"
+    start = time.monotonic()
+    done = run([url], store, limits(**changes))[url]
+    assert time.monotonic() - start < 2
+    assert done.code is code, done
+    assert detail in done.detail
+    assert not done.sha256
+    assert store.lookup(url) == done
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http:///nothing",
+        "http://user:secret@127.0.0.1/",
+        "http://127.0.0.1:99999/",
+        "http://[::1/",
+        "http://a..b/",
+        "gopher://127.0.0.1/",
+    ],
+)
+def test_bad_urls(store, url):
+    assert run([url], store)[url].code is RejectCode.BAD_URL
+
+
+def test_unknown_host(store):
+    url = "http://no-such-host.invalid/x.jpg"
+    assert run([url], store, limits())[url].code is RejectCode.DNS
+
+
+def test_connection_refused(store):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/x.jpg"
+    done = run([url], store)[url]
+    assert done.code is RejectCode.CONNECTION
+    assert "refused" in done.detail
+    assert "3 attempts" in done.detail
+
+
+def test_loopback_is_refused_by_default(server, store):
+    url = f"{server.url}/ok"
+    assert run([url], store, limits(allowed_networks=()))[url].code is RejectCode.PRIVATE_ADDRESS
+    assert not server.requests
+    assert run([url], store, limits(allowed_networks=ANY_NETWORK))[url].code is None
+
+
+def test_the_connection_goes_to_the_address_that_was_checked(server):
+    """The resolver changes its answer from a permitted address to loopback after the first question (DNS rebinding)."""
+    answers = iter([["192.0.2.1"], ["127.0.0.1"]])  # the first is for documentation: nobody answers there
+    asked = []
+
+    def rebinding(host, *, timeout):
+        asked.append(host)
+        return next(answers)
+
+    policy = FetchPolicy(attempt_seconds=0.3, obey_robots=False, allowed_networks=("192.0.2.0/24",))
+    fetcher = Fetcher(policy, resolve=rebinding)
+    with pytest.raises(FetchError) as caught:
+        fetcher.fetch(f"http://rebind.example:{server.server_port}/ok", sink=io.BytesIO())
+    assert caught.value.code in (RejectCode.TIMEOUT, RejectCode.CONNECTION)
+    assert asked == ["rebind.example"]
+    assert not server.requests
+
+
+def test_a_host_with_one_private_address_is_reached_at_the_others_only(server):
+    policy = FetchPolicy(allowed_networks=LOOPBACK, attempt_seconds=2)
+    fetcher = Fetcher(policy, resolve=lambda host, *, timeout: ["10.0.0.1", "127.0.0.1"])
+    sink = io.BytesIO()
+    fetcher.fetch(f"http://two.example:{server.server_port}/ok", sink=sink)
+    fetcher.close()
+    assert sink.getvalue() == PIXELS
+    assert server.requests[-1][1]["Host"] == f"two.example:{server.server_port}"
+
+
+def test_retries_honour_retry_after_in_seconds_and_as_a_date(server, store):
+    url = f"{server.url}/busy"
+    done = run([url], store)[url]
+    assert done.code is None, done
+    first, second, third = server.times["/busy"]
+    assert second - first >= 1.0
+    assert 0.9 < third - second < 3  # a date of whole seconds, two seconds ahead
+
+
+def test_retry_after_is_capped_and_the_total_time_holds(server, store):
+    url = f"{server.url}/always_busy"
+    policy = dataclasses.replace(POLICY, max_wait_seconds=0.2, attempts=3)
+    start = time.monotonic()
+    assert run([url], store, policy)[url].code is RejectCode.HTTP_STATUS
+    assert 0.4 <= time.monotonic() - start < 2
+    assert server.hits("/always_busy") == 3
+    policy = dataclasses.replace(policy, max_wait_seconds=1000, total_seconds=5, retry_failed=True)
+    start = time.monotonic()
+    assert "429" in run([url], store, policy)[url].detail
+    assert time.monotonic() - start < 1  # to wait for a time after the end would be pointless
+
+
+def test_a_busy_host_is_left_alone_by_all(server, store):
+    urls = [f"{server.url}/busy", *(f"{server.url}/ok/{i}" for i in range(20))]
+    run(urls, store, dataclasses.replace(POLICY, fetch=dataclasses.replace(FETCH, per_host=1)))
+    asked_to_wait = server.times["/busy"][0]
+    early = [t for path, times in server.times.items() for t in times if 0 < t - asked_to_wait < 0.9]
+    assert not early
+
+
+@pytest.mark.parametrize("path", ["flaky", "cut_once"])
+def test_passing_failures_are_retried(server, store, path):
+    url = f"{server.url}/{path}"
+    done = run([url], store)[url]
+    assert store.read(done.sha256) == PIXELS
+
+
+@pytest.mark.parametrize("path", ["status/404", "html", "noai/noai", "endless"])
+def test_lasting_failures_are_not_retried(server, store, path):
+    run([f"{server.url}/{path}"], store)
+    assert server.hits(f"/{path}") == 1
+
+
+def test_backoff_doubles_up_to_the_cap():
+    policy = DownloadPolicy(backoff_seconds=1, max_wait_seconds=60)
+    waits = [backoff(n, policy, retry_after=None, chance=0.5) for n in range(1, 9)]
+    assert waits == [0.5, 1, 2, 4, 8, 16, 32, 60]
+    assert backoff(1, policy, retry_after=7, chance=0.5) == 7
+    assert backoff(1, policy, retry_after=1e9, chance=0.5) == 60
+
+
+def test_retry_after_values():
+    now = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
+    assert parse_retry_after("120", now=now) == 120
+    assert parse_retry_after("Tue, 14 Nov 2023 22:14:20 GMT", now=now) == 60
+    assert parse_retry_after("Tue, 14 Nov 2023 22:12:20 GMT", now=now) == 0
+    assert parse_retry_after("soon", now=now) is None
+    assert parse_retry_after(None, now=now) is None
+
+
+def test_nothing_is_fetched_twice(server, store):
+    urls = [f"{server.url}/ok", f"{server.url}/status/404"]
+    assert pending(urls + urls, store, POLICY) == urls
+    run(urls, store)
+    assert pending(urls, store, POLICY) == []
+
+
+def test_failures_are_tried_again_when_asked_or_when_the_limits_change(server, store):
+    url = f"{server.url}/endless"
+    run([url], store)
+    assert pending([url], store, dataclasses.replace(POLICY, retry_failed=True)) == [url]
+    larger = dataclasses.replace(POLICY, fetch=dataclasses.replace(FETCH, max_bytes=2 << 20))
+    assert pending([url], store, larger) == [url]
+    politer = dataclasses.replace(POLICY, fetch=dataclasses.replace(FETCH, per_host=1))
+    assert pending([url], store, politer) == []
+
+
+def test_damage_in_the_store_is_noticed(server, store):
+    url = f"{server.url}/ok"
+    done = run([url], store)[url]
+    blob = next(path for path in pathlib.Path(store.root).glob("blobs/*/*"))
+    blob.write_bytes(PIXELS[:-1])  # a power failure
+    assert pending([url], store, POLICY) == [url]
+    blob.write_bytes(b"X" + PIXELS[1:])  # a rotten disk
+    with pytest.raises(OSError, match="damaged"):
+        store.read(done.sha256)
+    entry = next(path for path in pathlib.Path(store.root).glob("urls/*/*.json"))
+    entry.write_text('{"url": ')
+    assert store.lookup(url) is None
+
+
+def test_a_full_disk_is_no_reject(server, tmp_path):
+    """Root passes over permissions, so a file stands where the store wants a directory."""
+    (tmp_path / "store").write_text("")
+    with pytest.raises(OSError, match="store"):
+        run([f"{server.url}/ok"], DownloadStore(str(tmp_path / "store")))
+
+
+def test_never_more_than_per_host_at_a_time(server, store):
+    urls = [f"{server.url}/slow/{i}" for i in range(24)]
+    policy = dataclasses.replace(POLICY, fetch=dataclasses.replace(FETCH, per_host=3))
+    assert all(done.code is None for done in run(urls, store, policy).values())
+    assert server.most_active == 3
+
+
+def test_connections_are_kept_alive(server, store):
+    run([f"{server.url}/unique/{i}" for i in range(100)], store)
+    assert len(server.requests) == 101  # and robots.txt
+    assert server.connections <= FETCH.per_host + 1
+
+
+def test_a_dead_host_is_given_up_and_does_not_hold_up_others(server, store):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        dead = [f"http://localhost:{free.getsockname()[1]}/{i}" for i in range(500)]
+    fetch = dataclasses.replace(FETCH, allowed_networks=("127.0.0.1/32", "::1/128"), per_host=2)
+    policy = dataclasses.replace(POLICY, fetch=fetch, attempts=2, backoff_seconds=0.2)
+    alive = [f"{server.url}/ok/{i}" for i in range(20)]
+    start = time.monotonic()
+    done = run(dead + alive, store, policy)
+    assert time.monotonic() - start < 5
+    assert {done[url].code for url in dead} == {RejectCode.CONNECTION}
+    assert sum("given up" in done[url].detail for url in dead) > 480
+    assert all(done[url].code is None for url in alive)
+
+
+def test_robots_txt_is_obeyed_and_asked_for_once(server, store):
+    server.robots = (200, f"User-agent: {PRODUCT}\nDisallow: /ok/private\n")
+    urls = [f"{server.url}/ok/private/{i}" for i in range(3)] + [f"{server.url}/ok/public/{i}" for i in range(3)]
+    done = run(urls, store)
+    assert [done[url].code for url in urls] == [RejectCode.ROBOTS] * 3 + [None] * 3
+    assert server.hits("/robots.txt") == 1
+    assert not server.hits("/ok/private/0")
+    assert server.requests[0][1]["User-Agent"].startswith(f"{PRODUCT}/")
+
+
+def test_robots_txt_is_obeyed_after_redirects(server, store):
+    server.robots = (200, "User-agent: *\nDisallow: /ok\n")
+    url = f"{server.url}/redirect/302/ok"
+    assert run([url], store)[url].code is RejectCode.ROBOTS
+    assert not server.hits("/ok")
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, None), (403, None), (503, RejectCode.ROBOTS)])
+def test_missing_and_failing_robots_txt(server, store, status, code):
+    server.robots = (status, "")
+    url = f"{server.url}/ok"
+    done = run([url], store)[url]
+    assert done.code is code
+    assert server.hits("/robots.txt") == (3 if code else 1)
+
+
+def test_a_robots_txt_without_end_is_cut(server, store):
+    server.robots = (200, "User-agent: *\nDisallow: /ok/private\n" + "# filler\n" * 100_000)
+    urls = [f"{server.url}/ok/private", f"{server.url}/ok/public"]
+    assert [run([url], store)[url].code for url in urls] == [RejectCode.ROBOTS, None]
+
+
+def test_robots_and_noai_can_be_overruled(server, store):
+    server.robots = (200, "User-agent: *\nDisallow: /\n")
+    url = f"{server.url}/noai/noai"
+    assert run([url], store, limits(obey_robots=False))[url].code is None
+    assert not server.hits("/robots.txt")
+
+
+def test_urls_are_written_out_in_ascii():
+    assert parse_url("HTTP://Bücher.example:80/ä b?q=ü&x=%20#frag").url == (
+        "http://xn--bcher-kva.example/%C3%A4%20b?q=%C3%BC&x=%20"
+    )
+    assert parse_url("https://[2606:4700::1]:8443").url == "https://[2606:4700::1]:8443/"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A self-signed certificate for images.example."""
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl command to make a certificate with")
+    folder = tmp_path_factory.mktemp("tls")
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout key.pem "
+        "-out cert.pem -subj /CN=images.example -addext subjectAltName=DNS:images.example"
+    )
+    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def test_tls_is_verified_against_the_name_although_the_connection_is_pinned(certificate, monkeypatch):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    names = []
+    context.sni_callback = lambda sock, name, ctx: names.append(name)
+    with running_server(context) as server:
+
+        def attempt(name):
+            sink = io.BytesIO()
+            fetcher = Fetcher(FETCH, resolve=lambda host, *, timeout: ["127.0.0.1"])
+            try:
+                fetcher.fetch(f"https://{name}:{server.server_port}/ok", sink=sink)
+            finally:
+                fetcher.close()
+            return sink.getvalue()
+
+        with pytest.raises(FetchError, match="self-signed") as caught:
+            attempt("images.example")  # nobody vouches for it yet
+        assert caught.value.code is RejectCode.TLS
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+        assert attempt("images.example") == PIXELS
+        assert names[-1] == "images.example"
+        with pytest.raises(FetchError, match="other.example") as caught:
+            attempt("other.example")
+        assert caught.value.code is RejectCode.TLS
+
+
+def test_partitions_keep_hosts_together(tmp_path):
+    urls = [f"http://host{i % 50}.example/{i}" for i in range(500)]
+    paths = write_partitions(urls, str(tmp_path))
+    contents = [set(pathlib.Path(path).read_text().strip('[]"').split('", "')) for path in paths]
+    assert sorted(itertools.chain(*contents)) == sorted(urls)
+    hosts = [{url.split("/")[2] for url in content} for content in contents]
+    assert sum(map(len, hosts)) == 50
+
+
+@pytest.mark.parametrize("mode", ["in_memory", pytest.param("multi_processing", marks=pytest.mark.slow)])
+def test_beam_stage_downloads_everything_once(server, store, tmp_path, mode):
+    urls = [f"{server.url}/unique/{i}" for i in range(40)] + [f"{server.url}/status/404"]
+    progress = tmp_path / "progress"
+    progress.mkdir()
+    for expected in (41, 0):
+        todo = pending(urls, store, POLICY)
+        assert len(todo) == expected
+        paths = write_partitions(todo, str(tmp_path / "urls"))
+        options = PipelineOptions(runner="FnApiRunner", direct_running_mode=mode, direct_num_workers=2)
+        with beam.Pipeline(options=options) as pipeline:
+            _ = pipeline | "Urls" >> DownloadAll(paths, store, POLICY, progress=str(progress))
+    assert all(server.hits(f"/unique/{i}") == 1 for i in range(40))
+    assert store.read(store.lookup(urls[7]).sha256) == b"7" * 10
+    assert store.lookup(urls[-1]).code is RejectCode.HTTP_STATUS
