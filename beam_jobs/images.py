@@ -39,6 +39,7 @@ class RejectCode(enum.Enum):
     TIMEOUT = "timeout"
     DNS = "dns"
     CONNECTION = "connection"
+    TLS = "tls"
     PRIVATE_ADDRESS = "private_address"
     BAD_URL = "bad_url"
     ROBOTS = "robots"
