@@ -1,0 +1,96 @@
+"""Where images come from: the contract between a source and the build, and the registry behind `--source`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from beam_jobs.images import RejectCode
+from pipeline.cli import UsageError, nearest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SourceItem:
+    """One image that a source offers, without its bytes.
+
+    Attributes:
+      uri: unique within the source; ends up in the record's `source`. A path relative to the input, an http(s) or
+        gs:// URL, or the source's own scheme (`cifar10://train/17`).
+      label: class name.
+      split: official split ("train", "validation" or "test"), or None where the build chooses.
+      stamp: changes whenever the bytes may have changed ("size:mtime_ns" for a file); "" where they cannot.
+    """
+
+    uri: str
+    label: str
+    split: str | None = None
+    stamp: str = ""
+
+
+class ReadError(Exception):
+    """An image cannot be read; becomes a row of rejects.jsonl.
+
+    Attributes:
+      code: the reason, out of the closed list.
+      detail: what exactly happened, for a person.
+    """
+
+    def __init__(self, code: RejectCode, detail: str) -> None:
+        super().__init__(code, detail)  # both as args: the exception crosses process borders by pickle
+        self.code = code
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.code.value}: {self.detail}"
+
+
+class Source(Protocol):
+    """A set of labelled images. Picklable (it travels to Beam workers) and cheap to construct."""
+
+    def items(self) -> Iterator[SourceItem]:
+        """Lists the images without reading or downloading any.
+
+        Raises:
+          UsageError: the input does not exist or has not the layout that the source expects.
+          DataError: the input's index is damaged.
+        """
+
+    def read(self, item: SourceItem) -> bytes:
+        """The encoded image (any format that Pillow reads), by random access, from any worker.
+
+        Raises:
+          ReadError: the image cannot be read; the build rejects it and goes on.
+        """
+
+    def labels(self) -> list[str] | None:
+        """All class names in their official order, or None: the sorted names that occur."""
+
+    def fingerprint(self) -> str:
+        """Identifies what the items do not show (an archive's digest, a version); equal data, equal text."""
+
+
+# name → (module, class); the class takes (input, options). Modules load on demand: none may slow down the others.
+SOURCES: dict[str, tuple[str, str]] = {
+    "folder": ("beam_jobs.sources.folder", "FolderSource"),
+}
+
+
+def open_source(name: str, *, input_path: str, options: Mapping[str, str]) -> Source:
+    """Makes the source that `--source=name --input=input_path` asks for.
+
+    Args:
+      name: a key of `SOURCES`; what follows a first ":" (`tfds:mnist`) is the source's own and reaches it as
+        `options["spec"]`.
+      input_path: the value of --input.
+      options: the source's own settings.
+
+    Raises:
+      UsageError: unknown source, with the nearest name.
+    """
+    kind, _, spec = name.partition(":")
+    if kind not in SOURCES:
+        raise UsageError(f'--source={name}: unknown; sources are {", ".join(SOURCES)}.{nearest(kind, list(SOURCES))}')
+    module, factory = SOURCES[kind]
+    return getattr(importlib.import_module(module), factory)(input_path, {**options, "spec": spec})

@@ -1,0 +1,295 @@
+"""One build from the listing to the published version: what is cheap first, the pipeline only if there is work."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+from beam_jobs import publish
+from beam_jobs.card import dataset_card, write_tfds_metadata
+from beam_jobs.images import PixelPolicy
+from beam_jobs.inspection import Listing, cache_key, write_atomically, write_listing
+from beam_jobs.shards import ShardReport
+from beam_jobs.sources import Source
+from beam_jobs.splits import SplitFractions
+from beam_jobs.statistics import Tally, merged, statistics_json
+from pipeline.cli import DataError, UsageError
+from pipeline.manifest import MANIFEST_FILE, VERSIONS_DIR, Manifest, current_version
+
+# Part of every build's key: to be raised when the same input and flags give other shards than before.
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """What the user asked for; the fields up to `max_reject_fraction` decide what the dataset holds.
+
+    Attributes:
+      source_name: the value of --source.
+      name: of the dataset.
+      fractions: of the splits.
+      split_by: "rank" or "hash".
+      validation_fraction: see `JobConfig`.
+      seed: of the split.
+      policy: what is accepted and what a record looks like.
+      max_reject_fraction: above this part of refused images nothing is published.
+      output: the dataset root.
+      keep_versions: versions to keep, or None for all.
+    """
+
+    source_name: str
+    name: str
+    fractions: SplitFractions
+    split_by: str
+    validation_fraction: float
+    seed: int
+    policy: PixelPolicy
+    max_reject_fraction: float
+    output: str
+    keep_versions: int | None = None
+
+    def content(self) -> dict[str, Any]:
+        """The settings that decide what the dataset holds, for the manifest and the build's key."""
+        return {
+            "format": FORMAT,
+            "source": self.source_name,
+            "name": self.name,
+            "splits": str(self.fractions),
+            "split_by": self.split_by,
+            "validation_fraction": self.validation_fraction,
+            "seed": self.seed,
+            "max_reject_fraction": self.max_reject_fraction,
+            **{f"policy.{key}": value for key, value in dataclasses.asdict(self.policy).items()},
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a build ended.
+
+    Attributes:
+      version: the current version.
+      directory: where it is.
+      built: False where there was nothing to do.
+      new_content: whether a version was published.
+      examples: split → label → number of examples.
+      rejects: reject code → number of images.
+      total: images listed.
+      seconds: that it took.
+      pruned: old versions removed.
+    """
+
+    version: str
+    directory: str
+    built: bool
+    new_content: bool = False
+    examples: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    rejects: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    total: int = 0
+    seconds: float = 0.0
+    pruned: Sequence[str] = ()
+
+
+def check_listing(listing: Listing, labels: Sequence[str], config: BuildConfig) -> None:
+    """Refuses what cannot become a dataset, before any image is read.
+
+    Raises:
+      DataError: a single class, or a class with fewer images than splits.
+    """
+    if len(labels) < 2:
+        raise DataError(
+            f'only one class, "{labels[0]}": a classifier needs two or more. If its sub-folders are the classes, '
+            f"give --input one level deeper"
+        )
+    sizes: collections.Counter[str] = collections.Counter()
+    for (split, label), count in listing.counts.items():
+        if split is None:
+            sizes[label] += count
+    splits = len(config.fractions.names)
+    for label, size in sorted(sizes.items()):
+        if size < splits:
+            raise DataError(
+                f'class "{label}" has {size} images for {splits} splits ({config.fractions}); '
+                "add images, or give fewer --splits"
+            )
+    if unknown := sorted(set(listing.labels()) - set(labels)):
+        raise DataError(f'label "{unknown[0]}" is not one of the source\'s {len(labels)} classes')
+
+
+def split_order(names: Sequence[str]) -> list[str]:
+    """The usual order: train, validation, test, then others by name."""
+    usual = ["train", "validation", "test"]
+    return sorted(names, key=lambda name: (usual.index(name) if name in usual else len(usual), name))
+
+
+def _read_reports(directory: str, plan: Mapping[str, Any]) -> dict[str, list[ShardReport]]:
+    """Split → reports of its shards, in order; shards that got no rows have none."""
+    by_name = {}
+    for entry in sorted(os.listdir(directory)):
+        with open(os.path.join(directory, entry), encoding="utf-8") as file:
+            report = ShardReport.from_json(file.read().split("\n", 1)[1])
+        by_name[report.shard.name] = report
+    splits: dict[str, list[ShardReport]] = {}
+    for split in split_order(list(plan["shards"])):
+        part = [report for name, report in sorted(by_name.items()) if f"-{split}.tfrecord-" in name]
+        splits[split] = part
+        if sum(report.shard.examples for report in part) != sum(plan["examples"][split].values()):
+            raise AssertionError(f"split {split}: the shards do not hold the planned number of examples")
+    return splits
+
+
+def _reject_table(rejects: Mapping[str, int], total: int) -> str:
+    return "\n".join(f"  {count:8d}  {count / total:6.1%}  {code}" for code, count in sorted(rejects.items()))
+
+
+def _same_content(root: str, version: str, manifest: Manifest) -> bool:
+    with open(os.path.join(root, VERSIONS_DIR, version, MANIFEST_FILE), encoding="utf-8") as file:
+        other = Manifest.from_json(file.read())
+    return (other.name, other.labels, other.splits) == (manifest.name, manifest.labels, manifest.splits)
+
+
+def _finish(
+    work: str, listing: Listing, labels: Sequence[str], config: BuildConfig, plan: Mapping[str, Any]
+) -> tuple[Manifest, dict[str, Tally]]:
+    """Writes all that is not a shard into the staging directory, the manifest last."""
+    staging = os.path.join(work, "version")
+    reports = _read_reports(os.path.join(work, "reports"), plan)
+    tallies = {split: merged(report.tally for report in part) for split, part in reports.items()}
+    manifest = Manifest(
+        name=config.name,
+        version=publish.next_version(config.output),
+        labels=tuple(labels),
+        splits={split: tuple(report.shard for report in part) for split, part in reports.items()},
+        source_fingerprint=listing.fingerprint,
+        build=config.content(),
+        code_version=metadata.version("tpu-retraining"),
+        max_height=max(tally.max_height for tally in tallies.values()),
+        max_width=max(tally.max_width for tally in tallies.values()),
+    )
+    write_tfds_metadata(staging, manifest)
+    examples = {split: tally.labels for split, tally in tallies.items()}
+    texts = {
+        "statistics.json": statistics_json(tallies, plan["rejects"]),
+        "README.md": dataset_card(manifest, examples, plan["rejects"]),
+    }
+    for name in ("rejects.jsonl", "duplicates.jsonl"):
+        if not os.path.exists(os.path.join(staging, name)):
+            texts[name] = ""
+    for name, text in texts.items():
+        write_atomically(os.path.join(staging, name), text.encode(), durable=True)
+    write_atomically(os.path.join(staging, MANIFEST_FILE), manifest.to_json().encode(), durable=True)
+    return manifest, tallies
+
+
+def _run_pipeline(
+    work: str,
+    source: Source,
+    listing: Listing,
+    labels: Sequence[str],
+    config: BuildConfig,
+    beam_arguments: Sequence[str],
+) -> dict[str, Any]:
+    """Runs the Beam job; returns its plan. Raises CommandError."""
+    # Beam takes 2 seconds to import; a run that finds nothing to do has ended by now.
+    from beam_jobs import job, progress, runner
+
+    directories = {name: os.path.join(work, name) for name in ("reports", "progress")}
+    cache = os.path.join(config.output, publish.WORK_DIR, "inspected", cache_key(config.policy))
+    staging = os.path.join(work, "version")
+    for directory in (*directories.values(), cache, staging):
+        os.makedirs(directory, exist_ok=True)
+    plan_file = os.path.join(staging, job.PLAN_FILE)
+    job_config = job.JobConfig(
+        source=source,
+        policy=config.policy,
+        name=config.name,
+        labels=tuple(labels),
+        total=listing.total,
+        fractions=config.fractions,
+        split_by=config.split_by,
+        validation_fraction=config.validation_fraction,
+        official=tuple(sorted({split for split, _ in listing.counts if split})),
+        seed=config.seed,
+        max_reject_fraction=config.max_reject_fraction,
+        listing=listing.directory,
+        cache=cache,
+        staging=staging,
+        **directories,
+    )
+    options = runner.parse_options(beam_arguments, own_flags=())
+    local = runner.choose_runner(options, beam_arguments, images=listing.total)
+    with progress.shown(directories["progress"], stages=job.STAGES, total=listing.total):
+        runner.run(lambda pipeline: job.build_graph(pipeline, job_config), options, local)
+    with open(plan_file, encoding="utf-8") as file:
+        plan = json.load(file)
+    if plan["error"]:
+        table = f"\n{_reject_table(plan['rejects'], listing.total)}" if plan["rejects"] else ""
+        raise DataError(f"{plan['error']}; nothing was published{table}")
+    os.unlink(plan_file)
+    return plan
+
+
+def _prepare_root(config: BuildConfig) -> None:
+    if os.path.exists(config.output) and not os.path.isdir(config.output):
+        raise UsageError(f"--output={config.output}: is a file, not a directory")
+    try:
+        os.makedirs(os.path.join(config.output, publish.WORK_DIR), exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output={config.output}: {error.strerror}") from error
+
+
+def build(source: Source, config: BuildConfig, beam_arguments: Sequence[str]) -> Outcome:
+    """Builds the dataset, or finds that it is built.
+
+    Raises:
+      UsageError, DataError: bad input; nothing was published.
+      TryAgainError: another build into the same root is running.
+      CommandError: the disk is full, or the like; nothing was published.
+    """
+    start = time.monotonic()
+    _prepare_root(config)
+    root = config.output
+    with publish.locked(root):
+        pending = os.path.join(root, publish.WORK_DIR, "listing")
+        shutil.rmtree(pending, ignore_errors=True)
+        listing = write_listing(source, pending)
+        labels = source.labels() or listing.labels()
+        check_listing(listing, labels, config)
+        key = publish.build_key(listing.fingerprint, config.content())
+        if version := publish.published_as(root, key):
+            if version != current_version(root):
+                publish.set_current(root, version)
+            directory = os.path.join(root, VERSIONS_DIR, version)
+            return Outcome(version=version, directory=directory, built=False, total=listing.total)
+        publish.clean(root, keep={key, "listing"})
+        work = os.path.join(root, publish.WORK_DIR, key)
+        plan = _run_pipeline(work, source, listing, labels, config, beam_arguments)
+        manifest, _ = _finish(work, listing, labels, config, plan)
+        existing = publish.versions(root)
+        new_content = not existing or not _same_content(root, existing[-1], manifest)
+        version = manifest.version if new_content else existing[-1]
+        if new_content:
+            publish.publish(root, os.path.join(work, "version"), version)
+        else:
+            publish.remember(root, key, version)
+            publish.set_current(root, version)
+        pruned = publish.prune(root, keep=config.keep_versions) if config.keep_versions else []
+        publish.clean(root, keep=set())
+    return Outcome(
+        version=version,
+        directory=os.path.join(root, VERSIONS_DIR, version),
+        built=True,
+        new_content=new_content,
+        examples=plan["examples"],
+        rejects=plan["rejects"],
+        total=listing.total,
+        seconds=time.monotonic() - start,
+        pruned=pruned,
+    )

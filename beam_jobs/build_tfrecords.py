@@ -1,0 +1,121 @@
+"""Builds a dataset of sharded TFRecords from raw images.
+
+    python -m beam_jobs.build_tfrecords --source=folder --input=PHOTOS --output=DATA [Beam options]
+
+Flags that are not listed here go to Apache Beam (--direct_num_workers=8, --runner=…).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+
+from absl import flags
+
+from beam_jobs import build
+from beam_jobs.images import PixelPolicy
+from beam_jobs.sources import SOURCES, open_source
+from beam_jobs.splits import SplitFractions
+from pipeline.cli import UsageError, run_command
+
+_SOURCE = flags.DEFINE_string("source", "folder", f"Where the images come from: {', '.join(SOURCES)}.")
+_INPUT = flags.DEFINE_string("input", None, "The folder, file or archive with the images.")
+_OUTPUT = flags.DEFINE_string("output", None, "The dataset root; a new version appears in OUTPUT/versions.")
+_NAME = flags.DEFINE_string("name", None, "Name of the dataset (default: from the input's name).")
+_SPLITS = flags.DEFINE_string(
+    "splits", "train:0.8,validation:0.1,test:0.1", "Splits and their shares, where the source has no official ones."
+)
+_SPLIT_BY = flags.DEFINE_enum(
+    "split_by", "rank", ["rank", "hash"], "rank: exact shares. hash: no image ever changes its split."
+)
+_VALIDATION = flags.DEFINE_float(
+    "validation_fraction", 0.0, "Share of the official training images to hold out, where the source has no validation."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the choice of splits.")
+_MAX_SIDE = flags.DEFINE_integer("max_side", None, "Shrink images to this longest side in pixels.", lower_bound=16)
+_MIN_SIDE = flags.DEFINE_integer("min_side", PixelPolicy.min_side, "Refuse images with a shorter side.", lower_bound=1)
+_ANIMATED = flags.DEFINE_enum("animated", "first_frame", ["first_frame", "refuse"], "What becomes of animated images.")
+_MAX_REJECTS = flags.DEFINE_float("max_reject_fraction", 0.1, "Stop with exit code 65 if more images are refused.")
+_KEEP = flags.DEFINE_integer("keep_versions", None, "Remove older versions beyond this many.", lower_bound=1)
+
+_NOT_IN_A_NAME = re.compile(r"[^a-z0-9]+")
+_DATASET_NAME = re.compile(r"^[a-z][a-z0-9_]*$")
+
+
+def _dataset_name(input_path: str) -> str:
+    if _NAME.value is None:
+        base = os.path.basename(os.path.abspath(input_path)).lower()
+        name = _NOT_IN_A_NAME.sub("_", base.split(".")[0]).strip("_")
+        return name if _DATASET_NAME.match(name) else f"images_{name}".strip("_")
+    if not _DATASET_NAME.match(_NAME.value):
+        raise UsageError(f"--name={_NAME.value}: use lower-case letters, digits and _, with a letter first")
+    return _NAME.value
+
+
+def _paths() -> tuple[str, str]:
+    """--input and --output."""
+    if not _INPUT.value or not _OUTPUT.value:
+        raise UsageError(f"--{'output' if _INPUT.value else 'input'} is missing (--help lists the flags)")
+    source, output = os.path.realpath(_INPUT.value), os.path.realpath(_OUTPUT.value)
+    if os.path.isdir(source) and os.path.commonpath([source, output]) == source:
+        raise UsageError(
+            f"--output={_OUTPUT.value} lies inside --input={_INPUT.value}; the next build would read it as input"
+        )
+    return _INPUT.value, _OUTPUT.value
+
+
+def _fraction(flag: flags.FlagHolder[float]) -> float:
+    if not 0 <= flag.value <= 1:
+        raise UsageError(f"--{flag.name}={flag.value:g}: must be from 0 to 1")
+    return flag.value
+
+
+def _summary(outcome: build.Outcome) -> str:
+    if not outcome.built:
+        return f"nothing to do: {outcome.total} images unchanged, {outcome.directory} is current"
+    kept = sum(sum(labels.values()) for labels in outcome.examples.values())
+    lines = [f"{outcome.total} images: {kept} kept, {outcome.total - kept} left out, in {outcome.seconds:.1f} s"]
+    lines += [f"  left out  {count:8d}  {code}" for code, count in sorted(outcome.rejects.items())]
+    for split in build.split_order(list(outcome.examples)):
+        labels = outcome.examples[split]
+        each = (
+            f"{min(labels.values())} to {max(labels.values())}"
+            if len(set(labels.values())) > 1
+            else f"{max(labels.values())}"
+        )
+        lines.append(f"  {split:<10}{sum(labels.values()):8d}  images of {len(labels)} classes, {each} each")
+    if outcome.pruned:
+        lines.append(f"  removed old versions {', '.join(outcome.pruned)}")
+    what = "published" if outcome.new_content else "same content as before, still"
+    lines.append(f"{what} {outcome.directory}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> None:
+    # Beam and its workers report missing optional packages and every step; their errors come as exceptions.
+    logging.disable(logging.WARNING)
+    input_path, output = _paths()
+    if arguments:
+        # Before any work: a typo must not surface after an hour of listing.
+        from beam_jobs.runner import parse_options
+
+        parse_options(arguments, own_flags=[*flags.FLAGS])
+    config = build.BuildConfig(
+        source_name=_SOURCE.value,
+        name=_dataset_name(input_path),
+        fractions=SplitFractions.parse(_SPLITS.value),
+        split_by=_SPLIT_BY.value,
+        validation_fraction=_fraction(_VALIDATION),
+        seed=_SEED.value,
+        policy=PixelPolicy(max_side=_MAX_SIDE.value, min_side=_MIN_SIDE.value, animated=_ANIMATED.value),
+        max_reject_fraction=_fraction(_MAX_REJECTS),
+        output=output,
+        keep_versions=_KEEP.value,
+    )
+    source = open_source(_SOURCE.value, input_path=input_path, options={})
+    print(_summary(build.build(source, config, arguments)))
+
+
+if __name__ == "__main__":
+    run_command(main, keep_unknown_flags=True)

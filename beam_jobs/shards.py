@@ -1,0 +1,156 @@
+"""Shards: how many, which image goes where, and writing one so that it is whole or absent.
+
+Everything is a function of content hashes, so any number of workers, in any order, killed or not, write the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+from beam_jobs.images import PixelPolicy, render
+from beam_jobs.inspection import write_atomically
+from beam_jobs.rows import Row
+from beam_jobs.sources import Source
+from beam_jobs.statistics import Tally
+from pipeline.manifest import Shard
+from pipeline.records import Record, encode_example, frame
+
+# Large enough to stream well from object stores, small enough that many hosts and workers get one each.
+_SHARD_BYTES = 64 << 20
+_SHARD_EXAMPLES = 4096
+# JPEG at quality 95: what a record takes whose image is encoded anew, measured on photos.
+_BYTES_PER_PIXEL = 0.45
+
+
+class SourceChanged(Exception):
+    """An image is not any more what it was when it was inspected."""
+
+
+def record_bytes(row: Row) -> int:
+    """About how many bytes the row's record will take; the same on every machine."""
+    return row.bytes if row.keeps_bytes else int(row.height * row.width * _BYTES_PER_PIXEL)
+
+
+def num_shards(*, examples: int, size: int) -> int:
+    """Shards of a split with so many examples and bytes: a power of two, so that hosts can share them evenly."""
+    wanted = max(-(-size // _SHARD_BYTES), -(-examples // _SHARD_EXAMPLES), 1)
+    return 1 << (wanted - 1).bit_length()
+
+
+def shard_of(row: Row, count: int) -> int:
+    """The shard, out of `count`, that a row's content hash puts it into."""
+    # Not the leading bytes: they order the rows inside a shard.
+    return int.from_bytes(row.id[-8:], "big") % count
+
+
+def shard_name(*, name: str, split: str, shard: int, count: int) -> str:
+    """TFDS's naming: `photos-train.tfrecord-00000-of-00008`."""
+    return f"{name}-{split}.tfrecord-{shard:05d}-of-{count:05d}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardReport:
+    """What was written: the manifest's entry, and the tally for the statistics."""
+
+    shard: Shard
+    tally: Tally
+
+    def to_json(self) -> str:
+        return json.dumps({"shard": dataclasses.asdict(self.shard), "tally": self.tally.to_data()}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ShardReport:
+        data = json.loads(text)
+        return cls(shard=Shard(**data["shard"]), tally=Tally.from_data(data["tally"]))
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(repr((row.id, row.uri, row.label, row.split)).encode())
+    return digest.hexdigest()
+
+
+def _finished(path: str, report_path: str, digest: str) -> ShardReport | None:
+    """The report of a shard that an earlier, killed run finished; None if there is none or it held other rows."""
+    try:
+        with open(report_path, encoding="utf-8") as file:
+            stored, text = file.read().split("\n", 1)
+        report = ShardReport.from_json(text)
+        # The report is written after its shard, so the size is only a guard against tampering.
+        return report if stored == digest and os.path.getsize(path) == report.shard.bytes else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def make_record(row: Row, source: Source, *, policy: PixelPolicy, label: int) -> Record:
+    """Reads the image again and makes its record.
+
+    Raises:
+      SourceChanged: the bytes are not the ones inspected.
+      ReadError: the image can no longer be read.
+    """
+    data = source.read(row.item())
+    if hashlib.sha256(data).digest() != row.id:
+        raise SourceChanged(row.uri)
+    image = data if row.keeps_bytes else render(data, policy)
+    return Record(image=image, label=label, id=row.id.hex(), source=row.uri, height=row.height, width=row.width)
+
+
+def write_shard(
+    rows: Iterable[Row],
+    *,
+    directory: str,
+    reports: str,
+    name: str,
+    record: Callable[[Row], Record],
+    progress: Callable[[], None],
+) -> ShardReport:
+    """Writes one shard and its report, or finds that an earlier run has finished it.
+
+    Args:
+      rows: the shard's rows, in any order.
+      directory: where the shard goes.
+      reports: where `<name>.json`, the report, goes; written last, it says that the shard is whole.
+      name: of the shard file.
+      record: row → record; see `make_record`.
+      progress: called after every example.
+
+    Raises: what `record` raises; OSError (the disk is full).
+    """
+    ordered = sorted(rows, key=lambda row: row.id)
+    path, report_path = os.path.join(directory, name), os.path.join(reports, f"{name}.json")
+    digest = _digest(ordered)
+    if report := _finished(path, report_path, digest):
+        for _ in ordered:
+            progress()
+        return report
+    temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    checksum, size, tally = hashlib.sha256(), 0, Tally()
+    try:
+        with open(temporary, "wb", buffering=1 << 20) as file:
+            for row in ordered:
+                example = record(row)
+                framed = frame(encode_example(example))
+                file.write(framed)
+                checksum.update(framed)
+                size += len(framed)
+                tally.add(row, image_bytes=len(example.image))
+                progress()
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    report = ShardReport(
+        shard=Shard(name=name, examples=len(ordered), bytes=size, sha256=checksum.hexdigest()), tally=tally
+    )
+    write_atomically(report_path, f"{digest}\n{report.to_json()}".encode(), durable=True)
+    return report

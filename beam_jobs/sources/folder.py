@@ -1,0 +1,132 @@
+"""`--source=folder`: `DIR/class/image`, or `DIR/{train,valid|validation|val,test}/class/image`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+
+from beam_jobs.images import RejectCode
+from beam_jobs.sources import ReadError, SourceItem
+from pipeline.cli import UsageError
+
+_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
+_NOT_DATA = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # what Windows and macOS leave behind
+
+
+def _entries(directory: str) -> tuple[list[str], list[os.DirEntry[str]]]:
+    """The sub-directories' names and the files of a directory, both sorted, hidden ones left out."""
+    directories, files = [], []
+    with os.scandir(directory) as scan:
+        for entry in scan:
+            if entry.name.startswith(".") or entry.name.lower() in _NOT_DATA:
+                continue
+            if entry.is_dir():
+                directories.append(entry.name)
+            elif not entry.is_symlink() or os.path.exists(entry.path):
+                files.append(entry)
+    return sorted(directories), sorted(files, key=lambda entry: entry.name)
+
+
+def _readable(name: str) -> str:
+    """`name` as valid Unicode: bytes that are not UTF-8 show as \\xNN (the file is then rejected when it is read)."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSource:
+    """A folder with one sub-folder a class; deeper folders belong to their class.
+
+    Attributes:
+      root: the value of --input.
+      options: unused; every source takes them.
+    """
+
+    root: str
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def items(self) -> Iterator[SourceItem]:
+        """See `Source`. URIs are paths relative to the folder, so moving the folder changes nothing."""
+        if not os.path.isdir(self.root):
+            what = "is a file, not a folder" if os.path.exists(self.root) else "no such folder"
+            raise UsageError(f"--input={self.root}: {what}; give the folder that holds one sub-folder a class")
+        directories, _ = _entries(self.root)
+        if not directories:
+            raise UsageError(f"--input={self.root}: no sub-folders; --source=folder expects DIR/class/image")
+        found = False
+        for path, label, split in self._classes(directories):
+            for item in self._walk(path, label=label, split=split, parents=()):
+                found = True
+                yield item
+        if not found:
+            raise UsageError(f"--input={self.root}: its sub-folders hold no files; expected DIR/class/image")
+
+    def _classes(self, directories: list[str]) -> Iterator[tuple[str, str, str | None]]:
+        """Yields (path relative to the root, label, official split or None)."""
+        if not self._has_official_splits(directories):
+            yield from ((name, _readable(name), None) for name in directories)
+            return
+        folders: dict[str, str] = {}
+        for folder in directories:
+            split = _SPLITS[folder.lower()]
+            if split in folders:
+                raise UsageError(
+                    f"--input={self.root}: {folders[split]}/ and {folder}/ are the same split; keep one of them"
+                )
+            folders[split] = folder
+        for split, folder in folders.items():
+            labels, files = _entries(os.path.join(self.root, folder))
+            if files:
+                raise UsageError(
+                    f"--input={self.root}: {folder}/{_readable(files[0].name)} is not inside a class folder; "
+                    f"expected {folder}/class/image"
+                )
+            yield from ((f"{folder}/{label}", _readable(label), split) for label in labels)
+
+    def _has_official_splits(self, directories: list[str]) -> bool:
+        named = [name for name in directories if name.lower() in _SPLITS]
+        # A class may be called "train": as a split its folder holds folders, as a class it holds images.
+        as_splits = [name for name in named if _entries(os.path.join(self.root, name))[0]]
+        if as_splits and len(named) < len(directories):
+            stray = next(name for name in directories if name.lower() not in _SPLITS)
+            raise UsageError(
+                f"--input={self.root}: {as_splits[0]}/ looks like a split but {stray}/ does not; "
+                "either all sub-folders are splits (train, validation, test) or all are classes"
+            )
+        return bool(as_splits)
+
+    def _walk(
+        self, path: str, *, label: str, split: str | None, parents: tuple[tuple[int, int], ...]
+    ) -> Iterator[SourceItem]:
+        full = os.path.join(self.root, path)
+        status = os.stat(full)
+        here = (status.st_dev, status.st_ino)
+        if here in parents:
+            return  # a symbolic link that points back up
+        directories, files = _entries(full)
+        for entry in files:
+            status = entry.stat()
+            yield SourceItem(
+                uri=_readable(f"{path}/{entry.name}"),
+                label=label,
+                split=split,
+                stamp=f"{status.st_size}:{status.st_mtime_ns}",
+            )
+        for name in directories:
+            yield from self._walk(f"{path}/{name}", label=label, split=split, parents=(*parents, here))
+
+    def read(self, item: SourceItem) -> bytes:
+        """See `Source`."""
+        try:
+            with open(os.path.join(self.root, item.uri), "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise ReadError(RejectCode.UNREADABLE, error.strerror or str(error)) from error
+
+    def labels(self) -> list[str] | None:
+        """None: a folder's classes are the sorted names of its sub-folders."""
+        return None
+
+    def fingerprint(self) -> str:
+        """Constant: everything that identifies a folder's data stands in its items."""
+        return "folder"

@@ -1,0 +1,40 @@
+"""A local Beam worker process: Beam's own, but silent, and never alive without its launcher.
+
+Beam's worker logs every start at INFO to stderr, whatever the options say, and outlives a killed launcher.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def command(launcher: int) -> str:
+    """The shell command for a worker of the launcher with this process id."""
+    # Without `exec` the shell in between would be the parent, and would survive the launcher.
+    return f"exec {sys.executable} -m beam_jobs.worker {launcher}"
+
+
+def _die_with(launcher: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != launcher:
+        sys.exit(1)  # it died before the line above
+
+
+def main() -> None:
+    _die_with(int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, which ends this process
+    logging.disable(logging.CRITICAL)  # errors reach the launcher as exceptions
+    from apache_beam.runners.worker import sdk_worker_main
+
+    sdk_worker_main.main(sys.argv[:1])
+
+
+if __name__ == "__main__":
+    main()
