@@ -73,7 +73,9 @@ def _host_batches(
     own = slice(host.index * size, (host.index + 1) * size)
     weights = tf.data.Dataset.range(batches * global_batch_size).map(lambda i: tf.cast(i < examples, tf.float32))
     padded = tf.data.Dataset.zip(stream.repeat().take(batches * global_batch_size), weights)
-    rest = padded.skip(skip_batches * global_batch_size).batch(global_batch_size, drop_remainder=True)
+    # No drop_remainder: with a static batch size Grappler would rewrite the arithmetic differently for a batch of one,
+    # and an example's parameters would then depend on the batch size in their last bit.
+    rest = padded.skip(skip_batches * global_batch_size).batch(global_batch_size)
     return rest.map(lambda record, weight: (record[own], weight[own]))
 
 
