@@ -1,0 +1,183 @@
+"""Is fine-tuning worth it? `--recipe=photos` against a linear probe on the same splits of real photos.
+
+    python -m benchmarks.finetune_vs_probe --data_dir=SHARED_DATA --output=finetune_vs_probe.json
+
+For every seed, the flowers (5 classes, 800 photos) are split anew, 70 % train, 10 % validation, 20 % test, and
+ * the trainer fine-tunes EfficientNet-Lite0 with that seed: the train split for the gradient, validation for choosing
+   the checkpoint, test once at the end;
+ * scikit-learn's LogisticRegression (its defaults; regularised, so nothing is left to select) is fitted on the frozen
+   backbone's features, 224×224, average-pooled, un-augmented; twice: on the train split, and on train + validation.
+The second probe is the one to beat: it has seen every image that fine-tuning has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from absl import flags
+
+from pipeline.cli import CommandError, UsageError, run_command
+from pipeline.manifest import DatasetVersion, open_dataset
+
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that holds flowers/, one folder a class.", required=True)
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of split and training.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where datasets and runs go; a run found there is not repeated.")
+_OUTPUT = flags.DEFINE_string("output", "finetune_vs_probe.json", "Where the figures go.")
+_SET = flags.DEFINE_multi_string("set", [], "Overrides of the recipe, handed on to the trainer (for a smoke test).")
+
+BACKBONE = "efficientnet_lite0"
+SPLITS = "train:0.7,validation:0.1,test:0.2"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One seed. Accuracies are on the test split; `minutes` is the trainer's wall time, from start-up to export."""
+
+    seed: int
+    train: int
+    validation: int
+    test: int
+    probe_train: float
+    probe_train_validation: float
+    fine_tuned: float
+    minutes: float
+
+
+def run_module(module: str, *arguments: str) -> float:
+    """Runs `python -m module …`; returns the seconds it took."""
+    print(f"$ python -m {module} {' '.join(arguments)}", flush=True)
+    started = time.monotonic()
+    code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+    if code:
+        raise CommandError(f"{module} ended with exit code {code}; its own message stands above")
+    return time.monotonic() - started
+
+
+def features(data: DatasetVersion, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pooled features (float32 [N, 1280]) of the frozen backbone and labels (int [N])."""
+    from pipeline.dataset import eval_dataset
+    from trainer.models import HeadConfig, backbone_info, build_classifier
+
+    info = backbone_info(BACKBONE)
+    side = info.image_size
+    backbone = build_classifier(
+        backbone=BACKBONE,
+        weights="imagenet",
+        num_classes=data.manifest.num_classes,
+        height=side,
+        width=side,
+        resize_to=None,
+        head=HeadConfig(pooling="avg"),
+        seed=0,
+    ).backbone
+    rows, labels = [], []
+    for batch in eval_dataset(data, split, height=side, width=side, preprocess=info.preprocess, global_batch_size=32):
+        real = batch["weight"].numpy() > 0
+        rows.append(backbone(batch["image"], training=False).numpy().mean(axis=(1, 2))[real])
+        labels.append(batch["label"].numpy()[real])
+    return np.concatenate(rows), np.concatenate(labels)
+
+
+def probes(data: DatasetVersion) -> tuple[float, float]:
+    """Test accuracy of the linear probe on train, and on train + validation."""
+    from sklearn.linear_model import LogisticRegression
+
+    (x, y), (x_more, y_more), (x_test, y_test) = (features(data, split) for split in ("train", "validation", "test"))
+    on_train = LogisticRegression(max_iter=5000).fit(x, y)
+    on_both = LogisticRegression(max_iter=5000).fit(np.concatenate([x, x_more]), np.concatenate([y, y_more]))
+    return float(on_train.score(x_test, y_test)), float(on_both.score(x_test, y_test))
+
+
+def measure(seed: int, photos: pathlib.Path, work: pathlib.Path) -> Row:
+    """Builds, probes and fine-tunes for one seed."""
+    data_root, run = work / f"data-{seed}", work / f"run-{seed}"
+    run_module(
+        "beam_jobs.build_tfrecords",
+        "--source=folder",
+        f"--input={photos}",
+        f"--output={data_root}",
+        f"--splits={SPLITS}",
+        f"--seed={seed}",
+    )
+    data = open_dataset(data_root)
+    minutes_file = work / f"minutes-{seed}.txt"
+    seconds = run_module(
+        "trainer.main",
+        f"--data={data_root}",
+        "--recipe=photos",
+        f"--workdir={run}",
+        f"--seed={seed}",
+        *(f"--set={assignment}" for assignment in _SET.value),
+    )
+    if not minutes_file.exists():  # a finished run that is found again takes no time: keep the first one's
+        minutes_file.write_text(f"{seconds / 60}")
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    probe_train, probe_both = probes(data)
+    return Row(
+        seed=seed,
+        train=data.manifest.num_examples("train"),
+        validation=data.manifest.num_examples("validation"),
+        test=data.manifest.num_examples("test"),
+        probe_train=probe_train,
+        probe_train_validation=probe_both,
+        fine_tuned=float(result["splits"]["test"]["accuracy"]),
+        minutes=float(minutes_file.read_text()),
+    )
+
+
+def table(rows: list[Row]) -> str:
+    """The figures as text, with mean and standard deviation over the seeds."""
+    head = (
+        f"{'seed':>6}{'train':>8}{'valid.':>8}{'test':>7}{'probe':>10}{'probe t+v':>12}{'fine-tuned':>12}{'minutes':>9}"
+    )
+    lines = [head]
+    for r in rows:
+        lines.append(
+            f"{r.seed:>6}{r.train:>8}{r.validation:>8}{r.test:>7}{r.probe_train:>10.4f}{r.probe_train_validation:>12.4f}"
+            f"{r.fine_tuned:>12.4f}{r.minutes:>9.1f}"
+        )
+    columns = [
+        [getattr(r, name) for r in rows] for name in ("probe_train", "probe_train_validation", "fine_tuned", "minutes")
+    ]
+    for name, value in (("mean", statistics.mean), ("± std", statistics.stdev)):
+        if len(rows) > 1:
+            probe, both, tuned, minutes = map(value, columns)
+            lines.append(f"{name:>6}{'':23}{probe:>10.4f}{both:>12.4f}{tuned:>12.4f}{minutes:>9.1f}")
+    gain = statistics.mean(r.fine_tuned - r.probe_train_validation for r in rows)
+    lines.append(f"fine-tuned minus probe on train + validation, mean of the seeds: {gain:+.4f}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> None:
+    """Measures every seed, prints the table, writes the JSON."""
+    photos = pathlib.Path(_DATA_DIR.value) / "flowers"
+    if not photos.is_dir():
+        raise UsageError(f"--data_dir={_DATA_DIR.value}: no flowers/ in it")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with tempfile.TemporaryDirectory(prefix="finetune_vs_probe-") as temporary:
+        work = pathlib.Path(_WORKDIR.value or temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        rows = [measure(int(seed), photos, work) for seed in _SEEDS.value]
+    print(table(rows))
+    figures = {
+        "command": ["python", "-m", "benchmarks.finetune_vs_probe", *sys.argv[1:]],
+        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "settings": _SET.value,
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+    pathlib.Path(_OUTPUT.value).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    print(f"written to {_OUTPUT.value}")
+
+
+if __name__ == "__main__":
+    run_command(main)
