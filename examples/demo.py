@@ -97,10 +97,10 @@ def summary(output: pathlib.Path) -> tuple[str, float]:
     run = output / "run"
     test = json.loads((run / "result.json").read_text(encoding="utf-8"))["splits"]["test"]
     accuracy = float(test["accuracy"])
-    sizes = ", ".join(f"{dataset.manifest.num_examples(split)} {split}" for split in dataset.manifest.splits)
+    sizes = ", ".join(f"{dataset.manifest.num_examples(split)} {split}" for split in ("train", "validation", "test"))
     lines = [
         "",
-        f"Dataset   {sizes} images of {dataset.manifest.num_classes} classes in {dataset.path}",
+        f"Dataset   {sizes}: images of {dataset.manifest.num_classes} classes in {dataset.path}",
         "Left out, with the reason (rejects.jsonl):",
         *_rejects(pathlib.Path(dataset.path)),
         f"Test      accuracy {accuracy:.4f} on {test['examples']} images that the model has never seen",
