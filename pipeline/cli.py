@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import logging as std_logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -83,8 +84,11 @@ def run_command(
         stray = [a for a in arguments if not a.startswith("-")]
         if stray and not accepts_arguments and not keep_unknown_flags:
             fail(f'unexpected argument "{stray[0]}"; flags are written --name=value', ExitCode.USAGE)
-        # absl's default of `fatal` from `logging.use_absl_handler` would hide our progress lines.
         logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
+        # TensorFlow writes its housekeeping to the same logger.
+        logging.get_absl_logger().addFilter(
+            lambda record: record.levelno > std_logging.INFO or "/tensorflow/python/" not in record.pathname
+        )
         try:
             return int(main(arguments) or ExitCode.DONE)
         except CommandError as error:

@@ -78,12 +78,9 @@ def learning_curves(rows: Sequence[dict[str, Any]], *, kept_step: int) -> Markup
                 axes.plot(x, y, color=colour, label=split, linewidth=1.6, marker=marker, markersize=3)
                 if split == "validation":
                     value = np.interp(kept_step, x, y)
-                    axes.plot(
-                        [kept_step], [value], "o", color="none", markeredgecolor="#d0441c", markersize=9, zorder=5
-                    )
-                    axes.annotate(
-                        "kept", (kept_step, value), (0, 9), textcoords="offset points", color="#d0441c", ha="center"
-                    )
+                    axes.plot([kept_step], [value], "o", color="none", markeredgecolor=KEPT_COLOUR, markersize=9)
+                    place = {"xytext": (0, 9 if key == "loss" else -18), "textcoords": "offset points", "ha": "center"}
+                    axes.annotate("kept", (kept_step, value), color=KEPT_COLOUR, **place)
             axes.set_title(title, loc="left", fontsize=11, color=INK, pad=16)
             axes.set_xlabel("step")
             axes.grid(axis="y", color=GRID)

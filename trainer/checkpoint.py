@@ -49,7 +49,7 @@ class StateCheckpoint:
             try:
                 text = tf.train.load_checkpoint(path).get_tensor(_PROGRESS_KEY)
                 found.append((path, json.loads(text.decode())))
-            except (tf.errors.OpError, ValueError, KeyError) as error:
+            except (tf.errors.OpError, ValueError, LookupError) as error:
                 logging.warning("checkpoint %s is damaged, trying the one before: %s", path, _first_line(error))
         return found
 
@@ -57,7 +57,7 @@ class StateCheckpoint:
         """Reads `state` back; returns False, with a warning, if the checkpoint is damaged."""
         try:
             tf.train.Checkpoint(progress=self._progress, **state).restore(path).assert_existing_objects_matched()
-        except (tf.errors.OpError, ValueError, AssertionError) as error:
+        except (tf.errors.OpError, ValueError, LookupError, AssertionError) as error:
             logging.warning("checkpoint %s is damaged, trying the one before: %s", path, _first_line(error))
             return False
         return True

@@ -104,7 +104,7 @@ class Phase:
             raise ValueError(f"phase {self.name}: lr_max {self.lr_max:g} is below lr_min {self.lr_min:g}")
         if self.duration.unit == "%":
             raise ValueError(
-                f"phase {self.name}: its duration is in epochs (5ep) or steps (2000st), got {self.duration}"
+                f"phase {self.name}: give its duration in epochs (5ep) or steps (2000st), got {self.duration}"
             )
         if not self.trainable:
             raise ValueError(f"phase {self.name}: trainable must name what trains, e.g. [['head/.*', 1.0]]")

@@ -186,6 +186,17 @@ class Trainer:
         self._state.save(dataclasses.asdict(position), self._trackables(step), number=number)
         self._saved_at = time.monotonic()
 
+    def _save_if_due(self, position: Position, step: TrainStep) -> None:
+        """Saves now and then; when asked to stop, saves and raises TryAgainError."""
+        stop = self._plan.stop_requested()
+        if stop or time.monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
+            self._save(position, step)
+        if stop:
+            raise TryAgainError(
+                f"stopped on request in phase {self._plan.recipe.phases[position.phase].name} at step {position.step}; "
+                "the state is saved, run the same command again to go on"
+            )
+
     def _train_phase(self, position: Position, step: TrainStep) -> TrainStep:
         plan = self._plan
         phase = plan.recipe.phases[position.phase]
@@ -204,6 +215,7 @@ class Trainer:
             while position.step < total:
                 self._train_epoch(position, step, total, rates, cache, progress)
                 self._end_epoch(position, step, rates, cache)
+                self._save_if_due(position, step)
         finally:
             progress.close()
         if step.averaged:
@@ -259,14 +271,9 @@ class Trainer:
             progress.update(
                 step=position.step, epoch=epoch, loss=loss, accuracy=hits, learning_rate=float(rates[position.step - 1])
             )
-            if plan.stop_requested():
-                self._save(position, step)
-                raise TryAgainError(
-                    f"stopped on request in phase {plan.recipe.phases[position.phase].name} at step {position.step}; "
-                    "the state is saved, run the same command again to go on"
-                )
-            if position.step < end and time.monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
-                self._save(position, step)
+            # At the end of an epoch its metrics come first: see _train_phase.
+            if position.step < end:
+                self._save_if_due(position, step)
 
     def _check_finite(self, losses: np.ndarray, position: Position) -> None:
         bad = np.flatnonzero(~np.isfinite(losses))
@@ -284,7 +291,7 @@ class Trainer:
         rates: np.ndarray,
         cache: dict[str, tuple[np.ndarray, np.ndarray]] | None,
     ) -> None:
-        """Writes the epoch's metrics, validates, selects, and now and then saves a checkpoint."""
+        """Writes the epoch's metrics, validates and selects."""
         plan = self._plan
         phase = plan.recipe.phases[position.phase]
         where = {
@@ -313,8 +320,6 @@ class Trainer:
             if keeps_last and last and position.phase + 1 == len(plan.recipe.phases):
                 save_best(self._checkpoints, self._classifier)
         logging.info("%s: epoch %d, %s", phase.name, where["epoch"], text)
-        if not last and time.monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
-            self._save(position, step)
 
     def _validate(self, cache: dict[str, tuple[np.ndarray, np.ndarray]] | None) -> tuple[np.ndarray, np.ndarray]:
         if cache is None:

@@ -98,9 +98,10 @@ def override(settings: Settings, assignments: Iterable[str]) -> Settings:
 
 def _assign(node: Any, keys: list[str], text: str, assignment: str) -> None:
     for depth, key in enumerate(keys):
-        known = [str(i) for i in range(len(node))] if isinstance(node, list) else list(node or ())
-        if not isinstance(node, (list, dict)) or key not in known:
-            there = f" There are {', '.join(known)}." if isinstance(node, (list, dict)) else ""
+        known = [str(i) for i in range(len(node))] if isinstance(node, list) else []
+        known = list(node) if isinstance(node, dict) else known
+        if key not in known:
+            there = f" There are {', '.join(known)}." if known else ""
             wrong = ".".join(keys[: depth + 1])
             raise UsageError(f'--set={assignment}: no setting "{wrong}".{nearest(key, known)}{there}')
         index: Any = int(key) if isinstance(node, list) else key

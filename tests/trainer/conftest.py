@@ -1,0 +1,20 @@
+import pytest
+import tensorflow as tf
+
+from pipeline.manifest import DatasetVersion
+from tests import datasets
+
+# Two replicas on any machine. Must come before TensorFlow first uses a device, hence at import.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> DatasetVersion:
+    """Three classes told apart by colour; 37, 11 and 13 images, which no batch size divides."""
+    splits = {
+        name: datasets.coloured_records(count, classes=3, seed=seed)
+        for seed, (name, count) in enumerate({"train": 37, "validation": 11, "test": 13}.items())
+    }
+    return datasets.write_dataset(tmp_path_factory.mktemp("tiny"), splits, ["red", "green", "blue"])

@@ -1,0 +1,57 @@
+"""Runs of a small model on small data."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+from etils import epath
+
+from pipeline.manifest import DatasetVersion
+from trainer.checkpoint import build_from_recipe
+from trainer.config import DataFacts, Recipe, load_recipe
+from trainer.loop import Plan, Position, Trainer
+from trainer.models import Classifier
+from trainer.overrides import override
+
+SMALL = (
+    "backbone=cifar10_cnn",
+    "weights=none",
+    "image_size=16",
+    "batch_size=8",
+    "steps_per_call=2",
+    "head.hidden=16",
+    "phases.0.duration=2ep",
+    "phases.1.duration=2ep",
+    "phases.0.lr_max=0.03",
+    "phases.1.lr_max=0.01",
+    "phases.1.lr_min=0.0001",
+)
+
+
+def small_recipe(*assignments: str) -> Recipe:
+    facts = DataFacts(num_train=37, num_classes=3, max_side=16)
+    return override(load_recipe("quick", facts), [*SMALL, *assignments])
+
+
+def train(
+    data: DatasetVersion,
+    recipe: Recipe,
+    run: pathlib.Path,
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+    stop_requested=lambda: False,
+    seed: int = 0,
+) -> tuple[Trainer, Classifier, Position]:
+    strategy = strategy or tf.distribute.OneDeviceStrategy("CPU:0")
+    with strategy.scope():
+        classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=seed)
+    run.mkdir(parents=True, exist_ok=True)
+    plan = Plan(recipe=recipe, data=data, seed=seed, run=epath.Path(run), stop_requested=stop_requested)
+    trainer = Trainer(plan, classifier, strategy)
+    return trainer, classifier, trainer.train()
+
+
+def weights(classifier: Classifier) -> dict[str, np.ndarray]:
+    return {v.path: v.numpy() for v in [*classifier.backbone.variables, *classifier.head.variables]}

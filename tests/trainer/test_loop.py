@@ -1,0 +1,159 @@
+"""The training loop: what trains, what does not, resume, replicas."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.cli import CommandError, TryAgainError, UsageError
+from tests.trainer.runs import small_recipe, train, weights
+
+
+def _differing(before, after):
+    return {path for path in before if not np.array_equal(before[path], after[path])}
+
+
+def _stop_after(calls):
+    counter = itertools.count(1)
+    return lambda: next(counter) >= calls
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("uninterrupted")
+    trainer, classifier, position = train(tiny_data, small_recipe(), run)
+    return run, trainer, weights(classifier), position
+
+
+def test_it_learns_and_counts_every_example(tiny_data, tmp_path):
+    trainer, _, position = train(tiny_data, small_recipe("phases.1.duration=12ep", "phases.1.lr_max=0.003"), tmp_path)
+    assert position.best["validation_loss"] == min(r["loss"] for r in trainer.rows if r["split"] == "validation")
+    probabilities, labels = trainer.predict("test")
+    assert probabilities.shape == (13, 3)
+    assert sorted(labels.tolist()) == sorted(i % 3 for i in range(13))
+    assert (probabilities.argmax(axis=1) == labels).mean() > 0.9
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_metrics_hold_one_row_per_epoch_and_split(uninterrupted):
+    run, trainer, _, _ = uninterrupted
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows == trainer.rows
+    assert [(r["epoch"], r["split"]) for r in rows] == [(e, s) for e in (1, 2, 3, 4) for s in ("train", "validation")]
+    assert [r["step"] for r in rows[::2]] == [5, 10, 15, 20]  # 37 images in batches of 8
+    lines = (run / "metrics.csv").read_text().splitlines()
+    assert lines[0] == "step,epoch,phase,split,loss,accuracy,learning_rate"
+    assert len(lines) == 9
+
+
+def test_a_frozen_backbone_stays_to_the_bit_and_the_head_moves(tiny_data, tmp_path):
+    recipe = small_recipe("phases.1.duration=1st", "phases.1.lr_min=0", "phases.1.lr_max=0")
+    _, first, _ = train(tiny_data, small_recipe("phases.0.duration=1st", "phases.0.lr_max=0",
+                                                "phases.1.duration=1st", "phases.1.lr_min=0", "phases.1.lr_max=0"),
+                        tmp_path / "untrained")  # fmt: skip
+    _, second, _ = train(tiny_data, recipe, tmp_path / "head")
+    moved = _differing(weights(first), weights(second))
+    assert moved
+    assert all(path.startswith("head/") for path in moved)
+
+
+def test_cached_features_train_the_head_as_the_frozen_backbone_would(tiny_data, tmp_path):
+    common = ("phases.0.augment=false", "head.dropout=0", "phases.1.duration=1st", "phases.1.lr_min=0",
+              "phases.1.lr_max=0")  # fmt: skip
+    _, cached, _ = train(tiny_data, small_recipe(*common), tmp_path / "cached")
+    _, computed, _ = train(tiny_data, small_recipe(*common, "phases.0.cached_features=false"), tmp_path / "computed")
+    # The order of the examples within the epoch differs, the convex problem is the same.
+    a, b = weights(cached), weights(computed)
+    assert _differing(a, b) <= {p for p in a if p.startswith("head/")}
+    assert np.linalg.norm(a["head/logits/kernel"] - b["head/logits/kernel"]) < 0.25 * np.linalg.norm(
+        a["head/logits/kernel"]
+    )
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 6, 9])
+def test_stopped_and_resumed_gives_the_same_weights_and_metrics(uninterrupted, tiny_data, tmp_path, stop_after):
+    run, _, expected, position = uninterrupted
+    with pytest.raises(TryAgainError, match="run the same command again"):
+        train(tiny_data, small_recipe(), tmp_path, stop_requested=_stop_after(stop_after))
+    _, classifier, resumed = train(tiny_data, small_recipe(), tmp_path)
+    assert _differing(expected, weights(classifier)) == set()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
+    assert resumed.best == position.best
+
+
+def test_a_finished_run_trains_no_further(uninterrupted, tiny_data):
+    run, _, expected, _ = uninterrupted
+    before = (run / "metrics.jsonl").read_bytes()
+    _, classifier, _ = train(tiny_data, small_recipe(), run)
+    assert _differing(expected, weights(classifier)) == set()
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete"])
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(uninterrupted, tiny_data, tmp_path, damage):
+    _, _, expected, _ = uninterrupted
+    with pytest.raises(TryAgainError):
+        train(tiny_data, small_recipe(), tmp_path, stop_requested=_stop_after(8))
+    states = sorted(
+        (tmp_path / "checkpoints" / "state").glob("*.data-*"), key=lambda p: int(p.name.split("-")[1].split(".")[0])
+    )
+    assert len(states) >= 2
+    if damage == "truncate":
+        states[-1].write_bytes(states[-1].read_bytes()[:1000])
+    else:
+        states[-1].unlink()
+    _, classifier, _ = train(tiny_data, small_recipe(), tmp_path)
+    assert _differing(expected, weights(classifier)) == set()
+
+
+def test_two_replicas_equal_one_with_the_same_global_batch(tiny_data, tmp_path):
+    recipe = small_recipe("head.dropout=0", "optimizer.clip_norm=0.5", "ema_decay=0.9")
+    one, single, _ = train(tiny_data, recipe, tmp_path / "one")
+    two, mirrored, _ = train(
+        tiny_data, recipe, tmp_path / "two", strategy=tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    )
+    for a, b in zip(one.rows, two.rows, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=2e-3)
+    expected, found = weights(single), weights(mirrored)
+    for path in expected:
+        np.testing.assert_allclose(found[path], expected[path], atol=5e-3, err_msg=path)
+
+
+def test_replicas_drop_different_units_and_seeds_matter(tiny_data, tmp_path):
+    _, first, _ = train(tiny_data, small_recipe("phases.1.duration=1ep"), tmp_path / "a")
+    _, same, _ = train(tiny_data, small_recipe("phases.1.duration=1ep"), tmp_path / "b")
+    _, other, _ = train(tiny_data, small_recipe("phases.1.duration=1ep"), tmp_path / "c", seed=1)
+    assert _differing(weights(first), weights(same)) == set()
+    assert _differing(weights(first), weights(other))
+
+
+def test_gradients_are_clipped_by_their_global_norm(tiny_data, tmp_path):
+    """One SGD step at rate 1 moves the weights by exactly the gradient, so by the norm it was clipped to."""
+    still = ("phases.0.duration=1st", "phases.0.lr_max=0", "phases.0.l2=0", "optimizer.name=sgd",
+             "optimizer.momentum=0", "phases.1.duration=1st", "head.dropout=0")  # fmt: skip
+    _, before, _ = train(tiny_data, small_recipe(*still, "phases.1.lr_min=0", "phases.1.lr_max=0"), tmp_path / "before")
+    move = ("phases.1.lr_min=1", "phases.1.lr_max=1")
+    _, clipped, _ = train(tiny_data, small_recipe(*still, *move, "optimizer.clip_norm=0.01"), tmp_path / "clipped")
+    a, b = weights(before), weights(clipped)
+    assert np.sqrt(sum(np.square(a[p] - b[p]).sum() for p in a)) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tiny_data, tmp_path):
+    recipe = small_recipe("optimizer.name=sgd", "phases.1.lr_max=1e30", "phases.1.lr_min=1e30")
+    with pytest.raises(CommandError, match=r"the loss became (nan|inf) in phase all at step \d+; lower lr_max"):
+        train(tiny_data, recipe, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("trainable", "message"),
+    [
+        ('[["head/", 1.0]]', r'no pattern of trainable covers "backbone/'),
+        ('[["head/", 1.0], ["bckbone/", null], [".*", null]]', r'pattern "bckbone/" of trainable matches no variable'),
+        ('[[".*", null]]', "nothing would train"),
+    ],
+)
+def test_the_trainable_table_must_cover_every_variable(tiny_data, tmp_path, trainable, message):
+    with pytest.raises(UsageError, match=message):
+        train(tiny_data, small_recipe(f"phases.1.trainable={trainable}"), tmp_path)
