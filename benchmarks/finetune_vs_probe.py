@@ -83,7 +83,7 @@ def features(data: DatasetVersion, split: str) -> tuple[np.ndarray, np.ndarray]:
     rows, labels = [], []
     for batch in eval_dataset(data, split, height=side, width=side, preprocess=info.preprocess, global_batch_size=32):
         real = batch["weight"].numpy() > 0
-        rows.append(backbone(batch["image"], training=False).numpy().mean(axis=(1, 2))[real])
+        rows.append(backbone(batch["image"], training=False).numpy()[real])
         labels.append(batch["label"].numpy()[real])
     return np.concatenate(rows), np.concatenate(labels)
 
