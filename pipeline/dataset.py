@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import augment as augment_lib
-from pipeline import decode as decode_lib
-from pipeline import order, records
+from pipeline import geometry, order, records
 from pipeline.augment import AugmentConfig
 from pipeline.cli import UsageError
+from pipeline.decode import decode_and_resize, decode_jpeg, usable_ratios
 from pipeline.manifest import DatasetVersion
 from pipeline.preprocess import check_mode
 from pipeline.preprocess import preprocess as preprocess_images
@@ -154,22 +154,33 @@ def train_dataset(
         host=host,
     )
 
+    largest = (data.manifest.max_height, data.manifest.max_width)
+    count = usable_ratios(source_height=largest[0], source_width=largest[1], height=height, width=width)
+
     def parse(serialized: tf.Tensor, weight: tf.Tensor) -> dict[str, tf.Tensor]:
         example = tf.io.parse_example(serialized, _FEATURES)
         # FarmHash Fingerprint64 of the id: the same on every platform.
         identity = tf.cast(tf.strings.to_hash_bucket_fast(example[records.ID], 2**63 - 1), tf.uint64)
-        aspect = tf.cast(example[records.WIDTH], tf.float32) / tf.cast(example[records.HEIGHT], tf.float32)
+        heights, widths = example[records.HEIGHT], example[records.WIDTH]
+        aspect = tf.cast(widths, tf.float32) / tf.cast(heights, tf.float32)
         drawn = augment_lib.draw(augment, identity, key=key, aspect=aspect, output_aspect=width / height)
+        if augment.moves:
+            drawn |= geometry.source_windows(drawn["map"], heights, widths, height=height, width=width, count=count)
         label = tf.cast(example[records.LABEL], tf.int32)
         return {"encoded": example[records.IMAGE], "label": label, "weight": weight, **drawn}
 
     def render(e: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        if augment.moves:
-            image = augment_lib.resample(
-                decode_lib.decode(e["encoded"]), e["map"], height=height, width=width, fill=augment.fill
+        encoded = e["encoded"]
+        if not augment.moves:
+            image = decode_and_resize(encoded, height=height, width=width, largest=largest)
+        elif augment.is_window:
+            image = geometry.decode_window(
+                encoded, e, height=height, width=width, count=count, overhangs=augment.shift > 0 or augment.zoom > 0
             )
         else:
-            image = decode_lib.decode_and_resize(e["encoded"], height=height, width=width)
+            image = geometry.warp(
+                decode_jpeg(encoded, index=e["ratio"], count=count), e["map"], height=height, width=width
+            )
         if augment.recolours:
             image = augment_lib.recolour(image, e["matrix"], e["contrast"], e["brightness"])
         if augment.cutout_count:
@@ -201,6 +212,8 @@ def eval_dataset(
         host=host,
     )
 
+    largest = (data.manifest.max_height, data.manifest.max_width)
+
     def parse(serialized: tf.Tensor, weight: tf.Tensor) -> dict[str, tf.Tensor]:
         example = tf.io.parse_example(serialized, _FEATURES)
         return {
@@ -210,7 +223,7 @@ def eval_dataset(
         }
 
     def render(e: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        image = decode_lib.decode_and_resize(e["encoded"], height=height, width=width)
+        image = decode_and_resize(e["encoded"], height=height, width=width, largest=largest)
         return {"image": image, "label": e["label"], "weight": e["weight"]}
 
     images = batches.map(parse).unbatch().map(render, num_parallel_calls=tf.data.AUTOTUNE)
