@@ -20,6 +20,11 @@ from beam_jobs.images import RejectCode
 _CHUNK_BYTES = 1 << 20
 
 
+def is_url(uri: str) -> bool:
+    """Whether a URI's bytes come out of the download store."""
+    return uri.lower().startswith(("http://", "https://"))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Download:
     """What came of one URL: either the digest and size of its bytes, or the reason why there are none.

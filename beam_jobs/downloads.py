@@ -63,11 +63,6 @@ class DownloadPolicy:
             raise ValueError(f"limits must be positive, got {self}")
 
 
-def is_url(uri: str) -> bool:
-    """Whether a URI's bytes come out of the download store."""
-    return uri.lower().startswith(("http://", "https://"))
-
-
 def backoff(attempt: int, policy: DownloadPolicy, *, retry_after: float | None, chance: float) -> float:
     """Seconds to wait after failed attempt number `attempt` (from 1): exponential with full jitter.
 

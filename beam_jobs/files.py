@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from typing import IO
+from typing import IO, Any
 
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
+_UNCOMPRESSED = "uncompressed"  # CompressionTypes.UNCOMPRESSED: bytes as they are, whatever the file is called
+
+
+def _file_systems() -> Any:
+    # Beam takes 2 seconds to import, which a command that touches local files only should not pay.
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems
 
 
 def is_remote(path: str) -> bool:
@@ -21,7 +27,7 @@ def open_file(path: str) -> IO[bytes]:
     if not is_remote(path):
         return open(path, "rb")
     try:
-        file: IO[bytes] = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        file: IO[bytes] = _file_systems().open(path, compression_type=_UNCOMPRESSED)
     except ValueError as error:  # the scheme's file system is not installed; the message names the fix
         raise OSError(str(error)) from error
     return file
@@ -33,7 +39,7 @@ def file_stamp(path: str) -> tuple[int, str]:
         status = os.stat(path)
         return status.st_size, f"{status.st_size}:{status.st_mtime_ns}"
     try:
-        found = FileSystems.get_filesystem(path).metadata(path)
+        found = _file_systems().get_filesystem(path).metadata(path)
     except ValueError as error:
         raise OSError(str(error)) from error
     return found.size_in_bytes, f"{found.size_in_bytes}:{found.last_updated_in_seconds}"
@@ -42,7 +48,7 @@ def file_stamp(path: str) -> tuple[int, str]:
 def write_atomically(path: str, body: IO[bytes]) -> None:
     """Writes the rest of `body` to `path`: a reader sees the old file or the whole new one, never a part."""
     if is_remote(path):  # objects of a bucket appear when they are closed
-        with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as remote:
+        with _file_systems().create(path, compression_type=_UNCOMPRESSED) as remote:
             shutil.copyfileobj(body, remote)
         return
     directory, name = os.path.split(path)

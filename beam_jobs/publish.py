@@ -151,5 +151,5 @@ def clean(root: str, *, keep: set[str]) -> None:
     work = os.path.join(root, WORK_DIR)
     for name in os.listdir(work):
         path = os.path.join(work, name)
-        if os.path.isdir(path) and name not in {"inspected", "downloads"} | keep:
+        if os.path.isdir(path) and name not in {"inspected", "downloads", "unpacked"} | keep:
             shutil.rmtree(path, ignore_errors=True)

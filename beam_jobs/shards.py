@@ -96,7 +96,7 @@ def make_record(row: Row, source: Source, *, policy: PixelPolicy, label: int) ->
       ReadError: the image can no longer be read.
     """
     data = source.read(row.item())
-    if hashlib.sha256(data).digest() != row.id:
+    if row.item().content_id(data) != row.id:
         raise SourceChanged(row.uri)
     image = data if row.keeps_bytes else render(data, policy)
     return Record(image=image, label=label, id=row.id.hex(), source=row.uri, height=row.height, width=row.width)

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import IO
 
 import google_crc32c
 
 # Feature keys; TFDS's own names, so that `tfds.builder_from_directory` reads the shards.
 IMAGE, LABEL, ID, SOURCE, HEIGHT, WIDTH = "image", "label", "id", "source", "height", "width"
+_KEYS = frozenset({IMAGE, LABEL, ID, SOURCE, HEIGHT, WIDTH})
+
+Buffer = bytes | memoryview
 
 _CRC_MASK_DELTA = 0xA282EAD8
 _HEADER = struct.Struct("<QI")  # length, masked crc32c of the 8 length bytes
@@ -93,7 +96,7 @@ def encode_example(record: Record) -> bytes:
     return _field(1, entries)
 
 
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+def _read_varint(data: Buffer, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= len(data) or shift > 63:
@@ -106,7 +109,7 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
+def _fields(data: Buffer) -> Iterator[tuple[int, Buffer | int]]:
     """Yields (field number, payload): bytes for wire type 2, an int for wire type 0."""
     at = 0
     while at < len(data):
@@ -125,13 +128,13 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
             raise RecordError(f"unexpected wire type {wire} in a tf.Example")
 
 
-def _message(payload: bytes | int) -> bytes:
+def _message(payload: Buffer | int) -> Buffer:
     if isinstance(payload, int):
         raise RecordError("a number where a tf.Example has a message")
     return payload
 
 
-def _scalar(feature: bytes) -> bytes | int:
+def _scalar(feature: Buffer) -> Buffer | int:
     """The first value of a Feature's bytes_list or int64_list (packed or not)."""
     for kind, values in _fields(feature):
         for _, value in _fields(_message(values)):
@@ -142,19 +145,38 @@ def _scalar(feature: bytes) -> bytes | int:
     raise RecordError("a feature without a value")
 
 
+def read_features(data: Buffer, keys: Container[str]) -> dict[str, Buffer | int]:
+    """The first value of those features of a tf.Example that `keys` names and the example has.
+
+    Args:
+      data: a serialized tf.Example; of a memoryview, the values of type bytes are views, too: nothing is copied.
+      keys: names of features of type bytes or int64. Negative numbers come as 2^64 + number.
+
+    Raises:
+      RecordError: damaged bytes, or a feature without a value.
+    """
+    values: dict[str, Buffer | int] = {}
+    for number, features in _fields(data):
+        if number != 1:
+            continue
+        for _, entry in _fields(_message(features)):
+            pair = dict(_fields(_message(entry)))
+            try:
+                key = bytes(_message(pair.get(1, b""))).decode()
+            except UnicodeDecodeError as error:
+                raise RecordError(str(error)) from error
+            if key in keys:
+                values[key] = _scalar(_message(pair.get(2, b"")))
+    return values
+
+
 def decode_example(data: bytes) -> Record:
     """The inverse of `encode_example`; also reads what TensorFlow or TFDS wrote under the same keys.
 
     Raises:
       RecordError: damaged bytes, or a key is absent or of the wrong type (the message names it).
     """
-    values: dict[str, bytes | int] = {}
-    for number, features in _fields(data):
-        if number != 1:
-            continue
-        for _, entry in _fields(_message(features)):
-            pair = dict(_fields(_message(entry)))
-            values[_message(pair.get(1, b"")).decode()] = _scalar(_message(pair.get(2, b"")))
+    values = read_features(data, _KEYS)
 
     def get(key: str, kind: type) -> object:
         if key not in values:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from beam_jobs.images import RejectCode
 from pipeline.cli import UsageError, nearest
+
+# Begins the stamp of an image that has no file: the sha256 of its raw pixels follows, which is the record's id.
+RAW_PIXELS = "pixels:"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +31,20 @@ class SourceItem:
     label: str
     split: str | None = None
     stamp: str = ""
+
+    @property
+    def raw_id(self) -> bytes | None:
+        """The record's id where it is the sha256 of raw pixels, None where it is that of a file's bytes."""
+        return bytes.fromhex(self.stamp.removeprefix(RAW_PIXELS)) if self.stamp.startswith(RAW_PIXELS) else None
+
+    def content_id(self, data: bytes) -> bytes:
+        """The record's id for the bytes that the source handed over: their sha256, or that of the raw pixels.
+
+        Args:
+          data: an encoded image; for an item stamped with `RAW_PIXELS`, a binary PPM with a header of three lines.
+        """
+        raw = data.split(b"\n", 3)[-1] if self.stamp.startswith(RAW_PIXELS) else data
+        return hashlib.sha256(raw).digest()
 
 
 class ReadError(Exception):
@@ -74,6 +92,12 @@ class Source(Protocol):
 # name → (module, class); the class takes (input, options). Modules load on demand: none may slow down the others.
 SOURCES: dict[str, tuple[str, str]] = {
     "folder": ("beam_jobs.sources.folder", "FolderSource"),
+    "csv": ("beam_jobs.sources.table", "CsvSource"),
+    "jsonl": ("beam_jobs.sources.table", "JsonlSource"),
+    "cifar10": ("beam_jobs.sources.cifar", "Cifar10Source"),
+    "cifar100": ("beam_jobs.sources.cifar", "Cifar100Source"),
+    "oxford_pets": ("beam_jobs.sources.oxford_pets", "OxfordPetsSource"),
+    "tfds": ("beam_jobs.sources.tfds", "TfdsSource"),
 }
 
 
@@ -91,6 +115,6 @@ def open_source(name: str, *, input_path: str, options: Mapping[str, str]) -> So
     """
     kind, _, spec = name.partition(":")
     if kind not in SOURCES:
-        raise UsageError(f'--source={name}: unknown; sources are {", ".join(SOURCES)}.{nearest(kind, list(SOURCES))}')
+        raise UsageError(f"--source={name}: unknown; sources are {', '.join(SOURCES)}.{nearest(kind, list(SOURCES))}")
     module, factory = SOURCES[kind]
     return getattr(importlib.import_module(module), factory)(input_path, {**options, "spec": spec})

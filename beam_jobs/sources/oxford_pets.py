@@ -1,0 +1,133 @@
+"""`--source=oxford_pets`: Oxford-IIIT Pet in its official layout (https://www.robots.ox.ac.uk/~vgg/data/pets/).
+
+`DIR/images/` and `DIR/annotations/{list,trainval,test}.txt`, as images.tar.gz and annotations.tar.gz unpack to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Iterator, Mapping
+
+from beam_jobs.images import RejectCode
+from beam_jobs.sources import ReadError, SourceItem
+from pipeline.cli import DataError, UsageError
+
+_SPLIT_FILES = {"train": "trainval.txt", "test": "test.txt"}
+_LIST = "list.txt"
+# `Abyssinian_100 1 1 1`: image, class, species, breed within the species
+_LINE = re.compile(r"(?P<image>(?P<breed>\w+)_\d+)\s+(?P<number>\d+)\s+\d+\s+\d+")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    image: str
+    breed: str
+    number: int
+
+
+@dataclasses.dataclass(frozen=True)
+class OxfordPetsSource:
+    """The official folders.
+
+    Attributes:
+      root: the value of --input.
+      options: unused; every source takes them.
+    """
+
+    root: str
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def _entries(self, name: str) -> Iterator[_Entry]:
+        """The lines of an annotation file."""
+        path = os.path.join(self.root, "annotations", name)
+        try:
+            with open(path, encoding="utf-8") as file:
+                lines = file.read().splitlines()
+        except FileNotFoundError:
+            raise UsageError(
+                f"--input={self.root}: no annotations/{name}; unpack the official images.tar.gz and "
+                "annotations.tar.gz there"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: {error}") from error
+        for number, line in enumerate(lines, start=1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            match = _LINE.fullmatch(line.strip())
+            if match is None:
+                raise DataError(f'{path}, line {number}: "{line[:100]}" is not "image class species breed"')
+            yield _Entry(image=match["image"], breed=match["breed"], number=int(match["number"]))
+
+    @functools.cached_property
+    def _breeds(self) -> dict[int, str]:
+        """Class number → breed, as the image names say it."""
+        breeds: dict[int, str] = {}
+        for entry in self._entries(_LIST):
+            if breeds.setdefault(entry.number, entry.breed) != entry.breed:
+                raise DataError(
+                    f"{self.root}/annotations/{_LIST}: class {entry.number} is {breeds[entry.number]} but "
+                    f"{entry.image} has it, too"
+                )
+        if len(set(breeds.values())) != len(breeds):
+            raise DataError(f"{self.root}/annotations/{_LIST}: one breed has two class numbers")
+        return dict(sorted(breeds.items()))
+
+    def _splits(self) -> dict[str, str]:
+        """Image → official split."""
+        splits: dict[str, str] = {}
+        for split, name in _SPLIT_FILES.items():
+            for entry in self._entries(name):
+                if splits.setdefault(entry.image, split) != split:
+                    raise DataError(f"{self.root}/annotations: {entry.image} is in trainval.txt and in test.txt")
+                if self._breeds.get(entry.number) != entry.breed:
+                    raise DataError(f"{self.root}/annotations/{name}: {entry.image} has another class than in {_LIST}")
+        return splits
+
+    def items(self) -> Iterator[SourceItem]:
+        """See `Source`. Images of list.txt that are in neither trainval.txt nor test.txt have no official split."""
+        if not os.path.isdir(self.root):
+            raise UsageError(f"--input={self.root}: no such folder; give the one with images/ and annotations/")
+        splits = self._splits()
+        files = self._files()
+        seen = set()
+        for entry in self._entries(_LIST):
+            if entry.image in seen:
+                raise DataError(f"{self.root}/annotations/{_LIST}: {entry.image} appears twice")
+            seen.add(entry.image)
+            name = f"{entry.image}.jpg"
+            yield SourceItem(
+                uri=f"images/{name}",
+                label=self._breeds[entry.number],
+                split=splits.pop(entry.image, None),
+                stamp=files.get(name, "absent"),
+            )
+        if splits:
+            raise DataError(f"{self.root}/annotations/{_LIST}: {min(splits)} is missing, though it is in a split")
+
+    def _files(self) -> dict[str, str]:
+        """Name → stamp of all files in images/."""
+        folder = os.path.join(self.root, "images")
+        if not os.path.isdir(folder):
+            raise UsageError(f"--input={self.root}: no images/; unpack the official images.tar.gz there")
+        with os.scandir(folder) as entries:
+            stats = ((entry.name, entry.stat()) for entry in entries if entry.is_file())
+            return {name: f"{status.st_size}:{status.st_mtime_ns}" for name, status in stats}
+
+    def read(self, item: SourceItem) -> bytes:
+        """See `Source`."""
+        try:
+            with open(os.path.join(self.root, item.uri), "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise ReadError(RejectCode.UNREADABLE, error.strerror or str(error)) from error
+
+    def labels(self) -> list[str]:
+        """The breeds in the order of their class numbers: 37 in the whole set."""
+        return list(self._breeds.values())
+
+    def fingerprint(self) -> str:
+        """The breeds in order; the items say the rest."""
+        return f"oxford_pets:{','.join(self.labels())}"

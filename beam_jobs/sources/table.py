@@ -1,0 +1,229 @@
+"""`--source=csv` and `--source=jsonl`: a table of `uri,label[,split]`.
+
+A URI is a path (relative to the table's folder), http(s)://…, file:///… or a path of one of Beam's file systems (gs://…).
+What http(s) URIs lead to is read from the download store (beam_jobs.downloads), which the build fills beforehand.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+from beam_jobs import files
+from beam_jobs.download_store import DownloadStore, is_url
+from beam_jobs.images import RejectCode
+from beam_jobs.sources import ReadError, SourceItem
+from pipeline.cli import DataError, UsageError, nearest
+
+_REQUIRED = ("uri", "label")
+_SPLITS = ("train", "validation", "test")
+_MAX_LINE = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    line: int
+    uri: str
+    label: str
+    split: str | None
+
+
+class _RowError(Exception):
+    """What is wrong with a line; the caller knows in which file."""
+
+    def __init__(self, line: int, problem: str) -> None:
+        super().__init__(f"line {line}: {problem}")
+
+
+def _make_row(line: int, fields: Mapping[str, Any]) -> _Row:
+    """Checks one row. Raises _RowError."""
+    for name in (*_REQUIRED, "split"):
+        value = fields.get(name)
+        if value is not None and not isinstance(value, str):
+            raise _RowError(line, f'"{name}" is {json.dumps(value)[:50]}, expected text in quotes')
+    texts = {name: (fields.get(name) or "").strip() for name in (*_REQUIRED, "split")}
+    for name in _REQUIRED:
+        if not texts[name]:
+            raise _RowError(line, f'no "{name}"')
+        if not texts[name].isprintable():
+            raise _RowError(line, f'"{name}" holds control characters: {texts[name][:100]!r}')
+    split = texts["split"] or None
+    if split is not None and split not in _SPLITS:
+        raise _RowError(line, f'split "{split[:50]}" is none of {", ".join(_SPLITS)}.{nearest(split, _SPLITS)}')
+    return _Row(line=line, uri=texts["uri"], label=texts["label"], split=split)
+
+
+def _lines(path: str) -> Iterator[str]:
+    """The file's lines, without holding them all in memory; a byte order mark is dropped."""
+    with files.open_file(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise _RowError(number, f"not UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def _check_columns(columns: Iterable[str]) -> None:
+    """The first line must name the columns; others than ours are ignored, unless one looks like ours misspelt."""
+    names = list(columns)
+    for name in _REQUIRED:
+        if name not in names:
+            raise _RowError(1, f'no column "{name}"; the first line names the columns: uri,label[,split]')
+    for name in names:
+        if name not in (*_REQUIRED, "split") and "split" not in names and nearest(name.lower(), ["split"]):
+            raise _RowError(1, f'column "{name}" is unknown.{nearest(name.lower(), ["split"])}')
+    if repeated := [name for name in (*_REQUIRED, "split") if names.count(name) > 1]:
+        raise _RowError(1, f'column "{repeated[0]}" appears twice')
+
+
+def _csv_rows(lines: Iterator[str]) -> Iterator[_Row]:
+    reader = csv.reader(lines, strict=True)
+    try:
+        columns = [name.strip() for name in next(reader, [])]
+        _check_columns(columns)
+        for values in reader:
+            if not values:
+                continue
+            if len(values) != len(columns):
+                raise _RowError(reader.line_num, f"{len(values)} values for {len(columns)} columns: {values!r:.100}")
+            yield _make_row(reader.line_num, dict(zip(columns, values, strict=True)))
+    except csv.Error as error:
+        raise _RowError(reader.line_num, str(error)) from error
+
+
+def _jsonl_rows(lines: Iterator[str]) -> Iterator[_Row]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise _RowError(number, f"not JSON: {error}") from error
+        if not isinstance(fields, dict):
+            raise _RowError(number, f'expected {{"uri": …, "label": …}}, got {line[:100]!r}')
+        yield _make_row(number, fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class TableSource:
+    """A table of images that lie anywhere.
+
+    Attributes:
+      path: the value of --input: the table, local or in a bucket.
+      options: `download_dir`, the download store.
+    """
+
+    path: str
+    options: Mapping[str, str]
+
+    kind: ClassVar[str]
+
+    @functools.cached_property
+    def store(self) -> DownloadStore:
+        """Where the bytes behind http(s) URIs are."""
+        return DownloadStore(self.options["download_dir"])
+
+    def _rows(self) -> Iterator[_Row]:
+        raise NotImplementedError
+
+    def _checked_rows(self) -> Iterator[_Row]:
+        """The rows; one that repeats an earlier one is dropped, one that contradicts it is an error."""
+        seen: dict[bytes, tuple[int, str, str | None]] = {}
+        try:
+            for row in self._rows():
+                # Digests instead of URIs: a table may have millions of rows.
+                key = hashlib.blake2b(row.uri.encode(), digest_size=16).digest()
+                if key not in seen:
+                    seen[key] = (row.line, row.label, row.split)
+                    yield row
+                elif seen[key][1:] != (row.label, row.split):
+                    raise _RowError(row.line, f"{row.uri} has another label or split than in line {seen[key][0]}")
+        except FileNotFoundError as error:
+            raise UsageError(f"--input={self.path}: no such file") from error
+        except IsADirectoryError as error:
+            raise UsageError(f"--input={self.path}: is a folder; --source={self.kind} wants a file") from error
+        except OSError as error:
+            raise DataError(f"{self.path}: {error}") from error
+        except _RowError as error:
+            raise DataError(f"{self.path}, {error}") from error
+        if not seen:
+            raise DataError(f"{self.path}: no rows")
+
+    def urls(self) -> Iterator[str]:
+        """The URIs that have to be downloaded before their images can be read."""
+        return (row.uri for row in self._checked_rows() if is_url(row.uri))
+
+    def items(self) -> Iterator[SourceItem]:
+        """See `Source`."""
+        for row in self._checked_rows():
+            yield SourceItem(uri=row.uri, label=row.label, split=row.split, stamp=self._stamp(row.uri))
+
+    def _stamp(self, uri: str) -> str:
+        if is_url(uri):
+            found = self.store.lookup(uri)
+            return found.stamp if found else ""
+        try:
+            return files.file_stamp(self._path(uri))[1]
+        except OSError:
+            return "absent"
+
+    def _path(self, uri: str) -> str:
+        if uri.lower().startswith("file://"):
+            return urllib.parse.unquote(urllib.parse.urlsplit(uri).path)
+        if files.is_remote(uri):
+            return uri
+        folder, _, _ = self.path.rpartition("/")
+        return f"{folder}/{uri}" if files.is_remote(self.path) else os.path.join(os.path.dirname(self.path), uri)
+
+    def read(self, item: SourceItem) -> bytes:
+        """See `Source`."""
+        try:
+            if is_url(item.uri):
+                return self.store.read(item.stamp.removeprefix("sha256:"))
+        except OSError as error:
+            raise self._download_failure(item.uri, error) from error
+        try:
+            with files.open_file(self._path(item.uri)) as file:
+                return file.read()
+        except OSError as error:
+            raise ReadError(RejectCode.UNREADABLE, error.strerror or str(error)) from error
+
+    def _download_failure(self, url: str, error: OSError) -> ReadError:
+        found = self.store.lookup(url)
+        if found is None:
+            return ReadError(RejectCode.UNREADABLE, "not downloaded")
+        return ReadError(found.code or RejectCode.UNREADABLE, found.detail or str(error))
+
+    def labels(self) -> list[str] | None:
+        """None: a table has no order of classes."""
+        return None
+
+    def fingerprint(self) -> str:
+        """Constant: everything that identifies the data stands in the items."""
+        return self.kind
+
+
+class CsvSource(TableSource):
+    """A CSV file whose first line names the columns."""
+
+    kind = "csv"
+
+    def _rows(self) -> Iterator[_Row]:
+        return _csv_rows(_lines(self.path))
+
+
+class JsonlSource(TableSource):
+    """A file with one JSON object a line."""
+
+    kind = "jsonl"
+
+    def _rows(self) -> Iterator[_Row]:
+        return _jsonl_rows(_lines(self.path))
