@@ -254,7 +254,18 @@ def build(source: Source, config: BuildConfig, beam_arguments: Sequence[str]) ->
       CommandError: the disk is full, or the like; nothing was published.
     """
     start = time.monotonic()
+    root = config.output
+    new_root = not os.path.exists(root)
     _prepare_root(config)
+    try:
+        return _build_locked(source, config, beam_arguments, start)
+    except UsageError:
+        if new_root:
+            shutil.rmtree(root)  # nothing but the empty work directory
+        raise
+
+
+def _build_locked(source: Source, config: BuildConfig, beam_arguments: Sequence[str], start: float) -> Outcome:
     root = config.output
     with publish.locked(root):
         pending = os.path.join(root, publish.WORK_DIR, "listing")

@@ -14,6 +14,7 @@ import re
 from absl import flags
 
 from beam_jobs import build
+from beam_jobs.dry_run import describe
 from beam_jobs.images import PixelPolicy
 from beam_jobs.sources import SOURCES, open_source
 from beam_jobs.splits import SplitFractions
@@ -38,6 +39,8 @@ _MIN_SIDE = flags.DEFINE_integer("min_side", PixelPolicy.min_side, "Refuse image
 _ANIMATED = flags.DEFINE_enum("animated", "first_frame", ["first_frame", "refuse"], "What becomes of animated images.")
 _MAX_REJECTS = flags.DEFINE_float("max_reject_fraction", 0.1, "Stop with exit code 65 if more images are refused.")
 _KEEP = flags.DEFINE_integer("keep_versions", None, "Remove older versions beyond this many.", lower_bound=1)
+
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and an estimate; write nothing.")
 
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9]+")
 _DATASET_NAME = re.compile(r"^[a-z][a-z0-9_]*$")
@@ -114,7 +117,10 @@ def main(arguments: list[str]) -> None:
         keep_versions=_KEEP.value,
     )
     source = open_source(_SOURCE.value, input_path=input_path, options={})
-    print(_summary(build.build(source, config, arguments)))
+    if _DRY_RUN.value:
+        print(describe(source, config, workers=len(os.sched_getaffinity(0))))
+    else:
+        print(_summary(build.build(source, config, arguments)))
 
 
 if __name__ == "__main__":

@@ -155,9 +155,10 @@ def read_cache(path: str) -> dict[str, Inspected]:
     return entries
 
 
-def _row(item: SourceItem, size: int, facts: ImageFacts) -> Row:
+def inspected_row(item: SourceItem, size: int, facts: ImageFacts) -> Row:
+    """The row of an accepted image whose file takes `size` bytes."""
     return Row(
-        id=bytes.fromhex(facts.sha256),
+        id=item.raw_id or bytes.fromhex(facts.sha256),
         pixels=bytes.fromhex(facts.pixel_sha256),
         perceptual_hash=facts.perceptual_hash,
         uri=item.uri,
@@ -202,7 +203,7 @@ def inspect_items(
         if isinstance(entry.result, Reject):
             rejects.append(RejectRow.make(item, entry.result.code, entry.result.detail))
         else:
-            rows.append(_row(item, entry.bytes, entry.result))
+            rows.append(inspected_row(item, entry.bytes, entry.result))
     if entries != known:
         lines = (_to_json(uri, entry) for uri, entry in entries.items())
         write_atomically(cache_file, "".join(f"{line}\n" for line in lines).encode())

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import NoReturn
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     PipelineOptions,
@@ -18,7 +24,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms import environments
 
 from beam_jobs import worker
-from pipeline.cli import CommandError, ExitCode, UsageError, nearest
+from pipeline.cli import CommandError, ExitCode, TryAgainError, UsageError, nearest
 
 # Starting worker processes takes seconds; one process has inspected this many images by then.
 _SMALL = 3000
@@ -89,17 +95,65 @@ def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images:
     )
 
 
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Makes Ctrl-C, SIGTERM and the death of a worker end the pipeline at once; Beam alone waits for ever.
+
+    Raises:
+      TryAgainError: the process was asked to end, or a worker died.
+      KeyboardInterrupt: Ctrl-C.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals cannot be handled here
+        return
+    launcher = os.getpid()
+    stopped_by: list[str] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        stopped_by.append("" if number == signal.SIGINT else "terminated")
+        worker.kill_all(launcher)
+        raise KeyboardInterrupt
+
+    def on_thread_error(args: threading.ExceptHookArgs) -> None:
+        if stopped_by or isinstance(args.exc_value, grpc.RpcError):
+            return  # Beam's threads fall over one another when a worker goes; the one that says so follows
+        if args.thread is None or args.thread.name != "run_worker":
+            threads_hook(args)
+        else:
+            stopped_by.append("a worker process died, probably for want of memory (fewer: --direct_num_workers)")
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    threads_hook, threading.excepthook = threading.excepthook, on_thread_error
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        if stopped_by[0]:
+            raise TryAgainError(f"{stopped_by[0]}; run the same command again to continue") from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if not stopped_by:  # else Beam's threads are still falling over
+            threading.excepthook = threads_hook
+
+
 def run(build: Callable[[beam.Pipeline], None], options: PipelineOptions, runner: FnApiRunner | None) -> None:
     """Runs the pipeline that `build` adds its steps to, to the end.
 
     Raises:
       CommandError: a step raised a `BuildError`; its message and exit code.
+      TryAgainError: the process was asked to end, or a worker died.
       Exception: whatever else the runner raises: a bug.
     """
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # it logs what it raises
     pipeline = beam.Pipeline(runner=runner, options=options)
     build(pipeline)
     try:
-        pipeline.run().wait_until_finish()
+        with _stoppable():
+            pipeline.run().wait_until_finish()
+    except CommandError:
+        raise
     except Exception as error:
         found = _BUILD_ERROR.findall(str(error))
         if not found:

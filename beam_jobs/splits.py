@@ -82,7 +82,7 @@ def cuts_by_hash(fractions: SplitFractions) -> Cuts:
     return Cuts(names=fractions.names, bounds=tuple(bounds))
 
 
-def _targets(count: int, fractions: Sequence[Fraction]) -> list[int]:
+def targets(count: int, fractions: Sequence[Fraction]) -> list[int]:
     """`count` images shared out by largest remainder; nobody gets none as long as there are enough for all."""
     exact = [count * part for part in fractions]
     shares = [int(value) for value in exact]
@@ -111,11 +111,11 @@ def cuts_by_rank(groups: Iterable[tuple[int, int]], fractions: SplitFractions) -
     splits = len(fractions.names)
     if len(ordered) < splits:
         raise DataError(f"{len(ordered)} distinct images for {splits} splits")
-    targets = _targets(sum(size for _, size in ordered), fractions.fractions)
+    shares = targets(sum(size for _, size in ordered), fractions.fractions)
     bounds: list[int] = []
     taken, total, goal = 0, 0, 0
-    for number, target in enumerate(targets[:-1], start=1):
-        goal += target
+    for number, share in enumerate(shares[:-1], start=1):
+        goal += share
         last = len(ordered) - (splits - number)  # leaves a group for each split still to come
         first = taken + 1
         while taken < last and (taken < first or abs(total + ordered[taken][1] - goal) <= abs(total - goal)):

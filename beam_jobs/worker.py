@@ -5,6 +5,7 @@ Beam's worker logs every start at INFO to stderr, whatever the options say, and 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -20,6 +21,18 @@ def command(launcher: int) -> str:
     return f"exec {sys.executable} -m beam_jobs.worker {launcher}"
 
 
+def kill_all(launcher: int) -> None:
+    """Kills the launcher's workers. Beam keeps its handles to them to itself and would wait for them to finish."""
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                arguments = file.read().split(b"\0")
+            if b"beam_jobs.worker" in arguments and str(launcher).encode() in arguments:
+                os.kill(int(name), signal.SIGKILL)
+
+
 def _die_with(launcher: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -33,6 +46,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)  # errors reach the launcher as exceptions
     from apache_beam.runners.worker import sdk_worker_main
 
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - Beam prints every exception besides passing it on
     sdk_worker_main.main(sys.argv[:1])
 
 
