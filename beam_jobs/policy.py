@@ -1,0 +1,94 @@
+"""What is accepted, what a record's image looks like, and the closed list of reasons why something is left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+# Pillow's own limit, above which its plug-ins refuse; also what TensorFlow's decoder can address with three channels.
+_HARD_MAX_PIXELS = 178_956_970
+
+
+class RejectCode(enum.Enum):
+    """Why something is not in the dataset. A closed list: rejects.jsonl, the report and the tests count by it."""
+
+    NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED = "unsupported"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_MANY_BYTES = "too_many_bytes"
+    TOO_SMALL = "too_small"
+    ANIMATED = "animated"
+    DUPLICATE = "duplicate"
+    NEAR_DUPLICATE = "near_duplicate"
+    LABEL_CONFLICT = "label_conflict"
+    TRAIN_COPY_OF_TEST = "train_copy_of_test"
+    UNREADABLE = "unreadable"
+    # Download failures.
+    HTTP_STATUS = "http_status"
+    TIMEOUT = "timeout"
+    DNS = "dns"
+    CONNECTION = "connection"
+    TLS = "tls"
+    PRIVATE_ADDRESS = "private_address"
+    BAD_URL = "bad_url"
+    ROBOTS = "robots"
+    NOAI = "noai"
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    CONTENT_TYPE = "content_type"
+    CUT_BODY = "cut_body"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reject:
+    """Why an image is refused: a code to count by and a sentence for a person."""
+
+    code: RejectCode
+    detail: str
+
+
+class Refused(Exception):
+    """An image is refused; carries the reject from where it is found to where it is returned."""
+
+    def __init__(self, code: RejectCode, detail: str) -> None:
+        super().__init__(detail)
+        self.reject = Reject(code=code, detail=detail)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PixelPolicy:
+    """What is accepted and what a record's image looks like.
+
+    Attributes:
+      max_pixels: largest declared width × height; checked before anything is decoded. Decoding takes up to 12 bytes of
+        memory a pixel.
+      max_bytes: largest source file.
+      min_side: shortest side in pixels of a record's image.
+      max_side: longest side of a record's image in pixels (larger ones shrink), or None to keep all sizes.
+      animated: "first_frame" takes the first frame or page, "refuse" rejects files with several.
+      jpeg_quality: of the JPEGs that we encode.
+      subsampling: chroma subsampling of the JPEGs that we encode, "4:2:0" or "4:4:4".
+    """
+
+    max_pixels: int = 50_000_000
+    max_bytes: int = 64 << 20
+    min_side: int = 8
+    max_side: int | None = None
+    animated: str = "first_frame"
+    jpeg_quality: int = 95
+    subsampling: str = "4:2:0"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_pixels <= _HARD_MAX_PIXELS:
+            raise ValueError(f"max_pixels must be 1 to {_HARD_MAX_PIXELS}, got {self.max_pixels}")
+        if self.max_bytes < 1 or self.min_side < 1:
+            raise ValueError(f"max_bytes and min_side must be positive, got {self.max_bytes} and {self.min_side}")
+        if self.max_side is not None and self.max_side < self.min_side:
+            raise ValueError(f"max_side must be at least min_side ({self.min_side}), got {self.max_side}")
+        if self.animated not in ("first_frame", "refuse"):
+            raise ValueError(f'animated must be "first_frame" or "refuse", got {self.animated!r}')
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ValueError(f"jpeg_quality must be 1 to 100, got {self.jpeg_quality}")
+        if self.subsampling not in ("4:2:0", "4:4:4"):
+            raise ValueError(f'subsampling must be "4:2:0" or "4:4:4", got {self.subsampling!r}')
