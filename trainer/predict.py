@@ -16,6 +16,7 @@ import io
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -139,6 +140,7 @@ def main(arguments: list[str]) -> int | None:
         raise UsageError("no images; give files or folders: python -m trainer.predict --run=RUN PHOTOS")
     if bool(FLAGS.run) == bool(FLAGS.model):
         raise UsageError("give either --run=RUN or --model=DIR")
+    warnings.filterwarnings("ignore", module="PIL")  # on damaged files, which are reported in one line each
     signature = load_signature(FLAGS.model or epath.Path(FLAGS.run) / "export")
     files = find_files(arguments)
     try:
