@@ -85,8 +85,8 @@ def run_command(
         if stray and not accepts_arguments and not keep_unknown_flags:
             fail(f'unexpected argument "{stray[0]}"; flags are written --name=value', ExitCode.USAGE)
         logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
-        # TensorFlow writes its housekeeping to the same logger.
-        logging.get_absl_logger().addFilter(
+        # TensorFlow's housekeeping goes to the same log.
+        logging.get_absl_handler().addFilter(
             lambda record: record.levelno > std_logging.INFO or "/tensorflow/python/" not in record.pathname
         )
         try:

@@ -1,0 +1,5 @@
+"""Training. Importing it quietens TensorFlow's C++ log (notes on the build and the like), unless the user set a level."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

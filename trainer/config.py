@@ -160,7 +160,7 @@ class Recipe:
       phases: one after the other.
       precision: auto (bfloat16 on TPU, else float32), float32 or bfloat16.
       steps_per_call: optimizer steps per host call: the larger, the less a TPU waits for its host.
-      selection: whether the checkpoint with the lowest validation loss is kept (best) or the last one.
+      selection: whether the weights with the highest validation accuracy are kept (best) or the last ones.
     """
 
     name: str

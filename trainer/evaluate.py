@@ -1,16 +1,31 @@
-"""Exact evaluation: every example counts once, whatever the batch size and the number of replicas."""
+r"""Exact evaluation: every example counts once, whatever the batch size and the number of replicas.
+
+As a command it scores an exported model, this run's or another's, on a split of a dataset:
+
+    python -m trainer.evaluate --model=RUN/export --data=DATA --split=test --output=predictions.jsonl
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import flags
+from etils import epath
 
+from pipeline import records
+from pipeline.cli import DataError, run_command
 from pipeline.dataset import HostSlice
+from pipeline.manifest import DatasetVersion, open_dataset
+from trainer.checkpoint import write_atomically
 from trainer.feed import distribute
+from trainer.predict import load_signature
+
+FLAGS = flags.FLAGS
 
 _EPSILON = 1e-12  # a probability of 0 in float32 must not make the loss infinite
 
@@ -82,3 +97,79 @@ class Evaluator:
             outputs.append(output[weight > 0])
             labels.append(label[weight > 0])
         return np.concatenate(outputs), np.concatenate(labels)
+
+
+def prediction_row(*, key: str, label: str, predicted: str, probability: float) -> dict[str, Any]:
+    """A row of predictions-<split>.jsonl; `key` is the record's id, `probability` that of the predicted label."""
+    return {"id": key, "label": label, "predicted": predicted, "probability": probability}
+
+
+def write_predictions(file: epath.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON line per example, in file order."""
+    write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def score_export(model: epath.PathLike, data: DatasetVersion, split: str, *, batch_size: int) -> list[dict[str, Any]]:
+    """Prediction rows of every example of a split, in file order.
+
+    Args:
+      model: an export directory; its labels may differ from the dataset's, they are compared by name.
+      data: the dataset.
+      split: name of the split.
+      batch_size: images per call.
+
+    Raises:
+      UsageError: no such split, or no exported model.
+      DataError: a damaged shard.
+    """
+    signature = load_signature(model)
+    rows: list[dict[str, Any]] = []
+    names = data.manifest.labels
+
+    def score(batch: list[records.Record]) -> None:
+        result = signature([record.image for record in batch])
+        best = result["probabilities"].max(axis=-1)
+        for record, predicted, probability in zip(batch, result["label"], best, strict=True):
+            label = names[record.label]
+            rows.append(
+                prediction_row(key=record.id, label=label, predicted=predicted.decode(), probability=float(probability))
+            )
+
+    batch: list[records.Record] = []
+    for shard in data.shard_paths(split):
+        with epath.Path(shard).open("rb") as file:
+            try:
+                for payload in records.read_frames(file):
+                    batch.append(records.decode_example(payload))
+                    if len(batch) == batch_size:
+                        score(batch)
+                        batch = []
+            except records.RecordError as error:
+                raise DataError(f"{shard}: {error}") from error
+    if batch:
+        score(batch)
+    return rows
+
+
+def main(arguments: list[str]) -> int | None:
+    del arguments
+    data = open_dataset(FLAGS.data)
+    rows = score_export(FLAGS.model, data, FLAGS.split, batch_size=32)
+    if not rows:
+        raise DataError(f"{data.path}: split {FLAGS.split} has no examples")
+    write_predictions(epath.Path(FLAGS.output), rows)
+    hits = sum(row["label"] == row["predicted"] for row in rows)
+    print(f"{FLAGS.split}: accuracy {hits / len(rows):.4f}, {len(rows)} images, predictions in {FLAGS.output}")
+    return None
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string(
+        "model", None, "An export directory, as trainer.main and trainer.export write it.", required=True
+    )
+    flags.DEFINE_string("data", None, "Dataset root, or one version directory.", required=True)
+    flags.DEFINE_string("split", "test", "Which split to score.")
+    flags.DEFINE_string(
+        "output", None, "The JSON lines file to write: id, label, predicted, probability.", required=True
+    )
+    run_command(main)

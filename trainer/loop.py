@@ -40,7 +40,7 @@ class Position:
       step: steps of the phase done.
       sums: loss, correct predictions and weight summed over the epoch so far.
       rows: metrics rows written.
-      best: validation loss, and where, of the weights selected so far; None before the first validation.
+      best: validation accuracy and loss, and where, of the weights selected so far; None before the first validation.
     """
 
     phase: int = 0
@@ -310,8 +310,9 @@ class Trainer:
                 metrics = compute_metrics(outputs, labels)
                 self._metrics.add(**where, split=VALIDATION, loss=metrics.loss, accuracy=metrics.accuracy)
                 text += f", validation loss {metrics.loss:.4f} accuracy {metrics.accuracy:.4f}"
-                if position.best is None or metrics.loss < position.best["validation_loss"]:
-                    position.best = {**where, "validation_loss": metrics.loss}
+                # Of equals the later one: it has seen more and is further down the cool-down.
+                if position.best is None or metrics.accuracy >= position.best["validation_accuracy"]:
+                    position.best = {**where, "validation_accuracy": metrics.accuracy, "validation_loss": metrics.loss}
                     text += " (best so far)"
                     if plan.recipe.selection == "best":
                         save_best(self._checkpoints, self._classifier)

@@ -23,7 +23,7 @@ from pipeline.manifest import DatasetVersion, open_dataset
 from trainer import config, export, overrides, report
 from trainer.checkpoint import build_from_recipe, load_best, write_atomically
 from trainer.config import DataFacts, Recipe
-from trainer.evaluate import Metrics, compute_metrics
+from trainer.evaluate import Metrics, compute_metrics, prediction_row, write_predictions
 from trainer.loop import TEST, TRAIN, VALIDATION, Plan, Position, Trainer
 from trainer.models import backbone_info
 from trainer.strategy import describe, is_tpu, make_strategy
@@ -83,7 +83,8 @@ def run(
         if split in data.manifest.splits:
             probabilities, labels = trainer.predict(split)
             results[split] = compute_metrics(probabilities, labels)
-            write_predictions(directory / f"predictions-{split}.jsonl", data, split, probabilities, labels)
+            rows = _prediction_rows(data, split, probabilities, labels)
+            write_predictions(directory / f"predictions-{split}.jsonl", rows)
     export.export_classifier(
         classifier,
         labels=list(data.manifest.labels),
@@ -171,16 +172,14 @@ class _StopOnSignal:
         logging.warning("%s: saving the state and stopping", signal.Signals(number).name)
 
 
-def write_predictions(
-    file: epath.Path, data: DatasetVersion, split: str, probabilities: np.ndarray, labels: np.ndarray
-) -> None:
-    """One JSON line per example, in file order: id, label, predicted label, its probability."""
+def _prediction_rows(
+    data: DatasetVersion, split: str, probabilities: np.ndarray, labels: np.ndarray
+) -> list[dict[str, Any]]:
     names = data.manifest.labels
-    rows = [
-        {"id": key, "label": names[label], "predicted": names[row.argmax()], "probability": float(row.max())}
+    return [
+        prediction_row(key=key, label=names[label], predicted=names[row.argmax()], probability=float(row.max()))
         for key, label, row in zip(dataset.example_ids(data, split), labels, probabilities, strict=True)
     ]
-    write_atomically(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _result(

@@ -24,8 +24,7 @@ SMALL = (
     "head.hidden=16",
     "phases.0.duration=2ep",
     "phases.1.duration=2ep",
-    "phases.0.lr_max=0.03",
-    "phases.1.lr_max=0.01",
+    "phases.1.lr_max=0.001",
     "phases.1.lr_min=0.0001",
 )
 

@@ -51,7 +51,7 @@ def test_overrides():
     assert overrides.differences(overrides.to_dict(recipe), overrides.to_dict(changed)) == [
         "augment.flip: true → false",
         "head.hidden: 0 → 64",
-        'phases.0.duration: "60ep" → "120st"',
+        'phases.0.duration: "30ep" → "120st"',
         "phases.1.lr_max: " + json.dumps(recipe.phases[1].lr_max) + " → 0.01",
         "resize_to: null → 260",
     ]

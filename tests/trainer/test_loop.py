@@ -29,7 +29,9 @@ def uninterrupted(tiny_data, tmp_path_factory):
 
 def test_it_learns_and_counts_every_example(tiny_data, tmp_path):
     trainer, _, position = train(tiny_data, small_recipe("phases.1.duration=12ep", "phases.1.lr_max=0.003"), tmp_path)
-    assert position.best["validation_loss"] == min(r["loss"] for r in trainer.rows if r["split"] == "validation")
+    assert position.best["validation_accuracy"] == max(
+        r["accuracy"] for r in trainer.rows if r["split"] == "validation"
+    )
     probabilities, labels = trainer.predict("test")
     assert probabilities.shape == (13, 3)
     assert sorted(labels.tolist()) == sorted(i % 3 for i in range(13))

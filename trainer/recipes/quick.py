@@ -1,0 +1,39 @@
+"""A fast one for CPUs and small images: EfficientNet-Lite0 at 64×64.
+
+python -m trainer.main --data=DATA --recipe=quick --workdir=RUN
+"""
+
+from pipeline.augment import AugmentConfig
+from trainer.config import DataFacts, OptimizerConfig, Phase, Recipe
+from trainer.models import HeadConfig
+from trainer.schedule import Duration
+
+
+def recipe(facts: DataFacts, backbone: str = "efficientnet_lite0") -> Recipe:
+    return Recipe(
+        name="quick",
+        backbone=backbone,
+        image_size=64,
+        head=HeadConfig(pooling="avg", dropout=0.2),
+        batch_size=32,
+        augment=AugmentConfig(shift=0.05, zoom=0.05),
+        optimizer=OptimizerConfig(name="adam"),
+        phases=(
+            Phase(
+                name="head",
+                duration=Duration.parse("20ep"),
+                lr_max=0.003,
+                cached_features=True,
+                trainable=(("head/", 1.0), ("backbone/", None)),
+                l2=1 / facts.num_train,
+            ),
+            Phase(
+                name="all",
+                duration=Duration.parse("8ep"),
+                lr_min=1e-5,
+                lr_max=5e-4,
+                warmup=Duration.parse("10%"),
+                flat=Duration.parse("20%"),
+            ),
+        ),
+    )
