@@ -1,4 +1,4 @@
-"""Training. Importing it quietens TensorFlow's C++ log (notes on the build and the like), unless the user set a level."""
+"""Training. Importing it quietens TensorFlow's C++ log (notes on the build), unless the user has set a level."""
 
 import os
 

@@ -9,8 +9,11 @@ Killed or pre-empted, the same command goes on where it stopped; a finished run 
 from __future__ import annotations
 
 from absl import flags
+from etils import epath
 
-from pipeline.cli import run_command
+from pipeline.cli import ExitCode, run_command
+from pipeline.manifest import open_dataset
+from trainer.request import Request
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", None, "Dataset root (or one version directory) written by beam_jobs.build_tfrecords.")
@@ -25,18 +28,23 @@ flags.DEFINE_string("tpu", "", "local (TPU VM, Colab), a Cloud TPU's name or grp
 
 def main(arguments: list[str]) -> int | None:
     del arguments
-    from trainer import run  # TensorFlow takes seconds to import: --help and flag errors should not
-
-    return run.run(
-        data_path=FLAGS.data,
-        recipe_name=FLAGS.recipe,
-        workdir=FLAGS.workdir,
+    data = open_dataset(FLAGS.data)
+    workdir = epath.Path(FLAGS.workdir)
+    request = Request(
+        data=FLAGS.data,
+        recipe=FLAGS.recipe,
         backbone=FLAGS.backbone,
         weights=FLAGS.weights,
-        assignments=FLAGS.set,
+        settings=tuple(FLAGS.set),
         seed=FLAGS.seed,
-        tpu=FLAGS.tpu,
     )
+    if request.is_done(workdir, data):
+        print(f"nothing to do: {workdir} is finished (results: {workdir / 'result.json'})")
+        return ExitCode.DONE
+
+    from trainer.run import train_and_evaluate  # takes seconds: what comes before should not
+
+    return train_and_evaluate(request, data, workdir, tpu=FLAGS.tpu)
 
 
 if __name__ == "__main__":

@@ -19,44 +19,30 @@ from etils import epath
 
 from pipeline import dataset
 from pipeline.cli import DataError, ExitCode, UsageError
-from pipeline.manifest import DatasetVersion, open_dataset
+from pipeline.manifest import DatasetVersion
 from trainer import config, export, overrides, report
 from trainer.checkpoint import build_from_recipe, load_best, write_atomically
 from trainer.config import DataFacts, Recipe
 from trainer.evaluate import Metrics, compute_metrics, prediction_row, write_predictions
 from trainer.loop import TEST, TRAIN, VALIDATION, Plan, Position, Trainer
 from trainer.models import backbone_info
+from trainer.request import Request
 from trainer.strategy import describe, is_tpu, make_strategy
 
-_FINISHED = "_SUCCESS"  # written last: its presence says that the run is whole
 _PACKAGES = ("tensorflow", "tensorflow-tpu", "keras", "keras-cv", "numpy", "pillow")
 
 
-def run(
-    *,
-    data_path: str,
-    recipe_name: str,
-    workdir: str,
-    backbone: str | None,
-    weights: str | None,
-    assignments: Sequence[str],
-    seed: int,
-    tpu: str,
-) -> ExitCode:
-    """Runs, or goes on with, the training run in `workdir`.
+def train_and_evaluate(request: Request, data: DatasetVersion, directory: epath.Path, *, tpu: str) -> ExitCode:
+    """Runs, or goes on with, the training run in `directory`.
 
     Raises:
-      UsageError: a wrong value, or `workdir` holds a run with another configuration or dataset.
+      UsageError: a wrong value, or `directory` holds a run with another configuration or dataset.
       DataError: the dataset cannot be trained on.
       TryAgainError: stopped by SIGTERM or Ctrl-C; the state is saved.
     """
-    data = open_dataset(data_path)
-    recipe = _resolve(data, recipe_name, backbone=backbone, weights=weights, assignments=assignments)
-    directory = epath.Path(workdir)
-    settings = _settings(data, data_path, recipe, seed)
-    if _is_finished(directory, settings):
-        print(f"nothing to do: {directory} is finished (test results: {directory / 'result.json'})")
-        return ExitCode.DONE
+    recipe = _resolve(request, data)
+    settings = _settings(request, data, recipe)
+    _refuse_another_run(directory, settings)
     strategy = make_strategy(tpu)
     if recipe.batch_size % strategy.num_replicas_in_sync:
         replicas = strategy.num_replicas_in_sync
@@ -69,12 +55,12 @@ def run(
     started = _now()
     logging.info("%s, %s", describe(strategy), "bfloat16" if low_precision else "float32")
     with strategy.scope():
-        classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=seed)
+        classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=request.seed)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "config.json", json.dumps(settings, indent=2) + "\n")
 
     stop = _StopOnSignal()
-    plan = Plan(recipe=recipe, data=data, seed=seed, run=directory, stop_requested=lambda: stop.requested)
+    plan = Plan(recipe=recipe, data=data, seed=request.seed, run=directory, stop_requested=lambda: stop.requested)
     trainer = Trainer(plan, classifier, strategy)
     position = trainer.train()
     load_best(directory / "checkpoints", classifier)
@@ -93,11 +79,13 @@ def run(
         preprocess=backbone_info(recipe.backbone).preprocess,
         directory=directory / "export",
     )
-    write_atomically(directory / "provenance.json", json.dumps(_provenance(data, seed, started), indent=2) + "\n")
+    write_atomically(
+        directory / "provenance.json", json.dumps(_provenance(data, request.seed, started), indent=2) + "\n"
+    )
     result = _result(plan, position, trainer.rows, results)
     write_atomically(directory / "result.json", json.dumps(result, indent=2) + "\n")
     report.write_report(directory, data)
-    write_atomically(directory / _FINISHED, "")
+    request.mark_done(directory, data)
     for split, metrics in results.items():
         print(f"{split}: accuracy {metrics.accuracy:.4f}, loss {metrics.loss:.4f}, {metrics.examples} images")
     print(result["diagnosis"])
@@ -105,9 +93,7 @@ def run(
     return ExitCode.DONE
 
 
-def _resolve(
-    data: DatasetVersion, name: str, *, backbone: str | None, weights: str | None, assignments: Sequence[str]
-) -> Recipe:
+def _resolve(request: Request, data: DatasetVersion) -> Recipe:
     manifest = data.manifest
     if TRAIN not in manifest.splits or not manifest.num_examples(TRAIN):
         raise DataError(f"{data.path}: no examples in split {TRAIN}; it has {', '.join(manifest.splits)}")
@@ -118,44 +104,36 @@ def _resolve(
         num_classes=manifest.num_classes,
         max_side=max(manifest.max_height, manifest.max_width),
     )
-    recipe = config.load_recipe(name, facts, backbone=backbone)
-    if weights:
-        assignments = [f"weights={weights}", *assignments]
-    recipe = overrides.override(recipe, assignments)
+    recipe = config.load_recipe(request.recipe, facts, backbone=request.backbone)
+    weights = [f"weights={request.weights}"] if request.weights else []
+    recipe = overrides.override(recipe, [*weights, *request.settings])
     for phase in recipe.phases:
         phase.learning_rates(steps_per_epoch=-(-facts.num_train // recipe.batch_size))  # refuses what does not fit
     return recipe
 
 
-def _settings(data: DatasetVersion, data_path: str, recipe: Recipe, seed: int) -> dict[str, Any]:
+def _settings(request: Request, data: DatasetVersion, recipe: Recipe) -> dict[str, Any]:
     """What config.json holds: all that decides what the run computes."""
     return {
-        "data": data_path,
+        "data": request.data,
         "dataset_version": data.manifest.version,
         "dataset_fingerprint": data.manifest.source_fingerprint,
         "labels": list(data.manifest.labels),
-        "seed": seed,
+        "seed": request.seed,
         "recipe": overrides.to_dict(recipe),
     }
 
 
-def _is_finished(directory: epath.Path, settings: dict[str, Any]) -> bool:
-    """Whether this very run is finished.
-
-    Raises:
-      UsageError: the directory holds another run (the message lists what differs).
-    """
+def _refuse_another_run(directory: epath.Path, settings: dict[str, Any]) -> None:
+    """UsageError, listing what differs, if `directory` holds a run with other settings."""
     file = directory / "config.json"
-    if not file.exists():
-        return False
-    changed = overrides.differences(json.loads(file.read_text()), settings)
+    changed = overrides.differences(json.loads(file.read_text()), settings) if file.exists() else []
     if changed:
         lines = "\n  ".join(changed)
         raise UsageError(
             f"--workdir={directory} holds a run with another configuration:\n  {lines}\n"
             "take another --workdir, or the old configuration to go on with it"
         )
-    return (directory / _FINISHED).exists()
 
 
 class _StopOnSignal:
