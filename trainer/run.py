@@ -21,7 +21,7 @@ from pipeline import dataset
 from pipeline.cli import DataError, ExitCode, UsageError
 from pipeline.manifest import DatasetVersion
 from trainer import config, export, overrides, report
-from trainer.checkpoint import build_from_recipe, load_best, write_atomically
+from trainer.checkpoint import build_from_recipe, load_best, read_config, write_atomically
 from trainer.config import DataFacts, Recipe
 from trainer.evaluate import Metrics, compute_metrics, prediction_row, write_predictions
 from trainer.loop import TEST, TRAIN, VALIDATION, Plan, Position, Trainer
@@ -79,9 +79,9 @@ def train_and_evaluate(request: Request, data: DatasetVersion, directory: epath.
         preprocess=backbone_info(recipe.backbone).preprocess,
         directory=directory / "export",
     )
-    write_atomically(
-        directory / "provenance.json", json.dumps(_provenance(data, request.seed, started), indent=2) + "\n"
-    )
+    provenance = _provenance(data, request.seed, started)
+    write_atomically(directory / "provenance.json", json.dumps(provenance, indent=2) + "
+")
     result = _result(plan, position, trainer.rows, results)
     write_atomically(directory / "result.json", json.dumps(result, indent=2) + "\n")
     report.write_report(directory, data)
@@ -125,9 +125,10 @@ def _settings(request: Request, data: DatasetVersion, recipe: Recipe) -> dict[st
 
 
 def _refuse_another_run(directory: epath.Path, settings: dict[str, Any]) -> None:
-    """UsageError, listing what differs, if `directory` holds a run with other settings."""
-    file = directory / "config.json"
-    changed = overrides.differences(json.loads(file.read_text()), settings) if file.exists() else []
+    """UsageError, listing what differs, if `directory` holds a run with other settings that has got somewhere."""
+    if not (directory / "checkpoints").exists():
+        return
+    changed = overrides.differences(read_config(directory), settings)
     if changed:
         lines = "\n  ".join(changed)
         raise UsageError(
