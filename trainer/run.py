@@ -80,8 +80,7 @@ def train_and_evaluate(request: Request, data: DatasetVersion, directory: epath.
         directory=directory / "export",
     )
     provenance = _provenance(data, request.seed, started)
-    write_atomically(directory / "provenance.json", json.dumps(provenance, indent=2) + "
-")
+    write_atomically(directory / "provenance.json", json.dumps(provenance, indent=2) + "\n")
     result = _result(plan, position, trainer.rows, results)
     write_atomically(directory / "result.json", json.dumps(result, indent=2) + "\n")
     report.write_report(directory, data)
