@@ -1,17 +1,9 @@
-"""Downloads a list of URLs into a `DownloadStore`: what is still to do, retries, many at a time, and the Beam stage.
-
-URLs travel in files, one a partition, and the bytes stay in the store: nothing goes through a shuffle. All URLs of one
-host lie in one partition, so the limit of requests to a host holds over all workers without their knowing of each other
-(for hosts that only redirects lead to, it holds per worker).
-"""
+"""Downloads a list of URLs into a `DownloadStore`: what is still to do, many at a time, with retries."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import hashlib
-import json
-import os
 import queue
 import random
 import tempfile
@@ -19,18 +11,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 
-import apache_beam as beam
-
-from beam_jobs.download_schedule import DEAD_HOST_FAILURES, Schedule, Task, host_of
+from beam_jobs.download_schedule import DEAD_HOST_FAILURES, Schedule, Task
 from beam_jobs.download_store import Download, DownloadStore
 from beam_jobs.fetch import Fetcher, FetchPolicy
 from beam_jobs.http_errors import FetchError
 from beam_jobs.images import RejectCode
-from beam_jobs.progress import Counter
 
-STAGE = "downloading"
-
-_PARTITIONS = 64  # bounds how many workers can download at once
 _MEMORY_BYTES = 1 << 20  # a body larger than this waits on disk
 _LOOKUP_THREADS = 16
 _SILENCE = frozenset({RejectCode.DNS, RejectCode.CONNECTION, RejectCode.TIMEOUT, RejectCode.TLS})
@@ -162,63 +148,3 @@ class _Worker:
         failed = self.store.put_failure(task.url, code=code, detail=detail, policy=self.policy.fetch.digest())
         self.schedule.finish(task, host_is_silent=code in _SILENCE)
         return failed
-
-
-def write_partitions(urls: Iterable[str], directory: str) -> list[str]:
-    """Writes the URLs into files, one host's all into the same one; returns the files' paths."""
-    partitions: dict[int, list[str]] = {}
-    for url in urls:
-        digest = hashlib.blake2b(host_of(url).encode(), digest_size=4).digest()
-        partitions.setdefault(int.from_bytes(digest, "big") % _PARTITIONS, []).append(url)
-    os.makedirs(directory, exist_ok=True)
-    paths = []
-    for number, members in sorted(partitions.items()):
-        paths.append(os.path.join(directory, f"urls-{number:02d}.json"))
-        with open(paths[-1], "w", encoding="utf-8") as file:
-            json.dump(members, file)
-    return paths
-
-
-class _DownloadPartition(beam.DoFn):
-    """Path of a partition's file → nothing; leaves blobs and failures in the store."""
-
-    def __init__(self, store: DownloadStore, policy: DownloadPolicy, progress: str) -> None:
-        self._store = store
-        self._policy = policy
-        self._progress_directory = progress
-
-    def setup(self) -> None:
-        self._progress = Counter(self._progress_directory, STAGE)
-
-    def process(self, path: str) -> None:
-        with open(path, encoding="utf-8") as file:
-            urls = json.load(file)
-        # A bundle may run twice: what it stored the first time is not fetched again.
-        todo = pending(urls, self._store, dataclasses.replace(self._policy, retry_failed=True))
-        self._progress.add(len(urls) - len(todo))
-        fetcher = Fetcher(self._policy.fetch)
-        try:
-            for _ in download(todo, self._store, self._policy, fetcher=fetcher):
-                self._progress.add()
-        finally:
-            fetcher.close()
-            self._progress.flush()
-
-
-class DownloadAll(beam.PTransform):
-    """A pipeline's root: downloads the URLs in files that `write_partitions` wrote.
-
-    Args:
-      paths: of the files.
-      store: where the bytes go.
-      policy: limits.
-      progress: directory for the workers' counters (stage `STAGE`).
-    """
-
-    def __init__(self, paths: list[str], store: DownloadStore, policy: DownloadPolicy, *, progress: str) -> None:
-        super().__init__()
-        self._paths = paths
-        self._stage = _DownloadPartition(store, policy, progress)
-
-    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection:
-        return root | "Hosts" >> beam.Create(self._paths) | beam.Reshuffle() | "Download" >> beam.ParDo(self._stage)

@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import importlib
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from beam_jobs.download_store import DownloadStore
 from beam_jobs.images import RejectCode
 from pipeline.cli import UsageError, nearest
 
@@ -87,6 +88,18 @@ class Source(Protocol):
 
     def fingerprint(self) -> str:
         """Identifies what the items do not show (an archive's digest, a version); equal data, equal text."""
+
+
+@runtime_checkable
+class RemoteSource(Source, Protocol):
+    """A source some of whose images must be downloaded before they are listed and read."""
+
+    @property
+    def store(self) -> DownloadStore:
+        """Where the downloads go, and where `read` finds them."""
+
+    def urls(self) -> Iterator[str]:
+        """The URLs of all images that come from elsewhere. Raises what `items` raises."""
 
 
 # name → (module, class); the class takes (input, options). Modules load on demand: none may slow down the others.

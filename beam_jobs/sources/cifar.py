@@ -200,9 +200,9 @@ class CifarSource:
             raise UsageError(f"--input={self.path}: no such file or folder; give the official CIFAR archive")
         inner = [path for name in self.folders if os.path.isdir(path := os.path.join(self.path, name))]
         path = inner[0] if inner else self.path
-        names = sorted(os.listdir(path)) if os.path.isdir(path) else [""]
-        stamps = [(name, os.stat(os.path.join(path, name))) for name in names]
-        key = json.dumps([os.path.realpath(path), [(name, s.st_size, s.st_mtime_ns) for name, s in stamps]])
+        files = [os.path.join(path, name) for name in sorted(os.listdir(path))] if os.path.isdir(path) else [path]
+        stamps = [(os.path.realpath(file), os.stat(file)) for file in files]
+        key = json.dumps([(file, status.st_size, status.st_mtime_ns) for file, status in stamps])
         digest = hashlib.sha256(key.encode()).hexdigest()[:16]
         directory = os.path.join(self.options["work_dir"], f"{self.name}-{digest}")
         if not os.path.isdir(directory):

@@ -94,13 +94,13 @@ class _Unpickler(pickle.Unpickler):
         if not isinstance(value, array_type):
             raise BatchError(f"expected an array, got {type(value).__name__}")
         shape, dtype, fortran, raw = value.parts or ((), None, False, b"")
-        if not isinstance(dtype, dtype_type) or dtype.code not in ("u1", "i8", "i4") or not isinstance(raw, bytes):
+        if not isinstance(dtype, dtype_type) or dtype.code not in ("u1", "i8", "i4"):
             raise BatchError("an array of a type that no official archive has")
         kind = np.dtype(f"<{dtype.code}")
         if not isinstance(shape, tuple) or not all(isinstance(side, int) and side >= 0 for side in shape):
             raise BatchError(f"an array of shape {shape!r}")
-        if math.prod(shape) * kind.itemsize != len(raw):
-            raise BatchError(f"an array of shape {list(shape)} from {len(raw)} bytes")
+        if not isinstance(raw, (bytes, bytearray)) or math.prod(shape) * kind.itemsize != len(raw):
+            raise BatchError(f"an array of shape {list(shape)} from other than as many bytes")
         return np.frombuffer(raw, kind).reshape(shape, order="F" if fortran else "C")
 
 

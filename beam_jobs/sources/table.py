@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import os
+import unicodedata
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -25,7 +26,7 @@ from pipeline.cli import DataError, UsageError, nearest
 
 _REQUIRED = ("uri", "label")
 _SPLITS = ("train", "validation", "test")
-_MAX_LINE = 1 << 16
+_UNWRITABLE = ("Cc", "Cs")  # control characters; halves of a UTF-16 pair, which JSON can spell but UTF-8 cannot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ def _make_row(line: int, fields: Mapping[str, Any]) -> _Row:
     for name in _REQUIRED:
         if not texts[name]:
             raise _RowError(line, f'no "{name}"')
-        if not texts[name].isprintable():
+        if any(unicodedata.category(char) in _UNWRITABLE for char in texts[name]):
             raise _RowError(line, f'"{name}" holds control characters: {texts[name][:100]!r}')
     split = texts["split"] or None
     if split is not None and split not in _SPLITS:

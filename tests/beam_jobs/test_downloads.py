@@ -15,8 +15,9 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.addresses import ANY_NETWORK
+from beam_jobs.download_stage import DownloadAll, write_partitions
 from beam_jobs.download_store import DownloadStore
-from beam_jobs.downloads import DownloadAll, DownloadPolicy, backoff, download, pending, write_partitions
+from beam_jobs.downloads import DownloadPolicy, backoff, download, pending
 from beam_jobs.fetch import PRODUCT, Fetcher, FetchPolicy, parse_url
 from beam_jobs.http_errors import FetchError, parse_retry_after
 from beam_jobs.images import RejectCode
@@ -409,7 +410,7 @@ def test_beam_stage_downloads_everything_once(server, store, tmp_path, mode):
         paths = write_partitions(todo, str(tmp_path / "urls"))
         options = PipelineOptions(runner="FnApiRunner", direct_running_mode=mode, direct_num_workers=2)
         with beam.Pipeline(options=options) as pipeline:
-            _ = pipeline | "Urls" >> DownloadAll(paths, store, POLICY, progress=str(progress))
+            _ = pipeline | "Urls" >> DownloadAll(paths, store, POLICY, counters=str(progress))
     assert all(server.hits(f"/unique/{i}") == 1 for i in range(40))
     assert store.read(store.lookup(urls[7]).sha256) == b"7" * 10
     assert store.lookup(urls[-1]).code is RejectCode.HTTP_STATUS

@@ -1,0 +1,207 @@
+"""Tables of URIs: every kind of URI, and every kind of mistake named with its line."""
+
+import io
+import json
+import pickle
+import time
+
+import pytest
+from apache_beam.io.localfilesystem import LocalFileSystem
+
+from beam_jobs.download_store import DownloadStore
+from beam_jobs.images import RejectCode
+from beam_jobs.sources import ReadError, RemoteSource, open_source
+from pipeline.cli import DataError, UsageError
+
+
+class BucketFileSystem(LocalFileSystem):
+    """bucket://… stands for a cloud's file system: Beam finds it by its scheme, like gs://."""
+
+    root = ""
+
+    @classmethod
+    def scheme(cls):
+        return "bucket"
+
+    def _local(self, path):
+        return path.replace("bucket://", f"{self.root}/")
+
+    def open(self, path, *args, **kwargs):
+        return super().open(self._local(path), *args, **kwargs)
+
+    def create(self, path, *args, **kwargs):
+        return super().create(self._local(path), *args, **kwargs)
+
+    def metadata(self, path):
+        return super().metadata(self._local(path))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"a")
+    (tmp_path / "photos" / "b c.jpg").write_bytes(b"bb")
+    BucketFileSystem.root = str(tmp_path / "photos")
+    return tmp_path
+
+
+def table(path, text, kind="csv"):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return open_source(kind, input_path=str(path), options={"download_dir": str(path.parent / "store")})
+
+
+def rows(source):
+    return [(item.uri, item.label, item.split) for item in source.items()]
+
+
+def test_local_files_relative_absolute_and_as_urls(folder):
+    uris = ["photos/a.jpg", "photos/b c.jpg", f"{folder}/photos/./a.jpg", f"file://{folder}/photos/b%20c.jpg"]
+    source = table(folder / "t.csv", "uri,label,split\n" + "".join(f"{uri},cat,\n" for uri in uris))
+    items = list(source.items())
+    assert [item.uri for item in items] == uris
+    assert [pickle.loads(pickle.dumps(source)).read(item) for item in items] == [b"a", b"bb", b"a", b"bb"]
+    assert [item.stamp.split(":")[0] for item in items] == ["1", "2", "1", "2"]
+    before = items[0].stamp
+    (folder / "photos" / "a.jpg").write_bytes(b"c")
+    assert next(source.items()).stamp != before
+
+
+def test_csv_and_jsonl_say_the_same(folder):
+    csv = table(
+        folder / "t.csv",
+        b"\xef\xbb\xbfsplit, label ,uri,photographer\r\n"
+        b'train,"cat, big",photos/a.jpg,me\r\n\r\n,"x ""y""",photos/b c.jpg,\r\n',
+    )
+    lines = [
+        {"uri": "photos/a.jpg", "label": "cat, big", "split": "train", "photographer": 1},
+        {"uri": "photos/b c.jpg", "label": 'x "y"', "split": None},
+    ]
+    jsonl = table(folder / "t.jsonl", "\n\n".join(map(json.dumps, lines)), kind="jsonl")
+    expected = [("photos/a.jpg", "cat, big", "train"), ("photos/b c.jpg", 'x "y"', None)]
+    assert rows(csv) == rows(jsonl) == expected
+    assert csv.labels() is None
+
+
+def test_files_in_a_bucket(folder):
+    (folder / "photos" / "t.csv").write_text("uri,label\na.jpg,cat\nbucket://b c.jpg,dog\nbucket://none.jpg,dog\n")
+    source = open_source("csv", input_path="bucket://t.csv", options={"download_dir": "unused"})
+    items = list(source.items())
+    assert [source.read(item) for item in items[:2]] == [b"a", b"bb"]
+    assert items[0].stamp.startswith("1:")
+    assert items[2].stamp == "absent"
+
+
+def test_the_download_store_may_lie_in_a_bucket(folder):
+    store = DownloadStore("bucket://")
+    store = DownloadStore(store.root.rstrip("/") + "//store")
+    url = "http://example.com/x.jpg"
+    assert store.lookup(url) is None
+    done = store.put(url, io.BytesIO(b"bytes"), final_url=url)
+    assert store.lookup(url) == done
+    assert store.has_blob(done)
+    assert store.read(done.sha256) == b"bytes"
+
+
+def test_unknown_file_systems_are_rejects_that_name_the_fix(folder):
+    source = table(folder / "t.csv", "uri,label\nnofs://bucket/a.jpg,cat\n")
+    (item,) = source.items()
+    with pytest.raises(ReadError, match="filesystem|install") as caught:
+        source.read(item)
+    assert caught.value.code is RejectCode.UNREADABLE
+
+
+def test_urls_are_read_from_the_store(folder):
+    source = table(folder / "t.csv", "uri,label\nhttp://x.example/1,cat\nhttps://x.example/2,dog\nphotos/a.jpg,cat\n")
+    assert isinstance(source, RemoteSource)
+    urls = list(source.urls())
+    assert urls == ["http://x.example/1", "https://x.example/2"]
+    assert [item.stamp for item in source.items()][:2] == ["", ""]
+    with pytest.raises(ReadError, match="not downloaded"):
+        source.read(next(source.items()))
+    source.store.put(urls[0], io.BytesIO(b"bytes"), final_url=urls[0])
+    source.store.put_failure(urls[1], code=RejectCode.NOAI, detail="X-Robots-Tag: noai", policy="p")
+    first, second, _ = source.items()
+    assert source.read(first) == b"bytes"
+    assert first.stamp.startswith("sha256:")
+    with pytest.raises(ReadError, match="X-Robots-Tag") as caught:
+        source.read(second)
+    assert caught.value.code is RejectCode.NOAI
+
+
+def test_missing_files_are_rejects(folder):
+    source = table(folder / "t.csv", "uri,label\nphotos/none.jpg,cat\nphotos,cat\n")
+    for item in source.items():
+        with pytest.raises(ReadError) as caught:
+            source.read(item)
+        assert caught.value.code is RejectCode.UNREADABLE
+
+
+def test_repeated_rows_count_once_and_contradictions_are_errors(folder):
+    text = "uri,label,split\nphotos/a.jpg,cat,train\nphotos/a.jpg,cat,train\n"
+    assert len(rows(table(folder / "t.csv", text))) == 1
+    with pytest.raises(DataError, match=r"line 4: photos/a.jpg has another label or split than in line 2"):
+        rows(table(folder / "t.csv", text + "photos/a.jpg,dog,train\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", 'line 1: no column "uri"'),
+        ("a.jpg,cat\n", 'line 1: no column "uri"'),
+        ("uri,lable\n", 'line 1: no column "label"'),
+        ("uri,label,splt\n", 'line 1: column "splt" is unknown. Did you mean "split"'),
+        ("uri,label,uri\n", 'line 1: column "uri" appears twice'),
+        ("uri,label\n", "no rows"),
+        ("uri,label\na.jpg\n", "line 2: 1 values for 2 columns"),
+        ("uri,label\na.jpg,cat\nb.jpg,cat,dog\n", "line 3: 3 values for 2 columns"),
+        ("uri,label\na.jpg,\n", 'line 2: no "label"'),
+        ("uri,label\n ,cat\n", 'line 2: no "uri"'),
+        (
+            "uri,label,split\na.jpg,cat,tset\n",
+            'line 2: split "tset" is none of train, validation, test. Did you mean "test"',
+        ),
+        ('uri,label\na.jpg,"cat\n', "line 2: unexpected end of data"),
+        ('uri,label\na.jpg,"cat"x\n', "line 2: "),
+        ("uri,label\na.jpg,c\x07t\n", 'line 2: "label" holds control characters'),
+        (b"uri,label\na.jpg,caf\xe9\n", "line 2: not UTF-8"),
+        ("uri,label\n" + "x" * 200_000 + ",cat\n", "line 2: field larger than"),
+        ('uri,label\na.jpg,"two\nlines"\n', 'line 3: "label" holds control characters'),
+    ],
+)
+def test_mistakes_in_csv(folder, text, message):
+    with pytest.raises(DataError, match=message.replace("(", r"\(").replace(".", r"\.")) as caught:
+        rows(table(folder / "t.csv", text))
+    assert str(folder / "t.csv") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"uri": "a", "label": "b"}\n{"uri": "a"', "line 2: not JSON"),
+        ('{"uri": "a"}', 'line 1: no "label"'),
+        ('["a", "b"]', "line 1: expected"),
+        ('{"uri": "a", "label": 3}', 'line 1: "label" is 3, expected text'),
+        ('{"uri": "a", "label": "b", "split": ["train"]}', 'line 1: "split" is'),
+        ('{"uri": "a", "label": "\\ud800"}', 'line 1: "label" holds'),
+        ('{"uri": "a", "label": "b", "split": "valid"}', 'line 1: split "valid" is none of'),
+        ("[" * 100_000, "line 1: not JSON"),
+    ],
+)
+def test_mistakes_in_jsonl(folder, text, message):
+    with pytest.raises(DataError, match=message):
+        rows(table(folder / "t.jsonl", text, kind="jsonl"))
+
+
+def test_missing_tables(folder):
+    with pytest.raises(UsageError, match="no such file"):
+        rows(open_source("csv", input_path=str(folder / "none.csv"), options={}))
+    with pytest.raises(UsageError, match="is a folder"):
+        rows(open_source("csv", input_path=str(folder), options={}))
+
+
+def test_a_hundred_thousand_rows_list_quickly(folder):
+    lines = "".join(f"http://x.example/{i},class{i % 10}\n" for i in range(100_000))
+    source = table(folder / "t.csv", "uri,label\n" + lines)
+    start = time.process_time()
+    assert sum(1 for _ in source.items()) == 100_000
+    assert time.process_time() - start < 10
