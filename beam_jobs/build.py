@@ -12,12 +12,16 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-from beam_jobs import publish
+import PIL
+from PIL import features
+
+from beam_jobs import downloads, publish
 from beam_jobs.card import dataset_card, write_tfds_metadata
 from beam_jobs.images import PixelPolicy
 from beam_jobs.inspection import Listing, cache_key, write_atomically, write_listing
+from beam_jobs.previous import PreviousVersion
 from beam_jobs.shards import ShardReport
-from beam_jobs.sources import Source
+from beam_jobs.sources import RemoteSource, Source
 from beam_jobs.splits import SplitFractions
 from beam_jobs.statistics import Tally, merged, statistics_json
 from pipeline.cli import DataError, UsageError
@@ -42,6 +46,7 @@ class BuildConfig:
       max_reject_fraction: above this part of refused images nothing is published.
       output: the dataset root.
       keep_versions: versions to keep, or None for all.
+      download: how URLs are downloaded.
     """
 
     source_name: str
@@ -54,6 +59,7 @@ class BuildConfig:
     max_reject_fraction: float
     output: str
     keep_versions: int | None = None
+    download: downloads.DownloadPolicy = dataclasses.field(default_factory=downloads.DownloadPolicy)
 
     def content(self) -> dict[str, Any]:
         """The settings that decide what the dataset holds, for the manifest and the build's key."""
@@ -66,8 +72,13 @@ class BuildConfig:
             "validation_fraction": self.validation_fraction,
             "seed": self.seed,
             "max_reject_fraction": self.max_reject_fraction,
-            **{f"policy.{key}": value for key, value in dataclasses.asdict(self.policy).items()},
+            **self.encoding(),
         }
+
+    def encoding(self) -> dict[str, Any]:
+        """The settings that decide the bytes of an encoded image; another JPEG encoder is another setting."""
+        policy = {f"policy.{key}": value for key, value in dataclasses.asdict(self.policy).items()}
+        return {**policy, "encoder": f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,6 +199,18 @@ def _finish(
     return manifest, tallies
 
 
+def _previous(config: BuildConfig) -> PreviousVersion | None:
+    """The newest version, if its images were encoded as this build would encode them."""
+    for version in publish.versions(config.output)[-1:]:
+        directory = os.path.join(config.output, VERSIONS_DIR, version)
+        with open(os.path.join(directory, MANIFEST_FILE), encoding="utf-8") as file:
+            manifest = Manifest.from_json(file.read())
+        if all(manifest.build.get(key) == value for key, value in config.encoding().items()):
+            names = {split: tuple(shard.name for shard in part) for split, part in manifest.splits.items()}
+            return PreviousVersion(directory=directory, shards=names)
+    return None
+
+
 def _run_pipeline(
     work: str,
     source: Source,
@@ -221,6 +244,7 @@ def _run_pipeline(
         listing=listing.directory,
         cache=cache,
         staging=staging,
+        previous=_previous(config),
         **directories,
     )
     options = runner.parse_options(beam_arguments, own_flags=())
@@ -234,6 +258,18 @@ def _run_pipeline(
         raise DataError(f"{plan['error']}; nothing was published{table}")
     os.unlink(plan_file)
     return plan
+
+
+def _download(source: RemoteSource, config: BuildConfig, beam_arguments: Sequence[str]) -> None:
+    """Brings what the source's URLs lead to into its store, as far as it is not there. Raises CommandError."""
+    urls = downloads.pending(source.urls(), source.store, config.download)
+    if not urls:
+        return
+    from beam_jobs import download_stage  # with Beam, see _run_pipeline
+
+    work = os.path.join(config.output, publish.WORK_DIR, "download")
+    shutil.rmtree(work, ignore_errors=True)
+    download_stage.run(urls, source.store, config.download, work=work, beam_arguments=beam_arguments)
 
 
 def _prepare_root(config: BuildConfig) -> None:
@@ -268,6 +304,8 @@ def build(source: Source, config: BuildConfig, beam_arguments: Sequence[str]) ->
 def _build_locked(source: Source, config: BuildConfig, beam_arguments: Sequence[str], start: float) -> Outcome:
     root = config.output
     with publish.locked(root):
+        if isinstance(source, RemoteSource):
+            _download(source, config, beam_arguments)
         pending = os.path.join(root, publish.WORK_DIR, "listing")
         shutil.rmtree(pending, ignore_errors=True)
         listing = write_listing(source, pending)

@@ -10,11 +10,15 @@ from __future__ import annotations
 import logging
 import os
 import re
+import tempfile
 
 from absl import flags
 
-from beam_jobs import build
+from beam_jobs import build, publish
+from beam_jobs.addresses import ANY_NETWORK
+from beam_jobs.downloads import DownloadPolicy
 from beam_jobs.dry_run import describe
+from beam_jobs.fetch import USER_AGENT, FetchPolicy
 from beam_jobs.images import PixelPolicy
 from beam_jobs.sources import SOURCES, open_source
 from beam_jobs.splits import SplitFractions
@@ -39,7 +43,16 @@ _MIN_SIDE = flags.DEFINE_integer("min_side", PixelPolicy.min_side, "Refuse image
 _ANIMATED = flags.DEFINE_enum("animated", "first_frame", ["first_frame", "refuse"], "What becomes of animated images.")
 _MAX_REJECTS = flags.DEFINE_float("max_reject_fraction", 0.1, "Stop with exit code 65 if more images are refused.")
 _KEEP = flags.DEFINE_integer("keep_versions", None, "Remove older versions beyond this many.", lower_bound=1)
-
+_DOWNLOAD_DIR = flags.DEFINE_string("download_dir", None, "The store of downloads (default: inside the output).")
+_DOWNLOAD_SECONDS = flags.DEFINE_float("download_timeout", 120, "Seconds for one URL, all its attempts together.")
+_PER_HOST = flags.DEFINE_integer("downloads_per_host", 4, "Downloads at a time from one host.", lower_bound=1)
+_RETRY_FAILED = flags.DEFINE_bool("retry_failed", False, "Download again what failed in an earlier run.")
+_ALLOW_PRIVATE = flags.DEFINE_bool(
+    "allow_private_addresses", False, "Let URLs lead to private, loopback, link-local and metadata addresses."
+)
+_IGNORE_ROBOTS = flags.DEFINE_bool("ignore_robots", False, "Ignore robots.txt and X-Robots-Tag: noai, noimageai.")
+_USER_AGENT = flags.DEFINE_string("user_agent", USER_AGENT, "Name/version (contact) that downloads introduce us with.")
+_TFDS_DIR = flags.DEFINE_string("tfds_data_dir", None, "Where TFDS keeps prepared sets (default: TFDS's own).")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and an estimate; write nothing.")
 
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9]+")
@@ -48,7 +61,10 @@ _DATASET_NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 
 def _dataset_name(input_path: str) -> str:
     if _NAME.value is None:
-        base = os.path.basename(os.path.abspath(input_path)).lower()
+        is_tfds_name = _SOURCE.value.partition(":")[0] == "tfds" and not os.path.isdir(input_path)
+        base = (
+            re.split("[/:]", input_path)[0] if is_tfds_name else os.path.basename(os.path.abspath(input_path)).lower()
+        )
         name = _NOT_IN_A_NAME.sub("_", base.split(".")[0]).strip("_")
         return name if _DATASET_NAME.match(name) else f"images_{name}".strip("_")
     if not _DATASET_NAME.match(_NAME.value):
@@ -58,14 +74,30 @@ def _dataset_name(input_path: str) -> str:
 
 def _paths() -> tuple[str, str]:
     """--input and --output."""
-    if not _INPUT.value or not _OUTPUT.value:
-        raise UsageError(f"--{'output' if _INPUT.value else 'input'} is missing (--help lists the flags)")
-    source, output = os.path.realpath(_INPUT.value), os.path.realpath(_OUTPUT.value)
+    # A source may name its input itself: --source=tfds:mnist.
+    input_path = _INPUT.value or _SOURCE.value.partition(":")[2]
+    if not input_path or not _OUTPUT.value:
+        raise UsageError(f"--{'output' if input_path else 'input'} is missing (--help lists the flags)")
+    source, output = os.path.realpath(input_path), os.path.realpath(_OUTPUT.value)
     if os.path.isdir(source) and os.path.commonpath([source, output]) == source:
         raise UsageError(
             f"--output={_OUTPUT.value} lies inside --input={_INPUT.value}; the next build would read it as input"
         )
-    return _INPUT.value, _OUTPUT.value
+    return input_path, _OUTPUT.value
+
+
+def _download_policy() -> DownloadPolicy:
+    try:
+        fetch = FetchPolicy(
+            user_agent=_USER_AGENT.value,
+            max_bytes=PixelPolicy.max_bytes,
+            per_host=_PER_HOST.value,
+            allowed_networks=ANY_NETWORK if _ALLOW_PRIVATE.value else (),
+            obey_robots=not _IGNORE_ROBOTS.value,
+        )
+        return DownloadPolicy(fetch=fetch, total_seconds=_DOWNLOAD_SECONDS.value, retry_failed=_RETRY_FAILED.value)
+    except ValueError as error:
+        raise UsageError(f"download flags: {error}") from error
 
 
 def _fraction(flag: flags.FlagHolder[float]) -> float:
@@ -115,11 +147,20 @@ def main(arguments: list[str]) -> None:
         max_reject_fraction=_fraction(_MAX_REJECTS),
         output=output,
         keep_versions=_KEEP.value,
+        download=_download_policy(),
     )
-    source = open_source(_SOURCE.value, input_path=input_path, options={})
+    options = {
+        "download_dir": _DOWNLOAD_DIR.value or os.path.join(output, publish.WORK_DIR, "downloads"),
+        "work_dir": os.path.join(output, publish.WORK_DIR, "unpacked"),
+        "tfds_data_dir": _TFDS_DIR.value or "",
+    }
     if _DRY_RUN.value:
-        print(describe(source, config, workers=len(os.sched_getaffinity(0))))
+        with tempfile.TemporaryDirectory() as work:
+            options |= {"work_dir": work, "dry_run": "yes"}
+            source = open_source(_SOURCE.value, input_path=input_path, options=options)
+            print(describe(source, config, workers=len(os.sched_getaffinity(0))))
     else:
+        source = open_source(_SOURCE.value, input_path=input_path, options=options)
         print(_summary(build.build(source, config, arguments)))
 
 

@@ -20,6 +20,7 @@ import apache_beam as beam
 from beam_jobs import exact, splits
 from beam_jobs.images import PixelPolicy, RejectCode
 from beam_jobs.inspection import BUCKETS, inspect_items, read_bucket, write_atomically
+from beam_jobs.previous import PreviousVersion
 from beam_jobs.progress import Counter
 from beam_jobs.rows import Row, pack, unpack, unpack_rejects
 from beam_jobs.shards import SourceChanged, make_record, num_shards, record_bytes, shard_name, shard_of, write_shard
@@ -66,6 +67,7 @@ class JobConfig:
       staging: directory in which the dataset version is put together.
       reports: directory for the shards' reports.
       progress: directory for the workers' counters.
+      previous: the version whose encoded images can be taken over, or None.
     """
 
     source: Source
@@ -84,6 +86,7 @@ class JobConfig:
     staging: str
     reports: str
     progress: str
+    previous: PreviousVersion | None
 
     @property
     def partitions(self) -> int:
@@ -271,6 +274,10 @@ class ToShards(beam.DoFn):
             yield key, pack(rows)
 
 
+def _never(_: Row) -> None:
+    return None
+
+
 class WriteShard(beam.DoFn):
     """((split, shard), blocks) → nothing; leaves the shard and its report."""
 
@@ -285,6 +292,7 @@ class WriteShard(beam.DoFn):
         (split, shard), blocks = element
         config = self._config
         name = shard_name(name=config.name, split=split, shard=shard, count=plan["shards"][split])
+        encoded = config.previous.reader(shard).find if config.previous else _never
         try:
             with _storage_errors(config):
                 write_shard(
@@ -293,7 +301,7 @@ class WriteShard(beam.DoFn):
                     reports=config.reports,
                     name=name,
                     record=lambda row: make_record(
-                        row, config.source, policy=config.policy, label=self._labels[row.label]
+                        row, config.source, policy=config.policy, label=self._labels[row.label], encoded=encoded
                     ),
                     progress=self._progress.add,
                 )

@@ -88,17 +88,28 @@ def _finished(path: str, report_path: str, digest: str) -> ShardReport | None:
         return None
 
 
-def make_record(row: Row, source: Source, *, policy: PixelPolicy, label: int) -> Record:
+def make_record(
+    row: Row, source: Source, *, policy: PixelPolicy, label: int, encoded: Callable[[Row], bytes | None]
+) -> Record:
     """Reads the image again and makes its record.
+
+    Args:
+      row: the image.
+      source: where it comes from.
+      policy: how it is encoded, unless it keeps its bytes.
+      label: its number.
+      encoded: finds the image where it need not be encoded anew.
 
     Raises:
       SourceChanged: the bytes are not the ones inspected.
       ReadError: the image can no longer be read.
     """
-    data = source.read(row.item())
-    if row.item().content_id(data) != row.id:
-        raise SourceChanged(row.uri)
-    image = data if row.keeps_bytes else render(data, policy)
+    image = None if row.keeps_bytes else encoded(row)
+    if image is None:
+        data = source.read(row.item())
+        if row.item().content_id(data) != row.id:
+            raise SourceChanged(row.uri)
+        image = data if row.keeps_bytes else render(data, policy)
     return Record(image=image, label=label, id=row.id.hex(), source=row.uri, height=row.height, width=row.width)
 
 
@@ -114,7 +125,7 @@ def write_shard(
     """Writes one shard and its report, or finds that an earlier run has finished it.
 
     Args:
-      rows: the shard's rows, in any order.
+      rows: the shard's rows, in any order; their records are asked for by ascending id.
       directory: where the shard goes.
       reports: where `<name>.json`, the report, goes; written last, it says that the shard is whole.
       name: of the shard file.

@@ -1,0 +1,59 @@
+"""Images that an earlier version has already encoded: taken from its shards instead of being decoded again.
+
+Shards are ordered by id, and their numbers are powers of two: what is in shard i of n was in shard i modulo m of m.
+So one pass over one old shard a split, merged by id, meets every image of a new shard in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import heapq
+import os
+from collections.abc import Iterator, Mapping
+
+from beam_jobs.rows import Row
+from pipeline.records import Record, RecordError, decode_example, read_frames
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreviousVersion:
+    """A published version whose images were encoded under the same settings.
+
+    Attributes:
+      directory: of the version.
+      shards: split → its shards' names, in order.
+    """
+
+    directory: str
+    shards: Mapping[str, tuple[str, ...]]
+
+    def _records(self, name: str) -> Iterator[tuple[str, Record]]:
+        # What cannot be read is encoded again: an old version's damage must not stop a new one.
+        with contextlib.suppress(OSError, RecordError), open(os.path.join(self.directory, name), "rb") as file:
+            for payload in read_frames(file):
+                record = decode_example(payload)
+                yield record.id, record
+
+    def reader(self, shard: int) -> EncodedReader:
+        """Reads what may belong into the new shard with this number."""
+        names = [names[shard % len(names)] for names in self.shards.values() if names]
+        return EncodedReader(heapq.merge(*map(self._records, names), key=lambda pair: pair[0]))
+
+
+class EncodedReader:
+    """Finds encoded images, asked for in ascending order of ids."""
+
+    def __init__(self, records: Iterator[tuple[str, Record]]) -> None:
+        self._records = records
+        self._next = next(records, None)
+
+    def find(self, row: Row) -> bytes | None:
+        """The image of the row's record, if the earlier version holds it."""
+        wanted = row.id.hex()
+        while self._next and self._next[0] < wanted:
+            self._next = next(self._records, None)
+        if self._next is None or self._next[0] != wanted:
+            return None
+        record = self._next[1]
+        return record.image if (record.height, record.width) == (row.height, row.width) else None
