@@ -26,6 +26,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.times: dict[str, list[float]] = collections.defaultdict(list)
         self.active = self.most_active = self.connections = 0
         self.robots: tuple[int, str] = (404, "")
+        self.files: dict[str, bytes] = {}  # path after /file/ → bytes
 
     @property
     def url(self) -> str:
@@ -88,6 +89,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def on_ok(self, argument: str, visit: int) -> None:
         self.reply(200, body=PIXELS)
+
+    def on_file(self, argument: str, visit: int) -> None:
+        if argument in self.server.files:
+            self.reply(200, body=self.server.files[argument])
+        else:
+            self.reply(404)
 
     def on_unique(self, argument: str, visit: int) -> None:
         self.reply(200, body=argument.encode() * 10)
