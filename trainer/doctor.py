@@ -33,6 +33,7 @@ from trainer.doctor_checks import (
     check_libtpu,
     check_wheels,
     find_chips,
+    installed_versions,
 )
 from trainer.doctor_machine import check_credentials, check_disk, check_lock, check_memory
 
@@ -43,16 +44,14 @@ _NOISE = re.compile(r"^(WARNING: All log|WARNING: Logging|I0000|=== Source|learn
 
 def diagnose(workdir: str) -> Iterator[Finding]:
     """Yields what is found, the quick and the basic things first."""
-    installed = {
-        d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions() if d.metadata["Name"]
-    }
+    installed = installed_versions(importlib.metadata.distributions())
     chips = find_chips()
     yield check_python(sys.version_info[:3])
     yield check_wheels(installed)
     checks = (
         check_libtpu(installed, os.environ),
         check_chips(chips, installed, os.environ),
-        check_lock() if "tensorflow-tpu" in installed else None,
+        check_lock() if chips.usable else None,
         check_memory(),
         None if "://" in workdir else check_disk(pathlib.Path(workdir or ".").absolute()),
         check_credentials(os.environ, needed=workdir.startswith("gs://")),
@@ -98,7 +97,7 @@ def probe(chips: Chips, *, use_tpu: bool) -> Iterator[Finding]:
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
     if not chips.usable:
         environment["TPU_SKIP_MDS_QUERY"] = "1"  # else libtpu asks a metadata server that is not there, for minutes
-    command = [sys.executable, "-m", "trainer.doctor_probe", "local" if use_tpu else ""]
+    command = [sys.executable, "-m", "trainer.doctor_probe", *(["local"] if use_tpu else [])]
     output, code = _run(command, seconds=_PROBE_SECONDS, environment=environment)
     lines = [json.loads(line) for line in output.stdout.splitlines() if line.startswith("{")]
     if lines:

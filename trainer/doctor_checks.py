@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import importlib.metadata
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.cli import ExitCode
 
@@ -61,6 +62,11 @@ def parse_version(text: str) -> tuple[int, ...]:
     """The leading numbers of a version: `2.20.0rc1` → (2, 20, 0)."""
     match = re.match(r"\d+(\.\d+)*", text)
     return tuple(int(part) for part in match[0].split(".")) if match else ()
+
+
+def installed_versions(distributions: Iterable[importlib.metadata.Distribution]) -> dict[str, str]:
+    """Version by normalised name (PEP 503): tensorflow-tpu calls itself tensorflow_tpu."""
+    return {re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower(): d.version for d in distributions if d.metadata["Name"]}
 
 
 def check_wheels(installed: Mapping[str, str]) -> Finding:

@@ -33,7 +33,7 @@ def facts() -> dict[str, Any]:
     }
 
 
-def train_step(tpu: str) -> dict[str, Any]:
+def train_step(*, tpu: str) -> dict[str, Any]:
     """Two steps of a tiny convolutional classifier; the weights must move.
 
     Returns:
@@ -74,4 +74,4 @@ def train_step(tpu: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     print(json.dumps(facts()), flush=True)
-    print(json.dumps(train_step(sys.argv[1])), flush=True)
+    print(json.dumps(train_step(tpu="".join(sys.argv[1:]))), flush=True)

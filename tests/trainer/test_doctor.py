@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -24,6 +25,15 @@ def test_the_known_good_ranges_are_those_of_setup_py():
     assert f'"libtpu>={doctor_checks._dotted(lowest)},<{doctor_checks._dotted(below)}"' in text
     lowest, below = (doctor_checks._dotted(v) for v in doctor_checks.TENSORFLOW_RANGE)
     assert f'"tensorflow>={lowest},<{below}"' in text
+
+
+def test_distributions_are_known_by_their_normalised_names(tmp_path):
+    for name, version in (("tensorflow_tpu", "2.20.0"), ("Keras", "3.15.1")):
+        folder = tmp_path / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    found = doctor_checks.installed_versions(importlib.metadata.distributions(path=[str(tmp_path)]))
+    assert found == {"tensorflow-tpu": "2.20.0", "keras": "3.15.1"}
 
 
 @pytest.mark.parametrize(
