@@ -1,0 +1,137 @@
+"""Builds that are killed, crash or meet each other: nothing half done shows, and the rerun ends byte-identical."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from pipeline.manifest import current_version, open_dataset
+from tests.beam_jobs.image_folders import command, files_of, make_folder, run_build, run_command
+
+_MODE = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    root = tmp_path_factory.mktemp("in") / "photos"
+    make_folder(root, images=150)
+    return root
+
+
+@pytest.fixture(scope="module")
+def expected(folder, tmp_path_factory) -> dict[str, bytes]:
+    return files_of(run_build(folder, tmp_path_factory.mktemp("out")).directory)
+
+
+def workers_of(launcher: int) -> list[int]:
+    """Process ids of the launcher's Beam workers."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            arguments = pathlib.Path("/proc", name, "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"beam_jobs.worker" in arguments and str(launcher).encode() in arguments:
+            found.append(int(name))
+    return found
+
+
+def start(folder: pathlib.Path, output: pathlib.Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(command(folder, output, *_MODE), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until_it_works(process: subprocess.Popen[str], output: pathlib.Path) -> None:
+    """Waits for the first inspected bucket."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        if any(path.is_file() for path in output.glob(".build/inspected/*/*")):
+            return
+        time.sleep(0.01)
+    pytest.fail(f"the build did not get going: {process.communicate(timeout=5)}")
+
+
+def check_nothing_half_done_shows(output: pathlib.Path, expected: dict[str, bytes]) -> None:
+    for version in output.glob("versions/*"):
+        assert files_of(version) == expected
+    if current_version(output):
+        open_dataset(output)
+
+
+def kill_and_rerun(folder, output, expected, *, kills: int, seed: int) -> None:
+    rng = random.Random(seed)
+    start_time = time.monotonic()
+    whole = run_command(folder, output.with_name("timed"), *_MODE)
+    seconds = time.monotonic() - start_time
+    assert whole.returncode == 0, whole.stderr
+    for _ in range(kills):
+        process = start(folder, output)
+        time.sleep(rng.uniform(0, seconds))
+        process.kill()
+        process.communicate()
+        check_nothing_half_done_shows(output, expected)
+    last = run_command(folder, output, *_MODE)
+    assert last.returncode == 0, last.stderr
+    assert files_of(output / "versions/1.0.0") == expected
+    assert sorted(os.listdir(output / "versions")) == ["1.0.0"]
+    assert current_version(output) == "1.0.0"
+    assert not list(output.rglob("*.tmp"))
+
+
+def test_killed_at_random_moments(folder, expected, tmp_path):
+    kill_and_rerun(folder, tmp_path / "out", expected, kills=1, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_killed_at_twenty_random_moments(folder, expected, tmp_path, seed):
+    kill_and_rerun(folder, tmp_path / "out", expected, kills=4, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("number", "returncode", "message"),
+    [
+        (signal.SIGTERM, 75, "error: terminated; run the same command again to continue\n"),
+        pytest.param(signal.SIGKILL, -9, "", marks=pytest.mark.slow),
+        pytest.param(
+            signal.SIGINT, 130, "interrupted; run the same command again to continue\n", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_a_signal_ends_the_build_at_once_with_all_its_workers(folder, tmp_path, number, returncode, message):
+    process = start(folder, tmp_path / "out")
+    until_it_works(process, tmp_path / "out")
+    assert workers_of(process.pid)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stderr) == (returncode, message)
+    end = time.monotonic() + 5
+    while workers_of(process.pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert workers_of(process.pid) == []
+
+
+def test_a_dead_worker_ends_the_build_in_one_line(folder, tmp_path):
+    process = start(folder, tmp_path / "out")
+    until_it_works(process, tmp_path / "out")
+    os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert stderr.startswith("error: a worker process died")
+    assert stderr.count("\n") == 1
+    assert workers_of(process.pid) == []
+
+
+def test_a_second_build_into_the_same_root_is_refused(folder, tmp_path, expected):
+    first = start(folder, tmp_path / "out")
+    until_it_works(first, tmp_path / "out")
+    second = run_command(folder, tmp_path / "out")
+    assert first.poll() is None, "the first build was over too soon for this test to mean anything"
+    assert second.returncode == 75
+    assert f"process {first.pid} is building into it" in second.stderr
+    assert first.wait(timeout=60) == 0
+    first.communicate()
+    assert files_of(tmp_path / "out/versions/1.0.0") == expected
