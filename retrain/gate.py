@@ -65,12 +65,15 @@ class Verdict:
 def read_predictions(path: pathlib.Path) -> list[Prediction]:
     """Reads what `trainer.evaluate` wrote: JSON lines with id, label and predicted; DataError if damaged or empty."""
     predictions = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            values = json.loads(line)
-            predictions.append(Prediction(values["id"], values["label"], values["predicted"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}, line {number}: not a prediction ({error!r})") from error
+    with path.open(
+        encoding="utf-8", newline="\n"
+    ) as file:  # a label may hold what str.splitlines takes for a line's end
+        for number, line in enumerate(file, start=1):
+            try:
+                values = json.loads(line)
+                predictions.append(Prediction(values["id"], values["label"], values["predicted"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(f"{path}, line {number}: not a prediction ({error!r})") from error
     if not predictions:
         raise DataError(f"{path}: no predictions; the test split is empty. Add images or enlarge its share")
     return predictions

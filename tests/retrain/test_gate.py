@@ -113,9 +113,9 @@ def test_different_test_images_are_refused(change):
 
 def test_read_predictions(tmp_path):
     file = tmp_path / "p.jsonl"
-    row = {"id": "a", "label": "Löwe", "predicted": "cat", "probability": 0.5}
+    row = {"id": "a", "label": "Löwe\u2028", "predicted": "cat", "probability": 0.5}
     file.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert read_predictions(file) == [Prediction("a", "Löwe", "cat")]
+    assert read_predictions(file) == [Prediction("a", "Löwe\u2028", "cat")]
 
 
 @pytest.mark.parametrize(
