@@ -70,7 +70,9 @@ def make_run(
         "backbone": "cifar10_cnn",
         "labels": labels,
         "splits": dict.fromkeys(splits, values),
-        "best": {"phase": "all", "epoch": 3, "step": 30, "validation_accuracy": 0.75, "validation_loss": 0.3333} if splits else None,
+        "best": {"phase": "all", "epoch": 3, "step": 30, "validation_accuracy": 0.75, "validation_loss": 0.3333}
+        if splits
+        else None,
         "steps": 40,
         "diagnosis": "over-fitting; more data would help",
     }

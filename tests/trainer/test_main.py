@@ -1,0 +1,192 @@
+"""trainer.main as a user runs it: real processes, real kills, wrong flags."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests import datasets
+from tests.trainer.runs import SMALL
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def command(*flags, module="trainer.main"):
+    return [sys.executable, "-m", module, *map(str, flags)]
+
+
+def run(*flags, module="trainer.main"):
+    return subprocess.run(command(*flags, module=module), cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def training_flags(data, workdir, *more):
+    return [f"--data={data.path}", "--recipe=quick", f"--workdir={workdir}", *(f"--set={s}" for s in SMALL), *more]
+
+
+def best_weights(workdir):
+    with np.load(workdir / "checkpoints" / "best.npz") as arrays:
+        return {name: arrays[name] for name in arrays}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("main") / "run"
+    result = run(*training_flags(tiny_data, workdir))
+    assert result.returncode == 0, result.stderr
+    return workdir, result
+
+
+def test_a_run_holds_everything_and_says_where(finished, tiny_data):
+    workdir, result = finished
+    assert "test: accuracy" in result.stdout
+    assert "Traceback" not in result.stderr
+    tables = ["config.json", "metrics.jsonl", "metrics.csv", "result.json", "predictions-test.jsonl", "provenance.json"]
+    exports = [f"export/{name}" for name in ("saved_model/saved_model.pb", "model.keras", "model.tflite", "labels.txt")]
+    for name in [*tables, *exports, "report.html", "model_card.md"]:
+        assert (workdir / name).stat().st_size > 0, name
+    test = json.loads((workdir / "result.json").read_text())["splits"]["test"]
+    rows = [json.loads(line) for line in (workdir / "predictions-test.jsonl").read_text().splitlines()]
+    assert len(rows) == test["examples"] == 13
+    assert np.mean([row["label"] == row["predicted"] for row in rows]) == pytest.approx(test["accuracy"])
+    assert np.trace(test["confusion"]) == sum(entry["correct"] for entry in test["per_class"])
+
+
+def test_a_finished_run_returns_at_once(finished, tiny_data):
+    workdir, _ = finished
+    stamp = (workdir / "result.json").stat().st_mtime_ns
+    start = time.monotonic()
+    result = run(*training_flags(tiny_data, workdir))
+    assert result.returncode == 0
+    assert result.stdout.startswith("nothing to do")
+    assert "tensorflow" not in result.stderr
+    assert time.monotonic() - start < 60
+    assert (workdir / "result.json").stat().st_mtime_ns == stamp
+
+
+def test_another_configuration_or_dataset_in_the_same_workdir_is_refused_with_a_diff(finished, tiny_data, tmp_path):
+    workdir, _ = finished
+    result = run(*training_flags(tiny_data, workdir, "--set=phases.1.lr_max=0.002"))
+    assert result.returncode == 64
+    assert "phases.1.lr_max: 0.001 → 0.002" in result.stderr
+    records = datasets.coloured_records(20, classes=2, seed=9)
+    other = datasets.write_dataset(tmp_path, {"train": records}, ["black", "white"])
+    result = run(*training_flags(other, workdir))
+    assert result.returncode == 64
+    assert 'labels: ["red", "green", "blue"] → ["black", "white"]' in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_exported_model_scores_as_the_run_did(finished, tiny_data, tmp_path):
+    workdir, _ = finished
+    output = tmp_path / "predictions.jsonl"
+    flags = [f"--model={workdir / 'export'}", f"--data={tiny_data.path}", "--split=test", f"--output={output}"]
+    result = run(*flags, module="trainer.evaluate")
+    assert result.returncode == 0, result.stderr
+    ours = [json.loads(line) for line in output.read_text().splitlines()]
+    theirs = [json.loads(line) for line in (workdir / "predictions-test.jsonl").read_text().splitlines()]
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a["id"], a["label"], a["predicted"]) == (b["id"], b["label"], b["predicted"])
+        assert a["probability"] == pytest.approx(b["probability"], abs=1e-5)
+
+
+def _kill_and_rerun(data, workdir, *, kills, seed):
+    """Starts the run and kills it (SIGKILL) at a random moment of its training, `kills` times; then lets it end."""
+    rng = random.Random(seed)
+    for _ in range(kills):
+        with subprocess.Popen(
+            command(*training_flags(data, workdir)), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        ) as process:
+            for line in process.stderr:
+                if b"phase " in line:
+                    break
+            time.sleep(rng.uniform(0, 6))
+            process.send_signal(signal.SIGKILL)
+    return run(*training_flags(data, workdir))
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_at_random_and_run_again_ends_in_the_same_place(finished, tiny_data, tmp_path, kills):
+    expected, _ = finished
+    result = _kill_and_rerun(tiny_data, tmp_path / "run", kills=kills, seed=kills)
+    assert result.returncode == 0, result.stderr
+    for name in ("metrics.jsonl", "metrics.csv", "result.json", "predictions-test.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (expected / name).read_bytes(), name
+    found, wanted = best_weights(tmp_path / "run"), best_weights(expected)
+    assert found.keys() == wanted.keys()
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_sigterm_saves_and_exits_75_and_the_rerun_goes_on(tiny_data, tmp_path):
+    long = "--set=phases.1.duration=2000ep"
+    with subprocess.Popen(
+        command(*training_flags(tiny_data, tmp_path / "run", long)), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stderr:
+            if "all: epoch" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 75
+    assert "run the same command again" in rest
+    assert "Traceback" not in rest
+    again = subprocess.Popen(
+        command(*training_flags(tiny_data, tmp_path / "run", long)), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    with again:
+        assert any("resuming phase all at step" in line for line in again.stderr)
+        again.kill()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data=/nowhere", "--workdir=x"], "no such directory"),
+        (["--data=.", "--workdir=x"], "not a published dataset"),
+        (["--dta=.", "--workdir=x"], "Unknown command line flag 'dta'"),
+        (["--workdir=x"], "--data must have a value"),
+        (["--data=.", "--workdir=x", "stray"], 'unexpected argument "stray"'),
+    ],
+)
+def test_wrong_flags_cost_a_line_and_exit_64(flags, message):
+    result = run(*flags)
+    assert result.returncode == 64
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) <= 2
+    assert not os.path.exists(ROOT / "x")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--recipe=phots"], 'Did you mean "photos"'),
+        (["--tpu=local"], "--tpu=local: no TPU on this machine"),
+        (["--tpu=grpc://127.0.0.1:9"], "no TPU answered"),
+        (["--set=phases.1.lr=3"], 'Did you mean "lr_'),
+    ],
+)
+def test_wrong_values_cost_a_line_and_exit_64(tiny_data, tmp_path, more, message):
+    result = run(*training_flags(tiny_data, tmp_path / "run"), *more)
+    assert result.returncode == 64, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_cannot_be_trained_on_is_exit_65(tmp_path):
+    records = datasets.coloured_records(5, classes=1)
+    one_class = datasets.write_dataset(tmp_path / "one", {"train": records}, ["only"])
+    result = run(*training_flags(one_class, tmp_path / "run"))
+    assert result.returncode == 65
+    assert "one label only (only)" in result.stderr
+    no_train = datasets.write_dataset(tmp_path / "none", {"test": records}, ["a", "b"])
+    result = run(*training_flags(no_train, tmp_path / "run"))
+    assert result.returncode == 65
+    assert "no examples in split train" in result.stderr
