@@ -87,7 +87,11 @@ def clean(root: pathlib.Path) -> None:
 
 def find(root: pathlib.Path, pass_id: str) -> Model | None:
     """The model that the pass of this id has published already."""
-    return next((model for model in reversed(models(root)) if model.promotion()["pass_id"] == pass_id), None)
+    for model in reversed(models(root)):
+        # A model that somebody copied in by hand has no decision, but keeps its number.
+        if (model.path / PROMOTION_FILE).exists() and model.promotion()["pass_id"] == pass_id:
+            return model
+    return None
 
 
 def publish(root: pathlib.Path, contents: Mapping[str, pathlib.Path], promotion: Mapping[str, Any]) -> Model:

@@ -75,6 +75,11 @@ def world(tmp_path):
     return World(tmp_path)
 
 
+def test_the_pass_itself_needs_neither_tensorflow_nor_beam():
+    check = "import sys, retrain.main; sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras', 'apache_beam')))"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
 def test_first_pass_promotes_second_finds_nothing_changed(world):
     world.input(right=280)
     code, out, _ = world.run()

@@ -58,6 +58,13 @@ def test_numbers_are_never_used_again(tmp_path, export):
     assert [model.number for model in registry.models(root)] == list(range(1, 11))  # 10 after 9, not after 1
 
 
+def test_a_model_copied_in_by_hand_keeps_its_number(tmp_path, export):
+    root = tmp_path / "models"
+    (root / "4").mkdir(parents=True)
+    assert registry.publish(root, export, {"pass_id": "a"}).number == 5
+    assert registry.find(root, "b") is None
+
+
 @pytest.mark.parametrize("target", ["7", "/etc", "notes"])
 def test_dangling_pointer_is_an_error_not_a_first_run(tmp_path, target):
     root = tmp_path / "models"
