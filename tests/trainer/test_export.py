@@ -206,6 +206,7 @@ export_classifier(c, labels=["x", "y", "z"], height=16, width=20, preprocess="un
 """
 
 
+@pytest.mark.slow
 def test_killed_half_way_nothing_half_is_visible(tmp_path):
     target = tmp_path / "export"
     export_small(small(), target)

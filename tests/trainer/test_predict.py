@@ -96,6 +96,7 @@ def test_nothing_readable_exits_65(model, tmp_path):
     assert done.stderr.decode().splitlines()[-1] == "error: none of 1 files could be read as an image"
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_early_is_no_error(model, shared_data):
     command = (
         f'"{sys.executable}" -m trainer.predict --run="{model.parent}" "{shared_data / "flowers/roses"}" | head -2'
