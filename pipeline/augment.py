@@ -56,6 +56,8 @@ class AugmentConfig:
       cutout_count: squares cut out of each image.
       cutout_size: side of a square as a fraction of the image's side; centres uniform, may cross the border.
       cutout_fill: pixel value, 0..255, of what is cut out.
+      mixup, cutmix: alpha of the Beta distributions of `policies.Mix`; with both, each image gets one of them.
+      policy: a name in `policies.POLICIES`, applied last; empty: none.
     """
 
     flip: bool = False
@@ -71,6 +73,9 @@ class AugmentConfig:
     cutout_count: int = 0
     cutout_size: float = 0.0
     cutout_fill: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    policy: str = ""
 
     def __post_init__(self) -> None:
         limits = {
@@ -85,6 +90,8 @@ class AugmentConfig:
             "hue": 0.5,
             "cutout_size": 1.0,
             "cutout_fill": 255.0,
+            "mixup": 10.0,
+            "cutmix": 10.0,
         }
         for name, most in limits.items():
             value = getattr(self, name)

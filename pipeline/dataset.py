@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
+import os
 
 import numpy as np
 import tensorflow as tf
 
-from pipeline import augment as augment_lib
-from pipeline import geometry, order, records
+from pipeline import policies, records, source
 from pipeline.augment import AugmentConfig
-from pipeline.cli import UsageError
-from pipeline.decode import decode_and_resize, decode_jpeg, usable_ratios
+from pipeline.batching import ONE_HOST, Batching, HostSlice
 from pipeline.manifest import DatasetVersion
-from pipeline.preprocess import check_mode
+from pipeline.preprocess import assert_range, check_mode
 from pipeline.preprocess import preprocess as preprocess_images
 from pipeline.random_bits import stream_key
-
-_WINDOW_BYTES = 256 << 20  # encoded records held for shuffling; the next window is read meanwhile, so twice that
-_READ_BUFFER = 4 << 20
-_FEATURES = {
-    records.IMAGE: tf.io.FixedLenFeature([], tf.string),
-    records.LABEL: tf.io.FixedLenFeature([], tf.int64),
-    records.ID: tf.io.FixedLenFeature([], tf.string),
-    records.HEIGHT: tf.io.FixedLenFeature([], tf.int64),
-    records.WIDTH: tf.io.FixedLenFeature([], tf.int64),
-}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HostSlice:
-    """Which part of every global batch this host feeds: the `index`-th of `count` equal parts."""
-
-    index: int = 0
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise ValueError(f"host index must be in 0..{self.count - 1}, got {self.index}")
-
-    def size(self, global_batch_size: int) -> int:
-        """Examples of a global batch that this host feeds; UsageError if the hosts cannot share it equally."""
-        if global_batch_size < 1 or global_batch_size % self.count:
-            raise UsageError(f"batch size {global_batch_size} must be a positive multiple of the {self.count} hosts")
-        return global_batch_size // self.count
+from pipeline.render import Renderer
 
 
 def example_ids(data: DatasetVersion, split: str) -> list[str]:
@@ -55,63 +27,32 @@ def example_ids(data: DatasetVersion, split: str) -> list[str]:
     return ids
 
 
-def _options(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    # One image is one thread's work: splitting its ops over threads costs more than it gains.
+    # One image is one thread's work: splitting its operations over threads costs more than it gains.
     options.threading.max_intra_op_parallelism = 1
-    return dataset.with_options(options)
+    return options
 
 
-def _host_batches(
-    stream: tf.data.Dataset, *, examples: int, global_batch_size: int, skip_batches: int, host: HostSlice
-) -> tf.data.Dataset:
-    """Serialized records in order → (serialized [b], weight [b]): this host's part of each batch, the last padded."""
-    batches = -(-examples // global_batch_size)
-    size = host.size(global_batch_size)
-    own = slice(host.index * size, (host.index + 1) * size)
-    weights = tf.data.Dataset.range(batches * global_batch_size).map(lambda i: tf.cast(i < examples, tf.float32))
-    padded = tf.data.Dataset.zip(stream.repeat().take(batches * global_batch_size), weights)
-    # No drop_remainder: with a static batch size Grappler would rewrite the arithmetic differently for a batch of one,
-    # and an example's parameters would then depend on the batch size in their last bit.
-    rest = padded.skip(skip_batches * global_batch_size).batch(global_batch_size)
-    return rest.map(lambda record, weight: (record[own], weight[own]))
+def _finish(images: tf.data.Dataset, *, size: int, mode: str, mix: policies.Mix | None, policy: str) -> tf.data.Dataset:
+    """Single images → preprocessed batches; the first batch's range is asserted."""
+    change = policies.keras_cv_policy(policy) if policy else None
 
+    @tf.autograph.experimental.do_not_convert
+    def finish(number: tf.Tensor, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        pixels, labels = batch["image"], batch["label"]
+        if change:
+            pixels = change(pixels)
+        if mix:
+            pixels, labels = mix.apply(pixels, labels, batch["identity"])
+        pixels = preprocess_images(pixels, mode)
+        with tf.control_dependencies([tf.cond(number == 0, lambda: assert_range(pixels, mode), tf.no_op)]):
+            return {"image": tf.identity(pixels), "label": labels, "weight": batch["weight"]}
 
-def _window(data: DatasetVersion, split: str) -> int:
-    shards = data.manifest.shards(split)
-    examples, size = sum(s.examples for s in shards), sum(s.bytes for s in shards)
-    return max(1, min(examples, _WINDOW_BYTES * examples // max(size, 1)))
-
-
-def _epoch_stream(data: DatasetVersion, split: str, *, seed: int, epoch: int) -> tf.data.Dataset:
-    """The serialized records of one epoch in the order of `order.epoch_order`."""
-    shards = data.manifest.shards(split)
-    window = _window(data, split)
-    paths = np.array(data.shard_paths(split))[order.shard_order(len(shards), seed=seed, epoch=epoch)]
-    stream = (
-        tf.data.Dataset.from_tensor_slices(paths)
-        .batch(order.INTERLEAVE)
-        .flat_map(
-            lambda group: tf.data.Dataset.from_tensor_slices(group).interleave(
-                lambda path: tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER),
-                cycle_length=order.INTERLEAVE,
-                block_length=order.BLOCK,
-            )
-        )
-    )
-    examples = data.manifest.num_examples(split)
-    permutation = order.window_permutation(examples, window=window, seed=seed, epoch=epoch)
-    local = tf.data.Dataset.from_tensor_slices(permutation % window).batch(window)
-    return tf.data.Dataset.zip(stream.batch(window), local).map(tf.gather).prefetch(1).unbatch()
-
-
-def _finish(dataset: tf.data.Dataset, *, size: int, mode: str) -> tf.data.Dataset:
-    batched = dataset.batch(size, drop_remainder=True)
-    return _options(
-        batched.map(lambda e: {**e, "image": preprocess_images(e["image"], mode)}).prefetch(tf.data.AUTOTUNE)
-    )
+    batches = images.batch(size, drop_remainder=True).enumerate().map(finish)
+    return batches.prefetch(2).with_options(_options())
 
 
 def train_dataset(
@@ -126,69 +67,51 @@ def train_dataset(
     epoch: int,
     global_batch_size: int,
     skip_batches: int = 0,
-    host: HostSlice = HostSlice(),
+    host: HostSlice = ONE_HOST,
+    cache: str = "auto",
 ) -> tf.data.Dataset:
     """One epoch of training batches.
 
-    The order depends on (seed, epoch) alone, an example's pixels on (seed, epoch, its id) alone. Over all hosts every
+    The order depends on (seed, epoch) alone, an example's pixels on (seed, epoch, its id) alone (with `mixup` or
+    `cutmix` also on its neighbour in the batch; a `policy` of keras-cv is not reproducible). Over all hosts every
     example comes exactly once; the last batch is filled with examples of the same epoch at weight 0.
 
     Args:
       skip_batches: batches of this epoch already trained on; skipped before anything is decoded.
       host: the part of each global batch that this host feeds.
+      cache: one of `source.CACHES`; changes the speed only.
 
     Returns:
       `ceil(N / global_batch_size) - skip_batches` elements {"image": float32 `[b, height, width, 3]` preprocessed,
-      "label": int32 `[b]`, "weight": float32 `[b]`}, b = global_batch_size / host.count.
+      "label": int32 `[b]`, or float32 `[b, classes]` with `mixup` or `cutmix`, "weight": float32 `[b]`},
+      b = global_batch_size / host.count.
 
     Raises:
-      UsageError: unknown split or preprocessing, or the hosts cannot share a batch equally.
+      UsageError: unknown split, preprocessing, policy or cache, or the hosts cannot share a batch equally.
     """
     check_mode(preprocess)
-    key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="augment"), tf.uint64)
-    batches = _host_batches(
-        _epoch_stream(data, split, seed=seed, epoch=epoch),
-        examples=data.manifest.num_examples(split),
-        global_batch_size=global_batch_size,
-        skip_batches=skip_batches,
-        host=host,
+    manifest = data.manifest
+    batching = Batching(
+        examples=manifest.num_examples(split), global_batch_size=global_batch_size, host=host, skip=skip_batches
     )
-
-    largest = (data.manifest.max_height, data.manifest.max_width)
-    count = usable_ratios(source_height=largest[0], source_width=largest[1], height=height, width=width)
-
-    def parse(serialized: tf.Tensor, weight: tf.Tensor) -> dict[str, tf.Tensor]:
-        example = tf.io.parse_example(serialized, _FEATURES)
-        # FarmHash Fingerprint64 of the id: the same on every platform.
-        identity = tf.cast(tf.strings.to_hash_bucket_fast(example[records.ID], 2**63 - 1), tf.uint64)
-        heights, widths = example[records.HEIGHT], example[records.WIDTH]
-        aspect = tf.cast(widths, tf.float32) / tf.cast(heights, tf.float32)
-        drawn = augment_lib.draw(augment, identity, key=key, aspect=aspect, output_aspect=width / height)
-        if augment.moves:
-            drawn |= geometry.source_windows(drawn["map"], heights, widths, height=height, width=width, count=count)
-        label = tf.cast(example[records.LABEL], tf.int32)
-        return {"encoded": example[records.IMAGE], "label": label, "weight": weight, **drawn}
-
-    def render(e: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        encoded = e["encoded"]
-        if not augment.moves:
-            image = decode_and_resize(encoded, height=height, width=width, largest=largest)
-        elif augment.is_window:
-            image = geometry.decode_window(
-                encoded, e, height=height, width=width, count=count, overhangs=augment.shift > 0 or augment.zoom > 0
-            )
-        else:
-            image = geometry.warp(
-                decode_jpeg(encoded, index=e["ratio"], count=count), e["map"], height=height, width=width
-            )
-        if augment.recolours:
-            image = augment_lib.recolour(image, e["matrix"], e["contrast"], e["brightness"])
-        if augment.cutout_count:
-            image = augment_lib.cut_out(image, e["cutouts"], fill=augment.cutout_fill)
-        return {"image": image, "label": e["label"], "weight": e["weight"]}
-
-    images = batches.map(parse).unbatch().map(render, num_parallel_calls=tf.data.AUTOTUNE)
-    return _finish(images, size=host.size(global_batch_size), mode=preprocess)
+    renderer = Renderer(height=height, width=width, largest=(manifest.max_height, manifest.max_width), augment=augment)
+    data, columns = source.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
+    if columns:
+        batches = batching.from_memory(columns.rows, source.train_order(manifest, split, seed=seed, epoch=epoch))
+    else:
+        stream = source.train_stream(data, split, seed=seed, epoch=epoch)
+        batches = batching.from_stream(stream, num_classes=manifest.num_classes)
+    key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="augment"), tf.uint64)
+    mix = None
+    if augment.mixup or augment.cutmix:
+        mix_key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="mix"), tf.uint64)
+        mix = policies.Mix(mixup=augment.mixup, cutmix=augment.cutmix, key=mix_key, num_classes=manifest.num_classes)
+    images = _render_each(
+        batches.map(tf.autograph.experimental.do_not_convert(functools.partial(renderer.draw, key=key))),
+        renderer,
+        columns,
+    )
+    return _finish(images, size=batching.size, mode=preprocess, mix=mix, policy=augment.policy)
 
 
 def eval_dataset(
@@ -199,32 +122,30 @@ def eval_dataset(
     width: int,
     preprocess: str,
     global_batch_size: int,
-    host: HostSlice = HostSlice(),
+    host: HostSlice = ONE_HOST,
+    cache: str = "auto",
 ) -> tf.data.Dataset:
     """All examples of a split in file order, without augmentation; elements as in `train_dataset`."""
     check_mode(preprocess)
-    stream = tf.data.TFRecordDataset(data.shard_paths(split), buffer_size=_READ_BUFFER)
-    batches = _host_batches(
-        stream,
-        examples=data.manifest.num_examples(split),
-        global_batch_size=global_batch_size,
-        skip_batches=0,
-        host=host,
-    )
+    manifest = data.manifest
+    batching = Batching(examples=manifest.num_examples(split), global_batch_size=global_batch_size, host=host)
+    renderer = Renderer(height=height, width=width, largest=(manifest.max_height, manifest.max_width))
+    data, columns = source.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
+    if columns:
+        batches = batching.from_memory(columns.rows, np.arange(batching.examples))
+    else:
+        batches = batching.from_stream(source.stream(data, split), num_classes=manifest.num_classes)
+    images = _render_each(batches, renderer, columns)
+    return _finish(images, size=batching.size, mode=preprocess, mix=None, policy="")
 
-    largest = (data.manifest.max_height, data.manifest.max_width)
 
-    def parse(serialized: tf.Tensor, weight: tf.Tensor) -> dict[str, tf.Tensor]:
-        example = tf.io.parse_example(serialized, _FEATURES)
-        return {
-            "encoded": example[records.IMAGE],
-            "label": tf.cast(example[records.LABEL], tf.int32),
-            "weight": weight,
-        }
+def _render_each(batches: tf.data.Dataset, renderer: Renderer, columns: source.Columns | None) -> tf.data.Dataset:
+    pixels = columns.pixels if columns else None
 
-    def render(e: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        image = decode_and_resize(e["encoded"], height=height, width=width, largest=largest)
-        return {"image": image, "label": e["label"], "weight": e["weight"]}
+    @tf.autograph.experimental.do_not_convert
+    def render(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        kept = {name: row[name] for name in ("label", "weight", "identity")}
+        return {"image": renderer.render(row, pixels), **kept}
 
-    images = batches.map(parse).unbatch().map(render, num_parallel_calls=tf.data.AUTOTUNE)
-    return _finish(images, size=host.size(global_batch_size), mode=preprocess)
+    # A fixed number of threads: an autotuned one starts low again every epoch.
+    return batches.unbatch().map(render, num_parallel_calls=len(os.sched_getaffinity(0)), deterministic=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from pipeline.decode import RATIOS, decode_jpeg, ratio_index, resize
+from pipeline.decode import RATIOS, ratio_index, resize
 
 
 def source_windows(
@@ -56,26 +56,25 @@ def _mirror_beyond(image: tf.Tensor, before: tf.Tensor, after: tf.Tensor, *, axi
     return tf.concat([tf.reverse(low, [axis]), image, tf.reverse(high, [axis])], axis=axis)
 
 
-def decode_window(
-    encoded: tf.Tensor, drawn: dict[str, tf.Tensor], *, height: int, width: int, count: int, overhangs: bool
+def render_window(
+    inside: tf.Tensor, beyond: tf.Tensor | None, flip: tf.Tensor, *, height: int, width: int
 ) -> tf.Tensor:
-    """Decodes the window of one JPEG and resizes it.
+    """Turns the decoded part of one source into the output.
 
     Args:
-      encoded: string scalar.
-      drawn: one row of what `source_windows` returns.
-      overhangs: whether any window can reach beyond its source.
+      inside: uint8 `[h, w, 3]`, the "window" of `source_windows`.
+      beyond: int32 `[4]` from `source_windows`, or None where no window reaches beyond its source.
+      flip: int32 scalar, 0 or 1.
 
     Returns:
       float32 `[height, width, 3]`.
     """
-    image = decode_jpeg(encoded, index=drawn["ratio"], count=count, window=drawn["window"])
-    if overhangs:
-        beyond = drawn["beyond"]
+    image = inside
+    if beyond is not None:
         image = _mirror_beyond(image, beyond[0], beyond[1], axis=0)
         image = _mirror_beyond(image, beyond[2], beyond[3], axis=1)
     # Reversing along no axis returns the image itself.
-    return resize(tf.reverse(image, tf.fill(drawn["flip"][tf.newaxis], 1)), height=height, width=width)
+    return resize(tf.reverse(image, tf.fill(flip[tf.newaxis], 1)), height=height, width=width)
 
 
 def warp(image: tf.Tensor, affine: tf.Tensor, *, height: int, width: int) -> tf.Tensor:

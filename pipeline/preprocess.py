@@ -60,3 +60,13 @@ def preprocess(images: tf.Tensor, mode: str) -> tf.Tensor:
     if mode == "unit":
         return images * (1.0 / 255.0)
     return images
+
+
+def assert_range(images: tf.Tensor, mode: str) -> tf.Operation:
+    """An op that fails unless all values are finite and within `value_range(mode)`, within rounding."""
+    low, high = value_range(mode)
+    slack = (high - low) * 1e-3
+    # NaN fails every comparison.
+    within = tf.reduce_all((images >= low - slack) & (images <= high + slack))
+    found = [f'images for preprocess="{mode}" must lie in {low:g}..{high:g}; lowest and highest are']
+    return tf.debugging.Assert(within, [*found, tf.reduce_min(images), tf.reduce_max(images)])

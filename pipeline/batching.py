@@ -1,0 +1,92 @@
+"""Records in order → each host's part of every global batch, the last one padded. Nothing is decoded here."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline import source
+from pipeline.cli import UsageError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HostSlice:
+    """Which part of every global batch this host feeds: the `index`-th of `count` equal parts."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"host index must be in 0..{self.count - 1}, got {self.index}")
+
+    def size(self, global_batch_size: int) -> int:
+        """Examples of a global batch that this host feeds; UsageError if the hosts cannot share it equally."""
+        if global_batch_size < 1 or global_batch_size % self.count:
+            raise UsageError(f"batch size {global_batch_size} must be a positive multiple of the {self.count} hosts")
+        return global_batch_size // self.count
+
+
+ONE_HOST = HostSlice()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How an epoch is cut into batches.
+
+    The batches that come out have columns `[b]` and "weight" float32 `[b]`: 1, or 0 for an example that pads the last
+    batch. Their size b is unknown to the graph on purpose: from a static size Grappler would rewrite the arithmetic
+    differently for a batch of one, and an example's augmentation would depend on the batch size in its last bit.
+
+    Attributes:
+      examples: in the epoch.
+      global_batch_size: over all hosts.
+      host: whose part to take.
+      skip: batches to leave out at the start.
+    """
+
+    examples: int
+    global_batch_size: int
+    host: HostSlice = ONE_HOST
+    skip: int = 0
+
+    @property
+    def size(self) -> int:
+        """Examples of a batch on this host."""
+        return self.host.size(self.global_batch_size)
+
+    @property
+    def batches(self) -> int:
+        """Batches of the epoch, skipped ones included."""
+        return -(-self.examples // self.global_batch_size)
+
+    def from_memory(self, rows: dict[str, tf.Tensor], positions: np.ndarray) -> tf.data.Dataset:
+        """Gathers the rows at `positions`, int64 `[examples]`, in that order."""
+        places = np.arange(self.batches * self.global_batch_size)
+        places = places.reshape(self.batches, self.host.count, self.size)[self.skip :, self.host.index].reshape(-1)
+        weights = (places < self.examples).astype(np.float32)
+        chosen = tf.data.Dataset.from_tensor_slices((positions[places % self.examples], weights)).batch(self.size)
+
+        @tf.autograph.experimental.do_not_convert
+        def gather(at: tf.Tensor, weight: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {**{name: tf.gather(column, at) for name, column in rows.items()}, "weight": weight}
+
+        return chosen.map(gather)
+
+    def from_stream(self, stream: tf.data.Dataset, *, num_classes: int) -> tf.data.Dataset:
+        """Cuts a dataset of serialized records in order, and parses this host's part."""
+        first = self.host.index * self.size
+        padded = stream.repeat().take(self.batches * self.global_batch_size).skip(self.skip * self.global_batch_size)
+
+        @tf.autograph.experimental.do_not_convert
+        def own(batch: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+            places = batch * self.global_batch_size + tf.range(first, first + self.size, dtype=tf.int64)
+            part = serialized[first : first + self.size] if self.host.count > 1 else serialized
+            return {
+                **source.parse(part, num_classes=num_classes),
+                "weight": tf.cast(places < self.examples, tf.float32),
+            }
+
+        return padded.batch(self.global_batch_size).enumerate(start=self.skip).map(own)

@@ -1,0 +1,268 @@
+"""Where an epoch's records come from: streamed from the shards, or held in memory, encoded or decoded.
+
+The order never depends on it (`order.epoch_order`), only the cost does. All sources give the same columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import shutil
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from etils import epath
+
+from pipeline import order, records
+from pipeline.cli import DataError, UsageError
+from pipeline.manifest import DatasetVersion, Manifest, Shard
+
+CACHES = ("auto", "none", "bytes", "pixels", "disk")
+
+_WINDOW_BYTES = 256 << 20  # encoded records held for shuffling; the next window is read meanwhile, so twice that
+_READ_BUFFER = 4 << 20
+_MEMORY_SHARE = 0.1  # of the machine's memory, for one split
+_MOST_BYTES = 1 << 30  # read before the first batch, at about 1 GB/s
+_MOST_LOADING_SECONDS = 1.0
+_DECODE_SECONDS = (2e-5, 1.0 / 60e6)  # an image, a pixel; one core
+_FEATURES = {
+    records.IMAGE: tf.io.FixedLenFeature([], tf.string),
+    records.LABEL: tf.io.FixedLenFeature([], tf.int64),
+    records.ID: tf.io.FixedLenFeature([], tf.string),
+    records.HEIGHT: tf.io.FixedLenFeature([], tf.int64),
+    records.WIDTH: tf.io.FixedLenFeature([], tf.int64),
+}
+
+
+def parse(serialized: tf.Tensor, *, num_classes: int) -> dict[str, tf.Tensor]:
+    """Serialized records `[N]` → columns.
+
+    Returns:
+      "encoded" string, "label" int32, "identity" uint64 (a function of the id), "height", "width" int32; all `[N]`.
+    """
+    example = tf.io.parse_example(serialized, _FEATURES)
+    label = example[records.LABEL]
+    known = tf.reduce_all((label >= 0) & (label < num_classes))
+    with tf.control_dependencies([tf.debugging.Assert(known, [f"a label is not in 0..{num_classes - 1}", label])]):
+        label = tf.cast(label, tf.int32)
+    return {
+        "encoded": example[records.IMAGE],
+        "label": label,
+        # FarmHash Fingerprint64: the same on every platform.
+        "identity": tf.cast(tf.strings.to_hash_bucket_fast(example[records.ID], 2**63 - 1), tf.uint64),
+        "height": tf.cast(example[records.HEIGHT], tf.int32),
+        "width": tf.cast(example[records.WIDTH], tf.int32),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What the choice of a cache depends on.
+
+    Attributes:
+      memory: bytes that this process may use.
+      disk: bytes free for temporary files.
+      cores: usable processors.
+    """
+
+    memory: int
+    disk: int
+    cores: int
+
+    @classmethod
+    def this(cls) -> Machine:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        limit = pathlib.Path("/sys/fs/cgroup/memory.max")  # of a container
+        if limit.exists() and (text := limit.read_text().strip()).isdigit():
+            memory = min(memory, int(text))
+        disk = shutil.disk_usage(tempfile.gettempdir()).free
+        return cls(memory=memory, disk=disk, cores=len(os.sched_getaffinity(0)))
+
+
+def choose_cache(
+    manifest: Manifest, split: str, *, machine: Machine, remote: bool, whole_pixels: bool
+) -> tuple[str, str]:
+    """Picks where records are kept between epochs.
+
+    Args:
+      remote: whether the shards lie in an object store.
+      whole_pixels: whether every image is decoded at full size, so that decoded images can be kept.
+
+    Returns:
+      One of `CACHES` except "auto", and the reason in words.
+    """
+    shards = manifest.shards(split)
+    examples, size = sum(s.examples for s in shards), sum(s.bytes for s in shards)
+    pixels = examples * manifest.max_height * manifest.max_width
+    seconds = (examples * _DECODE_SECONDS[0] + pixels * _DECODE_SECONDS[1]) / machine.cores
+    budget = int(machine.memory * _MEMORY_SHARE)
+    if whole_pixels and pixels * 3 <= min(budget, _MOST_BYTES) and seconds <= _MOST_LOADING_SECONDS:
+        return "pixels", f"at most {pixels * 3 >> 20} MiB decoded in about {seconds:.1f} s"
+    if size <= min(budget, _MOST_BYTES):
+        return "bytes", f"{size >> 20} MiB encoded, within {_MEMORY_SHARE:.0%} of {machine.memory >> 30} GiB of memory"
+    if remote and 2 * size < machine.disk:
+        return "disk", f"{size >> 20} MiB from an object store, {machine.disk >> 30} GiB free on disk"
+    where = "an object store, too little disk" if remote else "a local disk"
+    return "none", f"{size >> 20} MiB on {where}: too much for memory, read anew every epoch"
+
+
+def window(manifest: Manifest, split: str) -> int:
+    """Records that are shuffled together; from the manifest alone, so every machine has the same order."""
+    shards = manifest.shards(split)
+    examples, size = sum(s.examples for s in shards), sum(s.bytes for s in shards)
+    return max(1, min(examples, _WINDOW_BYTES * examples // max(size, 1)))
+
+
+def train_order(manifest: Manifest, split: str, *, seed: int, epoch: int) -> np.ndarray:
+    """int64 `[N]`: file-order positions in the order of an epoch."""
+    counts = [shard.examples for shard in manifest.shards(split)]
+    return order.epoch_order(counts, window=window(manifest, split), seed=seed, epoch=epoch)
+
+
+def stream(data: DatasetVersion, split: str) -> tf.data.Dataset:
+    """Serialized records in file order."""
+    return tf.data.TFRecordDataset(data.shard_paths(split), buffer_size=_READ_BUFFER)
+
+
+def train_stream(data: DatasetVersion, split: str, *, seed: int, epoch: int) -> tf.data.Dataset:
+    """Serialized records in the order of `train_order`, holding two windows of them at a time."""
+    shards = data.manifest.shards(split)
+    paths = np.array(data.shard_paths(split))[order.shard_order(len(shards), seed=seed, epoch=epoch)]
+    interleaved = (
+        tf.data.Dataset.from_tensor_slices(paths)
+        .batch(order.INTERLEAVE)
+        .flat_map(
+            lambda group: tf.data.Dataset.from_tensor_slices(group).interleave(
+                lambda path: tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER),
+                cycle_length=order.INTERLEAVE,
+                block_length=order.BLOCK,
+            )
+        )
+    )
+    size = window(data.manifest, split)
+    examples = data.manifest.num_examples(split)
+    permutation = order.window_permutation(examples, window=size, seed=seed, epoch=epoch)
+    local = tf.data.Dataset.from_tensor_slices(permutation % size).batch(size)
+    return tf.data.Dataset.zip(interleaved.batch(size), local).map(tf.gather).prefetch(1).unbatch()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Columns:
+    """A split in memory, in file order.
+
+    Attributes:
+      rows: "label" int32, "identity" uint64, "height", "width" int32, all `[N]`; and "encoded" string `[N]` where the
+        images are kept encoded, or "offset" int64 `[N]` into `pixels`.
+      pixels: uint8, all decoded images end to end, or None.
+    """
+
+    rows: dict[str, tf.Tensor]
+    pixels: tf.Tensor | None = None
+
+
+_loaded: dict[tuple[str, str, str], Columns] = {}
+
+
+def load(data: DatasetVersion, split: str, cache: str) -> Columns:
+    """Reads a split into memory, once a process.
+
+    Args:
+      cache: "bytes" or "pixels".
+    """
+    key = (str(data.path), split, cache)
+    if key not in _loaded:
+        _loaded[key] = _read_columns(data, split, decode=cache == "pixels")
+    return _loaded[key]
+
+
+def _read_columns(data: DatasetVersion, split: str, *, decode: bool) -> Columns:
+    shards = [shard for shard in data.manifest.shards(split) if shard.examples]
+    num_classes = data.manifest.num_classes
+
+    @tf.autograph.experimental.do_not_convert
+    def whole_shard(path: tf.Tensor) -> dict[str, tf.Tensor]:
+        payloads = tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER).batch(1 << 31)
+        return parse(payloads.get_single_element(), num_classes=num_classes)
+
+    paths = [str(data.path / shard.name) for shard in shards]
+    parts = list(tf.data.Dataset.from_tensor_slices(paths).map(whole_shard, num_parallel_calls=8, deterministic=True))
+    for shard, part in zip(shards, parts, strict=True):
+        if len(part["label"]) != shard.examples:
+            raise DataError(
+                f"shard {shard.name} holds {len(part['label'])} records, its manifest says {shard.examples}"
+            )
+    rows = {name: tf.concat([part[name] for part in parts], axis=0) for name in parts[0]}
+    if not decode:
+        return Columns(rows=rows)
+    images = tf.data.Dataset.from_tensor_slices(rows.pop("encoded")).map(
+        lambda encoded: tf.reshape(tf.io.decode_jpeg(encoded, channels=3), [-1]),
+        num_parallel_calls=len(os.sched_getaffinity(0)),
+        deterministic=True,
+    )
+    sizes = rows["height"].numpy().astype(np.int64) * rows["width"].numpy() * 3
+    offsets = np.cumsum(sizes) - sizes
+    pixels = np.empty(int(sizes.sum()), np.uint8)
+    for offset, size, image in zip(offsets, sizes, images.as_numpy_iterator(), strict=True):
+        pixels[offset : offset + size] = image
+    return Columns(rows={**rows, "offset": tf.constant(offsets)}, pixels=tf.constant(pixels))
+
+
+def on_local_disk(data: DatasetVersion, split: str, directory: epath.PathLike | None = None) -> DatasetVersion:
+    """Copies a split's shards to a local directory, unless they are there, and returns the dataset that lies there.
+
+    Raises:
+      DataError: a shard's checksum is not the manifest's.
+    """
+    root = epath.Path(directory or pathlib.Path(tempfile.gettempdir()) / f"tpu-retraining-{os.getuid()}")
+    local = root / hashlib.sha256(data.manifest.to_json().encode()).hexdigest()[:16]
+    local.mkdir(parents=True, exist_ok=True)
+    for shard in data.manifest.shards(split):
+        if not (local / shard.name).exists():
+            _copy_shard(data.path / shard.name, local / shard.name, shard)
+    return DatasetVersion(path=local, manifest=data.manifest)
+
+
+def _copy_shard(source: epath.Path, target: epath.Path, shard: Shard) -> None:
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    digest = hashlib.sha256()
+    with source.open("rb") as file, partial.open("wb") as copy:
+        while chunk := file.read(_READ_BUFFER):
+            digest.update(chunk)
+            copy.write(chunk)
+    if digest.hexdigest() != shard.sha256:
+        partial.unlink()
+        raise DataError(f"shard {source}: its sha256 is not the manifest's; build the dataset again")
+    partial.replace(target)
+
+
+def open_source(
+    data: DatasetVersion, split: str, *, cache: str, whole_pixels: bool
+) -> tuple[DatasetVersion, Columns | None]:
+    """Applies a cache.
+
+    Args:
+      cache: one of `CACHES`; "auto" chooses and logs the reason, once a split.
+      whole_pixels: whether every image is decoded at full size.
+
+    Returns:
+      Where to stream from, and the split in memory where it is held there.
+
+    Raises:
+      UsageError: an unknown cache, or "pixels" for images that are reduced while decoding.
+    """
+    if cache not in CACHES:
+        raise UsageError(f'no cache "{cache}"; known: {", ".join(CACHES)}')
+    if cache == "pixels" and not whole_pixels:
+        raise UsageError("cache=pixels keeps whole decoded images, but these are reduced while decoding; use bytes")
+    if cache == "auto":
+        remote = "://" in str(data.path)
+        machine = Machine.this()
+        cache, reason = choose_cache(data.manifest, split, machine=machine, remote=remote, whole_pixels=whole_pixels)
+        logging.log_first_n(logging.INFO, "%s: cache=%s (%s)", 8, split, cache, reason)
+    if cache == "disk":
+        return on_local_disk(data, split), None
+    return data, load(data, split, cache) if cache in ("bytes", "pixels") else None
