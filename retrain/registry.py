@@ -58,11 +58,12 @@ def models(root: pathlib.Path) -> list[Model]:
 def champion(root: pathlib.Path) -> Model | None:
     """The model that the pointer names, None without a pointer; DataError if it points nowhere."""
     link = root / CHAMPION
-    if not link.is_symlink():
-        if link.exists():
-            raise DataError(f"{link}: not a symbolic link; the registry cannot replace it. Move it away")
+    try:
+        target = os.readlink(link)  # one call, so that a reader beside a writer sees one state
+    except FileNotFoundError:
         return None
-    target = os.readlink(link)
+    except OSError as error:
+        raise DataError(f"{link}: not a symbolic link; the registry cannot replace it. Move it away") from error
     if not target.isdecimal() or not (root / target).is_dir():
         raise DataError(f"{link} points to {target}, which is no model; let it point to a numbered one or remove it")
     return Model(int(target), root / target)
