@@ -231,6 +231,33 @@ def draw(
     return parameters
 
 
+def describe(config: AugmentConfig, identities: tf.Tensor, *, key: tf.Tensor) -> list[list[str]]:
+    """The parameters that `draw` gives each example, in words, a line each; for people."""
+    lines = []
+    for u in uniforms(identities, key=key, draws=_CUTOUT + 2 * config.cutout_count).numpy():
+        signed = u * 2.0 - 1.0
+        words = {
+            "flip": "flip" if config.flip and u[_FLIP] < 0.5 else "",
+            "shift": f"shift {signed[_SHIFT_X] * config.shift:+.0%} {signed[_SHIFT_Y] * config.shift:+.0%}",
+            "zoom": f"zoom {1.0 / (1.0 + signed[_ZOOM] * config.zoom):.2f}",
+            "shear": f"shear {signed[_SHEAR] * config.shear:+.2f}",
+            "rotation": f"rotation {signed[_ROTATION] * config.rotation:+.0f}",
+            "random_resized_crop": f"crop {1 - (1 - u[_CROP_AREA]) * (1 - config.random_resized_crop):.0%}",
+            "brightness": f"brightness {signed[_BRIGHTNESS] * config.brightness:+.0%}",
+            "contrast": f"contrast {1 + signed[_CONTRAST] * config.contrast:.2f}",
+            "saturation": f"saturation {1 + signed[_SATURATION] * config.saturation:.2f}",
+            "hue": f"hue {signed[_HUE] * config.hue * 360:+.0f}",
+            "cutout_count": f"{config.cutout_count} cutouts",
+            "mixup": "mixup",
+            "cutmix": "cutmix",
+            "policy": config.policy,
+        }
+        used = [text for name, text in words.items() if getattr(config, name) and text]
+        # Two to a line.
+        lines.append([", ".join(used[i : i + 2]) for i in range(0, len(used), 2)])
+    return lines
+
+
 def recolour(images: tf.Tensor, matrix: tf.Tensor, contrast: tf.Tensor, brightness: tf.Tensor) -> tf.Tensor:
     """Applies the colour matrix and clips to 0..255.
 

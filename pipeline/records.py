@@ -209,23 +209,37 @@ def frame(payload: bytes) -> bytes:
     return length + _FOOTER.pack(_masked_crc32c(length)) + payload + _FOOTER.pack(_masked_crc32c(payload))
 
 
+def scan_frames(file: IO[bytes]) -> Iterator[bytes | RecordError]:
+    """Yields the payloads of an open TFRecord file, in order, with both checksums verified.
+
+    Where a record is damaged its RecordError comes in its place, naming the record's number. The scan goes on after a
+    payload whose checksum fails; after a damaged header or a truncation the next record cannot be found, and it ends.
+    """
+    number = 0
+    while header := file.read(_HEADER.size):
+        if len(header) < _HEADER.size:
+            yield RecordError(f"record {number}: truncated header")
+            return
+        length, length_crc = _HEADER.unpack(header)
+        if _masked_crc32c(header[:8]) != length_crc or length > _MAX_RECORD_BYTES:
+            yield RecordError(f"record {number}: damaged header")
+            return
+        payload, footer = file.read(length), file.read(_FOOTER.size)
+        if len(payload) < length or len(footer) < _FOOTER.size:
+            yield RecordError(f"record {number}: truncated")
+            return
+        damaged = _masked_crc32c(payload) != _FOOTER.unpack(footer)[0]
+        yield RecordError(f"record {number}: checksum mismatch") if damaged else payload
+        number += 1
+
+
 def read_frames(file: IO[bytes]) -> Iterator[bytes]:
     """Yields the payloads of an open TFRecord file, in order, with both checksums verified.
 
     Raises:
       RecordError: naming the record's number and what is damaged.
     """
-    number = 0
-    while header := file.read(_HEADER.size):
-        if len(header) < _HEADER.size:
-            raise RecordError(f"record {number}: truncated header")
-        length, length_crc = _HEADER.unpack(header)
-        if _masked_crc32c(header[:8]) != length_crc or length > _MAX_RECORD_BYTES:
-            raise RecordError(f"record {number}: damaged header")
-        payload, footer = file.read(length), file.read(_FOOTER.size)
-        if len(payload) < length or len(footer) < _FOOTER.size:
-            raise RecordError(f"record {number}: truncated")
-        if _masked_crc32c(payload) != _FOOTER.unpack(footer)[0]:
-            raise RecordError(f"record {number}: checksum mismatch")
+    for payload in scan_frames(file):
+        if isinstance(payload, RecordError):
+            raise payload
         yield payload
-        number += 1

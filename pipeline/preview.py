@@ -1,0 +1,135 @@
+"""What the model will see: python -m pipeline.preview --data=DATA --recipe=NAME --out=preview.png
+
+A contact sheet: each row an image as evaluation sees it, then as `--epochs` training epochs see it, with the
+parameters that were drawn. The pixels come from the very functions, seed and keys that training uses.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+from PIL import Image, ImageDraw
+
+from pipeline import augment, policies, records, source
+from pipeline.augment import AugmentConfig
+from pipeline.cli import UsageError, run_command
+from pipeline.manifest import DatasetVersion, open_dataset
+from pipeline.random_bits import stream_key
+from pipeline.render import Renderer
+
+_DATA = flags.DEFINE_string("data", None, "Dataset root or version directory.", required=True)
+_RECIPE = flags.DEFINE_string("recipe", None, "Name in trainer/recipes, or a run's config.json.", required=True)
+_OUT = flags.DEFINE_string("out", "preview.png", "Image file to write.")
+_SPLIT = flags.DEFINE_string("split", "train", "Split to show.")
+_IMAGES = flags.DEFINE_integer("images", 6, "Rows: images to show.", lower_bound=1, upper_bound=100)
+_EPOCHS = flags.DEFINE_integer("epochs", 5, "Columns: epochs to show.", lower_bound=1, upper_bound=50)
+_SEED = flags.DEFINE_integer("seed", 0, "The training run's seed.", lower_bound=0)
+
+_TEXT_HEIGHT, _LINE_HEIGHT, _LEAST_CELL = 52, 11, 128
+
+
+def first_records(data: DatasetVersion, split: str, count: int) -> list[bytes]:
+    """The first serialized records of a split."""
+
+    def everything() -> itertools.chain[bytes]:
+        return itertools.chain.from_iterable(
+            records.read_frames((data.path / shard.name).open("rb")) for shard in data.manifest.shards(split)
+        )
+
+    return list(itertools.islice(everything(), count))
+
+
+def render_epochs(
+    data: DatasetVersion,
+    serialized: list[bytes],
+    *,
+    config: AugmentConfig,
+    height: int,
+    width: int,
+    seed: int,
+    epochs: int,
+) -> tuple[np.ndarray, list[list[str]]]:
+    """Renders records as evaluation and as the first epochs of training see them.
+
+    Returns:
+      uint8 `[records, 1 + epochs, height, width, 3]`, and a caption for each.
+    """
+    manifest = data.manifest
+    largest = (manifest.max_height, manifest.max_width)
+    plain = Renderer(height=height, width=width, largest=largest)
+    renderer = Renderer(height=height, width=width, largest=largest, augment=config)
+    columns = source.parse(tf.constant(serialized), num_classes=manifest.num_classes)
+    names = [manifest.labels[label] for label in columns["label"].numpy()]
+
+    def render(chosen: Renderer, rows: dict[str, tf.Tensor]) -> tf.Tensor:
+        return tf.stack([chosen.render({k: v[i] for k, v in rows.items()}) for i in range(len(serialized))])
+
+    sheets, captions = [render(plain, columns)], [[[name] for name in names]]
+    for epoch in range(epochs):
+        key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="augment"), tf.uint64)
+        images = render(renderer, renderer.draw(columns, key))
+        if config.policy:
+            images = policies.keras_cv_policy(config.policy)(images)
+        if config.mixup or config.cutmix:
+            mix_key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="mix"), tf.uint64)
+            mix = policies.Mix(mixup=config.mixup, cutmix=config.cutmix, key=mix_key, num_classes=manifest.num_classes)
+            images, _ = mix.apply(images, columns["label"], columns["identity"])
+        sheets.append(images)
+        captions.append(augment.describe(config, columns["identity"], key=key))
+    pixels = tf.cast(tf.round(tf.stack(sheets, axis=1)), tf.uint8).numpy()
+    return pixels, [["\n".join(column[row]) for column in captions] for row in range(len(serialized))]
+
+
+def contact_sheet(pixels: np.ndarray, captions: list[list[str]]) -> Image.Image:
+    """Pastes uint8 `[rows, columns, height, width, 3]` into one image, a caption below each cell."""
+    rows, columns, height, width, _ = pixels.shape
+    scale = max(1, -(-_LEAST_CELL // width))
+    cell_width, cell_height = width * scale + 4, height * scale + _TEXT_HEIGHT
+    sheet = Image.new("RGB", (columns * cell_width, rows * cell_height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, column in itertools.product(range(rows), range(columns)):
+        picture = Image.fromarray(pixels[row, column]).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+        at = (column * cell_width, row * cell_height)
+        sheet.paste(picture, at)
+        for line, text in enumerate(captions[row][column].splitlines()):
+            draw.text((at[0] + 2, at[1] + height * scale + 2 + line * _LINE_HEIGHT), text, fill="black")
+    return sheet
+
+
+def main(arguments: list[str]) -> None:
+    del arguments
+    # The only place where the pipeline looks into the trainer: recipes say what to augment.
+    from trainer.config import DataFacts, load_recipe
+
+    data = open_dataset(_DATA.value)
+    manifest = data.manifest
+    recipe = load_recipe(
+        _RECIPE.value,
+        DataFacts(
+            num_train=manifest.num_examples(_SPLIT.value),
+            num_classes=manifest.num_classes,
+            max_side=max(manifest.max_height, manifest.max_width),
+        ),
+    )
+    serialized = first_records(data, _SPLIT.value, _IMAGES.value)
+    if not serialized:
+        raise UsageError(f"--split={_SPLIT.value}: the split is empty")
+    size = recipe.image_size
+    pixels, captions = render_epochs(
+        data, serialized, config=recipe.augment, height=size, width=size, seed=_SEED.value, epochs=_EPOCHS.value
+    )
+    out = pathlib.Path(_OUT.value)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        contact_sheet(pixels, captions).save(out)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"--out={out}: {error}") from error
+    print(f"{out}: {len(serialized)} images of {_SPLIT.value}, as evaluation and {_EPOCHS.value} epochs see them")
+
+
+if __name__ == "__main__":
+    run_command(main)
