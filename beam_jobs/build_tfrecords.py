@@ -61,10 +61,9 @@ _DATASET_NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 
 def _dataset_name(input_path: str) -> str:
     if _NAME.value is None:
-        is_tfds_name = _SOURCE.value.partition(":")[0] == "tfds" and not os.path.isdir(input_path)
-        base = (
-            re.split("[/:]", input_path)[0] if is_tfds_name else os.path.basename(os.path.abspath(input_path)).lower()
-        )
+        base = os.path.basename(os.path.abspath(input_path)).lower()
+        if _SOURCE.value.partition(":")[0] == "tfds":  # NAME[/CONFIG][:VERSION], or a folder NAME/…/1.0.0
+            base = re.split("[/:]", re.sub(r"/[\d.]+/*$", "", input_path))[-1 if os.path.isdir(input_path) else 0]
         name = _NOT_IN_A_NAME.sub("_", base.split(".")[0]).strip("_")
         return name if _DATASET_NAME.match(name) else f"images_{name}".strip("_")
     if not _DATASET_NAME.match(_NAME.value):
