@@ -105,7 +105,7 @@ def test_failures_are_told_apart_and_end_in_time(server, store, path, code, deta
     url = f"{server.url}/{path}"
     start = time.monotonic()
     done = run([url], store, limits(**changes))[url]
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10  # a busy machine's allowance; each would take 50 seconds or for ever
     assert done.code is code, done
     assert detail in done.detail
     assert not done.sha256
@@ -191,12 +191,12 @@ def test_retry_after_is_capped_and_the_total_time_holds(server, store):
     policy = dataclasses.replace(POLICY, max_wait_seconds=0.2, attempts=3)
     start = time.monotonic()
     assert run([url], store, policy)[url].code is RejectCode.HTTP_STATUS
-    assert 0.4 <= time.monotonic() - start < 2
+    assert 0.4 <= time.monotonic() - start < 10
     assert server.hits("/always_busy") == 3
     policy = dataclasses.replace(policy, max_wait_seconds=1000, total_seconds=5, retry_failed=True)
     start = time.monotonic()
     assert "429" in run([url], store, policy)[url].detail
-    assert time.monotonic() - start < 1  # to wait for a time after the end would be pointless
+    assert time.monotonic() - start < 4  # to wait for a time after the end would be pointless
 
 
 def test_a_busy_host_is_left_alone_by_all(server, store):
@@ -297,7 +297,7 @@ def test_a_dead_host_is_given_up_and_does_not_hold_up_others(server, store):
     alive = [f"{server.url}/ok/{i}" for i in range(20)]
     start = time.monotonic()
     done = run(dead + alive, store, policy)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20  # each by itself would take 50 seconds
     assert {done[url].code for url in dead} == {RejectCode.CONNECTION}
     assert sum("given up" in done[url].detail for url in dead) > 480
     assert all(done[url].code is None for url in alive)
