@@ -21,7 +21,7 @@ from beam_jobs.policy import PixelPolicy, Refused, Reject, RejectCode
 
 __all__ = ["ImageFacts", "PixelPolicy", "Reject", "RejectCode", "inspect", "render"]
 
-_STRIP_BYTES = 8 << 20
+_STRIP_BYTES = 1 << 17  # fits the processor's cache
 # A larger colour profile (scanners' and printers' tables) or the usual sRGB one is not worth its bytes in every record.
 _MAX_PROFILE_BYTES = 1024
 
@@ -89,8 +89,7 @@ def _pixel_digest(pixels: Image.Image, samples: np.ndarray) -> str:
 def _sharpness(samples: np.ndarray) -> float:
     luma = samples.astype(np.int16)
     laplacian = luma[1:-1, 1:-1] * 4 - luma[:-2, 1:-1] - luma[2:, 1:-1] - luma[1:-1, :-2] - luma[1:-1, 2:]
-    flat = laplacian.astype(np.float32).reshape(-1)
-    return math.sqrt(float(flat @ flat) / flat.size) / 255
+    return math.sqrt(float(np.square(laplacian, dtype=np.float32).mean())) / 255
 
 
 def inspect(data: bytes, policy: PixelPolicy) -> ImageFacts | Reject:

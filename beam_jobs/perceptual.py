@@ -59,10 +59,17 @@ def _window_map(lost_before: float, lost_after: float) -> np.ndarray:
 # The hash is computed in float64, so that no other machine's rounding changes it.
 _ANALYSIS = _cosines(_midpoints(SIDE), FREQUENCIES) / SIDE
 # Photographs' spectra fall with the frequency; this makes all coefficients about equally large.
-_WHITEN = np.hypot(*np.mgrid[:FREQUENCIES, :FREQUENCIES]).astype(np.float32)
-_UNWHITEN = np.divide(1, _WHITEN, out=np.zeros_like(_WHITEN), where=_WHITEN > 0)
-_ROW_MAPS = np.stack([_window_map(top, bottom) for _, top, _, bottom in WINDOWS]).astype(np.float32)
-_COLUMN_MAPS = np.stack([_window_map(left, right) for left, _, right, _ in WINDOWS]).astype(np.float32)
+_WHITEN = np.hypot(*np.mgrid[:FREQUENCIES, :FREQUENCIES])
+
+
+def _cut_map() -> np.ndarray:
+    """Whitened series of an image → those of its windows: float32 [COEFFICIENTS, len(WINDOWS) * COEFFICIENTS]."""
+    unwhiten = np.divide(1, _WHITEN, out=np.zeros_like(_WHITEN), where=_WHITEN > 0)
+    maps = [np.kron(_window_map(top, bottom), _window_map(left, right)) for left, top, right, bottom in WINDOWS]
+    return np.concatenate([(_WHITEN.reshape(-1, 1) * m * unwhiten.reshape(-1)).T for m in maps], axis=1)
+
+
+_CUT = _cut_map().astype(np.float32)
 # What mirroring left to right does to a flattened series.
 MIRROR = np.tile((-1.0) ** np.arange(FREQUENCIES), FREQUENCIES).astype(np.float32)
 
@@ -82,31 +89,27 @@ def perceptual_hash(luma: np.ndarray) -> bytes:
         return b""
     white = series * _WHITEN
     white *= 1 / math.sqrt(float(np.square(white).mean()))
-    levels = np.clip(np.rint(np.sign(white) * np.sqrt(np.abs(white)) * _LEVELS_PER_SIGMA), -7, 7).astype(np.int8) + 8
-    nibbles = levels.reshape(-1).astype(np.uint8)
+    steps = np.clip(np.rint(np.sign(white) * np.sqrt(np.abs(white)) * _LEVELS_PER_SIGMA), -7, 7).astype(np.int8) + 8
+    nibbles = steps.reshape(-1).astype(np.uint8)
     return (nibbles[::2] << 4 | nibbles[1::2]).tobytes()
 
 
-def series(hashes: np.ndarray) -> np.ndarray:
-    """uint8 [n, HASH_BYTES] → the cosine series that the hashes stand for, float32 [n, FREQUENCIES, FREQUENCIES]."""
-    levels = np.stack([hashes >> 4, hashes & 15], axis=-1).reshape(len(hashes), -1).astype(np.float32) - 8
-    white = np.sign(levels) * np.square(levels / _LEVELS_PER_SIGMA)
-    return white.reshape(-1, FREQUENCIES, FREQUENCIES) * _UNWHITEN
+def levels(hashes: np.ndarray) -> np.ndarray:
+    """uint8 [n, HASH_BYTES] → the coefficients' levels, -7 to 7, int8 [n, COEFFICIENTS]."""
+    return np.stack([hashes >> 4, hashes & 15], axis=-1).reshape(len(hashes), COEFFICIENTS).astype(np.int8) - 8
 
 
-def _describe(several: np.ndarray) -> np.ndarray:
-    white = several * _WHITEN
-    white = np.sign(white) * np.sqrt(np.abs(white))
-    flat = white.reshape(*white.shape[:-2], COEFFICIENTS)
-    return flat / np.maximum(np.linalg.norm(flat, axis=-1, keepdims=True), 1e-6)
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
 
 
 def describe(hashes: np.ndarray) -> np.ndarray:
     """uint8 [n, HASH_BYTES] → unit vectors float32 [n, COEFFICIENTS], whose dot product is the images' similarity."""
-    return _describe(series(hashes))
+    return _unit(levels(hashes).astype(np.float32))
 
 
 def describe_windows(hashes: np.ndarray) -> np.ndarray:
     """The vectors of the images cut to each of WINDOWS: float32 [n, len(WINDOWS), COEFFICIENTS]."""
-    cut = np.einsum("wij,njk,wlk->nwil", _ROW_MAPS, series(hashes), _COLUMN_MAPS, optimize=True)
-    return _describe(cut)
+    steps = levels(hashes).astype(np.float32)
+    cut = ((np.abs(steps) * steps) @ _CUT).reshape(len(hashes), len(WINDOWS), COEFFICIENTS)
+    return _unit(np.sign(cut) * np.sqrt(np.abs(cut)))

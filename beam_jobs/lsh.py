@@ -1,0 +1,202 @@
+"""Pairs of similar perceptual hashes by banded locality-sensitive hashing: what agrees in one band is compared.
+
+A band is a choice of 17 of the hash's signs. Every image stands in one bucket a band. It looks for its partners in the
+buckets where it would stand itself if it were cropped to each of `perceptual.WINDOWS`; mirroring does not move an image
+to another bucket. (Gionis, Indyk, Motwani 1999, with the query's side made the rich one: what is stored, sorted and
+shuffled is one row an image.) Memory: about 300 bytes an image where one worker has all bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from beam_jobs import perceptual
+
+BANDS = 20
+ID_BYTES = 16
+SKETCH = np.dtype([("hash", np.uint8, (perceptual.HASH_BYTES,)), ("id", f"V{ID_BYTES}")])
+EDGE = np.dtype([("a", f"V{ID_BYTES}"), ("b", f"V{ID_BYTES}"), ("permille", np.uint16)])
+
+# Measured by benchmarks/near_duplicates.py: on photos, copies lie above and different pictures below.
+SIMILARITY = 0.78
+
+_BITS = 17
+_MAX_FREQUENCY = 8.5  # the lower ones survive cropping and scaling best
+_MAX_COMPARED = 32  # of one bucket for one look-up: keeps a bucket with half of all images in it linear
+_MAX_SIGNS_APART = 40  # of 143, checked before the exact similarity; similar pairs are at most about 31 apart
+_CHUNK = 256
+_PAIRS = 1 << 14
+_MAX_EDGES = 1 << 20
+
+
+def _choose_bands() -> tuple[list[np.ndarray], np.ndarray]:
+    """The coefficients of each band, and whether mirroring changes all (True) or none (False) of its signs.
+
+    A band of the first kind has one coefficient more: its first sign only says which way round the others are read.
+    """
+    rows, columns = np.mgrid[: perceptual.FREQUENCIES, : perceptual.FREQUENCIES].reshape(2, -1)
+    usable = (rows + columns > 0) & (np.hypot(rows, columns) <= _MAX_FREQUENCY)
+    generator = np.random.Generator(np.random.PCG64(0))
+    bands: list[np.ndarray] = []
+    for odd in (False, True):
+        pool = np.flatnonzero(usable & (columns % 2 == int(odd)))
+        size = _BITS + odd
+        per_round = len(pool) // size  # bands that share no coefficient
+        while len(bands) < (BANDS if odd else BANDS // 2):
+            bands += list(generator.permutation(pool)[: per_round * size].reshape(per_round, size))
+        bands = bands[: BANDS if odd else BANDS // 2]
+    return bands, np.arange(BANDS) >= BANDS // 2
+
+
+_COEFFICIENTS, _MIRRORED = _choose_bands()
+_KEY_WEIGHTS = np.zeros((perceptual.COEFFICIENTS, BANDS), np.float32)
+for _band, _chosen in enumerate(_COEFFICIENTS):
+    _KEY_WEIGHTS[_chosen, _band] = 2.0 ** np.arange(len(_chosen))  # no coefficient stands twice in a band
+
+
+def _band_keys(positive: np.ndarray) -> np.ndarray:
+    """Signs bool [n, COEFFICIENTS] → bucket numbers int32 [n, BANDS]."""
+    keys = (positive.astype(np.float32) @ _KEY_WEIGHTS).astype(np.int32)  # exact: below 2^24
+    mirrored = keys[:, _MIRRORED]
+    keys[:, _MIRRORED] = np.where(mirrored & 1, mirrored ^ ((1 << _BITS + 1) - 1), mirrored) >> 1
+    return keys
+
+
+def _sign_words(positive: np.ndarray) -> np.ndarray:
+    """Signs bool [n, COEFFICIENTS] → uint64 [n, 3], for counting how many differ."""
+    padded = np.zeros((len(positive), 192), np.bool_)
+    padded[:, : perceptual.COEFFICIENTS] = positive
+    return np.packbits(padded, axis=1).view(np.uint64)
+
+
+_MIRROR_WORDS = _sign_words(perceptual.MIRROR[None] < 0)[0]
+
+
+class _Index:
+    """The buckets of some bands over all sketches."""
+
+    def __init__(self, sketches: np.ndarray, bands: Sequence[int]) -> None:
+        count = len(sketches)
+        self.bands = list(bands)
+        self.hashes = sketches["hash"]
+        self.words = np.empty((count, 3), np.uint64)
+        keys = np.empty((len(self.bands), count), np.int32)
+        for at in range(0, count, _CHUNK):
+            positive = perceptual.levels(self.hashes[at : at + _CHUNK]) > 0
+            self.words[at : at + _CHUNK] = _sign_words(positive)
+            keys[:, at : at + _CHUNK] = _band_keys(positive)[:, self.bands].T
+        self.order = np.stack([np.argsort(key, kind="stable").astype(np.int32) for key in keys])
+        # The place of each row in its bucket's order: it is compared with those that follow.
+        self.rank = np.empty_like(self.order)
+        for rank, order in zip(self.rank, self.order, strict=True):
+            rank[order] = np.arange(count)
+        self.starts = np.stack(
+            [np.concatenate([[0], np.cumsum(np.bincount(key, minlength=1 << _BITS))]) for key in keys]
+        ).astype(np.int32)
+
+    def partners(self, band: int, keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Look-ups (bucket `keys[i]` for row `rows[i]`) → (number of the look-up, partner row) of all there is."""
+        first, end = self.starts[band][keys], self.starts[band][keys + 1]
+        # Where a bucket is too large, its images are compared with those next to them; sorted by hash, equal ones meet.
+        own = self.rank[band][rows]
+        inside = (first <= own) & (own < end)
+        spread = first + rows % np.maximum(1, end - first - _MAX_COMPARED)
+        first = np.where(end - first <= _MAX_COMPARED, first, np.where(inside, own + 1, spread))
+        sizes = np.minimum(end - first, _MAX_COMPARED)
+        lookup = np.repeat(np.arange(len(keys)), sizes)
+        offset = np.arange(len(lookup)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return lookup, self.order[band][first[lookup] + offset]
+
+
+def _pairs(index: _Index) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields (row, partner, similarity) of all similar pairs found, some of them several times."""
+    windows = len(perceptual.WINDOWS)
+    for at in range(0, len(index.hashes), _CHUNK):
+        vectors = perceptual.describe_windows(index.hashes[at : at + _CHUNK]).reshape(-1, perceptual.COEFFICIENTS)
+        positive = vectors > 0
+        words, keys = _sign_words(positive), _band_keys(positive)
+        rows = at + np.arange(len(vectors)) // windows
+        found = [index.partners(number, keys[:, band], rows) for number, band in enumerate(index.bands)]
+        pair = np.unique(np.concatenate([lookup * len(index.hashes) + partner for lookup, partner in found]))
+        lookup, partner = np.divmod(pair, len(index.hashes))
+        apart = words[lookup] ^ index.words[partner]
+        signs = np.bitwise_count(apart).sum(axis=1)
+        mirrored = np.bitwise_count(apart ^ _MIRROR_WORDS).sum(axis=1)
+        near = (np.minimum(signs, mirrored) <= _MAX_SIGNS_APART) & (partner != rows[lookup])
+        lookup, partner = lookup[near], partner[near]
+        for start in range(0, len(lookup), _PAIRS):
+            part, others = lookup[start : start + _PAIRS], partner[start : start + _PAIRS]
+            mine, theirs = vectors[part], perceptual.describe(index.hashes[others])
+            similarity = np.maximum((mine * theirs).sum(axis=1), (mine * perceptual.MIRROR * theirs).sum(axis=1))
+            similar = similarity >= SIMILARITY
+            yield rows[part[similar]], others[similar], similarity[similar]
+
+
+def _find(parents: dict[bytes, bytes], item: bytes) -> bytes:
+    root = item
+    while (parent := parents.setdefault(root, root)) != root:
+        root = parent
+    while parents[item] != root:
+        parents[item], item = root, parents[item]
+    return root
+
+
+def components(edges: np.ndarray, *, at_least: float = 0.0) -> dict[bytes, bytes]:
+    """Connected components: each id that an edge touches → the smallest id of its component.
+
+    Args:
+      edges: EDGE [n].
+      at_least: similarity below which an edge does not count.
+    """
+    parents: dict[bytes, bytes] = {}
+    for a, b, permille in edges.tolist():
+        if permille >= at_least * 1000:
+            roots = sorted((_find(parents, a), _find(parents, b)))
+            parents[roots[1]] = roots[0]
+    return {item: _find(parents, item) for item in list(parents)}
+
+
+def spanning_forest(edges: np.ndarray) -> np.ndarray:
+    """The edges of a maximum spanning forest: as few as possible, with the same components at every similarity."""
+    ordered = edges[np.argsort(-edges["permille"].astype(np.int32), kind="stable")]
+    parents: dict[bytes, bytes] = {}
+    kept = []
+    for number, (a, b, _) in enumerate(ordered.tolist()):
+        root_a, root_b = _find(parents, a), _find(parents, b)
+        if root_a != root_b:
+            parents[root_a] = root_b
+            kept.append(number)
+    return ordered[kept]
+
+
+def similar(sketches: np.ndarray, bands: Sequence[int] = range(BANDS)) -> np.ndarray:
+    """Finds the similar pairs among sketches.
+
+    Args:
+      sketches: SKETCH [n], in any order; ids distinct.
+      bands: the bands to look at.
+
+    Returns:
+      EDGE [m]: a maximum spanning forest of the pairs found; the same for any order of the sketches.
+    """
+    edges = np.empty(0, EDGE)
+    if len(sketches) < 2:
+        return edges
+    sketches = sketches[_by_hash(sketches)]
+    index = _Index(sketches, bands)
+    ids = sketches["id"]
+    for rows, partners, similarity in _pairs(index):
+        new = np.empty(len(rows), EDGE)
+        new["a"], new["b"] = ids[np.minimum(rows, partners)], ids[np.maximum(rows, partners)]
+        new["permille"] = np.minimum(1000, np.rint(similarity * 1000))
+        edges = np.concatenate([edges, new])
+        if len(edges) > _MAX_EDGES:
+            edges = spanning_forest(edges)
+    return spanning_forest(edges)
+
+
+def _by_hash(sketches: np.ndarray) -> np.ndarray:
+    """Order by hash, then id: NumPy cannot sort by fields of bytes, but by one of all bytes."""
+    return np.argsort(np.ascontiguousarray(sketches).view(f"S{SKETCH.itemsize}").reshape(-1), kind="stable")
