@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
 
+from pipeline import records
 from pipeline.cli import DataError, UsageError, nearest
 
 FORMAT_VERSION = 1
@@ -125,6 +126,16 @@ class DatasetVersion:
     def shard_paths(self, split: str) -> list[str]:
         """Full paths of a split's shards, in order."""
         return [str(self.path / shard.name) for shard in self.manifest.shards(split)]
+
+    def read(self, split: str) -> Iterator[records.Record]:
+        """Yields a split's records in file order; DataError naming the shard and the record if one is damaged."""
+        for path in self.shard_paths(split):
+            with epath.Path(path).open("rb") as file:
+                try:
+                    for payload in records.read_frames(file):
+                        yield records.decode_example(payload)
+                except records.RecordError as error:
+                    raise DataError(f"{path}: {error}") from error
 
 
 def current_version(root: epath.PathLike) -> str | None:

@@ -78,6 +78,7 @@ class Phase:
       batch_norm: inference (moving statistics, right for fine-tuning) or train.
       cached_features: compute the frozen backbone's features once, un-augmented, and train on those.
       l2: coefficient of 0.5·‖kernel‖² over the trainable kernels, added to the mean loss.
+      patience: end the phase when validation has not improved for this many epochs; 0 never does.
     """
 
     name: str
@@ -94,12 +95,14 @@ class Phase:
     batch_norm: str = "inference"
     cached_features: bool = False
     l2: float = 0.0
+    patience: int = 0
 
     def __post_init__(self) -> None:
         _choose(f"schedule of phase {self.name}", self.schedule, SCHEDULES)
         _choose(f"batch_norm of phase {self.name}", self.batch_norm, BATCH_NORM_MODES)
         _at_least(f"lr_min of phase {self.name}", self.lr_min, 0)
         _at_least(f"l2 of phase {self.name}", self.l2, 0)
+        _at_least(f"patience of phase {self.name}", self.patience, 0)
         if self.lr_max < self.lr_min:
             raise ValueError(f"phase {self.name}: lr_max {self.lr_max:g} is below lr_min {self.lr_min:g}")
         if self.duration.unit == "%":
@@ -153,9 +156,12 @@ class Recipe:
       resize_to: pixels the model resizes to on the device (small images travel small), or None.
       head: what sits on the backbone.
       batch_size: global, over all replicas.
+      accumulate: each replica computes its part of a batch in this many pieces and adds up their gradients, which takes
+        less memory.
       augment: training-time augmentation.
       optimizer: gradient descent.
       label_smoothing: 0 to 1 (arXiv 1512.00567).
+      class_weights: none, or balanced: an example weighs in inverse proportion to how common its label is in training.
       ema_decay: decay per step of a moving average of the weights, which then is evaluated and exported; 0 is off.
       phases: one after the other.
       precision: auto (bfloat16 on TPU, else float32), float32 or bfloat16.
@@ -170,9 +176,11 @@ class Recipe:
     resize_to: int | None = None
     head: HeadConfig
     batch_size: int
+    accumulate: int = 1
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     label_smoothing: float = 0.0
+    class_weights: str = "none"
     ema_decay: float = 0.0
     phases: tuple[Phase, ...]
     precision: str = "auto"
@@ -184,6 +192,8 @@ class Recipe:
         _at_least("image_size", self.image_size, 8)
         _at_least("batch_size", self.batch_size, 1)
         _at_least("steps_per_call", self.steps_per_call, 1)
+        _at_least("accumulate", self.accumulate, 1)
+        _choose("class_weights", self.class_weights, ("none", "balanced"))
         _choose("precision", self.precision, PRECISIONS)
         _choose("selection", self.selection, ("best", "last"))
         if not self.phases:

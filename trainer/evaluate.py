@@ -8,6 +8,7 @@ As a command it scores an exported model, this run's or another's, on a split of
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,6 @@ import tensorflow as tf
 from absl import flags
 from etils import epath
 
-from pipeline import records
 from pipeline.cli import DataError, run_command
 from pipeline.dataset import HostSlice
 from pipeline.manifest import DatasetVersion, open_dataset
@@ -123,31 +123,18 @@ def score_export(model: epath.PathLike, data: DatasetVersion, split: str, *, bat
       DataError: a damaged shard.
     """
     signature = load_signature(model)
-    rows: list[dict[str, Any]] = []
     names = data.manifest.labels
-
-    def score(batch: list[records.Record]) -> None:
+    examples = data.read(split)
+    rows: list[dict[str, Any]] = []
+    while batch := list(itertools.islice(examples, batch_size)):
         result = signature([record.image for record in batch])
         best = result["probabilities"].max(axis=-1)
-        for record, predicted, probability in zip(batch, result["label"], best, strict=True):
-            label = names[record.label]
-            rows.append(
-                prediction_row(key=record.id, label=label, predicted=predicted.decode(), probability=float(probability))
+        rows += [
+            prediction_row(
+                key=record.id, label=names[record.label], predicted=label.decode(), probability=float(probability)
             )
-
-    batch: list[records.Record] = []
-    for shard in data.shard_paths(split):
-        with epath.Path(shard).open("rb") as file:
-            try:
-                for payload in records.read_frames(file):
-                    batch.append(records.decode_example(payload))
-                    if len(batch) == batch_size:
-                        score(batch)
-                        batch = []
-            except records.RecordError as error:
-                raise DataError(f"{shard}: {error}") from error
-    if batch:
-        score(batch)
+            for record, label, probability in zip(batch, result["label"], best, strict=True)
+        ]
     return rows
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from pipeline.augment import AugmentConfig
 from pipeline.cli import CommandError, TryAgainError
 from pipeline.dataset import HostSlice
 from pipeline.manifest import DatasetVersion
-from trainer.checkpoint import StateCheckpoint, save_best, training_state
+from trainer.checkpoint import StateCheckpoint, save_best, training_state, write_atomically
 from trainer.config import Recipe
 from trainer.evaluate import Evaluator, compute_metrics
 from trainer.feed import distribute, feature_batches
@@ -29,6 +31,7 @@ from trainer.step import TrainStep
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
+_SHOWN_IMAGES = 16
 
 
 @dataclasses.dataclass
@@ -59,14 +62,18 @@ class Plan:
       data: what to do it with.
       seed: of data order, augmentation, dropout and the head's first weights.
       run: where results go.
+      class_weights: float32 [C]; see TrainStep.
       stop_requested: asked after every host call; True saves a checkpoint and stops.
+      profile: whether to write a TensorBoard profile of a few steps of every phase.
     """
 
     recipe: Recipe
     data: DatasetVersion
     seed: int
     run: epath.Path
+    class_weights: np.ndarray
     stop_requested: Callable[[], bool]
+    profile: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -143,6 +150,8 @@ class Trainer:
           CommandError: the loss is no longer a finite number.
         """
         position, step = self._resume()
+        if position == Position() and any(phase.augment for phase in self._plan.recipe.phases):
+            self._show_first_images()
         phases = self._plan.recipe.phases
         while True:
             step = self._train_phase(position, step)
@@ -153,6 +162,10 @@ class Trainer:
             step = self._build(position.phase)
             self._save(position, step)
 
+    def _show_first_images(self) -> None:
+        batches = self._plan.train_data(epoch=0, skip_batches=0, augment=True)(HostSlice())
+        self._metrics.show_images("augmented", next(iter(batches))["image"][:_SHOWN_IMAGES], step=0)
+
     def _build(self, phase: int) -> TrainStep:
         plan = self._plan
         config = plan.recipe.phases[phase]
@@ -162,6 +175,7 @@ class Trainer:
                 recipe=plan.recipe,
                 phase=config,
                 rates=config.learning_rates(steps_per_epoch=plan.steps_per_epoch),
+                class_weights=plan.class_weights,
                 strategy=self._strategy,
                 seed=plan.seed + phase,
             )
@@ -215,6 +229,8 @@ class Trainer:
             while position.step < total:
                 self._train_epoch(position, step, total, rates, cache, progress)
                 self._end_epoch(position, step, rates, cache)
+                if self._is_out_of_patience(position):
+                    position.step = total
                 self._save_if_due(position, step)
         finally:
             progress.close()
@@ -222,6 +238,17 @@ class Trainer:
             for variable, average in zip(step.averaged, step.average, strict=True):
                 variable.assign(average)
         return step
+
+    def _is_out_of_patience(self, position: Position) -> bool:
+        phase = self._plan.recipe.phases[position.phase]
+        if not phase.patience or position.best is None:
+            return False
+        first = self._plan.first_epoch(position.phase)
+        epoch = first + math.ceil(position.step / self._plan.steps_per_epoch)
+        stale = epoch - max(position.best["epoch"], first)
+        if stale >= phase.patience:
+            logging.info("phase %s: no better validation for %d epochs, stopping it early", phase.name, stale)
+        return stale >= phase.patience
 
     def _cache_features(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         splits = [split for split in (TRAIN, VALIDATION) if split in self._plan.data.manifest.splits]
@@ -262,7 +289,8 @@ class Trainer:
         end = min(total, (position.step // plan.steps_per_epoch + 1) * plan.steps_per_epoch)
         while position.step < end:
             count = min(plan.recipe.steps_per_call, end - position.step)
-            losses, sums = step(batches, first_step=position.step, steps=count)
+            with self._profiled(position):
+                losses, sums = step(batches, first_step=position.step, steps=count)
             self._check_finite(losses, position)
             position.step += count
             position.sums = [before + float(new) for before, new in zip(position.sums, sums, strict=True)]
@@ -275,14 +303,38 @@ class Trainer:
             if position.step < end:
                 self._save_if_due(position, step)
 
+    @contextlib.contextmanager
+    def _profiled(self, position: Position) -> Iterator[None]:
+        """Profiles the second host call of a phase: the first one also compiles."""
+        if not self._plan.profile or position.step != self._plan.recipe.steps_per_call:
+            yield
+            return
+        tf.profiler.experimental.start(str(self._plan.run / "events"))
+        try:
+            yield
+        finally:
+            tf.profiler.experimental.stop()
+
     def _check_finite(self, losses: np.ndarray, position: Position) -> None:
         bad = np.flatnonzero(~np.isfinite(losses))
-        if bad.size:
-            phase = self._plan.recipe.phases[position.phase]
-            raise CommandError(
-                f"the loss became {losses[bad[0]]} in phase {phase.name} at step {position.step + bad[0] + 1}; "
-                f"lower lr_max (it is {phase.lr_max:g}) or set optimizer.clip_norm=1"
-            )
+        if not bad.size:
+            return
+        plan = self._plan
+        phase = plan.recipe.phases[position.phase]
+        step = position.step + int(bad[0])
+        saved = ""
+        if not phase.cached_features:
+            epoch, skip = divmod(step, plan.steps_per_epoch)
+            epoch += plan.first_epoch(position.phase)
+            batches = plan.train_data(epoch=epoch, skip_batches=skip, augment=phase.augment)(HostSlice())
+            file = io.BytesIO()
+            np.savez(file, **next(batches.as_numpy_iterator()))
+            write_atomically(plan.run / "bad_batch.npz", file.getvalue())
+            saved = f" (its batch: {plan.run / 'bad_batch.npz'})"
+        raise CommandError(
+            f"the loss became {losses[bad[0]]} in phase {phase.name} at step {step + 1}{saved}; "
+            f"lower lr_max (it is {phase.lr_max:g}) or set optimizer.clip_norm=1"
+        )
 
     def _end_epoch(
         self,

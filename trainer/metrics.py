@@ -43,3 +43,10 @@ class MetricsLog:
                 if name in row:
                     tf.summary.scalar(f"{name}/{row['split']}", row[name])
         self._events.flush()
+
+    def show_images(self, name: str, images: tf.Tensor, *, step: int) -> None:
+        """Writes images ([B, H, W, 3], of any range) to TensorBoard, each stretched to 0..1."""
+        low = tf.reduce_min(images, axis=(1, 2, 3), keepdims=True)
+        high = tf.reduce_max(images, axis=(1, 2, 3), keepdims=True)
+        with self._events.as_default(step=step):
+            tf.summary.image(name, (images - low) / tf.maximum(high - low, 1e-6), max_outputs=len(images))

@@ -32,7 +32,9 @@ from trainer.strategy import describe, is_tpu, make_strategy
 _PACKAGES = ("tensorflow", "tensorflow-tpu", "keras", "keras-cv", "numpy", "pillow")
 
 
-def train_and_evaluate(request: Request, data: DatasetVersion, directory: epath.Path, *, tpu: str) -> ExitCode:
+def train_and_evaluate(
+    request: Request, data: DatasetVersion, directory: epath.Path, *, tpu: str, profile: bool
+) -> ExitCode:
     """Runs, or goes on with, the training run in `directory`.
 
     Raises:
@@ -44,11 +46,11 @@ def train_and_evaluate(request: Request, data: DatasetVersion, directory: epath.
     settings = _settings(request, data, recipe)
     _refuse_another_run(directory, settings)
     strategy = make_strategy(tpu)
-    if recipe.batch_size % strategy.num_replicas_in_sync:
-        replicas = strategy.num_replicas_in_sync
+    pieces = strategy.num_replicas_in_sync * recipe.accumulate
+    if recipe.batch_size % pieces:
         raise UsageError(
-            f"batch_size={recipe.batch_size} cannot be split over {replicas} replicas; "
-            f"--set=batch_size={-(-recipe.batch_size // replicas) * replicas} can"
+            f"batch_size={recipe.batch_size} cannot be split into {pieces} equal parts (replicas times accumulate); "
+            f"--set=batch_size={-(-recipe.batch_size // pieces) * pieces} can"
         )
     low_precision = recipe.precision == "bfloat16" or (recipe.precision == "auto" and is_tpu(strategy))
     keras.config.set_dtype_policy("mixed_bfloat16" if low_precision else "float32")
@@ -60,7 +62,15 @@ def train_and_evaluate(request: Request, data: DatasetVersion, directory: epath.
     write_atomically(directory / "config.json", json.dumps(settings, indent=2) + "\n")
 
     stop = _StopOnSignal()
-    plan = Plan(recipe=recipe, data=data, seed=request.seed, run=directory, stop_requested=lambda: stop.requested)
+    plan = Plan(
+        recipe=recipe,
+        data=data,
+        seed=request.seed,
+        run=directory,
+        class_weights=class_weights(recipe, data),
+        stop_requested=lambda: stop.requested,
+        profile=profile,
+    )
     trainer = Trainer(plan, classifier, strategy)
     position = trainer.train()
     load_best(directory / "checkpoints", classifier)
@@ -109,6 +119,14 @@ def _resolve(request: Request, data: DatasetVersion) -> Recipe:
     for phase in recipe.phases:
         phase.learning_rates(steps_per_epoch=-(-facts.num_train // recipe.batch_size))  # refuses what does not fit
     return recipe
+
+
+def class_weights(recipe: Recipe, data: DatasetVersion) -> np.ndarray:
+    """float32 [C]: all 1, or for `balanced` N / (C · count of the label), as scikit-learn's `class_weight`."""
+    if recipe.class_weights == "none":
+        return np.ones(data.manifest.num_classes, np.float32)
+    counts = np.bincount([record.label for record in data.read(TRAIN)], minlength=data.manifest.num_classes)
+    return (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
 
 
 def _settings(request: Request, data: DatasetVersion, recipe: Recipe) -> dict[str, Any]:

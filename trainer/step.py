@@ -94,11 +94,23 @@ class TrainStep:
         recipe: Recipe,
         phase: Phase,
         rates: np.ndarray,
+        class_weights: np.ndarray,
         strategy: tf.distribute.Strategy,
         seed: int,
     ) -> None:
-        """Creates the variables; call within `strategy.scope()`. `rates`: float32 [steps of the phase]."""
+        """Creates the variables; call within `strategy.scope()`.
+
+        Args:
+          classifier: the model.
+          recipe: its batch size, optimizer, smoothing and so on.
+          phase: what trains, and how.
+          rates: float32 [steps of the phase], the learning rates.
+          class_weights: float32 [C], factors of the examples' losses by their label.
+          strategy: the one in scope.
+          seed: of dropout.
+        """
         self._strategy, self._recipe, self._phase, self._seed = strategy, recipe, phase, seed
+        self._class_weights = class_weights
         self._forward = training_forward(classifier, phase)
         groups = trainable_groups(classifier, phase)
         self._groups = list(groups.values())
@@ -141,32 +153,53 @@ class TrainStep:
     def _step(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         seed = tf.random.experimental.stateless_fold_in([self._seed, 0], step)
-        variables = [v.value for group in self._groups for v in group]
-        with (
-            tf.GradientTape(watch_accessed_variables=False) as tape,
-            dropout_seed(tf.random.experimental.stateless_fold_in(seed, replica)),
-        ):
-            tape.watch(variables)
-            logits = self._forward(batch["image"])
-            per_example = cross_entropy(batch["label"], logits, smoothing=self._recipe.label_smoothing)
-            loss_sum = tf.reduce_sum(per_example * batch["weight"])
-            # Divided by the full batch even where the last one is padded: every example then weighs the same.
-            objective = loss_sum / self._recipe.batch_size + self._penalty()
-        gradients = self._clip(tape.gradient(objective, variables))
+        seed = tf.random.experimental.stateless_fold_in(seed, replica)
+        gradients, sums = self._gradients(batch, seed)
+        gradients = self._clip(gradients)
         for optimizer, group in zip(self.optimizers, self._groups, strict=True):
             own, gradients = gradients[: len(group)], gradients[len(group) :]
             optimizer.apply(own, group)  # sums over the replicas
         self._update_average()
-        labels = batch["label"] if batch["label"].dtype.is_integer else tf.argmax(batch["label"], axis=-1)
-        hits = tf.cast(tf.equal(tf.argmax(logits, axis=-1), tf.cast(labels, tf.int64)), tf.float32)
-        return tf.stack([loss_sum, tf.reduce_sum(hits * batch["weight"]), tf.reduce_sum(batch["weight"])])
+        return sums
+
+    def _gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Gradients of a replica's batch and its sums of loss, hits and weight, computed piece by piece."""
+        pieces = self._recipe.accumulate
+        size = batch["image"].shape[0] // pieces
+        gradients: list[tf.Tensor] = []
+        sums = tf.zeros(3)
+        for piece in range(pieces):
+            part = {name: tensor[piece * size : (piece + 1) * size] for name, tensor in batch.items()}
+            # One after the other, or all pieces would lie in memory at once.
+            with tf.control_dependencies(gradients):
+                part = {name: tf.identity(tensor) for name, tensor in part.items()}
+                more, more_sums = self._piece(part, tf.random.experimental.stateless_fold_in(seed, piece))
+            gradients = [a + b for a, b in zip(gradients, more, strict=True)] if gradients else more
+            sums += more_sums
+        return gradients, sums
+
+    def _piece(self, batch: Batch, seed: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        variables = [v.value for group in self._groups for v in group]
+        labels = batch["label"]
+        with tf.GradientTape(watch_accessed_variables=False) as tape, dropout_seed(seed):
+            tape.watch(variables)
+            logits = self._forward(batch["image"])
+            per_example = cross_entropy(labels, logits, smoothing=self._recipe.label_smoothing)
+            classes = tf.one_hot(labels, logits.shape[-1]) if labels.dtype.is_integer else labels
+            factor = batch["weight"] * tf.linalg.matvec(classes, self._class_weights)
+            # Divided by the full batch even where the last one is padded: every example then weighs the same.
+            objective = tf.reduce_sum(per_example * factor) / self._recipe.batch_size + self._penalty()
+        hits = tf.cast(tf.equal(tf.argmax(logits, axis=-1), tf.argmax(classes, axis=-1)), tf.float32)
+        sums = [tf.reduce_sum(value * batch["weight"]) for value in (per_example, hits)]
+        return tape.gradient(objective, variables), tf.stack([*sums, tf.reduce_sum(batch["weight"])])
 
     def _penalty(self) -> tf.Tensor:
         if not self._phase.l2:
             return tf.zeros(())
         kernels = [v.value for group in self._groups for v in group if v.path.endswith("kernel")]
-        # Each replica adds its share, because gradients are summed over replicas.
-        return self._phase.l2 / self._strategy.num_replicas_in_sync * tf.add_n([tf.nn.l2_loss(k) for k in kernels])
+        # Each piece adds its share, because gradients are summed over pieces and replicas.
+        pieces = self._strategy.num_replicas_in_sync * self._recipe.accumulate
+        return self._phase.l2 / pieces * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
 
     def _clip(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Scales by the global norm of the gradient summed over replicas (Keras would clip each replica's part)."""

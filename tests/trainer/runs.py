@@ -14,6 +14,7 @@ from trainer.config import DataFacts, Recipe, load_recipe
 from trainer.loop import Plan, Position, Trainer
 from trainer.models import Classifier
 from trainer.overrides import override
+from trainer.run import class_weights
 
 SMALL = (
     "backbone=cifar10_cnn",
@@ -47,7 +48,14 @@ def train(
     with strategy.scope():
         classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=seed)
     run.mkdir(parents=True, exist_ok=True)
-    plan = Plan(recipe=recipe, data=data, seed=seed, run=epath.Path(run), stop_requested=stop_requested)
+    plan = Plan(
+        recipe=recipe,
+        data=data,
+        seed=seed,
+        run=epath.Path(run),
+        class_weights=class_weights(recipe, data),
+        stop_requested=stop_requested,
+    )
     trainer = Trainer(plan, classifier, strategy)
     return trainer, classifier, trainer.train()
 

@@ -6,9 +6,12 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.utils.class_weight import compute_class_weight
 
 from pipeline.cli import CommandError, TryAgainError, UsageError
+from tests import datasets
 from tests.trainer.runs import small_recipe, train, weights
+from trainer.run import class_weights
 
 
 def _differing(before, after):
@@ -142,12 +145,6 @@ def test_gradients_are_clipped_by_their_global_norm(tiny_data, tmp_path):
     assert np.sqrt(sum(np.square(a[p] - b[p]).sum() for p in a)) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tiny_data, tmp_path):
-    recipe = small_recipe("optimizer.name=sgd", "phases.1.lr_max=1e30", "phases.1.lr_min=1e30")
-    with pytest.raises(CommandError, match=r"the loss became (nan|inf) in phase all at step \d+; lower lr_max"):
-        train(tiny_data, recipe, tmp_path)
-
-
 @pytest.mark.parametrize(
     ("trainable", "message"),
     [
@@ -159,3 +156,56 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tiny_data, tm
 def test_the_trainable_table_must_cover_every_variable(tiny_data, tmp_path, trainable, message):
     with pytest.raises(UsageError, match=message):
         train(tiny_data, small_recipe(f"phases.1.trainable={trainable}"), tmp_path)
+
+
+def test_accumulated_gradients_equal_those_of_the_whole_batch(tiny_data, tmp_path):
+    common = ("head.dropout=0", "optimizer.name=sgd", "phases.1.duration=1ep")
+    _, whole, _ = train(tiny_data, small_recipe(*common), tmp_path / "whole")
+    _, pieces, _ = train(tiny_data, small_recipe(*common, "accumulate=4"), tmp_path / "pieces")
+    expected, found = weights(whole), weights(pieces)
+    for path in expected:
+        np.testing.assert_allclose(found[path], expected[path], atol=1e-5, err_msg=path)
+
+
+def test_balanced_class_weights_are_scikit_learns(tmp_path):
+    records = datasets.coloured_records(30, classes=3)[::2] + datasets.coloured_records(9, classes=3, seed=4)[::3]
+    data = datasets.write_dataset(tmp_path, {"train": records}, ["red", "green", "blue"])
+    labels = np.array([record.label for record in records])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    np.testing.assert_allclose(class_weights(small_recipe("class_weights=balanced"), data), expected, rtol=1e-6)
+    np.testing.assert_array_equal(class_weights(small_recipe(), data), 1)
+
+
+def test_class_weights_scale_the_gradient(tiny_data, tmp_path):
+    """One SGD step at rate 1 moves the logits' bias by minus the mean of weight · (probability - truth)."""
+    still = ("phases.0.duration=1st", "phases.0.lr_max=0", "phases.0.l2=0", "optimizer.name=sgd", "batch_size=37",
+             "optimizer.momentum=0", "phases.1.duration=1st", "head.dropout=0", "phases.1.augment=false")  # fmt: skip
+    trainer, before, _ = train(
+        tiny_data, small_recipe(*still, "phases.1.lr_min=0", "phases.1.lr_max=0"), tmp_path / "before"
+    )
+    probabilities, labels = trainer.predict("train")
+    recipe = small_recipe(*still, "phases.1.lr_min=1", "phases.1.lr_max=1", "class_weights=balanced")
+    factor = class_weights(recipe, tiny_data)[labels]
+    _, after, _ = train(tiny_data, recipe, tmp_path / "after")
+    step = weights(after)["head/logits/bias"] - weights(before)["head/logits/bias"]
+    np.testing.assert_allclose(step, -(factor[:, None] * (probabilities - np.eye(3)[labels])).mean(axis=0), atol=1e-6)
+
+
+def test_a_phase_ends_when_validation_has_not_improved_for_its_patience(tiny_data, tmp_path):
+    frozen = ("phases.1.lr_min=0", "phases.1.lr_max=0", "phases.1.duration=50ep", "phases.1.patience=2")
+    # Equal accuracy counts as better (a later epoch is preferred), so the classifier has to get worse to be stopped.
+    recipe = small_recipe(*frozen[2:], "phases.1.lr_min=0.5", "phases.1.lr_max=0.5", "optimizer.name=sgd")
+    trainer, _, position = train(tiny_data, recipe, tmp_path)
+    epochs = [row["epoch"] for row in trainer.rows if row["phase"] == "all" and row["split"] == "validation"]
+    assert len(epochs) < 50
+    assert max(epochs) - max(position.best["epoch"], 2) == 2
+
+
+def test_a_loss_that_is_no_number_stops_the_run_names_the_step_and_keeps_the_batch(tiny_data, tmp_path):
+    recipe = small_recipe("optimizer.name=sgd", "phases.1.lr_max=1e30", "phases.1.lr_min=1e30")
+    message = r"the loss became (nan|inf) in phase all at step \d+ .*bad_batch\.npz.*lower lr_max"
+    with pytest.raises(CommandError, match=message):
+        train(tiny_data, recipe, tmp_path)
+    with np.load(tmp_path / "bad_batch.npz") as batch:
+        assert batch["image"].shape == (8, 16, 16, 3)
+        assert batch["label"].shape == (8,)

@@ -31,6 +31,7 @@ def recipe(facts: DataFacts, backbone: str = "resnet50") -> Recipe:
                 lr_max=0.001,
                 decay_factor=0.9,
                 decay_every=Duration.parse("3ep"),
+                patience=5,
             ),
         ),
     )
