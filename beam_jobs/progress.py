@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -52,11 +53,11 @@ def _read(directory: str, stage: str) -> int:
 class _Display:
     """A bar on a terminal, a line now and then in a log."""
 
-    def __init__(self, stage: str, total: int) -> None:
-        self._stage, self._total = stage, total
+    def __init__(self, stage: str, total: int, out: TextIO) -> None:
+        self._stage, self._total, self._out = stage, total, out
         self._start = time.monotonic()
         self._next_line = self._start + _LOG_SECONDS
-        self._bar = tqdm(total=total, desc=stage, unit=" images", leave=False) if sys.stderr.isatty() else None
+        self._bar = tqdm(total=total, desc=stage, unit=" images", leave=False, file=out) if out.isatty() else None
 
     def show(self, count: int) -> None:
         if self._bar is not None:
@@ -67,7 +68,7 @@ class _Display:
             self._next_line = now + _LOG_SECONDS
             rate = count / (now - self._start)
             left = max(0, self._total - count) / rate
-            print(f"{self._stage}: {count} of {self._total} images, {rate:.0f}/s, {left:.0f} s left", file=sys.stderr)
+            print(f"{self._stage}: {count} of {self._total} images, {rate:.0f}/s, {left:.0f} s left", file=self._out)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -85,7 +86,7 @@ def shown(directory: str, *, stages: tuple[str, ...], total: int) -> Iterator[No
     """
     shutil.rmtree(directory, ignore_errors=True)
     os.makedirs(directory)
-    done = threading.Event()
+    done, out = threading.Event(), sys.stderr
 
     def watch() -> None:
         display, current = None, -1
@@ -97,7 +98,7 @@ def shown(directory: str, *, stages: tuple[str, ...], total: int) -> Iterator[No
             if latest != current:
                 if display:
                     display.close()
-                display, current = _Display(stages[latest], total), latest
+                display, current = _Display(stages[latest], total, out), latest
             if display:
                 display.show(counts[latest])
         if display:

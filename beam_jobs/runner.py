@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
@@ -24,10 +25,15 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms import environments
 
 from beam_jobs import worker
-from pipeline.cli import CommandError, ExitCode, TryAgainError, UsageError, nearest
+from pipeline.cli import CommandError, ExitCode, UsageError, nearest
 
-# Starting worker processes takes seconds; one process has inspected this many images by then.
-_SMALL = 3000
+# Below this many images a second worker does not pay for itself.
+_SMALL = 500
+# Starting worker processes takes seconds, and decoding lets go of Python's lock: few threads do as well as processes,
+# on two cores to 6 %; many would wait for each other.
+_MANY = 10_000
+_THREADS = 2
+_MAX_THREADS = 4
 # `BuildError` of job.py as it appears in the text of whatever the runner raises.
 _BUILD_ERROR = re.compile(r"BuildError: \[(\d+)\] (.*?)(?: \[while running .*)?$", re.MULTILINE)
 _LOCAL = ("DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
@@ -81,15 +87,18 @@ def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images:
     workers = direct.direct_num_workers if _is_given(arguments, "direct_num_workers") else None
     cores = len(os.sched_getaffinity(0))
     if workers is None:
-        workers = cores if mode in ("multi_processing", "multi_threading") or (mode is None and images >= _SMALL) else 1
-    workers = 1 if mode == "in_memory" else workers or cores
-    direct.direct_num_workers = workers
-    if mode == "multi_threading":
+        workers = 1 if mode == "in_memory" or (mode is None and images < _SMALL) else 0
+    workers = workers or cores
+    if mode is None:
+        threads = workers <= _THREADS or images < _MANY
+        mode = "in_memory" if workers == 1 else "multi_threading" if threads else "multi_processing"
+        if threads and not _is_given(arguments, "direct_num_workers"):
+            workers = min(workers, _MAX_THREADS)
+    direct.direct_num_workers = 1 if mode == "in_memory" else workers
+    direct.direct_running_mode = "multi_threading" if mode == "multi_threading" else "in_memory"
+    if mode != "multi_processing":
         return FnApiRunner()
-    # Else the runner would start workers of its own kind.
-    direct.direct_running_mode = "in_memory"
-    if mode != "multi_processing" and workers == 1:
-        return FnApiRunner()
+    # Left to itself, the runner would start workers of its own kind.
     return FnApiRunner(
         default_environment=environments.SubprocessSDKEnvironment.from_command_string(worker.command(os.getpid()))
     )
@@ -97,45 +106,42 @@ def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Makes Ctrl-C, SIGTERM and the death of a worker end the pipeline at once; Beam alone waits for ever.
+    """Makes Ctrl-C, SIGTERM and the death of a worker end the process at once; Beam would wait, perhaps for ever.
 
-    Raises:
-      TryAgainError: the process was asked to end, or a worker died.
-      KeyboardInterrupt: Ctrl-C.
+    At once means without cleaning up: whatever is on disk must be fit for a SIGKILL at any moment anyway.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals cannot be handled here
         return
-    launcher = os.getpid()
-    stopped_by: list[str] = []
+    launcher, stderr = os.getpid(), sys.stderr
 
-    def stop(number: int, _: FrameType | None) -> None:
-        stopped_by.append("" if number == signal.SIGINT else "terminated")
+    def end(message: str, code: int) -> None:
         worker.kill_all(launcher)
-        raise KeyboardInterrupt
+        print(message, file=stderr, flush=True)
+        os._exit(code)
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            end("interrupted; run the same command again to continue", 128 + signal.SIGINT)
+        end("error: terminated; run the same command again to continue", ExitCode.AGAIN)
 
     def on_thread_error(args: threading.ExceptHookArgs) -> None:
-        if stopped_by or isinstance(args.exc_value, grpc.RpcError):
-            return  # Beam's threads fall over one another when a worker goes; the one that says so follows
-        if args.thread is None or args.thread.name != "run_worker":
+        if args.thread is not None and args.thread.name == "run_worker":
+            reason = "a worker process died, probably for want of memory (fewer: --direct_num_workers)"
+            end(f"error: {reason}; run the same command again to continue", ExitCode.AGAIN)
+        if not isinstance(args.exc_value, grpc.RpcError):  # those only say that a worker has gone
             threads_hook(args)
-        else:
-            stopped_by.append("a worker process died, probably for want of memory (fewer: --direct_num_workers)")
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     threads_hook, threading.excepthook = threading.excepthook, on_thread_error
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
-    except KeyboardInterrupt:
-        if stopped_by[0]:
-            raise TryAgainError(f"{stopped_by[0]}; run the same command again to continue") from None
-        raise
+        # Workers in threads print every exception besides passing it on.
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if not stopped_by:  # else Beam's threads are still falling over
-            threading.excepthook = threads_hook
+        threading.excepthook = threads_hook
 
 
 def run(build: Callable[[beam.Pipeline], None], options: PipelineOptions, runner: FnApiRunner | None) -> None:
@@ -143,7 +149,6 @@ def run(build: Callable[[beam.Pipeline], None], options: PipelineOptions, runner
 
     Raises:
       CommandError: a step raised a `BuildError`; its message and exit code.
-      TryAgainError: the process was asked to end, or a worker died.
       Exception: whatever else the runner raises: a bug.
     """
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # it logs what it raises
@@ -152,8 +157,6 @@ def run(build: Callable[[beam.Pipeline], None], options: PipelineOptions, runner
     try:
         with _stoppable():
             pipeline.run().wait_until_finish()
-    except CommandError:
-        raise
     except Exception as error:
         found = _BUILD_ERROR.findall(str(error))
         if not found:
