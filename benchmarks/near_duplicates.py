@@ -1,6 +1,6 @@
 """Recall and precision of the near-duplicate finder on real photos, by kind of copy; and its time and memory by number.
 
-    python -m benchmarks.near_duplicates --photos=DIR [--photos=DIR2 ...] [--scale=100000]
+    OPENBLAS_NUM_THREADS=1 python -m benchmarks.near_duplicates --photos=DIR [--photos=DIR2 ...] [--scale=100000]
 
 Each photo is altered in every way listed; for each way the originals and the copies go through the builder's own
 inspection and the finder together. Recall: copies grouped with their original. Precision: pairs of images in one group
@@ -129,10 +129,8 @@ def _time(paths: Sequence[pathlib.Path], count: int) -> None:
     start = time.process_time()
     found = lsh.similar(sketches)
     seconds, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
-    print(
-        f"{count} hashes, all bands in one process: {seconds:.1f} s of processor time, {peak / count:.0f} bytes an image"
-    )
-    print(f"beside the {lsh.SKETCH.itemsize} of the input; {len(found)} pairs found among them")
+    print(f"{count} hashes of different pictures, all bands in one process: {seconds:.1f} s of processor time,")
+    print(f"{peak / count:.0f} bytes an image beside the {lsh.SKETCH.itemsize} of the input; {len(found)} pairs found")
 
 
 def main(arguments: list[str]) -> None:
