@@ -7,6 +7,7 @@ import enum
 import logging as std_logging
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -62,7 +63,9 @@ def fail(message: object, exit_code: ExitCode) -> NoReturn:
 
 def _parse_flags(argv: list[str], *, keep_unknown: bool) -> list[str]:
     try:
-        rest = flags.FLAGS(argv, known_only=keep_unknown)
+        rest = flags.FLAGS(["--help" if a == "-h" else a for a in argv], known_only=keep_unknown)
+    except SystemExit:
+        sys.exit(int(ExitCode.DONE))  # --help, which absl ends with 1
     except flags.Error as error:
         fail(f"{error} (--help lists the flags)", ExitCode.USAGE)
     return rest
@@ -96,6 +99,10 @@ def run_command(
         except KeyboardInterrupt:
             print("interrupted; run the same command again to continue", file=sys.stderr)
             return 128 + signal.SIGINT
+        except Exception:
+            # A bug of ours, or a machine that failed: the traceback is for the report, the code for the scheduler.
+            traceback.print_exc()
+            return int(ExitCode.INTERNAL)
 
     app.run(absl_main, flags_parser=lambda argv: _parse_flags(argv, keep_unknown=keep_unknown_flags))
     raise AssertionError("app.run always exits")

@@ -1,0 +1,74 @@
+"""Exit codes and one-line errors, in real processes."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+from absl import flags
+from pipeline import cli
+flags.DEFINE_integer("count", 1, "How many.")
+
+def main(arguments):
+    {body}
+
+if __name__ == "__main__":
+    cli.run_command(main, {options})
+"""
+
+
+def _run(tmp_path, body, *arguments, options=""):
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM.format(body=body, options=options))
+    return subprocess.run([sys.executable, str(file), *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        ("return None", 0, ""),
+        ("raise cli.UsageError('--x=3: no')", 64, "error: --x=3: no\n"),
+        ("raise cli.DataError('empty')", 65, "error: empty\n"),
+        ("raise cli.TryAgainError('locked')", 75, "error: locked\n"),
+        ("return cli.ExitCode.SKIPPED", 99, ""),
+        ("raise KeyboardInterrupt", 130, "interrupted; run the same command again to continue\n"),
+    ],
+)
+def test_every_end_has_its_code_and_no_traceback(tmp_path, body, code, message):
+    result = _run(tmp_path, body)
+    assert (result.returncode, result.stderr) == (code, message)
+
+
+def test_a_bug_keeps_its_traceback_and_exits_70(tmp_path):
+    result = _run(tmp_path, "return 1 / 0")
+    assert result.returncode == 70
+    assert "ZeroDivisionError" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--cuont=3", "Did you mean: count"),
+        ("--count=many", "many"),
+        ("stray", 'unexpected argument "stray"'),
+    ],
+)
+def test_wrong_flags_cost_one_line_and_exit_64(tmp_path, argument, message):
+    result = _run(tmp_path, "return None", argument)
+    assert result.returncode == 64
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) <= 2
+
+
+def test_unknown_flags_are_handed_on_where_that_is_wanted(tmp_path):
+    result = _run(tmp_path, "print(arguments)", "--runner=X", "--count=2", options="keep_unknown_flags=True")
+    assert result.stdout == "['--runner=X']\n"
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_the_command_s_own_flags(tmp_path, flag):
+    result = _run(tmp_path, "return None", flag)
+    assert result.returncode == 0
+    assert "--count: How many." in result.stdout
