@@ -42,7 +42,8 @@ def decode_jpeg(encoded: tf.Tensor, *, index: tf.Tensor, count: int, window: tf.
       window: int32 `[4]`: top, left, height, width of the wanted part, in pixels after the reduction.
 
     Returns:
-      uint8 `[h, w, 3]`; reduced sides are rounded up. A part equals the same part of the whole, bit by bit.
+      uint8 `[h, w, 3]`; reduced sides are rounded up. A part equals the same part of the whole, but for
+      its first and last column, where libjpeg has no neighbour to smooth colours with.
     """
 
     def at(ratio: int) -> tf.Tensor:

@@ -23,9 +23,9 @@ def source_windows(
       count: how many of `RATIOS` can occur.
 
     Returns:
-      int32 tensors: "ratio" `[N]`, index into `RATIOS`; "window" `[N, 4]`: top, left, height, width of the part inside
-      the source; "beyond" `[N, 4]`: rows above and below, columns left and right of the source that are to be mirrored,
-      all in pixels after the reduction; "flip" `[N]`, 0 or 1.
+      int32 tensors: "ratio" `[N]`, index into `RATIOS`; "window" `[N, 4]`: top, left, height, width of the part to
+      decode; "columns" `[N, 2]`: first and last + 1 of it to keep; "beyond" `[N, 4]`: rows above, below, columns left
+      and right of the source that are to be mirrored; all in pixels after the reduction; "flip" `[N]`, 0 or 1.
     """
     sides = tf.stack([tf.cast(widths, tf.float32), tf.cast(heights, tf.float32)], axis=-1)  # x, y as in the maps
     # Source pixels that one output pixel steps over, along the output's x and y.
@@ -40,10 +40,13 @@ def source_windows(
     first = tf.clip_by_value(low, 0, reduced - 1)
     last = tf.clip_by_value(low + size, first + 1, reduced)
     before, after = tf.maximum(first - low, 0), tf.maximum(low + size - last, 0)
-    inside = last - first
+    # libjpeg smooths colour over neighbouring columns: with one more on either side a part equals that of the whole.
+    left = tf.maximum(first[:, 0] - 1, 0)
+    right = tf.minimum(last[:, 0] + 1, reduced[:, 0])
     return {
         "ratio": ratio,
-        "window": tf.stack([first[:, 1], first[:, 0], inside[:, 1], inside[:, 0]], axis=-1),
+        "window": tf.stack([first[:, 1], left, last[:, 1] - first[:, 1], right - left], axis=-1),
+        "columns": tf.stack([first[:, 0] - left, last[:, 0] - left], axis=-1),
         "beyond": tf.stack([before[:, 1], after[:, 1], before[:, 0], after[:, 0]], axis=-1),
         "flip": tf.cast(maps[:, 0, 0] < 0.0, tf.int32),
     }
@@ -62,7 +65,7 @@ def render_window(
     """Turns the decoded part of one source into the output.
 
     Args:
-      inside: uint8 `[h, w, 3]`, the "window" of `source_windows`.
+      inside: uint8 `[h, w, 3]`, the "columns" of the "window" of `source_windows`.
       beyond: int32 `[4]` from `source_windows`, or None where no window reaches beyond its source.
       flip: int32 scalar, 0 or 1.
 

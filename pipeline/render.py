@@ -83,7 +83,9 @@ class Renderer:
                 image = resize(whole, **size)
         elif config.is_window:
             beyond = row["beyond"] if config.shift or config.zoom else None
-            image = geometry.render_window(decoded(row["window"]), beyond, row["flip"], **size)
+            image = geometry.render_window(
+                decoded(row["window"])[:, row["columns"][0] : row["columns"][1]], beyond, row["flip"], **size
+            )
         else:
             image = geometry.warp(decoded(), row["map"], **size)
         if config.recolours:

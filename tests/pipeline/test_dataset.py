@@ -1,0 +1,267 @@
+"""The contracts of training and evaluation data, on real files, by comparing whole epochs bit by bit."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline import source
+from pipeline.augment import AugmentConfig
+from pipeline.cli import UsageError
+from pipeline.dataset import HostSlice, eval_dataset, example_ids, train_dataset
+from tests.datasets import jpeg, random_records, record, write_dataset
+
+N = 53
+EVERYTHING = AugmentConfig(
+    flip=True,
+    shift=0.1,
+    zoom=0.2,
+    random_resized_crop=0.5,
+    brightness=0.1,
+    contrast=0.2,
+    saturation=0.3,
+    hue=0.05,
+    cutout_count=2,
+    cutout_size=0.3,
+)
+WARPED = AugmentConfig(flip=True, rotation=20.0, shear=0.2, zoom=0.2, shift=0.1, saturation=0.3, hue=0.1)
+CONFIGS = {"windows": EVERYTHING, "warped": WARPED}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    splits = {
+        "train": random_records(N, classes=3),
+        "large": random_records(9, classes=3, height=120, width=90, seed=1),
+    }
+    return write_dataset(root, splits, ["a", "b", "c"], shards=3)
+
+
+def _train(data, batch, *, split="train", augment=EVERYTHING, seed=1, epoch=2, cache="none", **arguments):
+    dataset = train_dataset(
+        data,
+        split,
+        height=24,
+        width=32,
+        preprocess="tf",
+        augment=augment,
+        seed=seed,
+        epoch=epoch,
+        global_batch_size=batch,
+        cache=cache,
+        **arguments,
+    )
+    return list(dataset.as_numpy_iterator())
+
+
+def _eval(data, batch, *, split="train", cache="none", **arguments):
+    sizes = {"height": 24, "width": 32, "preprocess": "tf", "global_batch_size": batch, "cache": cache}
+    return list(eval_dataset(data, split, **{**sizes, **arguments}).as_numpy_iterator())
+
+
+def _join(batches):
+    joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    return {name: values[joined["weight"] > 0] for name, values in joined.items()}
+
+
+def _assert_same(first, second):
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=list(CONFIGS))
+def config(request):
+    return CONFIGS[request.param]
+
+
+@pytest.fixture(scope="module")
+def epoch(data, config):
+    return _join(_train(data, 7, augment=config))
+
+
+def test_elements_are_as_promised(data):
+    batches = _train(data, 8)
+    assert len(batches) == 7
+    for batch in batches:
+        assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
+            "image": ((8, 24, 32, 3), "float32"),
+            "label": ((8,), "int32"),
+            "weight": ((8,), "float32"),
+        }
+    np.testing.assert_array_equal(np.concatenate([b["weight"] for b in batches]), [1.0] * N + [0.0] * 3)
+    for name in ("image", "label"):  # the last batch is filled with the first examples
+        np.testing.assert_array_equal(batches[-1][name][5:], batches[0][name][:3])
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+def test_the_batch_size_changes_no_bit(data, config, epoch, batch):
+    _assert_same(epoch, _join(_train(data, batch, augment=config)))
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_share_every_global_batch(data, config, epoch, hosts):
+    parts = [_train(data, 8, augment=config, host=HostSlice(index=i, count=hosts)) for i in range(hosts)]
+    assert parts[0][0]["image"].shape[0] == 8 // hosts
+    batches = [{k: np.concatenate([p[k] for p in step]) for k in step[0]} for step in zip(*parts, strict=True)]
+    _assert_same(epoch, _join(batches))
+
+
+@pytest.mark.parametrize("cores", [1, 5])
+def test_the_number_of_threads_changes_no_bit(data, config, epoch, cores, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    _assert_same(epoch, _join(_train(data, 7, augment=config)))
+
+
+@pytest.mark.parametrize("cache", ["bytes", "pixels", "disk", "auto"])
+def test_the_cache_changes_no_bit(data, config, epoch, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    _assert_same(epoch, _join(_train(data, 7, augment=config, cache=cache)))
+
+
+@pytest.mark.parametrize("cache", ["none", "bytes"])
+def test_resuming_at_any_step_gives_the_rest_of_the_epoch(data, cache):
+    whole = _train(data, 16, cache=cache)
+    for skip in range(len(whole) + 1):
+        rest = _train(data, 16, cache=cache, skip_batches=skip)
+        assert len(rest) == len(whole) - skip
+        for first, second in zip(rest, whole[skip:], strict=True):
+            _assert_same(first, second)
+
+
+def test_nothing_skipped_is_decoded(tmp_path):
+    """The first records cannot be decoded, yet a resume after them works."""
+    broken = [record(jpeg(np.zeros((24, 32, 3), np.uint8)), 0, name=str(i)) for i in range(8)]
+    data = write_dataset(tmp_path, {"train": broken}, ["a"], shards=1)
+    positions = source.train_order(data.manifest, "train", seed=0, epoch=0)[:4]
+    for position in positions:
+        broken[position] = type(broken[0])(**{**vars(broken[position]), "image": b"\xff\xd8\xff not a JPEG"})
+    damaged = write_dataset(tmp_path / "damaged", {"train": broken}, ["a"], shards=1)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        _train(damaged, 4, seed=0, epoch=0)
+    assert len(_train(damaged, 4, seed=0, epoch=0, skip_batches=1)) == 1
+
+
+def test_epochs_and_seeds_differ_in_order_and_pixels(data):
+    runs = {(s, e): _join(_train(data, 16, seed=s, epoch=e)) for s in (0, 1) for e in (0, 1)}
+    for key, run in runs.items():
+        for other in runs:
+            if key < other:
+                assert (run["label"] != runs[other]["label"]).any()
+                assert (run["image"] != runs[other]["image"]).any()
+
+
+def _colour_coded(tmp_path, count):
+    """Record i is one colour that says i; its label is a checksum of i."""
+    images = [
+        jpeg(np.full((24, 32, 3), (4 * (i % 60), 4 * (i // 60), 128), np.uint8), quality=98) for i in range(count)
+    ]
+    splits = {"train": [record(image, 7 * i % 11, name=str(i)) for i, image in enumerate(images)]}
+    return write_dataset(tmp_path, splits, [str(i) for i in range(11)], shards=20)
+
+
+@pytest.mark.parametrize("cache", ["none", "bytes", "pixels"])
+def test_every_example_once_over_all_hosts_and_labels_stay_with_their_images(tmp_path, cache, monkeypatch):
+    count = 517
+    data = _colour_coded(tmp_path, count)
+    monkeypatch.setattr(source, "_WINDOW_BYTES", sum(s.bytes for s in data.manifest.shards("train")) // 5)
+    augment = AugmentConfig(flip=True, shift=0.2, zoom=0.1)
+    for epoch in (0, 1):
+        seen = []
+        for index in range(4):
+            host = HostSlice(index=index, count=4)
+            run = _join(_train(data, 48, augment=augment, epoch=epoch, host=host, cache=cache))
+            red, green, _ = np.moveaxis(np.round((run["image"].mean(axis=(1, 2)) + 1) * 127.5 / 4).astype(int), -1, 0)
+            np.testing.assert_array_equal(run["label"], 7 * (red + 60 * green) % 11)
+            seen += (red + 60 * green).tolist()
+        assert sorted(seen) == list(range(count))
+
+
+def test_the_stream_is_in_the_order_that_is_promised(tmp_path, monkeypatch):
+    data = _colour_coded(tmp_path, 517)
+    monkeypatch.setattr(source, "_WINDOW_BYTES", sum(s.bytes for s in data.manifest.shards("train")) // 5)
+    ids = np.array(example_ids(data, "train"))
+    positions = source.train_order(data.manifest, "train", seed=3, epoch=1)
+    stream = source.train_stream(data, "train", seed=3, epoch=1)
+    streamed = [source.records.decode_example(payload).id for payload in stream.as_numpy_iterator()]
+    assert streamed == ids[positions].tolist()
+
+
+def test_evaluation_is_in_file_order_without_augmentation(data):
+    run = _join(_eval(data, 10))
+    np.testing.assert_array_equal(run["label"], np.arange(N) % 3)
+    assert example_ids(data, "train") == [r.id for r in random_records(N, classes=3)]
+    plain = _join(_train(data, 10, augment=AugmentConfig()))
+    positions = source.train_order(data.manifest, "train", seed=1, epoch=2)
+    _assert_same(plain, {name: values[positions] for name, values in run.items()})
+
+
+@pytest.mark.parametrize("cache", ["bytes", "pixels"])
+def test_evaluation_is_the_same_from_any_cache_batch_and_host(data, cache):
+    whole = _join(_eval(data, 10))
+    for batch, hosts in ((1, 1), (64, 1), (12, 2), (12, 4)):
+        parts = [_eval(data, batch, cache=cache, host=HostSlice(index=i, count=hosts)) for i in range(hosts)]
+        batches = [{k: np.concatenate([p[k] for p in step]) for k in step[0]} for step in zip(*parts, strict=True)]
+        _assert_same(whole, _join(batches))
+
+
+def test_masked_means_are_exact(data):
+    """A mean over weights equals the mean over the examples to 1e-6, whatever the batch size."""
+    scores = {}
+    for batch in (1, 7, 64):
+        batches = _eval(data, batch)
+        values = np.concatenate([b["image"].mean(axis=(1, 2, 3)) for b in batches]).astype(np.float64)
+        weights = np.concatenate([b["weight"] for b in batches])
+        assert weights.sum() == N
+        scores[batch] = (values * weights).sum() / weights.sum()
+    assert max(scores.values()) - min(scores.values()) < 1e-6
+
+
+def test_large_images_are_reduced_while_decoding_in_both_paths_alike(data):
+    run = _join(_eval(data, 4, split="large", cache="bytes"))
+    plain = _join(_train(data, 4, split="large", augment=AugmentConfig()))
+    positions = source.train_order(data.manifest, "large", seed=1, epoch=2)
+    _assert_same(plain, {name: values[positions] for name, values in run.items()})
+    # A window that is the whole image goes another way to the same pixels.
+    still = _join(_train(data, 4, split="large", augment=AugmentConfig(zoom=1e-9)))
+    _assert_same(still, plain)
+    with pytest.raises(UsageError, match="use bytes"):
+        _eval(data, 4, split="large", cache="pixels")
+
+
+@pytest.mark.parametrize("settings", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 0.5}])
+def test_mixed_labels_match_mixed_pixels(tmp_path, settings):
+    """Images of one colour each, a colour a class: the mean colour tells the share of each class."""
+    colours = np.array([[250, 5, 5], [5, 250, 5], [5, 5, 250]], np.uint8)
+    images = [jpeg(np.full((24, 32, 3), colours[i % 3], np.uint8), quality=98) for i in range(30)]
+    examples = [record(image, i % 3, name=str(i)) for i, image in enumerate(images)]
+    data = write_dataset(tmp_path, {"train": examples}, ["r", "g", "b"])
+    batches = _train(data, 10, augment=AugmentConfig(**settings))
+    labels = np.concatenate([b["label"] for b in batches])
+    means = (np.concatenate([b["image"].mean(axis=(1, 2)) for b in batches]) + 1) * 127.5
+    np.testing.assert_allclose(labels.sum(axis=1), 1.0, atol=1e-6)
+    assert ((labels > 0.05) & (labels < 0.95)).any()
+    np.testing.assert_allclose(means, labels @ colours, atol=2.0)
+    again = _train(data, 10, augment=AugmentConfig(**settings))
+    np.testing.assert_array_equal(np.concatenate([b["label"] for b in again]), labels)
+
+
+def test_a_policy_of_keras_cv_stays_in_range_and_is_named(data):
+    batch = _train(data, 8, augment=AugmentConfig(policy="randaugment"))[0]
+    assert batch["image"].shape == (8, 24, 32, 3)
+    assert batch["image"].min() >= -1.0
+    assert batch["image"].max() <= 1.0
+    with pytest.raises(UsageError, match='Did you mean "augmix"'):
+        _train(data, 8, augment=AugmentConfig(policy="augmx"))
+
+
+def test_mistakes_are_named(data):
+    with pytest.raises(UsageError, match="batch size 7 must be a positive multiple of the 2 hosts"):
+        _train(data, 7, host=HostSlice(index=0, count=2))
+    with pytest.raises(UsageError, match="no split"):
+        _train(data, 7, split="trian")
+    with pytest.raises(UsageError, match="no cache"):
+        _train(data, 7, cache="ram")
+    with pytest.raises(ValueError, match="host index"):
+        HostSlice(index=2, count=2)
