@@ -16,7 +16,9 @@ def recipe(facts: DataFacts, backbone: str = "efficientnet_lite0") -> Recipe:
         image_size=64,
         head=HeadConfig(pooling="avg", dropout=0.2),
         batch_size=32,
-        augment=AugmentConfig(shift=0.05, zoom=0.05),
+        augment=AugmentConfig(
+            shift=0.08, zoom=0.1, rotation=10.0
+        ),  # no flip: it would turn digits and letters into others
         optimizer=OptimizerConfig(name="adam"),
         phases=(
             Phase(
