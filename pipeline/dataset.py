@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 
 import numpy as np
@@ -15,7 +14,7 @@ from pipeline.manifest import DatasetVersion
 from pipeline.preprocess import assert_range, check_mode
 from pipeline.preprocess import preprocess as preprocess_images
 from pipeline.random_bits import stream_key
-from pipeline.render import Renderer
+from pipeline.render import Renderer, traced_draw, traced_render
 
 
 def example_ids(data: DatasetVersion, split: str) -> list[str]:
@@ -36,23 +35,42 @@ def _options() -> tf.data.Options:
     return options
 
 
-def _finish(images: tf.data.Dataset, *, size: int, mode: str, mix: policies.Mix | None, policy: str) -> tf.data.Dataset:
-    """Single images → preprocessed batches; the first batch's range is asserted."""
-    change = policies.keras_cv_policy(policy) if policy else None
+def _batch_images(
+    batches: tf.data.Dataset,
+    renderer: Renderer,
+    columns: source.Columns | None,
+    *,
+    size: int,
+    mode: str,
+    mix: policies.Mix | None = None,
+) -> tf.data.Dataset:
+    """Batches of columns → batches of preprocessed images; the first batch's range is asserted."""
+    pixels = columns.pixels if columns else None
+    whole_batch = mix is not None or renderer.augment.policy != ""
+    # Image by image where nothing needs whole batches: one image fits a processor's cache, a batch does not.
+    trace = traced_render(renderer, None if whole_batch else mode)
+
+    @tf.autograph.experimental.do_not_convert
+    def render(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {"image": trace(row, pixels), **{name: row[name] for name in ("label", "weight", "identity")}}
 
     @tf.autograph.experimental.do_not_convert
     def finish(number: tf.Tensor, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        pixels, labels = batch["image"], batch["label"]
-        if change:
-            pixels = change(pixels)
+        images, labels = batch["image"], batch["label"]
         if mix:
-            pixels, labels = mix.apply(pixels, labels, batch["identity"])
-        pixels = preprocess_images(pixels, mode)
-        with tf.control_dependencies([tf.cond(number == 0, lambda: assert_range(pixels, mode), tf.no_op)]):
-            return {"image": tf.identity(pixels), "label": labels, "weight": batch["weight"]}
+            images, labels = mix.apply(images, labels, batch["identity"])
+        if whole_batch:
+            images = preprocess_images(images, mode)
+        with tf.control_dependencies([tf.cond(number == 0, lambda: assert_range(images, mode), tf.no_op)]):
+            return {"image": tf.identity(images), "label": labels, "weight": batch["weight"]}
 
-    batches = images.batch(size, drop_remainder=True).enumerate().map(finish)
-    return batches.prefetch(2).with_options(_options())
+    # A fixed number of threads: an autotuned one starts low again every epoch.
+    images = batches.unbatch().map(render, num_parallel_calls=len(os.sched_getaffinity(0)), deterministic=True)
+    images = images.batch(size, drop_remainder=True)
+    if renderer.augment.policy:
+        change = policies.keras_cv_policy(renderer.augment.policy)
+        images = images.map(lambda batch: {**batch, "image": change(batch["image"])})
+    return images.enumerate().map(finish).prefetch(2).with_options(_options())
 
 
 def train_dataset(
@@ -106,12 +124,13 @@ def train_dataset(
     if augment.mixup or augment.cutmix:
         mix_key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="mix"), tf.uint64)
         mix = policies.Mix(mixup=augment.mixup, cutmix=augment.cutmix, key=mix_key, num_classes=manifest.num_classes)
-    images = _render_each(
-        batches.map(tf.autograph.experimental.do_not_convert(functools.partial(renderer.draw, key=key))),
-        renderer,
-        columns,
-    )
-    return _finish(images, size=batching.size, mode=preprocess, mix=mix, policy=augment.policy)
+    trace = traced_draw(renderer)
+
+    @tf.autograph.experimental.do_not_convert
+    def draw(rows: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return trace(rows, key)
+
+    return _batch_images(batches.map(draw), renderer, columns, size=batching.size, mode=preprocess, mix=mix)
 
 
 def eval_dataset(
@@ -135,17 +154,4 @@ def eval_dataset(
         batches = batching.from_memory(columns.rows, np.arange(batching.examples))
     else:
         batches = batching.from_stream(source.stream(data, split), num_classes=manifest.num_classes)
-    images = _render_each(batches, renderer, columns)
-    return _finish(images, size=batching.size, mode=preprocess, mix=None, policy="")
-
-
-def _render_each(batches: tf.data.Dataset, renderer: Renderer, columns: source.Columns | None) -> tf.data.Dataset:
-    pixels = columns.pixels if columns else None
-
-    @tf.autograph.experimental.do_not_convert
-    def render(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        kept = {name: row[name] for name in ("label", "weight", "identity")}
-        return {"image": renderer.render(row, pixels), **kept}
-
-    # A fixed number of threads: an autotuned one starts low again every epoch.
-    return batches.unbatch().map(render, num_parallel_calls=len(os.sched_getaffinity(0)), deterministic=True)
+    return _batch_images(batches, renderer, columns, size=batching.size, mode=preprocess)

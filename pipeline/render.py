@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -10,6 +12,7 @@ from pipeline import augment as augment_lib
 from pipeline import geometry
 from pipeline.augment import AugmentConfig
 from pipeline.decode import decode_and_resize, decode_jpeg, resize, usable_ratios
+from pipeline.preprocess import preprocess
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,3 +96,22 @@ class Renderer:
         if config.cutout_count:
             image = augment_lib.cut_out(image, row["cutouts"], fill=config.cutout_fill)
         return image
+
+
+@functools.lru_cache(maxsize=32)
+def traced_draw(renderer: Renderer) -> Callable[[dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]:
+    """`Renderer.draw` as a function that is traced once a process, not once an epoch."""
+    return tf.function(renderer.draw, autograph=False)
+
+
+@functools.lru_cache(maxsize=32)
+def traced_render(
+    renderer: Renderer, mode: str | None
+) -> Callable[[dict[str, tf.Tensor], tf.Tensor | None], tf.Tensor]:
+    """`Renderer.render`, then `preprocess` unless `mode` is None, traced once a process."""
+
+    def render(row: dict[str, tf.Tensor], pixels: tf.Tensor | None) -> tf.Tensor:
+        image = renderer.render(row, pixels)
+        return image if mode is None else preprocess(image, mode)
+
+    return tf.function(render, autograph=False)
