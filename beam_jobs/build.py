@@ -40,6 +40,7 @@ class BuildConfig:
       name: of the dataset.
       fractions: of the splits.
       split_by: "rank" or "hash".
+      near_duplicates: "keep", "drop" or "group"; see duplicates.py.
       validation_fraction: see `JobConfig`.
       seed: of the split.
       policy: what is accepted and what a record looks like.
@@ -53,6 +54,7 @@ class BuildConfig:
     name: str
     fractions: SplitFractions
     split_by: str
+    near_duplicates: str
     validation_fraction: float
     seed: int
     policy: PixelPolicy
@@ -69,6 +71,7 @@ class BuildConfig:
             "name": self.name,
             "splits": str(self.fractions),
             "split_by": self.split_by,
+            "near_duplicates": self.near_duplicates,
             "validation_fraction": self.validation_fraction,
             "seed": self.seed,
             "max_reject_fraction": self.max_reject_fraction,
@@ -237,6 +240,7 @@ def _run_pipeline(
         total=listing.total,
         fractions=config.fractions,
         split_by=config.split_by,
+        near_duplicates=config.near_duplicates,
         validation_fraction=config.validation_fraction,
         official=tuple(sorted({split for split, _ in listing.counts if split})),
         seed=config.seed,

@@ -34,12 +34,19 @@ _SPLITS = flags.DEFINE_string(
 _SPLIT_BY = flags.DEFINE_enum(
     "split_by", "rank", ["rank", "hash"], "rank: exact shares. hash: no image ever changes its split."
 )
+_NEAR = flags.DEFINE_enum(
+    "near_duplicates",
+    "group",
+    ["keep", "drop", "group"],
+    "Images that look alike: group keeps them in one split, drop keeps the largest, keep does not look for them.",
+)
 _VALIDATION = flags.DEFINE_float(
     "validation_fraction", 0.0, "Share of the official training images to hold out, where the source has no validation."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of the choice of splits.")
 _MAX_SIDE = flags.DEFINE_integer("max_side", None, "Shrink images to this longest side in pixels.", lower_bound=16)
 _MIN_SIDE = flags.DEFINE_integer("min_side", PixelPolicy.min_side, "Refuse images with a shorter side.", lower_bound=1)
+_SUBSAMPLING = flags.DEFINE_enum("subsampling", "4:2:0", ["4:2:0", "4:4:4"], "Chroma of the images encoded anew.")
 _ANIMATED = flags.DEFINE_enum("animated", "first_frame", ["first_frame", "refuse"], "What becomes of animated images.")
 _MAX_REJECTS = flags.DEFINE_float("max_reject_fraction", 0.1, "Stop with exit code 65 if more images are refused.")
 _KEEP = flags.DEFINE_integer("keep_versions", None, "Remove older versions beyond this many.", lower_bound=1)
@@ -83,6 +90,18 @@ def _paths() -> tuple[str, str]:
             f"--output={_OUTPUT.value} lies inside --input={_INPUT.value}; the next build would read it as input"
         )
     return input_path, _OUTPUT.value
+
+
+def _pixel_policy() -> PixelPolicy:
+    try:
+        return PixelPolicy(
+            max_side=_MAX_SIDE.value,
+            min_side=_MIN_SIDE.value,
+            animated=_ANIMATED.value,
+            subsampling=_SUBSAMPLING.value,
+        )
+    except ValueError as error:
+        raise UsageError(f"image flags: {error}") from error
 
 
 def _download_policy() -> DownloadPolicy:
@@ -140,9 +159,10 @@ def main(arguments: list[str]) -> None:
         name=_dataset_name(input_path),
         fractions=SplitFractions.parse(_SPLITS.value),
         split_by=_SPLIT_BY.value,
+        near_duplicates=_NEAR.value,
         validation_fraction=_fraction(_VALIDATION),
         seed=_SEED.value,
-        policy=PixelPolicy(max_side=_MAX_SIDE.value, min_side=_MIN_SIDE.value, animated=_ANIMATED.value),
+        policy=_pixel_policy(),
         max_reject_fraction=_fraction(_MAX_REJECTS),
         output=output,
         keep_versions=_KEEP.value,

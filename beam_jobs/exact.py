@@ -29,7 +29,8 @@ class Resolved:
     groups: list[str] = dataclasses.field(default_factory=list)
 
 
-def _protection(row: Row) -> int:
+def protection(row: Row) -> int:
+    """0 for an official test image, 1 for a validation image, 2 for all others."""
     return _PROTECTION.get(row.official or "", len(_PROTECTION))
 
 
@@ -46,9 +47,9 @@ def group_line(kind: str, members: Sequence[Row], *, kept: Sequence[str]) -> str
 
 
 def _resolve_group(group: list[Row], out: Resolved) -> None:
-    group.sort(key=lambda row: (_protection(row), row.id, row.uri))
+    group.sort(key=lambda row: (protection(row), row.id, row.uri))
     first = group[0]
-    rivals = {row.label for row in group if _protection(row) == _protection(first)}
+    rivals = {row.label for row in group if protection(row) == protection(first)}
     if len(rivals) > 1:
         names = " and ".join(sorted(rivals))
         for row in group:
@@ -59,7 +60,7 @@ def _resolve_group(group: list[Row], out: Resolved) -> None:
         return
     out.kept.append(first)
     for row in group[1:]:
-        copy_of_test = _protection(row) > _protection(first)
+        copy_of_test = protection(row) > protection(first)
         code = RejectCode.TRAIN_COPY_OF_TEST if copy_of_test else RejectCode.DUPLICATE
         where = f" of the {first.official} split" if copy_of_test else ""
         out.rejects.append(RejectRow.make(row, code, f"same pixels as {first.uri}{where}"))

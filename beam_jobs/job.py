@@ -18,11 +18,12 @@ from typing import Any
 import apache_beam as beam
 
 from beam_jobs import exact, splits
+from beam_jobs.duplicates import Distinct, near_duplicates
 from beam_jobs.images import PixelPolicy, RejectCode
 from beam_jobs.inspection import BUCKETS, inspect_items, read_bucket, write_atomically
 from beam_jobs.previous import PreviousVersion
 from beam_jobs.progress import Counter
-from beam_jobs.rows import Row, pack, unpack, unpack_rejects
+from beam_jobs.rows import Row, pack, split_group, split_stratum, unpack, unpack_rejects
 from beam_jobs.shards import SourceChanged, make_record, num_shards, record_bytes, shard_name, shard_of, write_shard
 from beam_jobs.sources import ReadError, Source
 from pipeline.cli import DataError, ExitCode
@@ -58,6 +59,7 @@ class JobConfig:
       total: number of images listed.
       fractions: of the splits that the build chooses.
       split_by: "rank" or "hash".
+      near_duplicates: "keep", "drop" or "group"; see duplicates.py.
       validation_fraction: part of the official training images that becomes validation where the source has none.
       official: the official splits that the source names.
       seed: of the split.
@@ -77,6 +79,7 @@ class JobConfig:
     total: int
     fractions: splits.SplitFractions
     split_by: str
+    near_duplicates: str
     validation_fraction: float
     official: tuple[str, ...]
     seed: int
@@ -146,10 +149,6 @@ class DropCopies(beam.DoFn):
             yield beam.pvalue.TaggedOutput("groups", line)
 
 
-def _group(row: Row) -> bytes:
-    return row.pixels
-
-
 class Positions(beam.DoFn):
     """Block → (label, positions of its images), for the classes' cuts; only images whose split the build chooses."""
 
@@ -160,7 +159,7 @@ class Positions(beam.DoFn):
         labels: dict[str, array.array[int]] = collections.defaultdict(lambda: array.array("Q"))
         for row in unpack(block):
             if row.official is None:
-                labels[row.label].append(splits.position(_group(row), seed=self._seed))
+                labels[split_stratum(row)].append(splits.position(split_group(row), seed=self._seed))
         for label, positions in labels.items():
             yield label, positions.tobytes()
 
@@ -188,7 +187,7 @@ class Assign(beam.DoFn):
     def _split(self, row: Row, cuts: Mapping[str, splits.Cuts | str]) -> str:
         config = self._config
         if row.official is None:
-            cut = cuts[row.label]
+            cut = cuts[split_stratum(row)]
             return config.fractions.names[0] if isinstance(cut, str) else cut.split(self._position(row))
         if row.official == "train" and "validation" not in config.official:
             held_out = config.validation_fraction * splits.POSITIONS
@@ -196,7 +195,7 @@ class Assign(beam.DoFn):
         return row.official
 
     def _position(self, row: Row) -> int:
-        return splits.position(_group(row), seed=self._config.seed)
+        return splits.position(split_group(row), seed=self._config.seed)
 
     def process(self, block: bytes, cuts: Mapping[str, splits.Cuts | str]) -> Iterator[Any]:
         rows = [row._replace(split=self._split(row, cuts)) for row in unpack(block)]
@@ -342,11 +341,19 @@ def build_graph(pipeline: beam.Pipeline, config: JobConfig) -> None:
         | "SpreadBuckets" >> beam.Reshuffle()
         | "Inspect" >> beam.ParDo(Inspect(config)).with_outputs("rejects", main="rows")
     )
-    distinct = (
+    exact_free = (
         inspected.rows  # (partition, block)
         | "GroupByPixels" >> beam.GroupByKey()
         | "DropCopies" >> beam.ParDo(DropCopies()).with_outputs("rejects", "groups", main="rows")
     )
+    distinct = Distinct(rows=exact_free.rows, rejects=exact_free.rejects, groups=exact_free.groups)
+    if config.near_duplicates != "keep":
+        near = near_duplicates(exact_free.rows, mode=config.near_duplicates, total=config.total)
+        distinct = Distinct(
+            rows=near.rows,
+            rejects=(exact_free.rejects, near.rejects) | "CopyRejects" >> beam.Flatten(),
+            groups=(exact_free.groups, near.groups) | "AllGroups" >> beam.Flatten(),
+        )
     rejects = (inspected.rejects, distinct.rejects) | "AllRejects" >> beam.Flatten()  # block
     cuts = (
         distinct.rows  # block

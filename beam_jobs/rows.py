@@ -13,6 +13,8 @@ from typing import NamedTuple
 from beam_jobs.images import RejectCode
 from beam_jobs.sources import SourceItem
 
+Digest = bytes  # in `Row` the name `bytes` is a field
+
 
 class Row(NamedTuple):
     """An accepted image.
@@ -34,6 +36,8 @@ class Row(NamedTuple):
       keeps_bytes: whether the record's image is the source file as it stands.
       brightness: 0 to 1.
       sharpness: see `ImageFacts`.
+      group: what the split is a function of; empty for the image by itself (`split_group`).
+      stratum: the class that the group counts for in a stratified split; empty for its label (`split_stratum`).
     """
 
     id: bytes
@@ -52,10 +56,22 @@ class Row(NamedTuple):
     keeps_bytes: bool
     brightness: float
     sharpness: float
+    group: Digest = b""
+    stratum: str = ""
 
     def item(self) -> SourceItem:
         """The source item that the row came from."""
         return SourceItem(uri=self.uri, label=self.label, split=self.official, stamp=self.stamp)
+
+
+def split_group(row: Row) -> bytes:
+    """What the row's split is a function of: its duplicate group."""
+    return row.group or row.pixels
+
+
+def split_stratum(row: Row) -> str:
+    """The class whose share the row's group counts for."""
+    return row.stratum or row.label
 
 
 class RejectRow(NamedTuple):

@@ -48,6 +48,7 @@ def config(output: pathlib.Path, **changes: object) -> build.BuildConfig:
         "name": "photos",
         "fractions": SplitFractions.parse(SPLITS),
         "split_by": "rank",
+        "near_duplicates": "group",
         "validation_fraction": 0.0,
         "seed": 0,
         "policy": PixelPolicy(),

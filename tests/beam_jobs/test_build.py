@@ -210,7 +210,7 @@ def test_a_class_with_too_few_distinct_images_stops_the_build(tmp_path):
     (tmp_path / "in/bird").mkdir()
     for i in range(5):
         shutil.copy(tmp_path / "in/cat/0.png", tmp_path / f"in/bird/{i}.png")
-        save_image(tmp_path / "in/bird/own.png", 5)
+        save_image(tmp_path / "in/bird/own.png", 99)
     with pytest.raises(DataError, match='class "bird": 1 distinct images for 3 splits'):
         run_build(tmp_path / "in", tmp_path / "out", max_reject_fraction=1.0)
 
