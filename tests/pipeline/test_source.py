@@ -1,0 +1,87 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipeline import policies, source
+from pipeline.cli import DataError
+from pipeline.manifest import Manifest, Shard
+from pipeline.source import Machine
+from tests.datasets import random_records, write_dataset
+
+GIB = 1 << 30
+
+
+def _choose(*, examples, size, side, remote=False, whole=True, memory=32, disk=100, cores=8):
+    shard = Shard(name="x", examples=examples, bytes=size, sha256="0" * 64)
+    manifest = Manifest(
+        name="x",
+        version="1.0.0",
+        labels=("a",),
+        splits={"train": (shard,)},
+        source_fingerprint="f",
+        build={},
+        code_version="0",
+        max_height=side,
+        max_width=side,
+    )
+    machine = Machine(memory=memory * GIB, disk=disk * GIB, cores=cores)
+    return source.choose_cache(manifest, "train", machine=machine, remote=remote, whole_pixels=whole)
+
+
+def test_the_cache_follows_the_sizes():
+    assert _choose(examples=50_000, size=150 << 20, side=32)[0] == "pixels"
+    assert _choose(examples=50_000, size=150 << 20, side=32, whole=False)[0] == "bytes"
+    assert _choose(examples=50_000, size=150 << 20, side=32, cores=1)[0] == "bytes"  # decoding would take too long
+    assert _choose(examples=4_000, size=300 << 20, side=500)[0] == "bytes"
+    assert _choose(examples=4_000, size=300 << 20, side=500, memory=2)[0] == "none"
+    assert _choose(examples=100_000, size=10 * GIB, side=500) == (
+        "none",
+        "10240 MiB on a local disk: too much for memory, read anew every epoch",
+    )
+    assert _choose(examples=100_000, size=10 * GIB, side=500, remote=True)[0] == "disk"
+    assert _choose(examples=100_000, size=10 * GIB, side=500, remote=True, disk=15)[0] == "none"
+
+
+def test_this_machine_is_sane():
+    machine = Machine.this()
+    assert machine.memory > 1 << 28
+    assert machine.disk > 0
+    assert machine.cores >= 1
+
+
+def test_local_copies_are_made_once_and_checked(tmp_path):
+    data = write_dataset(tmp_path / "data", {"train": random_records(6, classes=2)}, ["a", "b"])
+    local = source.on_local_disk(data, "train", tmp_path / "cache")
+    names = sorted(p.name for p in local.path.iterdir())
+    assert names == sorted(s.name for s in data.manifest.shards("train"))
+    for name in names:
+        assert (local.path / name).read_bytes() == (data.path / name).read_bytes()
+    for shard in data.manifest.shards("train"):
+        (data.path / shard.name).unlink()
+    assert source.on_local_disk(data, "train", tmp_path / "cache") == local
+
+
+def test_a_damaged_shard_is_not_copied(tmp_path):
+    data = write_dataset(tmp_path / "data", {"train": random_records(6, classes=2)}, ["a", "b"])
+    shard = data.manifest.shards("train")[1]
+    (data.path / shard.name).write_bytes(b"damaged")
+    with pytest.raises(DataError, match=shard.name):
+        source.on_local_disk(data, "train", tmp_path / "cache")
+    assert [p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()] == [data.manifest.shards("train")[0].name]
+
+
+def test_a_shard_with_other_than_the_listed_records_is_named(tmp_path):
+    data = write_dataset(tmp_path, {"train": random_records(6, classes=2)}, ["a", "b"])
+    first, second = data.manifest.shards("train")
+    manifest = dataclasses.replace(data.manifest, splits={"train": (first, dataclasses.replace(second, examples=9))})
+    with pytest.raises(DataError, match=f"{second.name} holds 3 records, its manifest says 9"):
+        source.load(dataclasses.replace(data, manifest=manifest), "train", "bytes")
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.4, 1.0, 3.0])
+def test_quantiles_are_those_of_the_beta_distribution(alpha):
+    table = policies.beta_quantiles(alpha)
+    expected = stats.beta(alpha, alpha).ppf((np.arange(len(table)) + 0.5) / len(table))
+    np.testing.assert_allclose(table, expected, atol=2e-3)
