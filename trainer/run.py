@@ -42,20 +42,11 @@ def train_and_evaluate(
       DataError: the dataset cannot be trained on.
       TryAgainError: stopped by SIGTERM or Ctrl-C; the state is saved.
     """
-    recipe = _resolve(request, data)
+    recipe = resolve(request, data)
     settings = _settings(request, data, recipe)
     _refuse_another_run(directory, settings)
-    strategy = make_strategy(tpu)
-    pieces = strategy.num_replicas_in_sync * recipe.accumulate
-    if recipe.batch_size % pieces:
-        raise UsageError(
-            f"batch_size={recipe.batch_size} cannot be split into {pieces} equal parts (replicas times accumulate); "
-            f"--set=batch_size={-(-recipe.batch_size // pieces) * pieces} can"
-        )
-    low_precision = recipe.precision == "bfloat16" or (recipe.precision == "auto" and is_tpu(strategy))
-    keras.config.set_dtype_policy("mixed_bfloat16" if low_precision else "float32")
     started = _now()
-    logging.info("%s, %s", describe(strategy), "bfloat16" if low_precision else "float32")
+    strategy = set_up_devices(recipe, tpu)
     with strategy.scope():
         classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=request.seed)
     directory.mkdir(parents=True, exist_ok=True)
@@ -102,7 +93,13 @@ def train_and_evaluate(
     return ExitCode.DONE
 
 
-def _resolve(request: Request, data: DatasetVersion) -> Recipe:
+def resolve(request: Request, data: DatasetVersion) -> Recipe:
+    """The recipe that a request means on a dataset, flags applied.
+
+    Raises:
+      UsageError: no such recipe, a wrong override, or schedules that do not fit their phases.
+      DataError: the dataset cannot be trained on.
+    """
     manifest = data.manifest
     if TRAIN not in manifest.splits or not manifest.num_examples(TRAIN):
         raise DataError(f"{data.path}: no examples in split {TRAIN}; it has {', '.join(manifest.splits)}")
@@ -119,6 +116,29 @@ def _resolve(request: Request, data: DatasetVersion) -> Recipe:
     for phase in recipe.phases:
         phase.learning_rates(steps_per_epoch=-(-facts.num_train // recipe.batch_size))  # refuses what does not fit
     return recipe
+
+
+def set_up_devices(recipe: Recipe, tpu: str) -> tf.distribute.Strategy:
+    """The strategy to build the model under; sets Keras' precision.
+
+    Args:
+      recipe: what will be trained.
+      tpu: see `make_strategy`.
+
+    Raises:
+      UsageError: no TPU answers, or the batch cannot be split over the devices.
+    """
+    strategy = make_strategy(tpu)
+    pieces = strategy.num_replicas_in_sync * recipe.accumulate
+    if recipe.batch_size % pieces:
+        raise UsageError(
+            f"batch_size={recipe.batch_size} cannot be split into {pieces} equal parts (replicas times accumulate); "
+            f"--set=batch_size={-(-recipe.batch_size // pieces) * pieces} can"
+        )
+    low_precision = recipe.precision == "bfloat16" or (recipe.precision == "auto" and is_tpu(strategy))
+    keras.config.set_dtype_policy("mixed_bfloat16" if low_precision else "float32")
+    logging.info("%s, %s", describe(strategy), "bfloat16" if low_precision else "float32")
+    return strategy
 
 
 def class_weights(recipe: Recipe, data: DatasetVersion) -> np.ndarray:

@@ -24,13 +24,17 @@ class TableSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, table: np.ndarray) -> None:
         """`table`: float32 [steps]."""
-        self._table = table
+        self._table = tf.Variable(table, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+
+    def assign(self, table: np.ndarray) -> None:
+        """Takes another table of the same length; what is compiled stays so."""
+        self._table.assign(table)
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        return tf.gather(tf.constant(self._table), tf.minimum(tf.cast(step, tf.int32), len(self._table) - 1))
+        return tf.gather(self._table, tf.minimum(tf.cast(step, tf.int32), self._table.shape[0] - 1))
 
     def get_config(self) -> dict[str, object]:
-        return {"table": self._table.tolist()}
+        return {"table": self._table.numpy().tolist()}
 
 
 def trainable_groups(classifier: Classifier, phase: Phase) -> dict[float, list[keras.Variable]]:
@@ -60,9 +64,8 @@ def trainable_groups(classifier: Classifier, phase: Phase) -> dict[float, list[k
     return groups
 
 
-def make_optimizer(config: OptimizerConfig, table: np.ndarray) -> keras.optimizers.Optimizer:
-    """A Keras optimizer that takes its learning rates from `table` (float32 [steps])."""
-    rates = TableSchedule(table)
+def make_optimizer(config: OptimizerConfig, rates: TableSchedule) -> keras.optimizers.Optimizer:
+    """A Keras optimizer of the recipe's kind."""
     if config.name == "sgd":
         return keras.optimizers.SGD(rates, momentum=config.momentum)
     if config.name == "adam":
@@ -114,7 +117,8 @@ class TrainStep:
         self._forward = training_forward(classifier, phase)
         groups = trainable_groups(classifier, phase)
         self._groups = list(groups.values())
-        self.optimizers = [make_optimizer(recipe.optimizer, rates * multiplier) for multiplier in groups]
+        self._tables = {multiplier: TableSchedule(rates * multiplier) for multiplier in groups}
+        self.optimizers = [make_optimizer(recipe.optimizer, table) for table in self._tables.values()]
         for optimizer, variables in zip(self.optimizers, self._groups, strict=True):
             optimizer.build(variables)
         decay = 0.0 if phase.cached_features else recipe.ema_decay
@@ -125,6 +129,20 @@ class TrainStep:
             for v in self.averaged
         ]
         self._run = tf.function(self._steps, reduce_retracing=True)
+
+    def restart(self, rates: np.ndarray) -> None:
+        """Forgets the training so far, except in the model's own variables, without compiling anew.
+
+        Args:
+          rates: float32, as many as on construction: the learning rates from now on.
+        """
+        for multiplier, table in self._tables.items():
+            table.assign(rates * multiplier)
+        for optimizer in self.optimizers:
+            for variable in optimizer.variables:  # every slot of SGD, Adam and AdamW starts at zero
+                variable.assign(tf.zeros_like(variable.value))
+        for average, variable in zip(self.average, self.averaged, strict=True):
+            average.assign(variable)
 
     def __call__(self, batches: Iterator[Batch], *, first_step: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """Trains on the next `steps` batches.
