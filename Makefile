@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all test-tpu-build lint clean
 
 $(READY): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,5 +27,13 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest -m ''
 
+# The [tpu] wheels on this machine's CPU. No constraints: their tensorboard is older than the one for TensorFlow 2.21.
+test-tpu-build:
+	rm -rf .venv-tpu && $(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/python -m pip install --quiet --editable '.[tpu,dev,demo]'
+	.venv-tpu/bin/python -m pip check
+	TPU_SKIP_MDS_QUERY=1 .venv-tpu/bin/python -m trainer.doctor
+	TPU_SKIP_MDS_QUERY=1 .venv-tpu/bin/python -m pytest tests/pipeline tests/trainer
+
 clean:
-	rm -rf $(VENV) demo-output *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv-tpu $(VENV) demo-output *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import socket
 
 import tensorflow as tf
 
 from pipeline.cli import UsageError
+from trainer.doctor_checks import find_chips
 
 _CONNECT_SECONDS = 10
 
@@ -31,7 +31,7 @@ def make_strategy(tpu: str) -> tf.distribute.Strategy:
 
 def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
     advice = "run `python -m trainer.doctor`, or leave --tpu out to train on this machine's CPU or GPU"
-    if tpu == "local" and not (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*")):
+    if tpu == "local" and not find_chips().usable:
         raise UsageError(f"--tpu=local: no TPU on this machine (neither /dev/accel* nor /dev/vfio/*); {advice}")
     if tpu.startswith("grpc://"):
         _check_reachable(tpu)
