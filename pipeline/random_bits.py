@@ -65,7 +65,8 @@ def uniforms(identities: tf.Tensor, *, key: tf.Tensor, draws: int) -> tf.Tensor:
       float32 `[N, draws]` in [0, 1), multiples of 2^-24.
     """
     states = mix_tensor(tf.bitwise.bitwise_xor(identities, key))
-    steps = tf.constant([(i * _GOLDEN) & _MASK for i in range(draws)], tf.uint64)
+    # A NumPy array: of a list of numbers above 2^63, tf.constant keeps 53 bits inside a graph, and all in eager mode.
+    steps = tf.constant(np.array([(i * _GOLDEN) & _MASK for i in range(draws)], np.uint64))
     bits = mix_tensor(states[:, tf.newaxis] + steps)
     top = tf.bitwise.right_shift(bits, tf.constant(64 - _UNIFORM_BITS, tf.uint64))
     return tf.cast(tf.cast(top, tf.int32), tf.float32) * (2.0**-_UNIFORM_BITS)

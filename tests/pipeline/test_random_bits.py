@@ -30,6 +30,21 @@ def _uniforms(count, draws, key=5):
     return random_bits.uniforms(identities, key=tf.constant(key, tf.uint64), draws=draws).numpy()
 
 
+def test_graphs_and_datasets_compute_what_python_does():
+    """In a graph, unlike in eager mode, tf.constant rounds a list of large uint64 numbers to 53 bits."""
+    identities = tf.constant([3, 2**63 + 5, 2**64 - 1], tf.uint64)
+    key = tf.constant(2**64 - 7, tf.uint64)
+    states = [random_bits.mix(i ^ (2**64 - 7)) for i in (3, 2**63 + 5, 2**64 - 1)]
+    expected = [[(random_bits.mix(s + k * GOLDEN) >> 40) * 2.0**-24 for k in range(9)] for s in states]
+
+    def draw(identities):
+        return random_bits.uniforms(identities, key=key, draws=9)
+
+    mapped = next(iter(tf.data.Dataset.from_tensors(identities).map(draw)))
+    for result in (draw(identities), tf.function(draw)(identities), mapped):
+        np.testing.assert_array_equal(result, expected)
+
+
 def test_more_draws_or_more_examples_change_nothing():
     whole = _uniforms(100, 20)
     np.testing.assert_array_equal(_uniforms(100, 3), whole[:, :3])
