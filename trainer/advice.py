@@ -41,12 +41,16 @@ def fits(trial: Trial, fits_at: float) -> bool:
     return not trial.diverged and trial.accuracies[-1] >= fits_at
 
 
-def rates_to_try(*, lowest_loss_at: float, own: float) -> list[float]:
-    """Seven rates of the series 1, 3, 10, 30, …, the highest just above `lowest_loss_at`; and the recipe's own."""
+def rates_to_try(*, lowest_loss_at: float) -> list[float]:
+    """Seven rates of the series 1, 3, 10, 30, …, the highest the one just above `lowest_loss_at`."""
     top = bisect.bisect_left(_GRID, lowest_loss_at) + 1
-    rates = _GRID[max(0, top - _RATES) : top]
+    return _GRID[max(0, top - _RATES) : top]
+
+
+def with_own(rates: Sequence[float], own: float) -> list[float]:
+    """Sorted; the recipe's own rate (where it is not 0) among them, unless one is nearly equal."""
     known = any(math.isclose(own, rate, rel_tol=0.05) for rate in rates)
-    return sorted(rates if known or own <= 0 else [*rates, own])
+    return sorted(rates if known or not own else [*rates, own])
 
 
 def next_rate(rate: float) -> float:
@@ -103,10 +107,10 @@ def _fitting(
     trials: Sequence[Trial], best: Trial, *, own: float, images: int, fits_at: float, flags: Sequence[str]
 ) -> list[str]:
     rates = [trial.rate for trial in trials if fits(trial, fits_at)]
-    range_of_rates = f"from learning rate {rates[0]:g} to {rates[-1]:g}" if len(rates) > 1 else f"at {rates[0]:g}"
-    lines = [
-        f"The model fits the {images} images {range_of_rates}; soonest at {best.rate:g}, in epoch {len(best.losses)}."
-    ]
+    where = f"at learning rates from {rates[0]:g} to {rates[-1]:g}, soonest at {best.rate:g}"
+    if len(rates) == 1:
+        where = f"at learning rate {best.rate:g} only"
+    lines = [f"The model fits the {images} images {where} (in epoch {len(best.losses)})."]
     if any(math.isclose(rate, own, rel_tol=0.05) for rate in rates):
         lines.append(
             f"The recipe's own rate, {own:g}, is among them: where a run does not learn, it is not for its rate. "

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from pipeline.cli import UsageError, nearest, run_command
 from pipeline.manifest import open_dataset
-from trainer.advice import Advice, advise, best_trial, fits, fitting_accuracy, next_rate, rates_to_try
+from trainer.advice import Advice, advise, best_trial, fits, fitting_accuracy, next_rate, rates_to_try, with_own
 from trainer.charts import GRID, INK, KEPT_COLOUR, TRAIN_COLOUR, VALIDATION_COLOUR
 from trainer.checkpoint import write_atomically
 from trainer.config import Recipe
@@ -176,7 +176,7 @@ def main(arguments: list[str]) -> int | None:
         f"range test: the loss falls fastest at {ranged.steepest():.2g} and is lowest at {ranged.lowest():.2g}",
         flush=True,
     )
-    rates = given or rates_to_try(lowest_loss_at=ranged.lowest(), own=phase.lr_max)
+    rates = with_own(given or rates_to_try(lowest_loss_at=ranged.lowest()), phase.lr_max)
     print(TABLE_HEAD)
     trials: list[Trial] = []
     while rates:

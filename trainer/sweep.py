@@ -28,6 +28,7 @@ LOWEST, HIGHEST = 1e-6, 10.0  # of the range test
 _RANGE_STEPS = 100  # at least: about 14 to a factor of ten
 _STEPS_A_CALL = 10
 _SMOOTHING_STEPS = 3.0
+_BLOWN_UP = 2.0  # times the first loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class RangeTest:
-    """Learning rates that grow from step to step and the loss of each step, up to where it was last finite.
+    """Learning rates that grow from step to step and the loss of each step, until it blew up.
 
     Attributes:
       rates: float32 [n].
@@ -65,17 +66,20 @@ class RangeTest:
         weights = np.exp(-0.5 * ((steps[:, None] - steps) / _SMOOTHING_STEPS) ** 2)
         return weights @ self.losses / weights.sum(axis=1)
 
+    def _lowest(self) -> int:
+        smoothed = self.smoothed()
+        # Only up to the blow-up: a network that it killed may return to a lower loss than it had learned.
+        blown_up = np.append(smoothed > _BLOWN_UP * smoothed[0], True)
+        return int(smoothed[: blown_up.argmax()].argmin())
+
     def lowest(self) -> float:
         """The rate at which the loss was lowest: above it training gets worse."""
-        return float(self.rates[self.smoothed().argmin()])
+        return float(self.rates[self._lowest()])
 
     def steepest(self) -> float:
         """The rate at which the loss fell fastest on its way to the lowest."""
-        smoothed = self.smoothed()
-        end = max(2, int(smoothed.argmin()) + 1)
-        if len(smoothed) < end:
-            return self.lowest()
-        return float(self.rates[np.gradient(smoothed[:end]).argmin()])
+        falling = self.smoothed()[: self._lowest() + 1]
+        return float(self.rates[np.diff(falling).argmin()]) if len(falling) > 1 else self.lowest()
 
 
 def unregularised(recipe: Recipe, phase: int) -> Recipe:
@@ -179,9 +183,12 @@ class Sweep:
         passes = math.ceil(self._range_steps * self._recipe.batch_size / len(self.labels))
         batches = self._iterate(np.concatenate([self._order(epoch) for epoch in range(passes)]))
         losses = np.zeros(0, np.float32)
-        while len(losses) < len(rates) and np.isfinite(losses).all():
+        while len(losses) < len(rates):
             count = min(_STEPS_A_CALL, len(rates) - len(losses))
-            losses = np.append(losses, self._step(batches, first_step=len(losses), steps=count)[0])
+            new, _ = self._step(batches, first_step=len(losses), steps=count)
+            losses = np.append(losses, new)
+            if not new.mean() <= 2 * _BLOWN_UP * losses[0]:  # or no number
+                break
         finite = int(np.append(np.isfinite(losses), False).argmin())
         if not finite:
             raise CommandError(
