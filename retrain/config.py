@@ -14,8 +14,9 @@ from retrain.gate import GateConfig
 
 Scalar = str | int | float | bool
 
-# An image must never move from train to test between two rebuilds: the champion would be scored on what it has
-# learned. `hash` decides by the image's own content; `rank` shares the images out and re-shares them as others come.
+# An image must not move from train to test between two rebuilds: the champion would be scored on what it has learned.
+# `hash` decides by the image's own content (or its group of near duplicates); `rank` shares the images out exactly, and
+# so shares them out anew whenever others come.
 _BUILD_DEFAULTS: Mapping[str, Scalar] = {"split_by": "hash"}
 # Flags that this file sets by keys of its own.
 _OWN_KEYS: Mapping[str, Mapping[str, str]] = {

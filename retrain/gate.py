@@ -135,18 +135,21 @@ def judge(
     champion: Sequence[Prediction] | None,
     *,
     champion_labels: Collection[str],
+    champion_trained_on: Collection[str],
     config: GateConfig,
 ) -> Verdict:
     """Decides about a challenger.
 
     The comparison is over the images whose true label the champion knows: counting it wrong on a class that it was
     never shown would let a challenger that knows one class more be worse on all the others. Labels are compared by
-    name, so their order and number may differ.
+    name, so their order and number may differ. Images that the champion was trained on are left out too: a group of
+    near duplicates that grows may change its split as a whole, and a champion that knows the answers is no measure.
 
     Args:
       challenger: its answers on the whole test split.
       champion: the champion's answers on the same images in the same order; None without a champion.
       champion_labels: names of the classes that the champion can answer.
+      champion_trained_on: ids of the images that the champion has seen.
       config: margin, floor and level.
 
     Raises:
@@ -177,11 +180,15 @@ def judge(
             f"accuracy {_accuracy(of_new):.4f} on their {len(of_new)} images"
         )
     known = [number for number, p in enumerate(challenger) if p.label in champion_labels]
-    if not known:
+    unseen = [number for number in known if challenger[number].id not in champion_trained_on]
+    if len(unseen) < len(known):
+        figures["seen_by_champion"] = len(known) - len(unseen)
+        reasons.append(f"{len(known) - len(unseen)} images that the champion was trained on are left out as well")
+    if not unseen:
         reasons.append(
-            "the champion knows none of the test labels, so nothing can be compared; if that is meant, remove the "
+            "no test image is left on which the champion could be compared; if a new start is meant, remove the "
             "`champion` link and run again"
         )
         return Verdict(promote=False, reasons=tuple(reasons), figures=figures)
-    promote, text, compared = _compare([challenger[i] for i in known], [champion[i] for i in known], config=config)
+    promote, text, compared = _compare([challenger[i] for i in unseen], [champion[i] for i in unseen], config=config)
     return Verdict(promote=promote, reasons=(*reasons, text), figures=figures | compared)

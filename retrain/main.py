@@ -33,7 +33,7 @@ _CONFIG = flags.DEFINE_string("config", None, "The pass's configuration, a YAML 
 LOCK_FILE = ".lock"
 EXPORT_DIR = "export"
 # Beside the exported model, where the run has them: what a reader of MODELS/<n>/ asks first.
-_DOCUMENTS = ("config.json", "model_card.md", "provenance.json", "report.html", "result.json")
+_DOCUMENTS = ("config.json", "model_card.md", "provenance.json", "report.html", "result.json", registry.TRAINED_ON_FILE)
 
 
 def _digest(value: Any) -> str:
@@ -50,6 +50,13 @@ def run_id(config: RetrainConfig, data: DatasetVersion) -> str:
     """Names a training run: the dataset's version, for people, and everything that shapes the trained model."""
     shape = [config.recipe, config.seed, dict(config.train), dict(config.settings)]
     return f"{data.manifest.version}-{_digest([content_id(data.manifest), shape])}"
+
+
+def _note_training_images(data: DatasetVersion, file: pathlib.Path) -> None:
+    """Writes the ids of all images that a model of this dataset was trained or selected on, one a line."""
+    splits = [split for split in data.manifest.splits if split != steps.TEST_SPLIT]
+    ids = sorted(record.id for split in splits for record in data.read(split))
+    file.write_text("".join(f"{key}\n" for key in ids), encoding="utf-8")
 
 
 def _unchanged(key: str, history: list[dict[str, Any]], champion: registry.Model | None) -> bool:
@@ -78,6 +85,7 @@ def _challenge(
         gate.read_predictions(answers),
         champion_answers,
         champion_labels=champion.labels() if champion else (),
+        champion_trained_on=champion.trained_on() if champion else (),
         config=config.gate,
     )
 
@@ -118,6 +126,7 @@ def run_pass(config: RetrainConfig, *, commands: steps.Commands, lock: int) -> c
             print(f"not promoted: {'; '.join(verdict.reasons)}")
             return cli.ExitCode.SKIPPED
         exported = {child.name: child for child in sorted((run / EXPORT_DIR).iterdir())}
+        _note_training_images(data, run / registry.TRAINED_ON_FILE)
         documents = {file: run / file for file in _DOCUMENTS if (run / file).exists()}
         model = registry.publish(config.models, documents | exported, record)
 

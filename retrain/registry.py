@@ -29,6 +29,7 @@ CHAMPION = "champion"
 DECISIONS_FILE = "decisions.jsonl"
 LABELS_FILE = "labels.txt"
 PROMOTION_FILE = "promotion.json"
+TRAINED_ON_FILE = "trained_on.txt"
 _STAGING = ".staging-"
 
 
@@ -42,6 +43,11 @@ class Model:
     def labels(self) -> list[str]:
         """Names of the classes that it can answer, in order."""
         return (self.path / LABELS_FILE).read_text(encoding="utf-8").splitlines()
+
+    def trained_on(self) -> frozenset[str]:
+        """Ids of the images that it was trained or selected on; empty where nobody has noted them."""
+        file = self.path / TRAINED_ON_FILE
+        return frozenset(file.read_text(encoding="utf-8").split()) if file.exists() else frozenset()
 
     def promotion(self) -> dict[str, Any]:
         """The decision that promoted it."""

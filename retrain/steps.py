@@ -21,6 +21,8 @@ from types import FrameType
 from pipeline.cli import CommandError, DataError, ExitCode, TryAgainError, UsageError
 from retrain.config import RetrainConfig
 
+TEST_SPLIT = "test"
+
 _GRACE_SECONDS = 60  # for a stopped command to save its state
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -116,6 +118,8 @@ def score(
     """Writes what an exported model answers on the test split to `output`, once."""
     if not output.exists():
         partial = output.with_name(f"{output.name}.partial")
-        _run(commands.evaluate, {"model": model, "data": config.data, "split": "test", "output": partial}, lock=lock)
+        _run(
+            commands.evaluate, {"model": model, "data": config.data, "split": TEST_SPLIT, "output": partial}, lock=lock
+        )
         os.replace(partial, output)
     return output

@@ -20,20 +20,20 @@ def answers(right, total, *, wrong_first=False, labels=LABELS):
 
 
 def test_first_model_is_promoted_at_the_floor():
-    verdict = judge(answers(80, 100), None, champion_labels=(), config=CONFIG)
+    verdict = judge(answers(80, 100), None, champion_labels=(), champion_trained_on=(), config=CONFIG)
     assert verdict.promote
     assert "no champion" in verdict.reasons[-1]
     assert verdict.figures == {"test_images": 100, "accuracy": 0.8}
 
 
 def test_nothing_below_the_floor_is_promoted_even_if_better_than_the_champion():
-    verdict = judge(answers(79, 100), answers(10, 100), champion_labels=LABELS, config=CONFIG)
+    verdict = judge(answers(79, 100), answers(10, 100), champion_labels=LABELS, champion_trained_on=(), config=CONFIG)
     assert not verdict.promote
     assert verdict.reasons == ("test accuracy 0.7900 on 100 images is below minimum_accuracy 0.8",)
 
 
 def test_equal_answers_on_many_images_are_promoted_with_the_interval_printed():
-    verdict = judge(answers(190, 200), answers(190, 200), champion_labels=LABELS, config=CONFIG)
+    verdict = judge(answers(190, 200), answers(190, 200), champion_labels=LABELS, champion_trained_on=(), config=CONFIG)
     assert verdict.promote
     low, high = verdict.figures["interval"]
     assert -0.02 <= low <= 0 <= high
@@ -42,11 +42,15 @@ def test_equal_answers_on_many_images_are_promoted_with_the_interval_printed():
 
 
 def test_better_challenger_is_promoted():
-    assert judge(answers(98, 100), answers(85, 100), champion_labels=LABELS, config=CONFIG).promote
+    assert judge(
+        answers(98, 100), answers(85, 100), champion_labels=LABELS, champion_trained_on=(), config=CONFIG
+    ).promote
 
 
 def test_worse_challenger_is_not_promoted():
-    verdict = judge(answers(900, 1000), answers(950, 1000), champion_labels=LABELS, config=CONFIG)
+    verdict = judge(
+        answers(900, 1000), answers(950, 1000), champion_labels=LABELS, champion_trained_on=(), config=CONFIG
+    )
     assert not verdict.promote
     assert verdict.figures["difference"] == pytest.approx(-0.05)
     assert "may be worse by more than the margin 0.02" in verdict.reasons[-1]
@@ -56,14 +60,14 @@ def test_same_accuracy_on_different_images_is_not_enough():
     """Pairing: 50 wins and 50 losses among 1000 leave more doubt than two identical models do."""
     strict = GateConfig(margin=0.01, minimum_accuracy=0.8)
     challenger, champion = answers(950, 1000), answers(950, 1000, wrong_first=True)
-    assert judge(challenger, challenger, champion_labels=LABELS, config=strict).promote
-    verdict = judge(challenger, champion, champion_labels=LABELS, config=strict)
+    assert judge(challenger, challenger, champion_labels=LABELS, champion_trained_on=(), config=strict).promote
+    verdict = judge(challenger, champion, champion_labels=LABELS, champion_trained_on=(), config=strict)
     assert (verdict.figures["wins"], verdict.figures["losses"]) == (50, 50)
     assert not verdict.promote
 
 
 def test_too_few_images_for_the_margin_is_said():
-    verdict = judge(answers(50, 50), answers(50, 50), champion_labels=LABELS, config=CONFIG)
+    verdict = judge(answers(50, 50), answers(50, 50), champion_labels=LABELS, champion_trained_on=(), config=CONFIG)
     assert not verdict.promote
     assert "takes 149 test images" in verdict.reasons[-1]
 
@@ -75,7 +79,7 @@ def test_a_class_unknown_to_the_champion_cannot_buy_promotion():
     challenger = [Prediction(i, label, label if n >= 40 else "fox") for n, (i, label) in enumerate(old)]
     challenger += [Prediction(i, label, label) for i, label in new]
     champion = [Prediction(i, label, label) for i, label in old] + [Prediction(i, label, "cat") for i, label in new]
-    verdict = judge(challenger, champion, champion_labels=("dog", "cat"), config=CONFIG)
+    verdict = judge(challenger, champion, champion_labels=("dog", "cat"), champion_trained_on=(), config=CONFIG)
     assert verdict.figures["accuracy"] > 0.9  # overall far above the champion's 0.667
     assert not verdict.promote
     assert verdict.figures["pairs"] == 400
@@ -87,15 +91,28 @@ def test_a_class_unknown_to_the_champion_cannot_buy_promotion():
 def test_a_class_that_is_gone_counts_against_a_champion_that_still_answers_it():
     challenger = answers(200, 200)
     champion = [Prediction(p.id, p.label, "fox" if n < 20 else p.label) for n, p in enumerate(challenger)]
-    verdict = judge(challenger, champion, champion_labels=("cat", "dog", "fox"), config=CONFIG)
+    verdict = judge(challenger, champion, champion_labels=("cat", "dog", "fox"), champion_trained_on=(), config=CONFIG)
     assert verdict.promote
     assert verdict.figures["wins"] == 20
 
 
+def test_images_that_the_champion_was_trained_on_do_not_count():
+    """It has them all right, by heart; on the others the challenger is better."""
+    challenger, champion = answers(450, 500), answers(440, 500)
+    seen = [p.id for p in challenger[300:]]
+    champion[300:] = [Prediction(p.id, p.label, p.label) for p in challenger[300:]]
+    unfair = judge(challenger, champion, champion_labels=LABELS, champion_trained_on=(), config=CONFIG)
+    assert not unfair.promote
+    fair = judge(challenger, champion, champion_labels=LABELS, champion_trained_on=seen, config=CONFIG)
+    assert fair.promote
+    assert (fair.figures["pairs"], fair.figures["seen_by_champion"]) == (300, 200)
+    assert "200 images that the champion was trained on" in fair.reasons[1]
+
+
 def test_no_common_label_is_not_promoted():
-    verdict = judge(answers(100, 100), answers(0, 100), champion_labels=("fox",), config=CONFIG)
+    verdict = judge(answers(100, 100), answers(0, 100), champion_labels=("fox",), champion_trained_on=(), config=CONFIG)
     assert not verdict.promote
-    assert "knows none of the test labels" in verdict.reasons[-1]
+    assert "no test image is left" in verdict.reasons[-1]
 
 
 @pytest.mark.parametrize("change", ["order", "missing", "label"])
@@ -108,7 +125,7 @@ def test_different_test_images_are_refused(change):
     else:
         champion[0] = Prediction("id0", "dog", "dog")
     with pytest.raises(DataError, match="same test images"):
-        judge(challenger, champion, champion_labels=LABELS, config=CONFIG)
+        judge(challenger, champion, champion_labels=LABELS, champion_trained_on=(), config=CONFIG)
 
 
 def test_read_predictions(tmp_path):

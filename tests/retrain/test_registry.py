@@ -34,6 +34,7 @@ def test_publish_and_point(tmp_path, export):
     assert registry.champion(root) == first
     assert (root / "champion" / "saved_model" / "saved_model.pb").read_bytes() == b"graph"
     assert first.labels() == ["cat", "dog"]
+    assert first.trained_on() == frozenset()
     assert first.promotion() == {"pass_id": "a", "reasons": ["good"], "model": 1}
 
     second = registry.publish(root, export, {"pass_id": "b"})
