@@ -144,7 +144,9 @@ def test_serves_without_our_packages(exported, evaluated, evaluator, encoded, tm
     assert results["jpg_probabilities"].dtype == np.float32
     expected = {"jpg_probabilities": evaluated, "keras": evaluated, "png_probabilities": of_pngs, "one": of_pngs[:1]}
     for name, values in expected.items():
-        np.testing.assert_allclose(results[name], values, rtol=0, atol=1e-6, err_msg=name)
+        # Other batch sizes and Keras' own loop sum in another order.
+        tolerance = 1e-6 if name.endswith("_probabilities") else 1e-5
+        np.testing.assert_allclose(results[name], values, rtol=0, atol=tolerance, err_msg=name)
     for kind, values in {"jpg": evaluated, "png": of_pngs}.items():
         indices = values.argmax(axis=1)
         np.testing.assert_array_equal(results[f"{kind}_class_index"], indices)
