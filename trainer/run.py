@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import json
-import pathlib
 import signal
-import subprocess
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,16 +16,15 @@ from etils import epath
 from pipeline import dataset
 from pipeline.cli import DataError, ExitCode, UsageError
 from pipeline.manifest import DatasetVersion
-from trainer import config, export, overrides, report
+from trainer import config, export, overrides, provenance, report
 from trainer.checkpoint import build_from_recipe, load_best, read_config, write_atomically
 from trainer.config import DataFacts, Recipe
 from trainer.evaluate import Metrics, compute_metrics, prediction_row, write_predictions
-from trainer.loop import TEST, TRAIN, VALIDATION, Plan, Position, Trainer
+from trainer.loop import Trainer
 from trainer.models import backbone_info
+from trainer.plan import TEST, TRAIN, VALIDATION, Plan, Position
 from trainer.request import Request
 from trainer.strategy import describe, is_tpu, make_strategy
-
-_PACKAGES = ("tensorflow", "tensorflow-tpu", "keras", "keras-cv", "numpy", "pillow")
 
 
 def train_and_evaluate(
@@ -45,7 +40,7 @@ def train_and_evaluate(
     recipe = resolve(request, data)
     settings = _settings(request, data, recipe)
     _refuse_another_run(directory, settings)
-    started = _now()
+    started = provenance.now()
     strategy = set_up_devices(recipe, tpu)
     with strategy.scope():
         classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=request.seed)
@@ -80,8 +75,8 @@ def train_and_evaluate(
         preprocess=backbone_info(recipe.backbone).preprocess,
         directory=directory / "export",
     )
-    provenance = _provenance(data, request.seed, started)
-    write_atomically(directory / "provenance.json", json.dumps(provenance, indent=2) + "\n")
+    origin = provenance.collect(data, seed=request.seed, started=started)
+    write_atomically(directory / "provenance.json", json.dumps(origin, indent=2) + "\n")
     result = _result(plan, position, trainer.rows, results)
     write_atomically(directory / "result.json", json.dumps(result, indent=2) + "\n")
     report.write_report(directory, data)
@@ -227,36 +222,3 @@ def diagnose(rows: Sequence[dict[str, Any]]) -> str:
     if train < 0.8 and validation < 0.8:
         return f"{numbers}: under-fitting; train longer, raise lr_max or take a larger backbone"
     return f"{numbers}: neither over- nor under-fitting"
-
-
-def _provenance(data: DatasetVersion, seed: int, started: str) -> dict[str, Any]:
-    manifest = data.manifest
-    return {
-        "dataset": {"name": manifest.name, "version": manifest.version, "fingerprint": manifest.source_fingerprint},
-        "git_commit": _git_commit(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
-        "seed": seed,
-        "devices": [device.name for device in tf.config.list_logical_devices()],
-        "started": started,
-        "finished": _now(),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """The commit of this code, or None where it is not run from a git checkout."""
-    command = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -20,8 +20,8 @@ from trainer.checkpoint import build_from_recipe
 from trainer.config import Recipe
 from trainer.evaluate import Evaluator
 from trainer.feed import distribute, feature_batches
-from trainer.loop import TRAIN
 from trainer.models import backbone_info
+from trainer.plan import TRAIN
 from trainer.step import TrainStep
 
 LOWEST, HIGHEST = 1e-6, 10.0  # of the range test

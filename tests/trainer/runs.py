@@ -11,9 +11,10 @@ from etils import epath
 from pipeline.manifest import DatasetVersion
 from trainer.checkpoint import build_from_recipe
 from trainer.config import DataFacts, Recipe, load_recipe
-from trainer.loop import Plan, Position, Trainer
+from trainer.loop import Trainer
 from trainer.models import Classifier
 from trainer.overrides import override
+from trainer.plan import Plan, Position
 from trainer.run import class_weights
 
 SMALL = (

@@ -1,0 +1,104 @@
+"""What a run is to do (`Plan`) and how far it has come (`Position`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from etils import epath
+
+from pipeline import dataset
+from pipeline.augment import AugmentConfig
+from pipeline.dataset import HostSlice
+from pipeline.manifest import DatasetVersion
+from trainer.config import Recipe
+from trainer.models import backbone_info
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+
+
+@dataclasses.dataclass
+class Position:
+    """How far training is; saved with every checkpoint.
+
+    Attributes:
+      phase: index of the phase.
+      step: steps of the phase done.
+      sums: loss, correct predictions and weight summed over the epoch so far.
+      rows: metrics rows written.
+      best: validation accuracy and loss, and where, of the weights selected so far; None before the first validation.
+    """
+
+    phase: int = 0
+    step: int = 0
+    sums: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.0, 0.0])
+    rows: int = 0
+    best: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that a run needs besides the model.
+
+    Attributes:
+      recipe: what to do.
+      data: what to do it with.
+      seed: of data order, augmentation, dropout and the head's first weights.
+      run: where results go.
+      class_weights: float32 [C]; see TrainStep.
+      stop_requested: asked after every host call; True saves a checkpoint and stops.
+      profile: whether to write a TensorBoard profile of a few steps of every phase.
+    """
+
+    recipe: Recipe
+    data: DatasetVersion
+    seed: int
+    run: epath.Path
+    class_weights: np.ndarray
+    stop_requested: Callable[[], bool]
+    profile: bool = False
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.data.manifest.num_examples(TRAIN) / self.recipe.batch_size)
+
+    def first_step(self, phase: int) -> int:
+        """Steps of all phases before `phase`."""
+        return sum(p.steps(steps_per_epoch=self.steps_per_epoch) for p in self.recipe.phases[:phase])
+
+    def first_epoch(self, phase: int) -> int:
+        """Epochs of all phases before `phase`; a phase that ends within an epoch has used up its data order."""
+        per_epoch = self.steps_per_epoch
+        return sum(math.ceil(p.steps(steps_per_epoch=per_epoch) / per_epoch) for p in self.recipe.phases[:phase])
+
+    def eval_data(self, split: str) -> Callable[[HostSlice], tf.data.Dataset]:
+        """A factory of the split's un-augmented batches."""
+        return lambda host: dataset.eval_dataset(
+            self.data,
+            split,
+            height=self.recipe.image_size,
+            width=self.recipe.image_size,
+            preprocess=backbone_info(self.recipe.backbone).preprocess,
+            global_batch_size=self.recipe.batch_size,
+            host=host,
+        )
+
+    def train_data(self, *, epoch: int, skip_batches: int, augment: bool) -> Callable[[HostSlice], tf.data.Dataset]:
+        """A factory of one epoch's training batches."""
+        return lambda host: dataset.train_dataset(
+            self.data,
+            TRAIN,
+            height=self.recipe.image_size,
+            width=self.recipe.image_size,
+            preprocess=backbone_info(self.recipe.backbone).preprocess,
+            augment=self.recipe.augment if augment else AugmentConfig(),
+            seed=self.seed,
+            epoch=epoch,
+            global_batch_size=self.recipe.batch_size,
+            skip_batches=skip_batches,
+            host=host,
+        )
