@@ -18,3 +18,9 @@ def tiny_data(tmp_path_factory) -> DatasetVersion:
         for seed, (name, count) in enumerate({"train": 37, "validation": 11, "test": 13}.items())
     }
     return datasets.write_dataset(tmp_path_factory.mktemp("tiny"), splits, ["red", "green", "blue"])
+
+
+@pytest.fixture(scope="session")
+def two_replicas() -> tf.distribute.Strategy:
+    """One for all tests: a second MirroredStrategy in a process mixes up its collectives with the first one's."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

@@ -126,10 +126,10 @@ def test_divergence_is_a_result_and_the_next_trial_starts_over_to_the_bit(tiny_d
     assert other.trial(1e-3, fits_at=2.0) != first
 
 
-def test_two_replicas_start_over_and_measure_as_one(tiny_data):
+def test_two_replicas_start_over_and_measure_as_one(tiny_data, two_replicas):
     recipe = cnn_recipe("optimizer.name=sgd", "optimizer.momentum=0.9")
     one = Sweep(recipe, tiny_data, one_device(), sample=37, epochs=2, seed=0)
-    two = Sweep(recipe, tiny_data, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), sample=37, epochs=2, seed=0)
+    two = Sweep(recipe, tiny_data, two_replicas, sample=37, epochs=2, seed=0)
     expected = one.trial(0.01, fits_at=2.0)
     first = two.trial(0.01, fits_at=2.0)
     two.trial(0.1, fits_at=2.0)

@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from sklearn.utils.class_weight import compute_class_weight
 
 from pipeline.cli import CommandError, TryAgainError, UsageError
@@ -113,12 +112,10 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(uninterrupted,
     assert _differing(expected, weights(classifier)) == set()
 
 
-def test_two_replicas_equal_one_with_the_same_global_batch(tiny_data, tmp_path):
+def test_two_replicas_equal_one_with_the_same_global_batch(tiny_data, tmp_path, two_replicas):
     recipe = small_recipe("head.dropout=0", "optimizer.clip_norm=0.5", "ema_decay=0.9")
     one, single, _ = train(tiny_data, recipe, tmp_path / "one")
-    two, mirrored, _ = train(
-        tiny_data, recipe, tmp_path / "two", strategy=tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    )
+    two, mirrored, _ = train(tiny_data, recipe, tmp_path / "two", strategy=two_replicas)
     for a, b in zip(one.rows, two.rows, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=2e-3)
     expected, found = weights(single), weights(mirrored)
