@@ -164,11 +164,24 @@ def _plain_jpeg(data: bytes) -> bool:
             at += 1
             continue
         if marker == 0xDA:
-            return plain_frame and data.rfind(b"\xff\xd9", at) > 0
+            return plain_frame and _plain_scans(data, at)
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             plain_frame = marker <= 0xC2
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return False
+
+
+def _plain_scans(data: bytes, at: int) -> bool:
+    """Whether from the first scan on there are only scans and their tables up to the end marker.
+
+    Pillow skips other markers amid the scans, which damage puts there; TensorFlow then refuses the file.
+    """
+    coded = np.frombuffer(data, np.uint8, offset=at)
+    found = coded[np.flatnonzero(coded[:-1] == 0xFF) + 1]
+    found = found[(found != 0) & (found != 0xFF) & (found >> 3 != 0xD0 >> 3)]  # stuffing, filling, restarts
+    markers = found.tobytes()
+    scans, end, _ = markers.partition(b"\xd9")
+    return bool(end) and not scans.strip(b"\xc4\xda\xdb\xdd")
 
 
 def _by_strips(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
