@@ -6,6 +6,7 @@ The order never depends on it (`order.epoch_order`), only the cost does. All sou
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -239,6 +240,12 @@ def _copy_shard(source: epath.Path, target: epath.Path, shard: Shard) -> None:
     partial.replace(target)
 
 
+@functools.lru_cache
+def _log_choice(split: str, cache: str, reason: str) -> None:
+    """Once, although every epoch opens its source anew."""
+    logging.info("%s: cache=%s (%s)", split, cache, reason)
+
+
 def open_source(
     data: DatasetVersion, split: str, *, cache: str, whole_pixels: bool
 ) -> tuple[DatasetVersion, Columns | None]:
@@ -262,7 +269,7 @@ def open_source(
         remote = "://" in str(data.path)
         machine = Machine.this()
         cache, reason = choose_cache(data.manifest, split, machine=machine, remote=remote, whole_pixels=whole_pixels)
-        logging.log_first_n(logging.INFO, "%s: cache=%s (%s)", 8, split, cache, reason)
+        _log_choice(split, cache, reason)
     if cache == "disk":
         return on_local_disk(data, split), None
     return data, load(data, split, cache) if cache in ("bytes", "pixels") else None
