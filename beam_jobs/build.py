@@ -20,6 +20,7 @@ from beam_jobs.card import dataset_card, write_tfds_metadata
 from beam_jobs.images import PixelPolicy
 from beam_jobs.inspection import Listing, cache_key, write_atomically, write_listing
 from beam_jobs.previous import PreviousVersion
+from beam_jobs.report import dataset_report
 from beam_jobs.shards import ShardReport
 from beam_jobs.sources import RemoteSource, Source
 from beam_jobs.splits import SplitFractions
@@ -170,7 +171,7 @@ def _same_content(root: str, version: str, manifest: Manifest) -> bool:
 
 
 def _finish(
-    work: str, listing: Listing, labels: Sequence[str], config: BuildConfig, plan: Mapping[str, Any]
+    work: str, source: Source, listing: Listing, labels: Sequence[str], config: BuildConfig, plan: Mapping[str, Any]
 ) -> tuple[Manifest, dict[str, Tally]]:
     """Writes all that is not a shard into the staging directory, the manifest last."""
     staging = os.path.join(work, "version")
@@ -198,6 +199,15 @@ def _finish(
             texts[name] = ""
     for name, text in texts.items():
         write_atomically(os.path.join(staging, name), text.encode(), durable=True)
+    page = dataset_report(
+        manifest=manifest,
+        statistics=json.loads(texts["statistics.json"]),
+        directory=staging,
+        listing=listing.directory,
+        cache=_cache(config),
+        source=source,
+    )
+    write_atomically(os.path.join(staging, "report.html"), page.encode(), durable=True)
     write_atomically(os.path.join(staging, MANIFEST_FILE), manifest.to_json().encode(), durable=True)
     return manifest, tallies
 
@@ -214,6 +224,10 @@ def _previous(config: BuildConfig) -> PreviousVersion | None:
     return None
 
 
+def _cache(config: BuildConfig) -> str:
+    return os.path.join(config.output, publish.WORK_DIR, "inspected", cache_key(config.policy))
+
+
 def _run_pipeline(
     work: str,
     source: Source,
@@ -227,7 +241,7 @@ def _run_pipeline(
     from beam_jobs import job, progress, runner
 
     directories = {name: os.path.join(work, name) for name in ("reports", "progress")}
-    cache = os.path.join(config.output, publish.WORK_DIR, "inspected", cache_key(config.policy))
+    cache = _cache(config)
     staging = os.path.join(work, "version")
     for directory in (*directories.values(), cache, staging):
         os.makedirs(directory, exist_ok=True)
@@ -324,7 +338,7 @@ def _build_locked(source: Source, config: BuildConfig, beam_arguments: Sequence[
         publish.clean(root, keep={key, "listing"})
         work = os.path.join(root, publish.WORK_DIR, key)
         plan = _run_pipeline(work, source, listing, labels, config, beam_arguments)
-        manifest, _ = _finish(work, listing, labels, config, plan)
+        manifest, _ = _finish(work, source, listing, labels, config, plan)
         existing = publish.versions(root)
         new_content = not existing or not _same_content(root, existing[-1], manifest)
         version = manifest.version if new_content else existing[-1]

@@ -1,0 +1,221 @@
+"""report.html of a dataset version: one file, readable offline, of bounded size whatever the number of images."""
+
+from __future__ import annotations
+
+import base64
+import collections
+import contextlib
+import dataclasses
+import heapq
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from beam_jobs.decoding import decode, open_image
+from beam_jobs.images import PixelPolicy
+from beam_jobs.policy import Refused
+from beam_jobs.sources import ReadError, Source, SourceItem
+from beam_jobs.survey import EXTREMES, survey
+from pipeline.manifest import Manifest
+
+_THUMBNAIL = 112  # pixels, longer side
+_QUALITY = 72
+# Together at most about 700 thumbnails of some 4 KB.
+_SAMPLES = 240
+_SAMPLES_PER_LABEL = 8
+_EXTREMES = 8
+_REJECTS_PER_CODE = 8
+_GROUPS_PER_KIND = 16
+_MEMBERS_PER_GROUP = 6
+_MAX_ROWS = 500  # of the table of classes
+
+_TITLES = {
+    "conflict": "One picture under several labels",
+    "near_conflict": "One picture, saved differently, under several labels",
+    "exact": "Same pixels",
+    "near": "Look alike",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Thumbnail:
+    """One image on the page: `uri` is a data: URI, or None where there is nothing to show."""
+
+    uri: str | None
+    source: str
+    label: str
+    caption: str
+    kept: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """Images that are copies of each other: `more` of them are not shown."""
+
+    members: Sequence[Thumbnail]
+    more: int
+
+
+def thumbnail(data: bytes) -> str | None:
+    """A small JPEG as data: URI; None for what cannot be decoded within the usual limits."""
+    policy = PixelPolicy(min_side=1, max_side=2 * _THUMBNAIL)
+    try:
+        pixels, _ = decode(open_image(data, policy), policy)
+    except Refused:
+        return None
+    pixels.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC)
+    pixels.info = {}
+    out = io.BytesIO()
+    pixels.save(out, "JPEG", quality=_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _lines(path: str) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Rejects:
+    examples: Mapping[str, Sequence[dict[str, Any]]]  # code → the first few rows
+    counts: Mapping[str, int]
+    hashes: frozenset[int]  # of all URIs
+
+
+def _read_rejects(path: str) -> _Rejects:
+    examples: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+    counts: collections.Counter[str] = collections.Counter()
+    hashes = set()
+    for row in _lines(path):
+        counts[row["code"]] += 1
+        hashes.add(hash(row["uri"]))
+        if len(examples[row["code"]]) < _REJECTS_PER_CODE:
+            examples[row["code"]].append(row)
+    return _Rejects(examples=examples, counts=counts, hashes=frozenset(hashes))
+
+
+def _read_groups(path: str) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int], dict[tuple[str, ...], int]]:
+    """Kind → its largest groups; kind → number of groups; labels → number of conflicts between them."""
+    largest: dict[str, list[tuple[int, str, dict[str, Any]]]] = collections.defaultdict(list)
+    counts: collections.Counter[str] = collections.Counter()
+    between: collections.Counter[tuple[str, ...]] = collections.Counter()
+    for group in _lines(path):
+        kind, members = group["kind"], group["members"]
+        counts[kind] += 1
+        if kind.endswith("conflict"):
+            between[tuple(sorted({member["label"] for member in members}))] += 1
+        heap = largest[kind]
+        heapq.heappush(heap, (len(members), members[0]["uri"], group))
+        if len(heap) > _GROUPS_PER_KIND:
+            heapq.heappop(heap)
+    chosen = {
+        kind: [group for *_, group in sorted(heap, key=lambda e: (-e[0], e[1]))] for kind, heap in largest.items()
+    }
+    return chosen, dict(counts), dict(between.most_common(20))
+
+
+class _Shelf:
+    """Makes thumbnails of listed items."""
+
+    def __init__(self, source: Source, items: Mapping[str, SourceItem]) -> None:
+        self._source = source
+        self._items = items
+
+    def take(
+        self, uri: str, *, label: str, caption: str = "", item: SourceItem | None = None, kept: bool = True
+    ) -> Thumbnail:
+        item = item or self._items.get(uri)
+        shown = None
+        if item is not None:
+            with contextlib.suppress(ReadError):
+                shown = thumbnail(self._source.read(item))
+        return Thumbnail(uri=shown, source=uri, label=label, caption=caption, kept=kept)
+
+    def group(self, group: Mapping[str, Any]) -> Group:
+        kept = set(group["kept"])
+        shown = group["members"][:_MEMBERS_PER_GROUP]
+        members = [
+            self.take(m["uri"], label=m["label"], caption=m["split"] or "", kept=m["uri"] in kept) for m in shown
+        ]
+        return Group(members=members, more=len(group["members"]) - len(shown))
+
+
+def _bars(histogram: Mapping[str, int]) -> list[tuple[str, int, float]]:
+    """Histogram → (lower bound, count, part of the highest)."""
+    top = max(histogram.values(), default=1)
+    return [(bound, count, count / top) for bound, count in histogram.items()]
+
+
+def dataset_report(
+    *, manifest: Manifest, statistics: Mapping[str, Any], directory: str, listing: str, cache: str, source: Source
+) -> str:
+    """The page as HTML.
+
+    Args:
+      manifest: of the version.
+      statistics: what statistics.json holds.
+      directory: where the version's rejects.jsonl and duplicates.jsonl are.
+      listing: directory with the listing's buckets.
+      cache: directory with the inspection cache.
+      source: reads the images that are shown.
+    """
+    rejects = _read_rejects(os.path.join(directory, "rejects.jsonl"))
+    groups, group_counts, between = _read_groups(os.path.join(directory, "duplicates.jsonl"))
+    wanted = {row["uri"] for rows in rejects.examples.values() for row in rows}
+    wanted |= {m["uri"] for several in groups.values() for g in several for m in g["members"][:_MEMBERS_PER_GROUP]}
+    picked = survey(
+        listing=listing,
+        cache=cache,
+        wanted=wanted,
+        left_out=rejects.hashes,
+        samples=max(1, min(_SAMPLES_PER_LABEL, _SAMPLES // len(manifest.labels))),
+        extremes=_EXTREMES,
+    )
+    shelf = _Shelf(source, picked.items)
+    labels = statistics["total"]["labels"]
+    rows = sorted(manifest.labels, key=lambda label: (-labels.get(label, 0), label))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("beam_jobs", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        manifest=manifest,
+        statistics=statistics,
+        total=statistics["total"],
+        classes=rows[:_MAX_ROWS],
+        more_classes=len(rows[_MAX_ROWS:]),
+        largest_class=max(labels.values(), default=1),
+        smallest_class=min((labels.get(label, 0) for label in manifest.labels), default=0),
+        histograms={
+            "Height in pixels": _bars(statistics["total"]["height"]["histogram"]),
+            "Width in pixels": _bars(statistics["total"]["width"]["histogram"]),
+            "Mean brightness": _bars(statistics["total"]["brightness"]["histogram"]),
+        },
+        rejects={
+            code: [shelf.take(row["uri"], label=row["label"], caption=row["detail"], kept=False) for row in rows]
+            for code, rows in sorted(rejects.examples.items())
+        },
+        reject_counts=rejects.counts,
+        left_out=sum(rejects.counts.values()),
+        groups={kind: [shelf.group(group) for group in groups[kind]] for kind in _TITLES if kind in groups},
+        group_counts=group_counts,
+        group_titles=_TITLES,
+        between=between,
+        extremes={
+            name: [shelf.take(p.item.uri, item=p.item, label=p.item.label, caption=EXTREMES[name][1](p)) for p in found]
+            for name, found in picked.extremes.items()
+        },
+        samples={
+            label: [shelf.take(p.item.uri, item=p.item, label=label) for p in found]
+            for label, found in list(picked.samples.items())[:_SAMPLES]
+        },
+    )
