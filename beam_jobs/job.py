@@ -37,7 +37,7 @@ STAGES = ("inspecting", "writing")
 _NO_FAULT = frozenset(
     code.value for code in (RejectCode.DUPLICATE, RejectCode.NEAR_DUPLICATE, RejectCode.TRAIN_COPY_OF_TEST)
 )
-_ROWS_PER_PARTITION = 20_000
+_ROWS_PER_PARTITION = 4_000
 
 
 class BuildError(Exception):
@@ -233,6 +233,12 @@ def decide(
         examples.setdefault(split, {})[label] = count
         sizes[split] += size
     rejects = examples.pop("", {})
+    accounted = sum(count for _, _, count, _ in counts)
+    if accounted != config.total:
+        raise BuildError(
+            ExitCode.INTERNAL,
+            f"the Beam runner lost images: {accounted} of {config.total} arrived; nothing was published",
+        )
     refused = sum(count for code, count in rejects.items() if code not in _NO_FAULT)
     labels_left = {label for by_label in examples.values() for label in by_label}
     lost = [label for label in config.labels if label not in labels_left]
