@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 
 import PIL
 
+from beam_jobs.decoding import FORMATS
 from beam_jobs.images import ImageFacts, PixelPolicy, Reject, RejectCode, inspect
 from beam_jobs.progress import Counter
 from beam_jobs.rows import RejectRow, Row
@@ -106,7 +107,7 @@ def read_bucket(directory: str, bucket: str) -> list[SourceItem]:
 
 def cache_key(policy: PixelPolicy) -> str:
     """Names the cache directory: results found under another policy, inspector or decoder do not count."""
-    text = json.dumps([INSPECTION_VERSION, PIL.__version__, dataclasses.asdict(policy)], sort_keys=True)
+    text = json.dumps([INSPECTION_VERSION, PIL.__version__, FORMATS, dataclasses.asdict(policy)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -35,7 +35,7 @@ EXTREMES: Mapping[str, tuple[Callable[[Picture], float], Callable[[Picture], str
     "darkest": (lambda p: p.facts.brightness, lambda p: f"brightness {p.facts.brightness:.2f}"),
     "brightest": (lambda p: -p.facts.brightness, lambda p: f"brightness {p.facts.brightness:.2f}"),
     "most blurred or empty": (lambda p: p.facts.sharpness, lambda p: f"sharpness {p.facts.sharpness:.3f}"),
-    "longest": (lambda p: -p.aspect, lambda p: f"{p.facts.width} × {p.facts.height}, {p.aspect:.1f} : 1"),
+    "longest": (lambda p: -p.aspect, lambda p: f"{p.aspect:.1f}:1, {p.facts.width} × {p.facts.height}"),
     "smallest": (lambda p: p.facts.width * p.facts.height, lambda p: f"{p.facts.width} × {p.facts.height}"),
     "largest": (lambda p: -p.facts.width * p.facts.height, lambda p: f"{p.facts.width} × {p.facts.height}"),
 }
