@@ -113,6 +113,11 @@ class AugmentConfig:
         return not self.rotation and not self.shear and self.shift * (1.0 + self.zoom) <= 0.5
 
     @property
+    def sees_parts(self) -> bool:
+        """Whether images are usually seen in parts so small that decoding the rest can be spared."""
+        return 0.0 < self.random_resized_crop < 0.7
+
+    @property
     def recolours(self) -> bool:
         return bool(self.brightness or self.contrast or self.saturation or self.hue)
 

@@ -12,7 +12,7 @@ from pipeline.decode import RATIOS, ratio_index, resize
 
 
 def source_windows(
-    maps: tf.Tensor, heights: tf.Tensor, widths: tf.Tensor, *, height: int, width: int, count: int
+    maps: tf.Tensor, heights: tf.Tensor, widths: tf.Tensor, *, height: int, width: int, count: int, parts: bool
 ) -> dict[str, tf.Tensor]:
     """Turns maps into what has to be decoded.
 
@@ -21,11 +21,13 @@ def source_windows(
       heights, widths: int `[N]`, of the sources, in pixels.
       height, width: of the output.
       count: how many of `RATIOS` can occur.
+      parts: whether only the wanted part is decoded. That pays for small parts; for nearly whole images it does not.
 
     Returns:
-      int32 tensors: "ratio" `[N]`, index into `RATIOS`; "window" `[N, 4]`: top, left, height, width of the part to
-      decode; "columns" `[N, 2]`: first and last + 1 of it to keep; "beyond" `[N, 4]`: rows above, below, columns left
-      and right of the source that are to be mirrored; all in pixels after the reduction; "flip" `[N]`, 0 or 1.
+      int32 tensors, in pixels after the reduction: "ratio" `[N]`, index into `RATIOS`; "rows", "columns" `[N, 2]`:
+      first and last + 1 of what is wanted; "beyond" `[N, 4]`: rows above, below, columns left and right of the source
+      that are to be mirrored; "flip" `[N]`, 0 or 1; and with `parts` "window" `[N, 4]`: top, left, height, width of the
+      part to decode, to which rows and columns are then relative.
     """
     sides = tf.stack([tf.cast(widths, tf.float32), tf.cast(heights, tf.float32)], axis=-1)  # x, y as in the maps
     # Source pixels that one output pixel steps over, along the output's x and y.
@@ -40,44 +42,59 @@ def source_windows(
     first = tf.clip_by_value(low, 0, reduced - 1)
     last = tf.clip_by_value(low + size, first + 1, reduced)
     before, after = tf.maximum(first - low, 0), tf.maximum(low + size - last, 0)
-    # libjpeg smooths colour over neighbouring columns: with one more on either side a part equals that of the whole.
-    left = tf.maximum(first[:, 0] - 1, 0)
-    right = tf.minimum(last[:, 0] + 1, reduced[:, 0])
-    return {
+    windows = {
         "ratio": ratio,
-        "window": tf.stack([first[:, 1], left, last[:, 1] - first[:, 1], right - left], axis=-1),
-        "columns": tf.stack([first[:, 0] - left, last[:, 0] - left], axis=-1),
+        "rows": tf.stack([first[:, 1], last[:, 1]], axis=-1),
+        "columns": tf.stack([first[:, 0], last[:, 0]], axis=-1),
         "beyond": tf.stack([before[:, 1], after[:, 1], before[:, 0], after[:, 0]], axis=-1),
         "flip": tf.cast(maps[:, 0, 0] < 0.0, tf.int32),
     }
+    if parts:
+        # libjpeg smooths colour over neighbouring columns: with one more on either side, a part equals the whole's.
+        left = tf.maximum(first[:, 0] - 1, 0)
+        right = tf.minimum(last[:, 0] + 1, reduced[:, 0])
+        windows["window"] = tf.stack([first[:, 1], left, last[:, 1] - first[:, 1], right - left], axis=-1)
+        windows["rows"] -= first[:, 1:]
+        windows["columns"] -= left[:, tf.newaxis]
+    return windows
 
 
-def _mirror_beyond(image: tf.Tensor, before: tf.Tensor, after: tf.Tensor, *, axis: int) -> tf.Tensor:
-    """Continues an image over two edges with its mirror image (MirrorPad does the same 20 times slower)."""
-    size = tf.shape(image)[axis]
-    low, high = (image[:before], image[size - after :]) if axis == 0 else (image[:, :before], image[:, size - after :])
-    return tf.concat([tf.reverse(low, [axis]), image, tf.reverse(high, [axis])], axis=axis)
+def _cut_and_mirror(image: tf.Tensor, wanted: tf.Tensor, beyond: tf.Tensor, *, axis: int) -> tf.Tensor:
+    """Keeps `wanted` (first, last + 1) of an axis and continues it `beyond` (before, after) with its mirror image.
+
+    MirrorPad does the latter 20 times slower.
+    """
+
+    def cut(start: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
+        return image[start:end] if axis == 0 else image[:, start:end]
+
+    low = tf.reverse(cut(wanted[0], wanted[0] + beyond[0]), [axis])
+    high = tf.reverse(cut(wanted[1] - beyond[1], wanted[1]), [axis])
+    return tf.concat([low, cut(wanted[0], wanted[1]), high], axis=axis)
 
 
 def render_window(
-    inside: tf.Tensor, beyond: tf.Tensor | None, flip: tf.Tensor, *, height: int, width: int
+    image: tf.Tensor, drawn: dict[str, tf.Tensor], *, height: int, width: int, overhangs: bool
 ) -> tf.Tensor:
-    """Turns the decoded part of one source into the output.
+    """Turns one decoded source, or the decoded part of it, into the output.
 
     Args:
-      inside: uint8 `[h, w, 3]`, the "columns" of the "window" of `source_windows`.
-      beyond: int32 `[4]` from `source_windows`, or None where no window reaches beyond its source.
-      flip: int32 scalar, 0 or 1.
+      image: uint8 `[h, w, 3]`.
+      drawn: one row of what `source_windows` returns.
+      overhangs: whether windows can reach beyond their source.
 
     Returns:
       float32 `[height, width, 3]`.
     """
-    image = inside
-    if beyond is not None:
-        image = _mirror_beyond(image, beyond[0], beyond[1], axis=0)
-        image = _mirror_beyond(image, beyond[2], beyond[3], axis=1)
-    # Reversing along no axis returns the image itself.
-    return resize(tf.reverse(image, tf.fill(flip[tf.newaxis], 1)), height=height, width=width)
+    rows, columns, beyond = drawn["rows"], drawn["columns"], drawn["beyond"]
+    if overhangs:
+        image = _cut_and_mirror(image, rows, beyond[:2], axis=0)
+        image = _cut_and_mirror(image, columns, beyond[2:], axis=1)
+    else:
+        image = image[rows[0] : rows[1], columns[0] : columns[1]]
+    # Before the resize, while pixels are bytes; tf.reverse along a computed axis would cost twice as much.
+    image = tf.cond(drawn["flip"] > 0, lambda: tf.reverse(image, [1]), lambda: image)
+    return resize(image, height=height, width=width)
 
 
 def warp(image: tf.Tensor, affine: tf.Tensor, *, height: int, width: int) -> tf.Tensor:

@@ -54,7 +54,13 @@ class Renderer:
         )
         if self.augment.moves:
             drawn |= geometry.source_windows(
-                drawn["map"], heights, widths, height=self.height, width=self.width, count=self.ratios
+                drawn["map"],
+                heights,
+                widths,
+                height=self.height,
+                width=self.width,
+                count=self.ratios,
+                parts=self.augment.sees_parts,
             )
         return {**columns, **drawn}
 
@@ -66,36 +72,35 @@ class Renderer:
           pixels: all decoded images (`source.Columns.pixels`), where they are kept.
         """
         config, size = self.augment, {"height": self.height, "width": self.width}
-        if pixels is not None:
-            shape = tf.stack([row["height"], row["width"], 3])
-            whole = tf.reshape(pixels[row["offset"] : row["offset"] + tf.cast(tf.reduce_prod(shape), tf.int64)], shape)
-
-        def decoded(window: tf.Tensor | None = None) -> tf.Tensor:
-            if pixels is None:
-                return decode_jpeg(row["encoded"], index=row["ratio"], count=self.ratios, window=window)
-            return (
-                whole
-                if window is None
-                else tf.slice(whole, tf.pad(window[:2], [[0, 1]]), tf.concat([window[2:], [3]], 0))
-            )
-
         if not config.moves:
             if pixels is None:
                 image = decode_and_resize(row["encoded"], **size, largest=self.largest)
             else:
-                image = resize(whole, **size)
-        elif config.is_window:
-            beyond = row["beyond"] if config.shift or config.zoom else None
-            image = geometry.render_window(
-                decoded(row["window"])[:, row["columns"][0] : row["columns"][1]], beyond, row["flip"], **size
-            )
+                image = resize(_kept(pixels, row), **size)
         else:
-            image = geometry.warp(decoded(), row["map"], **size)
+            part = row["window"] if config.is_window and config.sees_parts else None
+            if pixels is None:
+                decoded = decode_jpeg(row["encoded"], index=row["ratio"], count=self.ratios, window=part)
+            else:
+                decoded = _kept(pixels, row)
+                if part is not None:
+                    decoded = decoded[part[0] : part[0] + part[2], part[1] : part[1] + part[3]]
+            if config.is_window:
+                overhangs = config.shift > 0 or config.zoom > 0
+                image = geometry.render_window(decoded, row, **size, overhangs=overhangs)
+            else:
+                image = geometry.warp(decoded, row["map"], **size)
         if config.recolours:
             image = augment_lib.recolour(image, row["matrix"], row["contrast"], row["brightness"])
         if config.cutout_count:
             image = augment_lib.cut_out(image, row["cutouts"], fill=config.cutout_fill)
         return image
+
+
+def _kept(pixels: tf.Tensor, row: dict[str, tf.Tensor]) -> tf.Tensor:
+    """uint8 `[h, w, 3]`: a record's image out of all decoded images."""
+    shape = tf.stack([row["height"], row["width"], 3])
+    return tf.reshape(pixels[row["offset"] : row["offset"] + tf.cast(tf.reduce_prod(shape), tf.int64)], shape)
 
 
 @functools.lru_cache(maxsize=32)

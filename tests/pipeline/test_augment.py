@@ -123,7 +123,7 @@ def test_windows_equal_a_crop_of_whole_pixels_that_is_resized(config):
 def test_a_crop_of_a_large_photo_is_decoded_at_the_resolution_it_needs():
     maps = tf.constant([[[1.0, 0, 0], [0, 1.0, 0]], [[0.3, 0, 0.2], [0, 0.3, -0.1]]])
     windows = geometry.source_windows(
-        maps, tf.constant([1000, 1000]), tf.constant([1503, 1503]), height=224, width=224, count=4
+        maps, tf.constant([1000, 1000]), tf.constant([1503, 1503]), height=224, width=224, count=4, parts=True
     )
     assert windows["ratio"].numpy().tolist() == [2, 0]  # 1000 / 224 = 4.5, so 1/4; 300 / 224 = 1.3, so 1/1
     assert windows["window"].numpy().tolist() == [[0, 0, 250, 376], [250, 826, 300, 453]]
