@@ -16,6 +16,7 @@ from absl import logging
 
 from pipeline.cli import CommandError, TryAgainError
 from pipeline.dataset import HostSlice
+from trainer import input_rate
 from trainer.checkpoint import StateCheckpoint, save_best, training_state, write_atomically
 from trainer.evaluate import Evaluator, compute_metrics
 from trainer.feed import distribute, feature_batches
@@ -27,6 +28,7 @@ from trainer.step import TrainStep
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 _SHOWN_IMAGES = 16
+_SECONDS_FOR_INPUT_RATE = 2.0
 
 
 class Trainer:
@@ -38,6 +40,7 @@ class Trainer:
         self._checkpoints = plan.run / "checkpoints"
         self._state = StateCheckpoint(self._checkpoints)
         self._saved_at = time.monotonic()
+        self._input_checked = False
         head, backbone = classifier.head, classifier.backbone
         self._features = Evaluator(strategy, lambda images: backbone(images, training=False))
         self._on_features = Evaluator(strategy, lambda x: tf.nn.softmax(head(x, training=False)))
@@ -139,8 +142,10 @@ class Trainer:
         )
         try:
             while position.step < total:
-                self._train_epoch(position, step, total, rates, cache, progress)
+                rate = self._train_epoch(position, step, total, rates, cache, progress)
                 self._end_epoch(position, step, rates, cache)
+                if rate and cache is None and not self._input_checked:
+                    self._check_input(position, rate)
                 if self._is_out_of_patience(position):
                     position.step = total
                 self._save_if_due(position, step)
@@ -157,7 +162,7 @@ class Trainer:
             return False
         first = self._plan.first_epoch(position.phase)
         epoch = first + math.ceil(position.step / self._plan.steps_per_epoch)
-        stale = epoch - max(position.best["epoch"], first)
+        stale = epoch - max(position.best["improved_epoch"], first)
         if stale >= phase.patience:
             logging.info("phase %s: no better validation for %d epochs, stopping it early", phase.name, stale)
         return stale >= phase.patience
@@ -194,9 +199,11 @@ class Trainer:
         rates: np.ndarray,
         cache: dict[str, tuple[np.ndarray, np.ndarray]] | None,
         progress: Progress,
-    ) -> None:
-        """Trains to the end of the epoch that `position` is in, or of the phase."""
+    ) -> float:
+        """Trains to the end of the epoch that `position` is in, or of the phase; images/s, without the first call."""
         plan = self._plan
+        timed_from: float | None = None
+        timed_steps = 0
         batches = iter(distribute(self._strategy, self._epoch_data(position, cache)))
         end = min(total, (position.step // plan.steps_per_epoch + 1) * plan.steps_per_epoch)
         while position.step < end:
@@ -204,6 +211,10 @@ class Trainer:
             with self._profiled(position):
                 losses, sums = step(batches, first_step=position.step, steps=count)
             self._check_finite(losses, position)
+            if timed_from is None:  # the first call may compile, and fills the input's buffers
+                timed_from = time.monotonic()
+            else:
+                timed_steps += count
             position.step += count
             position.sums = [before + float(new) for before, new in zip(position.sums, sums, strict=True)]
             loss, hits = (value / position.sums[2] for value in position.sums[:2])
@@ -214,6 +225,18 @@ class Trainer:
             # At the end of an epoch its metrics come first: see _train_phase.
             if position.step < end:
                 self._save_if_due(position, step)
+        return timed_steps * plan.recipe.batch_size / (time.monotonic() - timed_from) if timed_from else 0.0
+
+    def _check_input(self, position: Position, rate: float) -> None:
+        """Warns, once a run, if training at `rate` images/s waits for its input."""
+        self._input_checked = True
+        augment = self._plan.recipe.phases[position.phase].augment
+        data = self._plan.train_data(epoch=0, skip_batches=0, augment=augment)
+        alone = input_rate.images_per_second(
+            data, batch_size=self._plan.recipe.batch_size, seconds=_SECONDS_FOR_INPUT_RATE
+        )
+        if text := input_rate.advice(training=rate, input_alone=alone):
+            logging.warning("%s", text)
 
     @contextlib.contextmanager
     def _profiled(self, position: Position) -> Iterator[None]:
@@ -274,9 +297,16 @@ class Trainer:
                 metrics = compute_metrics(outputs, labels)
                 self._metrics.add(**where, split=VALIDATION, loss=metrics.loss, accuracy=metrics.accuracy)
                 text += f", validation loss {metrics.loss:.4f} accuracy {metrics.accuracy:.4f}"
+                best = position.best
+                improved = best is None or metrics.accuracy > best["validation_accuracy"]
                 # Of equals the later one: it has seen more and is further down the cool-down.
-                if position.best is None or metrics.accuracy >= position.best["validation_accuracy"]:
-                    position.best = {**where, "validation_accuracy": metrics.accuracy, "validation_loss": metrics.loss}
+                if best is None or metrics.accuracy >= best["validation_accuracy"]:
+                    position.best = {
+                        **where,
+                        "validation_accuracy": metrics.accuracy,
+                        "validation_loss": metrics.loss,
+                        "improved_epoch": where["epoch"] if improved else best["improved_epoch"],
+                    }
                     text += " (best so far)"
                     if plan.recipe.selection == "best":
                         save_best(self._checkpoints, self._classifier)
