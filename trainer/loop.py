@@ -305,7 +305,7 @@ class Trainer:
                         **where,
                         "validation_accuracy": metrics.accuracy,
                         "validation_loss": metrics.loss,
-                        "improved_epoch": where["epoch"] if improved else best["improved_epoch"],
+                        "improved_epoch": best["improved_epoch"] if best and not improved else where["epoch"],
                     }
                     text += " (best so far)"
                     if plan.recipe.selection == "best":
