@@ -112,7 +112,7 @@ def _recipe(model: str, *, head_only: bool = False, cached: bool = False) -> Any
         backbone=backbone,
         weights="none" if own else "imagenet",
         image_size=int(side),
-        head=HeadConfig(pooling="flatten", hidden=512) if own else HeadConfig(pooling="avg", dropout=0.2),
+        head=HeadConfig(pooling="flatten", hidden=512) if own else HeadConfig(pooling="avg"),
         batch_size=_BATCH.value,
         optimizer=OptimizerConfig(name="adam"),
         steps_per_call=STEPS_PER_CALL,
