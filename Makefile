@@ -21,13 +21,14 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two processes, each with whole files: much of a test is TensorFlow starting on one core.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: lint
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ''
 
-# The [tpu] wheels on this machine's CPU. No constraints: their tensorboard is older than the one for TensorFlow 2.21.
+# The [tpu] wheels on this machine's CPU; without constraints.txt, whose tensorboard is too new for TensorFlow 2.20.
 test-tpu-build:
 	rm -rf .venv-tpu && $(PYTHON) -m venv .venv-tpu
 	.venv-tpu/bin/python -m pip install --quiet --editable '.[tpu,dev,demo]'

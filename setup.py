@@ -46,6 +46,7 @@ setup(
             "mypy>=1.13",
             "pillow-heif>=1.0",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff>=0.8",
             "scikit-learn>=1.5",
             "types-PyYAML",
