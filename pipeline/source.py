@@ -24,10 +24,11 @@ from pipeline.manifest import DatasetVersion, Manifest, Shard
 
 CACHES = ("auto", "none", "bytes", "pixels", "disk")
 
-_WINDOW_BYTES = 256 << 20  # encoded records held for shuffling; the next window is read meanwhile, so twice that
+_WINDOW_BYTES = 128 << 20  # encoded records held for shuffling; the next window is read meanwhile, so twice that
 _READ_BUFFER = 4 << 20
 _MEMORY_SHARE = 0.1  # of the machine's memory, for one split
-_MOST_BYTES = 1 << 30  # read before the first batch, at about 1 GB/s
+# Read before the first batch. Local shards stream as fast as memory does, so holding them saves little.
+_MOST_LOCAL_BYTES, _MOST_REMOTE_BYTES = 128 << 20, 1 << 30
 _MOST_LOADING_SECONDS = 1.0
 _DECODE_SECONDS = (2e-5, 1.0 / 60e6)  # an image, a pixel; one core
 _FEATURES = {
@@ -101,14 +102,14 @@ def choose_cache(
     pixels = examples * manifest.max_height * manifest.max_width
     seconds = (examples * _DECODE_SECONDS[0] + pixels * _DECODE_SECONDS[1]) / machine.cores
     budget = int(machine.memory * _MEMORY_SHARE)
-    if whole_pixels and pixels * 3 <= min(budget, _MOST_BYTES) and seconds <= _MOST_LOADING_SECONDS:
+    if whole_pixels and pixels * 3 <= min(budget, _MOST_REMOTE_BYTES) and seconds <= _MOST_LOADING_SECONDS:
         return "pixels", f"at most {pixels * 3 >> 20} MiB decoded in about {seconds:.1f} s"
-    if size <= min(budget, _MOST_BYTES):
+    if size <= min(budget, _MOST_REMOTE_BYTES if remote else _MOST_LOCAL_BYTES):
         return "bytes", f"{size >> 20} MiB encoded, within {_MEMORY_SHARE:.0%} of {machine.memory >> 30} GiB of memory"
     if remote and 2 * size < machine.disk:
         return "disk", f"{size >> 20} MiB from an object store, {machine.disk >> 30} GiB free on disk"
-    where = "an object store, too little disk" if remote else "a local disk"
-    return "none", f"{size >> 20} MiB on {where}: too much for memory, read anew every epoch"
+    where = "in an object store, too much for memory and disk" if remote else "on a local disk, fast enough to stream"
+    return "none", f"{size >> 20} MiB {where}"
 
 
 def window(manifest: Manifest, split: str) -> int:

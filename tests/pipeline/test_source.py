@@ -32,14 +32,16 @@ def _choose(*, examples, size, side, remote=False, whole=True, memory=32, disk=1
 
 def test_the_cache_follows_the_sizes():
     assert _choose(examples=50_000, size=150 << 20, side=32)[0] == "pixels"
-    assert _choose(examples=50_000, size=150 << 20, side=32, whole=False)[0] == "bytes"
-    assert _choose(examples=50_000, size=150 << 20, side=32, cores=1)[0] == "bytes"  # decoding would take too long
-    assert _choose(examples=4_000, size=300 << 20, side=500)[0] == "bytes"
-    assert _choose(examples=4_000, size=300 << 20, side=500, memory=2)[0] == "none"
-    assert _choose(examples=100_000, size=10 * GIB, side=500) == (
+    assert _choose(examples=50_000, size=120 << 20, side=32, whole=False)[0] == "bytes"
+    assert _choose(examples=50_000, size=120 << 20, side=32, cores=1)[0] == "bytes"  # decoding would take too long
+    assert _choose(examples=800, size=60 << 20, side=500)[0] == "pixels"
+    assert _choose(examples=800, size=60 << 20, side=500, cores=2)[0] == "bytes"
+    assert _choose(examples=4_000, size=300 << 20, side=500) == (
         "none",
-        "10240 MiB on a local disk: too much for memory, read anew every epoch",
+        "300 MiB on a local disk, fast enough to stream",
     )
+    assert _choose(examples=4_000, size=300 << 20, side=500, remote=True)[0] == "bytes"
+    assert _choose(examples=4_000, size=300 << 20, side=500, remote=True, memory=2)[0] == "disk"
     assert _choose(examples=100_000, size=10 * GIB, side=500, remote=True)[0] == "disk"
     assert _choose(examples=100_000, size=10 * GIB, side=500, remote=True, disk=15)[0] == "none"
 
