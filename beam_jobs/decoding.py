@@ -30,6 +30,9 @@ _WANTED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "A
 Image.init()
 FORMATS = tuple(name for name in _WANTED_FORMATS if name in Image.OPEN)
 
+# Pillow gives an image's memory back to the system at once; kept for the next image, it need not be zeroed again.
+Image.core.set_blocks_max(2)  # of at most 16 MB
+
 # Damaged metadata and large sizes are our business, not the user's. Not `catch_warnings`: that is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -40,6 +43,7 @@ _BITS_PER_SAMPLE = 258
 # Encoders write about ten.
 _MAX_SCANNED_PIXELS = 4_000_000_000
 _STRIP_PIXELS = 1 << 20
+_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)  # among coded data: neither stuffing nor a restart
 
 _MAGIC = (
     (rb"\xff\xd8\xff", "JPEG"),
@@ -176,11 +180,7 @@ def _plain_scans(data: bytes, at: int) -> bool:
 
     Pillow skips other markers amid the scans, which damage puts there; TensorFlow then refuses the file.
     """
-    coded = np.frombuffer(data, np.uint8, offset=at)
-    found = coded[np.flatnonzero(coded[:-1] == 0xFF) + 1]
-    found = found[(found != 0) & (found != 0xFF) & (found >> 3 != 0xD0 >> 3)]  # stuffing, filling, restarts
-    markers = found.tobytes()
-    scans, end, _ = markers.partition(b"\xd9")
+    scans, end, _ = b"".join(_MARKER.findall(data, at)).partition(b"\xd9")
     return bool(end) and not scans.strip(b"\xc4\xda\xdb\xdd")
 
 

@@ -25,7 +25,7 @@ from beam_jobs.rows import RejectRow, Row
 from beam_jobs.sources import ReadError, Source, SourceItem
 
 # Part of the cache's key: to be raised when `images.inspect` answers differently for the same bytes.
-INSPECTION_VERSION = 1
+INSPECTION_VERSION = 2
 
 BUCKETS = tuple(f"{number:02x}" for number in range(256))
 

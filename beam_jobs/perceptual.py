@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-SIDE = 128  # luma samples a side that `perceptual_hash` wants
+SIDE = 64  # luma samples a side that `perceptual_hash` wants
 HASH_BYTES = 72
 FREQUENCIES = 12  # per axis
 COEFFICIENTS = FREQUENCIES * FREQUENCIES
@@ -87,10 +87,11 @@ def perceptual_hash(luma: np.ndarray) -> bytes:
     contrast = math.sqrt(max(0.0, float(np.square(series).sum()) - float(series[0, 0]) ** 2))
     if contrast < _MIN_CONTRAST:
         return b""
-    white = series * _WHITEN
-    white *= 1 / math.sqrt(float(np.square(white).mean()))
-    steps = np.clip(np.rint(np.sign(white) * np.sqrt(np.abs(white)) * _LEVELS_PER_SIGMA), -7, 7).astype(np.int8) + 8
-    nibbles = steps.reshape(-1).astype(np.uint8)
+    white = (series * _WHITEN).reshape(-1)
+    size = np.abs(white)
+    scale = _LEVELS_PER_SIGMA**2 / math.sqrt(float(size @ size) / COEFFICIENTS)
+    steps = np.minimum(np.rint(np.sqrt(size * scale)), 7)
+    nibbles = (np.copysign(steps, white) + 8).astype(np.uint8)
     return (nibbles[::2] << 4 | nibbles[1::2]).tobytes()
 
 
