@@ -240,9 +240,10 @@ def _run_pipeline(
     # Beam takes 2 seconds to import; a run that finds nothing to do has ended by now.
     from beam_jobs import job, progress, runner
 
-    directories = {name: os.path.join(work, name) for name in ("reports", "progress")}
+    directories = {name: os.path.join(work, name) for name in ("reports", "progress", "spool")}
     cache = _cache(config)
     staging = os.path.join(work, "version")
+    shutil.rmtree(directories["spool"], ignore_errors=True)
     for directory in (*directories.values(), cache, staging):
         os.makedirs(directory, exist_ok=True)
     plan_file = os.path.join(staging, job.PLAN_FILE)

@@ -14,7 +14,7 @@ import tempfile
 
 from absl import flags
 
-from beam_jobs import build, publish
+from beam_jobs import build, heap, publish
 from beam_jobs.addresses import ANY_NETWORK
 from beam_jobs.downloads import DownloadPolicy
 from beam_jobs.dry_run import describe
@@ -146,6 +146,7 @@ def _summary(outcome: build.Outcome) -> str:
 
 
 def main(arguments: list[str]) -> None:
+    heap.give_back()
     # Beam and its workers report missing optional packages and every step; their errors come as exceptions.
     logging.disable(logging.WARNING)
     input_path, output = _paths()

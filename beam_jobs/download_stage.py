@@ -19,8 +19,8 @@ from beam_jobs import progress, runner
 from beam_jobs.download_schedule import host_of
 from beam_jobs.download_store import DownloadStore
 from beam_jobs.downloads import DownloadPolicy, download, pending
+from beam_jobs.errors import BuildError
 from beam_jobs.fetch import Fetcher
-from beam_jobs.job import BuildError
 from pipeline.cli import ExitCode
 
 _STAGE = "downloading"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from beam_jobs import lsh
 from beam_jobs.exact import Resolved, group_line, protection
 from beam_jobs.images import RejectCode
 from beam_jobs.rows import RejectRow, Row, pack, unpack
+from beam_jobs.spool import Block, Spool, content
 
 MODES = ("keep", "drop", "group")
 
@@ -27,7 +29,7 @@ MODES = ("keep", "drop", "group")
 # Recompressed, resized and brightness-shifted copies are almost all above, cropped ones half.
 SAME_PICTURE = 0.93
 
-_IMAGES_PER_SEARCH = 200_000
+_IMAGES_PER_SEARCH = 25_000
 
 # id → (component, component of those that show the same picture)
 Components = Mapping[bytes, tuple[bytes, bytes]]
@@ -116,14 +118,18 @@ def resolve_component(rows: Iterable[tuple[Row, bytes]], *, mode: str) -> Resolv
 
 
 class _Sketch(beam.DoFn):
-    """Block of rows → (number of the search, bytes of its sketches), the same for every search."""
+    """Block of rows → (number of the search, block of sketches), the same for every search."""
 
-    def __init__(self, searches: int) -> None:
+    def __init__(self, searches: int, spool: str) -> None:
         self._searches = searches
+        self._directory = spool
 
-    def process(self, block: bytes) -> Iterator[tuple[int, bytes]]:
-        found = sketches(unpack(block))
-        if found:
+    def setup(self) -> None:
+        self._spool = Spool(self._directory)
+
+    def process(self, block: Block) -> Iterator[tuple[int, Block]]:
+        if rows := sketches(unpack(block)):
+            found = self._spool.put(rows)
             for search in range(self._searches):
                 yield search, found
 
@@ -134,9 +140,11 @@ class _Search(beam.DoFn):
     def __init__(self, searches: int) -> None:
         self._searches = searches
 
-    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[None, bytes]]:
+    def process(self, element: tuple[int, Iterable[Block]]) -> Iterator[tuple[None, bytes]]:
         search, blocks = element
-        edges = lsh.similar(np.frombuffer(b"".join(blocks), lsh.SKETCH), range(search, lsh.BANDS, self._searches))
+        edges = lsh.similar(
+            np.frombuffer(b"".join(map(content, blocks)), lsh.SKETCH), range(search, lsh.BANDS, self._searches)
+        )
         yield None, edges.tobytes()
 
 
@@ -145,9 +153,15 @@ def _components(element: tuple[None, Iterable[bytes]]) -> Components:
 
 
 class _Part(beam.DoFn):
-    """Block of rows → block of those that look like no other; tagged `alike`: (component, [(row, picture)])."""
+    """Block of rows → block of those that look like no other; tagged `alike`: (component, pickled [(row, picture)])."""
 
-    def process(self, block: bytes, components: Components) -> Iterator[Any]:
+    def __init__(self, spool: str) -> None:
+        self._directory = spool
+
+    def setup(self) -> None:
+        self._spool = Spool(self._directory)
+
+    def process(self, block: Block, components: Components) -> Iterator[Any]:
         alone = []
         alike: dict[bytes, list[tuple[tuple, bytes]]] = collections.defaultdict(list)
         for row in unpack(block):
@@ -156,22 +170,26 @@ class _Part(beam.DoFn):
             else:
                 alone.append(row)
         if alone:
-            yield pack(alone)
+            yield self._spool.put(pack(alone))
         for component, members in alike.items():
-            yield beam.pvalue.TaggedOutput("alike", (component, members))
+            yield beam.pvalue.TaggedOutput("alike", (component, pickle.dumps(members, protocol=5)))
 
 
 class _Resolve(beam.DoFn):
     """(component, its rows) → block of rows; tagged `rejects`: block, `groups`: lines of duplicates.jsonl."""
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, spool: str) -> None:
         self._mode = mode
+        self._directory = spool
 
-    def process(self, element: tuple[bytes, Iterable[list[tuple[tuple, bytes]]]]) -> Iterator[Any]:
-        rows = [(Row._make(fields), picture) for members in element[1] for fields, picture in members]
+    def setup(self) -> None:
+        self._spool = Spool(self._directory)
+
+    def process(self, element: tuple[bytes, Iterable[bytes]]) -> Iterator[Any]:
+        rows = [(Row._make(fields), picture) for members in element[1] for fields, picture in pickle.loads(members)]
         resolved = resolve_component(rows, mode=self._mode)
         if resolved.kept:
-            yield pack(resolved.kept)
+            yield self._spool.put(pack(resolved.kept))
         if resolved.rejects:
             yield beam.pvalue.TaggedOutput("rejects", pack(resolved.rejects))
         for line in resolved.groups:
@@ -187,30 +205,31 @@ class Distinct:
     groups: beam.PCollection
 
 
-def near_duplicates(blocks: beam.PCollection, *, mode: str, total: int) -> Distinct:
+def near_duplicates(blocks: beam.PCollection, *, mode: str, total: int, spool: str) -> Distinct:
     """Adds the search to a pipeline.
 
     Args:
       blocks: blocks of rows without exact duplicates.
       mode: "drop" or "group"; see `resolve_component`.
       total: about how many images there are.
+      spool: directory for blocks of rows; see spool.py.
     """
     searches = min(lsh.BANDS, 1 + total // _IMAGES_PER_SEARCH)
     components = (
         blocks
-        | "Sketch" >> beam.ParDo(_Sketch(searches))  # (search, sketches)
+        | "Sketch" >> beam.ParDo(_Sketch(searches, spool))  # (search, sketches)
         | "GroupByBands" >> beam.GroupByKey()
         | "Search" >> beam.ParDo(_Search(searches))  # (None, pairs)
         | "GatherPairs" >> beam.GroupByKey()
         | "Components" >> beam.Map(_components)
     )
     parted = blocks | "PartAlike" >> beam.ParDo(
-        _Part(), components=beam.pvalue.AsSingleton(components, default_value={})
+        _Part(spool), components=beam.pvalue.AsSingleton(components, default_value={})
     ).with_outputs("alike", main="alone")
     resolved = (
         parted.alike
         | "GroupAlike" >> beam.GroupByKey()
-        | "ResolveAlike" >> beam.ParDo(_Resolve(mode)).with_outputs("rejects", "groups", main="rows")
+        | "ResolveAlike" >> beam.ParDo(_Resolve(mode, spool)).with_outputs("rejects", "groups", main="rows")
     )
     rows = (parted.alone, resolved.rows) | "AloneAndKept" >> beam.Flatten()
     return Distinct(rows=rows, rejects=resolved.rejects, groups=resolved.groups)

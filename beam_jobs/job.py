@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import array
 import collections
-import contextlib
 import dataclasses
 import json
 import os
@@ -19,6 +18,7 @@ import apache_beam as beam
 
 from beam_jobs import exact, splits
 from beam_jobs.duplicates import Distinct, near_duplicates
+from beam_jobs.errors import BuildError, storage_errors
 from beam_jobs.images import PixelPolicy, RejectCode
 from beam_jobs.inspection import BUCKETS, inspect_items, read_bucket, write_atomically
 from beam_jobs.previous import PreviousVersion
@@ -26,6 +26,7 @@ from beam_jobs.progress import Counter
 from beam_jobs.rows import Row, pack, split_group, split_stratum, unpack, unpack_rejects
 from beam_jobs.shards import SourceChanged, make_record, num_shards, record_bytes, shard_name, shard_of, write_shard
 from beam_jobs.sources import ReadError, Source
+from beam_jobs.spool import Block, Spool
 from pipeline.cli import DataError, ExitCode
 
 PLAN_FILE = "plan.json"
@@ -38,13 +39,6 @@ _NO_FAULT = frozenset(
     code.value for code in (RejectCode.DUPLICATE, RejectCode.NEAR_DUPLICATE, RejectCode.TRAIN_COPY_OF_TEST)
 )
 _ROWS_PER_PARTITION = 4_000
-
-
-class BuildError(Exception):
-    """An error for the user that crosses runners as text: `BuildError: [exit code] message`; see runner.py."""
-
-    def __init__(self, exit_code: ExitCode, message: str) -> None:
-        super().__init__(f"[{int(exit_code)}] {message}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +63,7 @@ class JobConfig:
       staging: directory in which the dataset version is put together.
       reports: directory for the shards' reports.
       progress: directory for the workers' counters.
+      spool: directory for blocks of rows on their way from step to step.
       previous: the version whose encoded images can be taken over, or None.
     """
 
@@ -89,6 +84,7 @@ class JobConfig:
     staging: str
     reports: str
     progress: str
+    spool: str
     previous: PreviousVersion | None
 
     @property
@@ -96,29 +92,29 @@ class JobConfig:
         return -(-self.total // _ROWS_PER_PARTITION)
 
 
-@contextlib.contextmanager
-def _storage_errors(config: JobConfig) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BuildError(
-            ExitCode.INTERNAL, f"{error.filename or os.path.dirname(config.staging)}: {reason}; nothing was published"
-        ) from error
-
-
-class Inspect(beam.DoFn):
-    """bucket → (partition by pixels, block of rows); tagged `rejects`: blocks of rejects."""
+class _Spooling(beam.DoFn):
+    """A step that hands on blocks of rows."""
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config
 
     def setup(self) -> None:
+        self._spool = Spool(self._config.spool)
+
+    def _put(self, rows: Iterable[tuple]) -> Block:
+        return self._spool.put(pack(rows))
+
+
+class Inspect(_Spooling):
+    """bucket → (partition by pixels, block of rows); tagged `rejects`: blocks of rejects."""
+
+    def setup(self) -> None:
+        super().setup()
         self._progress = Counter(self._config.progress, STAGES[0])
 
     def process(self, bucket: str) -> Iterator[Any]:
         config = self._config
-        with _storage_errors(config):
+        with storage_errors(config.staging):
             rows, rejects = inspect_items(
                 read_bucket(config.listing, bucket),
                 config.source,
@@ -131,20 +127,20 @@ class Inspect(beam.DoFn):
         for row in rows:
             partitions[int.from_bytes(row.pixels[:8], "big") % config.partitions].append(row)
         for partition, members in partitions.items():
-            yield partition, pack(members)
+            yield partition, self._put(members)
         if rejects:
-            yield beam.pvalue.TaggedOutput("rejects", pack(rejects))
+            yield beam.pvalue.TaggedOutput("rejects", self._put(rejects))
 
 
-class DropCopies(beam.DoFn):
+class DropCopies(_Spooling):
     """(partition, blocks) → block of distinct images; tagged `rejects`: blocks, `groups`: lines of duplicates.jsonl."""
 
-    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Any]:
+    def process(self, element: tuple[int, Iterable[Block]]) -> Iterator[Any]:
         resolved = exact.resolve(row for block in element[1] for row in unpack(block))
         if resolved.kept:
-            yield pack(resolved.kept)
+            yield self._put(resolved.kept)
         if resolved.rejects:
-            yield beam.pvalue.TaggedOutput("rejects", pack(resolved.rejects))
+            yield beam.pvalue.TaggedOutput("rejects", self._put(resolved.rejects))
         for line in resolved.groups:
             yield beam.pvalue.TaggedOutput("groups", line)
 
@@ -155,7 +151,7 @@ class Positions(beam.DoFn):
     def __init__(self, config: JobConfig) -> None:
         self._seed = config.seed
 
-    def process(self, block: bytes) -> Iterator[tuple[str, bytes]]:
+    def process(self, block: Block) -> Iterator[tuple[str, bytes]]:
         labels: dict[str, array.array[int]] = collections.defaultdict(lambda: array.array("Q"))
         for row in unpack(block):
             if row.official is None:
@@ -178,11 +174,8 @@ def cut_class(element: tuple[str, Iterable[bytes]], config: JobConfig) -> tuple[
         return label, f'class "{label}": {error}'
 
 
-class Assign(beam.DoFn):
-    """Block → block with the split of every row decided; tagged `counts`: {(split, label): (examples, bytes)}."""
-
-    def __init__(self, config: JobConfig) -> None:
-        self._config = config
+class Assign(_Spooling):
+    """Block → block with the split of every row decided; tagged `counts`: [(split, label, examples, bytes)]."""
 
     def _split(self, row: Row, cuts: Mapping[str, splits.Cuts | str]) -> str:
         config = self._config
@@ -197,18 +190,19 @@ class Assign(beam.DoFn):
     def _position(self, row: Row) -> int:
         return splits.position(split_group(row), seed=self._config.seed)
 
-    def process(self, block: bytes, cuts: Mapping[str, splits.Cuts | str]) -> Iterator[Any]:
-        rows = [row._replace(split=self._split(row, cuts)) for row in unpack(block)]
+    def process(self, block: Block, cuts: Mapping[str, splits.Cuts | str]) -> Iterator[Any]:
+        # What only the steps before this one needed need not travel on.
+        rows = [row._replace(split=self._split(row, cuts), perceptual_hash=b"") for row in unpack(block)]
         counts: dict[tuple[str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
         for row in rows:
             count = counts[row.split or "", row.label]
             count[0] += 1
             count[1] += record_bytes(row)
-        yield pack(rows)
+        yield self._put(rows)
         yield beam.pvalue.TaggedOutput("counts", [(*key, *value) for key, value in counts.items()])
 
 
-def _reject_counts(block: bytes) -> list[tuple[str, str, int, int]]:
+def _reject_counts(block: Block) -> list[tuple[str, str, int, int]]:
     counts = collections.Counter(reject.code for reject in unpack_rejects(block))
     return [("", code, count, 0) for code, count in counts.items()]
 
@@ -265,10 +259,10 @@ def decide(
     }
 
 
-class ToShards(beam.DoFn):
+class ToShards(_Spooling):
     """Block of rows → ((split, shard), block); nothing where the plan says that nothing may be written."""
 
-    def process(self, block: bytes, plan: Mapping[str, Any]) -> Iterator[tuple[tuple[str, int], bytes]]:
+    def process(self, block: Block, plan: Mapping[str, Any]) -> Iterator[tuple[tuple[str, int], Block]]:
         if plan["error"]:
             return
         shards: dict[tuple[str, int], list[Row]] = collections.defaultdict(list)
@@ -276,7 +270,7 @@ class ToShards(beam.DoFn):
             split = row.split or ""
             shards[split, shard_of(row, plan["shards"][split])].append(row)
         for key, rows in shards.items():
-            yield key, pack(rows)
+            yield key, self._put(rows)
 
 
 def _never(_: Row) -> None:
@@ -293,13 +287,13 @@ class WriteShard(beam.DoFn):
     def setup(self) -> None:
         self._progress = Counter(self._config.progress, STAGES[1])
 
-    def process(self, element: tuple[tuple[str, int], Iterable[bytes]], plan: Mapping[str, Any]) -> None:
+    def process(self, element: tuple[tuple[str, int], Iterable[Block]], plan: Mapping[str, Any]) -> None:
         (split, shard), blocks = element
         config = self._config
         name = shard_name(name=config.name, split=split, shard=shard, count=plan["shards"][split])
         encoded = config.previous.reader(shard).find if config.previous else _never
         try:
-            with _storage_errors(config):
+            with storage_errors(config.staging):
                 write_shard(
                     (row for block in blocks for row in unpack(block)),
                     directory=config.staging,
@@ -330,12 +324,12 @@ class WriteLines(beam.DoFn):
     def process(self, element: tuple[str, Iterable[list[str]]]) -> None:
         name, several = element
         lines = sorted(line for lines in several for line in lines)
-        with _storage_errors(self._config):
+        with storage_errors(self._config.staging):
             path = os.path.join(self._config.staging, name)
             write_atomically(path, "".join(f"{line}\n" for line in lines).encode(), durable=True)
 
 
-def _reject_lines(block: bytes) -> tuple[str, list[str]]:
+def _reject_lines(block: Block) -> tuple[str, list[str]]:
     return REJECTS_FILE, [json.dumps(reject._asdict(), ensure_ascii=False) for reject in unpack_rejects(block)]
 
 
@@ -350,11 +344,11 @@ def build_graph(pipeline: beam.Pipeline, config: JobConfig) -> None:
     exact_free = (
         inspected.rows  # (partition, block)
         | "GroupByPixels" >> beam.GroupByKey()
-        | "DropCopies" >> beam.ParDo(DropCopies()).with_outputs("rejects", "groups", main="rows")
+        | "DropCopies" >> beam.ParDo(DropCopies(config)).with_outputs("rejects", "groups", main="rows")
     )
     distinct = Distinct(rows=exact_free.rows, rejects=exact_free.rejects, groups=exact_free.groups)
     if config.near_duplicates != "keep":
-        near = near_duplicates(exact_free.rows, mode=config.near_duplicates, total=config.total)
+        near = near_duplicates(exact_free.rows, mode=config.near_duplicates, total=config.total, spool=config.spool)
         distinct = Distinct(
             rows=near.rows,
             rejects=(exact_free.rejects, near.rejects) | "CopyRejects" >> beam.Flatten(),
@@ -378,7 +372,7 @@ def build_graph(pipeline: beam.Pipeline, config: JobConfig) -> None:
     )
     _ = (
         assigned.rows
-        | "ToShards" >> beam.ParDo(ToShards(), plan=beam.pvalue.AsSingleton(plan))
+        | "ToShards" >> beam.ParDo(ToShards(config), plan=beam.pvalue.AsSingleton(plan))
         | "GroupByShard" >> beam.GroupByKey()
         | "WriteShard" >> beam.ParDo(WriteShard(config), plan=beam.pvalue.AsSingleton(plan))
     )

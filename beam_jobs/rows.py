@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from beam_jobs.images import RejectCode
 from beam_jobs.sources import SourceItem
+from beam_jobs.spool import Block, content
 
 Digest = bytes  # in `Row` the name `bytes` is a field
 
@@ -92,11 +93,11 @@ def pack(rows: Iterable[tuple]) -> bytes:
     return pickle.dumps([tuple(row) for row in rows], protocol=5)
 
 
-def unpack(block: bytes) -> list[Row]:
-    """The rows of a block made by `pack`."""
-    return [Row._make(fields) for fields in pickle.loads(block)]
+def unpack(block: Block) -> list[Row]:
+    """The rows of a block made by `pack`, in a spool or not."""
+    return [Row._make(fields) for fields in pickle.loads(content(block))]
 
 
-def unpack_rejects(block: bytes) -> list[RejectRow]:
-    """The rejects of a block made by `pack`."""
-    return [RejectRow._make(fields) for fields in pickle.loads(block)]
+def unpack_rejects(block: Block) -> list[RejectRow]:
+    """The rejects of a block made by `pack`, in a spool or not."""
+    return [RejectRow._make(fields) for fields in pickle.loads(content(block))]

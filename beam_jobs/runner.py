@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import logging
 import os
-import re
 import signal
 import sys
 import threading
@@ -25,7 +24,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms import environments
 
 from beam_jobs import worker
-from pipeline.cli import CommandError, ExitCode, UsageError, nearest
+from beam_jobs.errors import command_error
+from pipeline.cli import ExitCode, UsageError, nearest
 
 # Below this many images a second worker does not pay for itself.
 _SMALL = 500
@@ -37,8 +37,6 @@ _MAX_THREADS = 4
 # Workers in threads send their output every second, from another thread than the one that writes it, and lose what is
 # written meanwhile (Beam 2.77, TimeBasedBufferingClosableOutputStream): about 3 % of 100,000 rows were gone.
 _NEVER_MS = 30 * 24 * 3600 * 1000
-# `BuildError` of job.py as it appears in the text of whatever the runner raises.
-_BUILD_ERROR = re.compile(r"BuildError: \[(\d+)\] (.*?)(?: \[while running .*)?$", re.MULTILINE)
 _LOCAL = ("DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
 
 
@@ -164,10 +162,6 @@ def run(build: Callable[[beam.Pipeline], None], options: PipelineOptions, runner
         with _stoppable():
             pipeline.run().wait_until_finish()
     except Exception as error:
-        found = _BUILD_ERROR.findall(str(error))
-        if not found:
-            raise
-        code, message = found[-1]
-        failure = CommandError(message.strip())
-        failure.exit_code = ExitCode(int(code))
-        raise failure from error
+        if failure := command_error(error):
+            raise failure from error
+        raise

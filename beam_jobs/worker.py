@@ -12,6 +12,8 @@ import os
 import signal
 import sys
 
+from beam_jobs import heap
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -42,6 +44,7 @@ def _die_with(launcher: int) -> None:
 
 def main() -> None:
     _die_with(int(sys.argv[1]))
+    heap.give_back()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, which ends this process
     logging.disable(logging.CRITICAL)  # errors reach the launcher as exceptions
     from apache_beam.runners.worker import sdk_worker_main

@@ -1,0 +1,53 @@
+"""Blocks of rows on disk: what is shuffled is where they are.
+
+Local Beam runners keep everything that passes between two steps in memory, several times over; with the blocks
+themselves that came to 2 kB an image. All workers must see the directory, like the rest of the work directory.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+
+from beam_jobs.errors import storage_errors
+
+# A block: its content, or (file, offset, length).
+Block = bytes | tuple[str, int, int]
+
+_INLINE_BYTES = 1024  # a reference would hardly be smaller
+
+
+class Spool:
+    """A worker's own file in the spool directory; made on first use, never read before its block is written."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._file: io.FileIO | None = None
+        self._end = 0
+
+    def put(self, content: bytes) -> Block:
+        """Stores a block. Raises BuildError (the disk is full)."""
+        if len(content) <= _INLINE_BYTES:
+            return content
+        with storage_errors(self._directory):
+            return self._write(content)
+
+    def _write(self, content: bytes) -> Block:
+        if self._file is None:
+            path = os.path.join(self._directory, f"{os.getpid()}-{os.urandom(8).hex()}")
+            self._file = io.FileIO(path, "w")  # as long as the worker lives
+        view = memoryview(content)
+        while view:  # an unbuffered write may be cut short
+            view = view[self._file.write(view) :]
+        offset, self._end = self._end, self._end + len(content)
+        return self._file.name, offset, len(content)
+
+
+def content(block: Block) -> bytes:
+    """What was put."""
+    if isinstance(block, bytes):
+        return block
+    path, offset, length = block
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(length)
