@@ -25,7 +25,7 @@ setup(
         "keras>=3.12",
         "keras-cv>=0.9",
         "matplotlib>=3.8",
-        "numpy>=1.26",
+        "numpy>=2.0",
         "pillow>=11.3",
         "PyYAML>=6.0",
         "tensorboard>=2.19",
