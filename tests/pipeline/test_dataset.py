@@ -112,7 +112,7 @@ def test_the_number_of_threads_changes_no_bit(data, config, epoch, cores, monkey
 
 @pytest.mark.parametrize("cache", ["bytes", "pixels", "disk", "auto"])
 def test_the_cache_changes_no_bit(data, config, epoch, cache, tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     _assert_same(epoch, _join(_train(data, 7, augment=config, cache=cache)))
 
 
