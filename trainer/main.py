@@ -24,6 +24,7 @@ flags.DEFINE_string("weights", None, "imagenet, none, or the path of a weights f
 flags.DEFINE_multi_string("set", [], "Overrides a value of the recipe: --set=phases.1.lr_max=0.01 (repeatable).")
 flags.DEFINE_integer("seed", 0, "Seeds data order, augmentation, dropout and the head's first weights.", lower_bound=0)
 flags.DEFINE_string("tpu", "", "local (TPU VM, Colab), a Cloud TPU's name or grpc://host:port. Empty: GPUs, else CPU.")
+flags.DEFINE_bool("skip_bad_records", False, "Train without damaged records, which are counted and logged.")
 flags.DEFINE_bool("profile", False, "Write a TensorBoard profile of a few steps of every phase.")
 
 
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> int | None:
         weights=FLAGS.weights,
         settings=tuple(FLAGS.set),
         seed=FLAGS.seed,
+        skip_bad_records=FLAGS.skip_bad_records,
     )
     if request.is_done(workdir, data):
         print(f"nothing to do: {workdir} is finished (results: {workdir / 'result.json'})")

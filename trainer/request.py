@@ -22,6 +22,7 @@ class Request:
     weights: str | None
     settings: tuple[str, ...]
     seed: int
+    skip_bad_records: bool = False
 
     def _text(self, data: DatasetVersion) -> str:
         content = {"version": data.manifest.version, "fingerprint": data.manifest.source_fingerprint}

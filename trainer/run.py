@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import tensorflow as tf
 from absl import logging
 from etils import epath
 
-from pipeline import dataset
+from pipeline import dataset, verify
 from pipeline.cli import DataError, ExitCode, UsageError
 from pipeline.manifest import DatasetVersion
 from trainer import config, export, overrides, provenance, report
@@ -37,6 +38,8 @@ def train_and_evaluate(
       DataError: the dataset cannot be trained on.
       TryAgainError: stopped by SIGTERM or Ctrl-C; the state is saved.
     """
+    if request.skip_bad_records:
+        data, _ = verify.without_bad_records(data, directory / "good_records")
     recipe = resolve(request, data)
     settings = _settings(request, data, recipe)
     _refuse_another_run(directory, settings)
@@ -58,15 +61,12 @@ def train_and_evaluate(
         profile=profile,
     )
     trainer = Trainer(plan, classifier, strategy)
-    position = trainer.train()
-    load_best(directory / "checkpoints", classifier)
-    results = {}
-    for split in (VALIDATION, TEST):
-        if split in data.manifest.splits:
-            probabilities, labels = trainer.predict(split)
-            results[split] = compute_metrics(probabilities, labels)
-            rows = _prediction_rows(data, split, probabilities, labels)
-            write_predictions(directory / f"predictions-{split}.jsonl", rows)
+    with contextlib.ExitStack() as stack:
+        for split in data.manifest.splits:
+            stack.enter_context(verify.named_errors(data, split))
+        position = trainer.train()
+        load_best(directory / "checkpoints", classifier)
+        results = _score(trainer, data, directory)
     export.export_classifier(
         classifier,
         labels=list(data.manifest.labels),
@@ -86,6 +86,18 @@ def train_and_evaluate(
     print(result["diagnosis"])
     print(f"report: {directory / 'report.html'}  exported model: {directory / 'export'}")
     return ExitCode.DONE
+
+
+def _score(trainer: Trainer, data: DatasetVersion, directory: epath.Path) -> dict[str, Metrics]:
+    """Evaluates on validation and test, as far as there are such splits, and writes the predictions."""
+    results = {}
+    for split in (VALIDATION, TEST):
+        if split in data.manifest.splits:
+            probabilities, labels = trainer.predict(split)
+            results[split] = compute_metrics(probabilities, labels)
+            rows = _prediction_rows(data, split, probabilities, labels)
+            write_predictions(directory / f"predictions-{split}.jsonl", rows)
+    return results
 
 
 def resolve(request: Request, data: DatasetVersion) -> Recipe:

@@ -190,3 +190,21 @@ def test_data_that_cannot_be_trained_on_is_exit_65(tmp_path):
     result = run(*training_flags(no_train, tmp_path / "run"))
     assert result.returncode == 65
     assert "no examples in split train" in result.stderr
+
+
+def test_a_damaged_record_is_named_and_can_be_left_out(tmp_path):
+    records = datasets.coloured_records(24, classes=3)
+    data = datasets.write_dataset(tmp_path / "data", {"train": records, "test": records[:6]}, ["red", "green", "blue"])
+    shard = pathlib.Path(data.shard_paths("train")[1])
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    shard.write_bytes(bytes(content))
+    result = run(*training_flags(data, tmp_path / "run"))
+    assert result.returncode == 65, result.stderr
+    assert f"{shard.name}" in result.stderr
+    assert "--skip_bad_records" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = run(*training_flags(data, tmp_path / "run2"), "--skip_bad_records")
+    assert result.returncode == 0, result.stderr
+    assert "left out 1 damaged records" in result.stderr
+    assert json.loads((tmp_path / "run2" / "result.json").read_text())["splits"]["test"]["examples"] == 6
