@@ -2,12 +2,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.manifest import DatasetVersion
-from tests import datasets
-
-# Two replicas on any machine. Must come before TensorFlow first uses a device, hence at import.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
+from tests import datasets, two_cpus  # noqa: F401  (two_cpus before any test uses a device)
 
 
 @pytest.fixture(scope="session")
