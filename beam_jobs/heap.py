@@ -7,7 +7,9 @@ import sys
 
 # malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_LARGE_BYTES = 1 << 20  # more than most images, which would pay for getting fresh pages each time
+# More than most images, which would pay for getting fresh pages each time.
+_LARGE_BYTES = 4 << 20
+_KEPT_BYTES = 32 << 20
 
 
 def give_back() -> None:
@@ -17,5 +19,5 @@ def give_back() -> None:
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
-        for option, value in ((_M_MMAP_THRESHOLD, _LARGE_BYTES), (_M_TRIM_THRESHOLD, _LARGE_BYTES), (_M_ARENA_MAX, 2)):
+        for option, value in ((_M_MMAP_THRESHOLD, _LARGE_BYTES), (_M_TRIM_THRESHOLD, _KEPT_BYTES), (_M_ARENA_MAX, 2)):
             libc.mallopt(option, value)  # 0 where there is no glibc: no harm

@@ -1,0 +1,307 @@
+"""The builder beside its peers: images per second, and memory of the whole process tree.
+
+    python -m benchmarks.build --photos=DIR --images=100000 --peers=bare,tfds       # a folder
+    python -m benchmarks.build --photos=DIR --images=20000 --peers=img2dataset      # URLs on loopback, same output size
+    python -m benchmarks.build --photos=DIR --memory                                # 10,000 and 100,000 small images
+
+--images: the photos are multiplied to that many *distinct* ones (random crops, encoded anew), because copies would be
+dropped. Bare loop: one process a core that reads, decodes (Pillow) and hashes each file, once its bytes only and once
+its pixels too. TFDS: a `beam` builder of the same folder, on the same runner. img2dataset: in a virtual environment of
+its own, which takes the network. Every figure is the wall-clock time from a process's start to its end; the runs take
+turns. Measure on a machine that does nothing else, with two cores as: taskset -c 0,1 python -m benchmarks.build …
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import functools
+import hashlib
+import http.server
+import multiprocessing
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import venv
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from pipeline.cli import UsageError, run_command
+
+_PHOTOS = flags.DEFINE_string("photos", None, "Folder of photos, one sub-folder a class.")
+_IMAGES = flags.DEFINE_integer("images", 0, "Multiply the photos to this many distinct ones; 0: take them as they are.")
+_PEERS = flags.DEFINE_list("peers", ["bare"], "What to compare with: bare, tfds, img2dataset.")
+_MEMORY = flags.DEFINE_bool("memory", False, "Measure memory instead, over numbers of small images.")
+_MEMORY_SIZES = flags.DEFINE_list("memory_images", ["10000", "100000"], "Numbers of small images.")
+_REPEATS = flags.DEFINE_integer("repeats", 2, "Runs of each; the best one counts.", lower_bound=1)
+_BEAM = flags.DEFINE_multi_string("beam", [], "Beam option for the builder, for example --beam=--direct_num_workers=2.")
+
+_IMG2DATASET = "img2dataset==1.47.0"
+_SIDE = 256  # pixels, for the comparison with img2dataset
+
+_TFDS_BUILDER = """
+import pathlib, sys
+import apache_beam as beam
+import tensorflow_datasets as tfds
+from apache_beam.options.pipeline_options import PipelineOptions
+
+class Photos(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        names = sorted(p.name for p in pathlib.Path(sys.argv[1]).iterdir() if p.is_dir())
+        label = tfds.features.ClassLabel(names=names)
+        features = tfds.features.FeaturesDict({"image": tfds.features.Image(encoding_format="jpeg"), "label": label})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        files = sorted(str(p) for p in pathlib.Path(sys.argv[1]).glob("*/*"))
+        def example(path):
+            p = pathlib.Path(path)
+            return "/".join(p.parts[-2:]), {"image": p.read_bytes(), "label": p.parts[-2]}
+        return beam.Create(files) | beam.Reshuffle() | beam.Map(example)
+
+options = PipelineOptions(direct_num_workers=int(sys.argv[3]), direct_running_mode="multi_processing")
+config = tfds.download.DownloadConfig(beam_runner="FnApiRunner", beam_options=options)
+Photos(data_dir=sys.argv[2]).download_and_prepare(download_config=config)
+"""
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _crops(task: tuple[str, str, int]) -> None:
+    """Writes so many distinct crops of one photo."""
+    source, stem, count = task
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(stem.encode()).digest()[:8], "big"))
+    with Image.open(source) as photo:
+        image = photo.convert("RGB")
+    for number in range(count):
+        width, height = (round(side * rng.uniform(0.9, 0.99)) for side in image.size)
+        x, y = rng.integers(0, image.width - width + 1), rng.integers(0, image.height - height + 1)
+        image.crop((x, y, x + width, y + height)).save(f"{stem}-{number}.jpg", quality=90)
+
+
+def _small(task: tuple[str, str, str, int]) -> None:
+    """Writes so many distinct 64×64 images: two photos' crops laid over each other, so that none look alike."""
+    first, second, stem, count = task
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(stem.encode()).digest()[:8], "big"))
+    photos = []
+    for path in (first, second):
+        with Image.open(path) as photo:
+            photos.append(photo.convert("RGB"))
+    for number in range(count):
+        parts = []
+        for image in photos:
+            side = round(min(image.size) * rng.uniform(0.15, 0.6))
+            x, y = rng.integers(0, image.width - side + 1), rng.integers(0, image.height - side + 1)
+            part = image.resize((64, 64), box=(x, y, x + side, y + side), reducing_gap=1.0)
+            parts.append(part.rotate(int(rng.integers(0, 4)) * 90))
+        Image.blend(*parts, alpha=0.5).save(f"{stem}-{number}.jpg", quality=88)
+
+
+def _photos() -> list[pathlib.Path]:
+    if not _PHOTOS.value or not pathlib.Path(_PHOTOS.value).is_dir():
+        raise UsageError("--photos: a folder with one sub-folder a class is needed")
+    return sorted(path for path in pathlib.Path(_PHOTOS.value).glob("*/*") if path.is_file())
+
+
+def _multiplied(root: pathlib.Path, images: int) -> pathlib.Path:
+    photos = _photos()
+    each = -(-images // len(photos))
+    tasks = []
+    for number, photo in enumerate(photos):
+        (root / photo.parent.name).mkdir(parents=True, exist_ok=True)
+        tasks.append((str(photo), str(root / photo.parent.name / str(number)), each))
+    with multiprocessing.Pool(_cores()) as pool:
+        pool.map(_crops, tasks, chunksize=4)
+    return root
+
+
+def _small_images(root: pathlib.Path, images: int) -> pathlib.Path:
+    photos = _photos()
+    each = -(-images // len(photos))
+    tasks = []
+    for number, photo in enumerate(photos):
+        (root / photo.parent.name).mkdir(parents=True, exist_ok=True)
+        other = photos[(number * 7 + 11) % len(photos)]
+        tasks.append((str(photo), str(other), str(root / photo.parent.name / str(number)), each))
+    with multiprocessing.Pool(_cores()) as pool:
+        pool.map(_small, tasks, chunksize=4)
+    return root
+
+
+def _bare(path: str, *, pixels: bool) -> bytes:
+    with open(path, "rb") as file:
+        data = file.read()
+    digest = hashlib.sha256(data)
+    with Image.open(path) as image:
+        image.load()
+        if pixels:
+            digest.update(image.tobytes())
+    return digest.digest()
+
+
+def _bare_loop(folder: pathlib.Path, *, pixels: bool) -> None:
+    files = [str(path) for path in folder.glob("*/*")]
+    with multiprocessing.Pool(_cores()) as pool:
+        for _ in pool.imap_unordered(functools.partial(_bare, pixels=pixels), files, chunksize=64):
+            pass
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)[:200]} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+
+
+def _builder(source: str, data: pathlib.Path, output: pathlib.Path, *arguments: str) -> list[str]:
+    command = [sys.executable, "-m", "beam_jobs.build_tfrecords", f"--source={source}", f"--input={data}"]
+    return [*command, f"--output={output}", "--name=photos", *arguments, *_BEAM.value]
+
+
+@contextlib.contextmanager
+def _served(folder: pathlib.Path) -> Iterator[str]:
+    """Serves the folder on loopback from a process of its own; yields the base URL."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    process = multiprocessing.get_context("fork").Process(target=server.serve_forever, daemon=True)
+    process.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        process.kill()
+        process.join()
+        server.server_close()
+
+
+def _img2dataset(scratch: pathlib.Path) -> str:
+    """The path of img2dataset in a new virtual environment."""
+    venv.create(scratch / "venv", with_pip=True)
+    python = scratch / "venv/bin/python"
+    _run([str(python), "-m", "pip", "install", "--quiet", _IMG2DATASET, "setuptools<81"])
+    return str(scratch / "venv/bin/img2dataset")
+
+
+def _measure(runs: dict[str, Callable[[pathlib.Path], None]], *, images: int, scratch: pathlib.Path) -> None:
+    best: dict[str, float] = {}
+    for repeat in range(_REPEATS.value):
+        for number, (name, run) in enumerate(runs.items()):
+            start = time.monotonic()
+            run(scratch / f"run-{repeat}-{number}")
+            best[name] = min(best.get(name, float("inf")), time.monotonic() - start)
+    ours = best["beam_jobs"]
+    for name, seconds in best.items():
+        print(
+            f"{name:28}{seconds:8.1f} s {images / seconds:9.0f} images/s   beam_jobs is at {seconds / ours:6.1%} of it"
+        )
+
+
+def _compare_folder(folder: pathlib.Path, scratch: pathlib.Path) -> None:
+    images = sum(1 for _ in folder.glob("*/*"))
+    runs: dict[str, Callable[[pathlib.Path], None]] = {"beam_jobs": lambda out: _run(_builder("folder", folder, out))}
+    if "bare" in _PEERS.value:
+        runs["bare loop, hashes files"] = lambda out: _bare_loop(folder, pixels=False)
+        runs["bare loop, and pixels"] = lambda out: _bare_loop(folder, pixels=True)
+    if "tfds" in _PEERS.value:
+        script = scratch / "tfds_builder.py"
+        script.write_text(_TFDS_BUILDER)
+        runs["TFDS beam builder"] = lambda out: _run(
+            [sys.executable, str(script), str(folder), str(out), str(_cores())]
+        )
+    _measure(runs, images=images, scratch=scratch)
+
+
+def _compare_urls(folder: pathlib.Path, scratch: pathlib.Path) -> None:
+    files = sorted(path.relative_to(folder) for path in folder.glob("*/*"))
+    img2dataset = _img2dataset(scratch)
+    with _served(folder) as base:
+        table = scratch / "photos.csv"
+        with open(table, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["uri", "label"])
+            writer.writerows((f"{base}/{path}", path.parts[0]) for path in files)
+        ours = ["--allow_private_addresses", "--downloads_per_host=32", f"--max_side={_SIDE}"]
+        peer = [img2dataset, f"--url_list={table}", "--input_format=csv", "--url_col=uri", "--output_format=webdataset"]
+        peer += [f"--image_size={_SIDE}", "--resize_mode=keep_ratio_largest", "--enable_wandb=False"]
+        peer += [f"--processes_count={_cores()}", "--thread_count=32", "--number_sample_per_shard=1000"]
+        runs: dict[str, Callable[[pathlib.Path], None]] = {
+            "beam_jobs": lambda out: _run(_builder("csv", table, out, *ours)),
+            "img2dataset": lambda out: _run([*peer, f"--output_folder={out}"]),
+        }
+        _measure(runs, images=len(files), scratch=scratch)
+
+
+def _tree(root: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            fields = pathlib.Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
+            children.setdefault(int(fields[1]), []).append(int(name))
+    found, todo = [], [root]
+    while todo:
+        found.append(todo.pop())
+        todo += children.get(found[-1], [])
+    return found
+
+
+def _peak_bytes(command: Sequence[str]) -> int:
+    """Largest sum of resident memory over the command's processes, looked at 20 times a second."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    peak, page = 0, os.sysconf("SC_PAGE_SIZE")
+    while process.poll() is None:
+        total = 0
+        for pid in _tree(process.pid):
+            with contextlib.suppress(OSError):
+                total += int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
+        peak = max(peak, total)
+        threading.Event().wait(0.05)
+    if process.returncode:
+        raise RuntimeError(f"the builder ended with {process.returncode}")
+    return peak
+
+
+def _measure_memory(scratch: pathlib.Path) -> None:
+    first = 0
+    for size in map(int, _MEMORY_SIZES.value):
+        folder = _small_images(scratch / f"small-{size}", size)
+        peak = _peak_bytes(_builder("folder", folder, scratch / f"out-{size}"))
+        first = first or peak
+        print(f"{size:8d} small images: {peak / 1e6:5.0f} MB at the peak, {peak / first:.2f} times the first")
+
+
+def main(_: list[str]) -> None:
+    if unknown := sorted(set(_PEERS.value) - {"bare", "tfds", "img2dataset"}):
+        raise UsageError(f"--peers={unknown[0]}: peers are bare, tfds, img2dataset")
+    with tempfile.TemporaryDirectory() as directory:
+        scratch = pathlib.Path(directory)
+        if _MEMORY.value:
+            _measure_memory(scratch)
+            return
+        _photos()
+        folder = _multiplied(scratch / "photos", _IMAGES.value) if _IMAGES.value else pathlib.Path(_PHOTOS.value)
+        if {"bare", "tfds"} & set(_PEERS.value):
+            _compare_folder(folder, scratch)
+        if "img2dataset" in _PEERS.value:
+            _compare_urls(folder, scratch)
+
+
+if __name__ == "__main__":
+    run_command(main)
