@@ -32,6 +32,8 @@ def _options() -> tf.data.Options:
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     # One image is one thread's work: splitting its operations over threads costs more than it gains.
     options.threading.max_intra_op_parallelism = 1
+    # Every number is fixed already, and an iterator that goes away waits for the tuner, on a busy machine for seconds.
+    options.autotune.enabled = False
     return options
 
 

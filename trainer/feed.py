@@ -56,4 +56,6 @@ def feature_batches(
         return {"image": tf.gather(all_features, indices), "label": tf.gather(all_labels, indices), "weight": weight}
 
     rows = (padded[skip_batches:, columns].astype(np.int32), weight[skip_batches:, columns])
-    return tf.data.Dataset.from_tensor_slices(rows).map(gather).prefetch(2)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # as in pipeline.dataset: an iterator that goes away would wait for the tuner
+    return tf.data.Dataset.from_tensor_slices(rows).map(gather).prefetch(2).with_options(options)
