@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from pipeline.cli import UsageError
 from trainer.doctor_checks import find_chips
+from trainer.memory import keep_freed_memory
 
 _CONNECT_SECONDS = 10
 
@@ -26,7 +27,10 @@ def make_strategy(tpu: str) -> tf.distribute.Strategy:
     gpus = tf.config.list_logical_devices("GPU")
     if len(gpus) > 1:
         return tf.distribute.MirroredStrategy()
-    return tf.distribute.OneDeviceStrategy("GPU:0" if gpus else "CPU:0")
+    if gpus:
+        return tf.distribute.OneDeviceStrategy("GPU:0")
+    keep_freed_memory()
+    return tf.distribute.OneDeviceStrategy("CPU:0")
 
 
 def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
