@@ -10,6 +10,7 @@ import tensorflow as tf
 from pipeline import policies, records, source
 from pipeline.augment import AugmentConfig
 from pipeline.batching import ONE_HOST, Batching, HostSlice
+from pipeline.cli import UsageError
 from pipeline.manifest import DatasetVersion
 from pipeline.preprocess import assert_range, check_mode
 from pipeline.preprocess import preprocess as preprocess_images
@@ -93,8 +94,8 @@ def train_dataset(
     """One epoch of training batches.
 
     The order depends on (seed, epoch) alone, an example's pixels on (seed, epoch, its id) alone (with `mixup` or
-    `cutmix` also on its neighbour in the batch; a `policy` of keras-cv is not reproducible). Over all hosts every
-    example comes exactly once; the last batch is filled with examples of the same epoch at weight 0.
+    `cutmix` also on its partner, which follows from the order; a `policy` of keras-cv is not reproducible). Over all
+    hosts every example comes exactly once; the last batch is filled with examples of the same epoch at weight 0.
 
     Args:
       skip_batches: batches of this epoch already trained on; skipped before anything is decoded.
@@ -107,13 +108,19 @@ def train_dataset(
       b = global_batch_size / host.count.
 
     Raises:
-      UsageError: unknown split, preprocessing, policy or cache, or the hosts cannot share a batch equally.
+      UsageError: unknown split, preprocessing, policy or cache, the hosts cannot share a batch equally, or a host's
+        part of it cannot be mixed in pairs.
     """
     check_mode(preprocess)
     manifest = data.manifest
     batching = Batching(
         examples=manifest.num_examples(split), global_batch_size=global_batch_size, host=host, skip=skip_batches
     )
+    if (augment.mixup or augment.cutmix) and batching.size % 2:
+        raise UsageError(
+            f"mixup and cutmix mix images in pairs: a host's batch must be even, got {batching.size}; "
+            f"batch_size={global_batch_size + host.count} would do"
+        )
     renderer = Renderer(height=height, width=width, largest=(manifest.max_height, manifest.max_width), augment=augment)
     data, columns = source.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
     if columns:

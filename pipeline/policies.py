@@ -1,7 +1,8 @@
 """Augmentation of whole batches: MixUp and CutMix, reproducible, and policies of keras-cv, which are not.
 
-MixUp: Zhang et al., arXiv 1710.09412. CutMix: Yun et al., arXiv 1905.04899. An image's partner is the next one of this
-host's batch, so mixing, unlike everything in `augment`, depends on the batch size and on the number of hosts.
+MixUp: Zhang et al., arXiv 1710.09412. CutMix: Yun et al., arXiv 1905.04899. The images of an epoch are mixed in pairs:
+the first with the second, the third with the fourth. Pairs never straddle batches of an even size, so the result
+depends neither on the batch size nor on the number of hosts.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Mix:
     num_classes: int
 
     def apply(self, images: tf.Tensor, labels: tf.Tensor, identities: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Mixes every image with its neighbour.
+        """Mixes every image with the other one of its pair; the last one of an odd number stays as it is.
 
         Args:
           images: float32 `[B, H, W, 3]`; labels: int32 `[B]`; identities: uint64 `[B]`.
@@ -84,7 +85,9 @@ class Mix:
         """
         u = uniforms(identities, key=self.key, draws=4)
         level = tf.cast(u[:, 1] * _LEVELS, tf.int32)
-        partners = tf.roll(images, -1, axis=0)
+        places = tf.range(tf.shape(images)[0])
+        others = tf.minimum(tf.bitwise.bitwise_xor(places, 1), places[-1])
+        partners = tf.gather(images, others)
         if self.mixup and self.cutmix:
             chosen = (u[:, 0] < 0.5)[:, tf.newaxis, tf.newaxis, tf.newaxis]
             keep = tf.where(chosen, self._mixup_keep(level), self._cutmix_keep(level, u, images.shape))
@@ -94,7 +97,7 @@ class Mix:
             keep = self._cutmix_keep(level, u, images.shape)
         share = tf.reduce_mean(keep, axis=[1, 2])  # [B, 1]
         hot = tf.one_hot(labels, self.num_classes)
-        return partners + (images - partners) * keep, hot * share + tf.roll(hot, -1, axis=0) * (1.0 - share)
+        return partners + (images - partners) * keep, hot * share + tf.gather(hot, others) * (1.0 - share)
 
     def _mixup_keep(self, level: tf.Tensor) -> tf.Tensor:
         """float32 `[B, 1, 1, 1]`: how much of each image stays."""

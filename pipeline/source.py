@@ -24,7 +24,9 @@ from pipeline.manifest import DatasetVersion, Manifest, Shard
 
 CACHES = ("auto", "none", "bytes", "pixels", "disk")
 
-_WINDOW_BYTES = 128 << 20  # encoded records held for shuffling; the next window is read meanwhile, so twice that
+# Encoded records held for shuffling; the next window is read meanwhile, so twice that. The first batch waits for the
+# first window: small records, of which far more would fit, are bounded by their number.
+_WINDOW_BYTES, _WINDOW_RECORDS = 128 << 20, 8192
 _READ_BUFFER = 4 << 20
 _MEMORY_SHARE = 0.1  # of the machine's memory, for one split
 # Read before the first batch. Local shards stream as fast as memory does, so holding them saves little.
@@ -116,7 +118,7 @@ def window(manifest: Manifest, split: str) -> int:
     """Records that are shuffled together; from the manifest alone, so every machine has the same order."""
     shards = manifest.shards(split)
     examples, size = sum(s.examples for s in shards), sum(s.bytes for s in shards)
-    return max(1, min(examples, _WINDOW_BYTES * examples // max(size, 1)))
+    return max(1, min(examples, _WINDOW_RECORDS, _WINDOW_BYTES * examples // max(size, 1)))
 
 
 def train_order(manifest: Manifest, split: str, *, seed: int, epoch: int) -> np.ndarray:

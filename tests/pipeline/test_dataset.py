@@ -1,5 +1,6 @@
 """The contracts of training and evaluation data, on real files, by comparing whole epochs bit by bit."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -240,6 +241,20 @@ def test_mixed_labels_match_mixed_pixels(tmp_path, settings):
     np.testing.assert_allclose(means, labels @ colours, atol=2.0)
     again = _train(data, 10, augment=AugmentConfig(**settings))
     np.testing.assert_array_equal(np.concatenate([b["label"] for b in again]), labels)
+
+
+@pytest.mark.parametrize("cache", ["none", "bytes"])
+def test_mixing_does_not_depend_on_batch_size_or_hosts(data, cache):
+    augment = dataclasses.replace(EVERYTHING, mixup=0.4, cutmix=1.0)
+    whole = _join(_train(data, 54, augment=augment))
+    assert N % 2, "the last image's partner is one that fills the batch"
+    for batch in (2, 8, 64):
+        _assert_same(whole, _join(_train(data, batch, augment=augment, cache=cache)))
+    parts = [_train(data, 8, augment=augment, cache=cache, host=HostSlice(index=i, count=2)) for i in range(2)]
+    batches = [{k: np.concatenate([p[k] for p in step]) for k in step[0]} for step in zip(*parts, strict=True)]
+    _assert_same(whole, _join(batches))
+    with pytest.raises(UsageError, match="must be even, got 7; batch_size=16 would do"):
+        _train(data, 14, augment=augment, host=HostSlice(index=0, count=2))
 
 
 def test_a_policy_of_keras_cv_stays_in_range_and_is_named(data):

@@ -82,6 +82,23 @@ def test_a_shard_with_other_than_the_listed_records_is_named(tmp_path):
         source.load(dataclasses.replace(data, manifest=manifest), "train", "bytes")
 
 
+@pytest.mark.parametrize(("size", "expected"), [(200, 8192), (100_000, (128 << 20) // 100_000)])
+def test_windows_are_bounded_in_bytes_and_in_records(size, expected):
+    shards = tuple(Shard(name=str(i), examples=1000, bytes=1000 * size, sha256="") for i in range(100))
+    manifest = Manifest(
+        name="any",
+        version="1.0.0",
+        labels=("a", "b"),
+        splits={"train": shards},
+        source_fingerprint="",
+        build={},
+        code_version="0",
+        max_height=8,
+        max_width=8,
+    )
+    assert source.window(manifest, "train") == expected
+
+
 @pytest.mark.parametrize("alpha", [0.1, 0.4, 1.0, 3.0])
 def test_quantiles_are_those_of_the_beta_distribution(alpha):
     table = policies.beta_quantiles(alpha)
