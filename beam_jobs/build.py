@@ -16,7 +16,7 @@ import PIL
 from PIL import features
 
 from beam_jobs import downloads, publish
-from beam_jobs.card import dataset_card, write_tfds_metadata
+from beam_jobs.card import dataset_card, tfds_metadata
 from beam_jobs.images import PixelPolicy
 from beam_jobs.inspection import Listing, cache_key, write_atomically, write_listing
 from beam_jobs.previous import PreviousVersion
@@ -188,11 +188,11 @@ def _finish(
         max_height=max(tally.max_height for tally in tallies.values()),
         max_width=max(tally.max_width for tally in tallies.values()),
     )
-    write_tfds_metadata(staging, manifest)
     examples = {split: tally.labels for split, tally in tallies.items()}
     texts = {
         "statistics.json": statistics_json(tallies, plan["rejects"]),
         "README.md": dataset_card(manifest, examples, plan["rejects"]),
+        **tfds_metadata(manifest),
     }
     for name in ("rejects.jsonl", "duplicates.jsonl"):
         if not os.path.exists(os.path.join(staging, name)):
