@@ -15,7 +15,7 @@ from pipeline.manifest import DatasetVersion
 from pipeline.preprocess import assert_range, check_mode
 from pipeline.preprocess import preprocess as preprocess_images
 from pipeline.random_bits import stream_key
-from pipeline.render import Renderer, traced_draw, traced_render
+from pipeline.render import Renderer, finish_columns, traced_draw, traced_render
 
 
 def example_ids(data: DatasetVersion, split: str) -> list[str]:
@@ -50,12 +50,16 @@ def _batch_images(
     """Batches of columns → batches of preprocessed images; the first batch's range is asserted."""
     pixels = columns.pixels if columns else None
     whole_batch = mix is not None or renderer.augment.policy != ""
+    unfinished = finish_columns(renderer.augment)
     # Image by image where nothing needs whole batches: one image fits a processor's cache, a batch does not.
     trace = traced_render(renderer, None if whole_batch else mode)
 
     @tf.autograph.experimental.do_not_convert
     def render(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {"image": trace(row, pixels), **{name: row[name] for name in ("label", "weight", "identity")}}
+        return {
+            "image": trace(row, pixels),
+            **{name: row[name] for name in ("label", "weight", "identity", *unfinished)},
+        }
 
     @tf.autograph.experimental.do_not_convert
     def finish(number: tf.Tensor, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -64,8 +68,11 @@ def _batch_images(
             images, labels = mix.apply(images, labels, batch["identity"])
         if whole_batch:
             images = preprocess_images(images, mode)
+        result = {"label": labels, "weight": batch["weight"], **{name: batch[name] for name in unfinished}}
+        if renderer.augment.on_accelerator:
+            return {"image": images, **result}
         with tf.control_dependencies([tf.cond(number == 0, lambda: assert_range(images, mode), tf.no_op)]):
-            return {"image": tf.identity(images), "label": labels, "weight": batch["weight"]}
+            return {"image": tf.identity(images), **result}
 
     # A fixed number of threads: an autotuned one starts low again every epoch.
     images = batches.unbatch().map(render, num_parallel_calls=len(os.sched_getaffinity(0)), deterministic=True)
@@ -105,7 +112,8 @@ def train_dataset(
     Returns:
       `ceil(N / global_batch_size) - skip_batches` elements {"image": float32 `[b, height, width, 3]` preprocessed,
       "label": int32 `[b]`, or float32 `[b, classes]` with `mixup` or `cutmix`, "weight": float32 `[b]`},
-      b = global_batch_size / host.count.
+      b = global_batch_size / host.count. With `augment.on_accelerator` the image is uint8 and `render.finish`, given
+      the element, makes the rest of it.
 
     Raises:
       UsageError: unknown split, preprocessing, policy or cache, the hosts cannot share a batch equally, or a host's

@@ -6,6 +6,7 @@ parameters that were drawn. The pixels come from the very functions, seed and ke
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pathlib
 
@@ -60,6 +61,7 @@ def render_epochs(
     """
     manifest = data.manifest
     largest = (manifest.max_height, manifest.max_width)
+    config = dataclasses.replace(config, on_accelerator=False)  # the same functions, here
     plain = Renderer(height=height, width=width, largest=largest)
     renderer = Renderer(height=height, width=width, largest=largest, augment=config)
     columns = source.parse(tf.constant(serialized), num_classes=manifest.num_classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
@@ -65,7 +65,7 @@ class Renderer:
         return {**columns, **drawn}
 
     def render(self, row: dict[str, tf.Tensor], pixels: tf.Tensor | None = None) -> tf.Tensor:
-        """One record with its parameters → float32 `[height, width, 3]`, 0..255.
+        """One record with its parameters → float32 `[height, width, 3]`, 0..255 (uint8 with `on_accelerator`).
 
         Args:
           row: one row of what `draw` returns; without augmentation a row of the columns does.
@@ -90,11 +90,40 @@ class Renderer:
                 image = geometry.render_window(decoded, row, **size, overhangs=overhangs)
             else:
                 image = geometry.warp(decoded, row["map"], **size)
-        if config.recolours:
-            image = augment_lib.recolour(image, row["matrix"], row["contrast"], row["brightness"])
-        if config.cutout_count:
-            image = augment_lib.cut_out(image, row["cutouts"], fill=config.cutout_fill)
-        return image
+        if config.on_accelerator:
+            return tf.cast(tf.round(image), tf.uint8)
+        return _colour_and_cut(image, row, config)
+
+
+def _colour_and_cut(images: tf.Tensor, drawn: Mapping[str, tf.Tensor], config: AugmentConfig) -> tf.Tensor:
+    """The part of an augmentation that leaves pixels where they are, of an image or a batch."""
+    if config.recolours:
+        images = augment_lib.recolour(images, drawn["matrix"], drawn["contrast"], drawn["brightness"])
+    if config.cutout_count:
+        images = augment_lib.cut_out(images, drawn["cutouts"], fill=config.cutout_fill)
+    return images
+
+
+def finish(batch: Mapping[str, tf.Tensor], config: AugmentConfig, mode: str) -> tf.Tensor:
+    """What `on_accelerator` leaves to the training step.
+
+    Args:
+      batch: of `dataset.train_dataset`: "image" `[B, H, W, 3]`, and `finish_columns(config)` if it is uint8.
+      config: the dataset's augmentation; mode: its preprocessing.
+
+    Returns:
+      float32 `[B, H, W, 3]`, preprocessed. Images that the host has finished come back as they are.
+    """
+    if batch["image"].dtype != tf.uint8:
+        return batch["image"]
+    return preprocess(_colour_and_cut(tf.cast(batch["image"], tf.float32), batch, config), mode)
+
+
+def finish_columns(config: AugmentConfig) -> list[str]:
+    """The columns, besides the image, that `finish` needs."""
+    if not config.on_accelerator:
+        return []
+    return ["matrix", "contrast", "brightness"] * config.recolours + ["cutouts"] * bool(config.cutout_count)
 
 
 def _kept(pixels: tf.Tensor, row: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -113,10 +142,10 @@ def traced_draw(renderer: Renderer) -> Callable[[dict[str, tf.Tensor], tf.Tensor
 def traced_render(
     renderer: Renderer, mode: str | None
 ) -> Callable[[dict[str, tf.Tensor], tf.Tensor | None], tf.Tensor]:
-    """`Renderer.render`, then `preprocess` unless `mode` is None, traced once a process."""
+    """`Renderer.render`, then `preprocess` unless `mode` is None or `finish` will do it, traced once a process."""
 
     def render(row: dict[str, tf.Tensor], pixels: tf.Tensor | None) -> tf.Tensor:
         image = renderer.render(row, pixels)
-        return image if mode is None else preprocess(image, mode)
+        return image if mode is None or image.dtype == tf.uint8 else preprocess(image, mode)
 
     return tf.function(render, autograph=False)

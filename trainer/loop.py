@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,14 +13,17 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from pipeline.cli import CommandError, TryAgainError
+from pipeline.cli import TryAgainError, UsageError
 from pipeline.dataset import HostSlice
+from pipeline.render import finish
 from trainer import input_rate
-from trainer.checkpoint import StateCheckpoint, save_best, training_state, write_atomically
+from trainer.checkpoint import StateCheckpoint, save_best, training_state
+from trainer.cluster import Workers
+from trainer.divergence import check_finite
 from trainer.evaluate import Evaluator, compute_metrics
-from trainer.feed import distribute, feature_batches
+from trainer.feed import FeatureCache, distribute
 from trainer.metrics import MetricsLog
-from trainer.models import Classifier
+from trainer.models import Classifier, backbone_info
 from trainer.plan import TRAIN, VALIDATION, Plan, Position
 from trainer.progress import Progress
 from trainer.step import TrainStep
@@ -36,7 +38,8 @@ class Trainer:
 
     def __init__(self, plan: Plan, classifier: Classifier, strategy: tf.distribute.Strategy) -> None:
         self._plan, self._classifier, self._strategy = plan, classifier, strategy
-        self._metrics = MetricsLog(plan.run)
+        self._workers = Workers(strategy)
+        self._metrics = MetricsLog(plan.run, writes=self._workers.is_chief)
         self._checkpoints = plan.run / "checkpoints"
         self._state = StateCheckpoint(self._checkpoints)
         self._saved_at = time.monotonic()
@@ -65,7 +68,11 @@ class Trainer:
           CommandError: the loss is no longer a finite number.
         """
         position, step = self._resume()
-        if position == Position() and any(phase.augment for phase in self._plan.recipe.phases):
+        if (
+            self._workers.is_chief
+            and position == Position()
+            and any(phase.augment for phase in self._plan.recipe.phases)
+        ):
             self._show_first_images()
         phases = self._plan.recipe.phases
         while True:
@@ -79,7 +86,9 @@ class Trainer:
 
     def _show_first_images(self) -> None:
         batches = self._plan.train_data(epoch=0, skip_batches=0, augment=True)(HostSlice())
-        self._metrics.show_images("augmented", next(iter(batches))["image"][:_SHOWN_IMAGES], step=0)
+        recipe = self._plan.recipe
+        images = finish(next(iter(batches)), recipe.augment, backbone_info(recipe.backbone).preprocess)
+        self._metrics.show_images("augmented", images[:_SHOWN_IMAGES], step=0)
 
     def _build(self, phase: int) -> TrainStep:
         plan = self._plan
@@ -96,6 +105,16 @@ class Trainer:
             )
 
     def _resume(self) -> tuple[Position, TrainStep]:
+        position, step = self._newest()
+        numbers = self._workers.gather(self._number(position))
+        if len(set(numbers)) > 1:
+            raise UsageError(
+                f"--workdir={self._plan.run}: the workers found different checkpoints there (steps {numbers}); it must "
+                "be one folder that all of them read, e.g. on gs:// or NFS"
+            )
+        return position, step
+
+    def _newest(self) -> tuple[Position, TrainStep]:
         for path, progress in self._state.candidates():
             position = Position(**progress)
             step = self._build(position.phase)
@@ -109,18 +128,27 @@ class Trainer:
     def _trackables(self, step: TrainStep) -> dict[str, Any]:
         return training_state(self._classifier, step.optimizers, step.average)
 
+    def _number(self, position: Position) -> int:
+        """Grows with every save, also from the end of one phase to the start of the next."""
+        return self._plan.first_step(position.phase) + position.step + position.phase
+
     def _save(self, position: Position, step: TrainStep) -> None:
         position.rows = len(self._metrics.rows)
-        number = self._plan.first_step(position.phase) + position.step + position.phase
-        self._state.save(dataclasses.asdict(position), self._trackables(step), number=number)
+        if self._workers.is_chief:  # what it saves it has all of: every worker holds the same variables
+            self._state.save(dataclasses.asdict(position), self._trackables(step), number=self._number(position))
         self._saved_at = time.monotonic()
+
+    def _save_best(self) -> None:
+        if self._workers.is_chief:
+            save_best(self._checkpoints, self._classifier)
 
     def _save_if_due(self, position: Position, step: TrainStep) -> None:
         """Saves now and then; when asked to stop, saves and raises TryAgainError."""
-        stop = self._plan.stop_requested()
+        stop = any(self._workers.gather(self._plan.stop_requested()))  # one worker's signal stops all
         if stop or time.monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
             self._save(position, step)
         if stop:
+            self._workers.wait()  # nobody leaves before the chief has saved: it would look like a crash
             raise TryAgainError(
                 f"stopped on request in phase {self._plan.recipe.phases[position.phase].name} at step {position.step}; "
                 "the state is saved, run the same command again to go on"
@@ -144,7 +172,7 @@ class Trainer:
             while position.step < total:
                 rate = self._train_epoch(position, step, total, rates, cache, progress)
                 self._end_epoch(position, step, rates, cache)
-                if rate and cache is None and not self._input_checked:
+                if rate and cache is None and self._workers.is_chief and not self._input_checked:
                     self._check_input(position, rate)
                 if self._is_out_of_patience(position):
                     position.step = total
@@ -167,29 +195,25 @@ class Trainer:
             logging.info("phase %s: no better validation for %d epochs, stopping it early", phase.name, stale)
         return stale >= phase.patience
 
-    def _cache_features(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        splits = [split for split in (TRAIN, VALIDATION) if split in self._plan.data.manifest.splits]
+    def _cache_features(self) -> FeatureCache:
+        plan = self._plan
         start = time.monotonic()
-        cache = {split: self._features(self._plan.eval_data(split)) for split in splits}
-        count = sum(len(labels) for _, labels in cache.values())
-        seconds = time.monotonic() - start
+        splits = {
+            split: self._features(plan.eval_data(split))
+            for split in (TRAIN, VALIDATION)
+            if split in plan.data.manifest.splits
+        }
+        count, seconds = sum(len(labels) for _, labels in splits.values()), time.monotonic() - start
         logging.info("cached the features of %d images in %.0f s (%.0f img/s)", count, seconds, count / seconds)
-        return cache
+        return FeatureCache(splits=splits, batch_size=plan.recipe.batch_size, seed=plan.seed)
 
-    def _epoch_data(
-        self, position: Position, cache: dict[str, tuple[np.ndarray, np.ndarray]] | None
-    ) -> Callable[[HostSlice], tf.data.Dataset]:
+    def _epoch_data(self, position: Position, cache: FeatureCache | None) -> Callable[[HostSlice], tf.data.Dataset]:
         plan = self._plan
         done_epochs, skip = divmod(position.step, plan.steps_per_epoch)
         epoch = plan.first_epoch(position.phase) + done_epochs
-        if cache is None:
-            augment = plan.recipe.phases[position.phase].augment
-            return plan.train_data(epoch=epoch, skip_batches=skip, augment=augment)
-        features, labels = cache[TRAIN]
-        order = np.random.default_rng([plan.seed, epoch]).permutation(len(labels))
-        return lambda host: feature_batches(
-            features, labels, order=order, batch_size=plan.recipe.batch_size, skip_batches=skip, host=host
-        )
+        if cache:
+            return cache.train_data(TRAIN, epoch=epoch, skip_batches=skip)
+        return plan.train_data(epoch=epoch, skip_batches=skip, augment=plan.recipe.phases[position.phase].augment)
 
     def _train_epoch(
         self,
@@ -197,7 +221,7 @@ class Trainer:
         step: TrainStep,
         total: int,
         rates: np.ndarray,
-        cache: dict[str, tuple[np.ndarray, np.ndarray]] | None,
+        cache: FeatureCache | None,
         progress: Progress,
     ) -> float:
         """Trains to the end of the epoch that `position` is in, or of the phase; images/s, without the first call."""
@@ -210,7 +234,7 @@ class Trainer:
             count = min(plan.recipe.steps_per_call, end - position.step)
             with self._profiled(position):
                 losses, sums = step(batches, first_step=position.step, steps=count)
-            self._check_finite(losses, position)
+            check_finite(losses, position, plan, keep_batch=self._workers.is_chief)
             if timed_from is None:  # the first call may compile, and fills the input's buffers
                 timed_from = time.monotonic()
             else:
@@ -250,33 +274,12 @@ class Trainer:
         finally:
             tf.profiler.experimental.stop()
 
-    def _check_finite(self, losses: np.ndarray, position: Position) -> None:
-        bad = np.flatnonzero(~np.isfinite(losses))
-        if not bad.size:
-            return
-        plan = self._plan
-        phase = plan.recipe.phases[position.phase]
-        step = position.step + int(bad[0])
-        saved = ""
-        if not phase.cached_features:
-            epoch, skip = divmod(step, plan.steps_per_epoch)
-            epoch += plan.first_epoch(position.phase)
-            batches = plan.train_data(epoch=epoch, skip_batches=skip, augment=phase.augment)(HostSlice())
-            file = io.BytesIO()
-            np.savez(file, **next(batches.as_numpy_iterator()))
-            write_atomically(plan.run / "bad_batch.npz", file.getvalue())
-            saved = f" (its batch: {plan.run / 'bad_batch.npz'})"
-        raise CommandError(
-            f"the loss became {losses[bad[0]]} in phase {phase.name} at step {step + 1}{saved}; "
-            f"lower lr_max (it is {phase.lr_max:g}) or set optimizer.clip_norm=1"
-        )
-
     def _end_epoch(
         self,
         position: Position,
         step: TrainStep,
         rates: np.ndarray,
-        cache: dict[str, tuple[np.ndarray, np.ndarray]] | None,
+        cache: FeatureCache | None,
     ) -> None:
         """Writes the epoch's metrics, validates and selects."""
         plan = self._plan
@@ -293,36 +296,17 @@ class Trainer:
         text = f"train loss {loss / weight:.4f} accuracy {hits / weight:.4f}"
         with step.averaged_weights():
             if VALIDATION in plan.data.manifest.splits:
-                outputs, labels = self._validate(cache)
-                metrics = compute_metrics(outputs, labels)
+                metrics = compute_metrics(
+                    *(self._on_features(cache.eval_data(VALIDATION)) if cache else self.predict(VALIDATION))
+                )
                 self._metrics.add(**where, split=VALIDATION, loss=metrics.loss, accuracy=metrics.accuracy)
                 text += f", validation loss {metrics.loss:.4f} accuracy {metrics.accuracy:.4f}"
-                best = position.best
-                improved = best is None or metrics.accuracy > best["validation_accuracy"]
-                # Of equals the later one: it has seen more and is further down the cool-down.
-                if best is None or metrics.accuracy >= best["validation_accuracy"]:
-                    position.best = {
-                        **where,
-                        "validation_accuracy": metrics.accuracy,
-                        "validation_loss": metrics.loss,
-                        "improved_epoch": best["improved_epoch"] if best and not improved else where["epoch"],
-                    }
+                if position.select(where, accuracy=metrics.accuracy, loss=metrics.loss):
                     text += " (best so far)"
                     if plan.recipe.selection == "best":
-                        save_best(self._checkpoints, self._classifier)
+                        self._save_best()
             last = position.step == phase.steps(steps_per_epoch=plan.steps_per_epoch)
             keeps_last = VALIDATION not in plan.data.manifest.splits or plan.recipe.selection == "last"
             if keeps_last and last and position.phase + 1 == len(plan.recipe.phases):
-                save_best(self._checkpoints, self._classifier)
+                self._save_best()
         logging.info("%s: epoch %d, %s", phase.name, where["epoch"], text)
-
-    def _validate(self, cache: dict[str, tuple[np.ndarray, np.ndarray]] | None) -> tuple[np.ndarray, np.ndarray]:
-        if cache is None:
-            return self.predict(VALIDATION)
-        features, labels = cache[VALIDATION]
-        return self._on_features(
-            lambda host: feature_batches(
-                features, labels, order=np.arange(len(labels)), batch_size=self._plan.recipe.batch_size,
-                skip_batches=0, host=host,
-            )
-        )  # fmt: skip

@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.cli import UsageError
+from pipeline.render import finish
 from trainer.config import OptimizerConfig, Phase, Recipe
 from trainer.dropout import dropout_seed
-from trainer.models import Classifier
+from trainer.models import Classifier, backbone_info
 
 Batch = Mapping[str, tf.Tensor]
 Forward = Callable[[tf.Tensor], tf.Tensor]
@@ -114,6 +115,7 @@ class TrainStep:
         """
         self._strategy, self._recipe, self._phase, self._seed = strategy, recipe, phase, seed
         self._class_weights = class_weights
+        self._preprocess = backbone_info(recipe.backbone).preprocess
         self._forward = training_forward(classifier, phase)
         groups = trainable_groups(classifier, phase)
         self._groups = list(groups.values())
@@ -201,7 +203,7 @@ class TrainStep:
         labels = batch["label"]
         with tf.GradientTape(watch_accessed_variables=False) as tape, dropout_seed(seed):
             tape.watch(variables)
-            logits = self._forward(batch["image"])
+            logits = self._forward(finish(batch, self._recipe.augment, self._preprocess))
             per_example = cross_entropy(labels, logits, smoothing=self._recipe.label_smoothing)
             classes = tf.one_hot(labels, logits.shape[-1]) if labels.dtype.is_integer else labels
             factor = batch["weight"] * tf.linalg.matvec(classes, self._class_weights)

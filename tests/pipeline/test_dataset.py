@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import source
+from pipeline import render, source
 from pipeline.augment import AugmentConfig
 from pipeline.cli import UsageError
 from pipeline.dataset import HostSlice, eval_dataset, example_ids, train_dataset
@@ -241,6 +241,25 @@ def test_mixed_labels_match_mixed_pixels(tmp_path, settings):
     np.testing.assert_allclose(means, labels @ colours, atol=2.0)
     again = _train(data, 10, augment=AugmentConfig(**settings))
     np.testing.assert_array_equal(np.concatenate([b["label"] for b in again]), labels)
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_what_the_accelerator_finishes_is_what_the_host_would_have_made(data, name):
+    host = _train(data, 8, augment=CONFIGS[name])
+    augment = dataclasses.replace(CONFIGS[name], on_accelerator=True)
+    shipped = _train(data, 8, augment=augment)
+    finish = tf.function(lambda batch: render.finish(batch, augment, "tf"), jit_compile=True)
+    for expected, batch in zip(host, shipped, strict=True):
+        assert batch["image"].dtype == np.uint8
+        images = finish({k: tf.constant(v) for k, v in batch.items()}).numpy()
+        # Rounding to whole levels comes before the colours, which amplify what it changes: half a level at most.
+        gain, contrast = np.abs(batch["matrix"]).sum(axis=-1).max(axis=-1), batch["contrast"]
+        most = 0.5 * (gain * contrast + np.abs(1 - contrast)) / 127.5 + 1e-5
+        assert (np.abs(images - expected["image"]) <= most[:, np.newaxis, np.newaxis, np.newaxis]).all()
+        assert np.abs(images - expected["image"]).mean() < 0.4 / 127.5
+        np.testing.assert_array_equal(batch["label"], expected["label"])
+    with pytest.raises(ValueError, match="cannot be combined"):
+        AugmentConfig(on_accelerator=True, mixup=0.2)
 
 
 @pytest.mark.parametrize("cache", ["none", "bytes"])
