@@ -28,6 +28,7 @@ setup(
         "numpy>=2.0",
         "pillow>=11.3",
         "PyYAML>=6.0",
+        "simplejpeg>=1.9",
         "tensorboard>=2.19",
         "tensorflow-datasets>=4.9.9",
         "tqdm>=4.66",

@@ -14,15 +14,17 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import PIL
 
+from beam_jobs import turbo
 from beam_jobs.decoding import FORMATS
-from beam_jobs.images import ImageFacts, PixelPolicy, Reject, RejectCode, inspect
+from beam_jobs.images import ImageFacts, PixelPolicy, Reject, RejectCode, examine
 from beam_jobs.progress import Counter
 from beam_jobs.rows import RejectRow, Row
 from beam_jobs.sources import ReadError, Source, SourceItem
+from beam_jobs.spool import Place
 
 # Part of the cache's key: to be raised when `images.inspect` answers differently for the same bytes.
 INSPECTION_VERSION = 2
@@ -107,7 +109,8 @@ def read_bucket(directory: str, bucket: str) -> list[SourceItem]:
 
 def cache_key(policy: PixelPolicy) -> str:
     """Names the cache directory: results found under another policy, inspector or decoder do not count."""
-    text = json.dumps([INSPECTION_VERSION, PIL.__version__, FORMATS, dataclasses.asdict(policy)], sort_keys=True)
+    decoders = [INSPECTION_VERSION, PIL.__version__, turbo.VERSION, FORMATS]
+    text = json.dumps([*decoders, dataclasses.asdict(policy)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -156,8 +159,8 @@ def read_cache(path: str) -> dict[str, Inspected]:
     return entries
 
 
-def inspected_row(item: SourceItem, size: int, facts: ImageFacts) -> Row:
-    """The row of an accepted image whose file takes `size` bytes."""
+def inspected_row(item: SourceItem, size: int, facts: ImageFacts, image: Place | None = None) -> Row:
+    """The row of an accepted image whose file takes `size` bytes; `image`: see `Row`."""
     return Row(
         id=item.raw_id or bytes.fromhex(facts.sha256),
         pixels=bytes.fromhex(facts.pixel_sha256),
@@ -175,13 +178,28 @@ def inspected_row(item: SourceItem, size: int, facts: ImageFacts) -> Row:
         keeps_bytes=facts.keeps_bytes,
         brightness=facts.brightness,
         sharpness=facts.sharpness,
+        image=image,
     )
 
 
 def inspect_items(
-    items: Iterable[SourceItem], source: Source, *, policy: PixelPolicy, cache_file: str, progress: Counter
+    items: Iterable[SourceItem],
+    source: Source,
+    *,
+    policy: PixelPolicy,
+    cache_file: str,
+    progress: Counter,
+    store: Callable[[bytes], Place],
 ) -> tuple[list[Row], list[RejectRow]]:
     """Inspects a bucket's items, those that the cache does not know by decoding them, and replaces the cache.
+
+    Args:
+      items: of the bucket.
+      source: reads them.
+      policy: what is accepted.
+      cache_file: of the bucket.
+      progress: counts the items.
+      store: puts an image that had to be encoded anew where the shard's writer finds it, who need not decode it again.
 
     Raises:
       OSError: the cache cannot be written.
@@ -191,6 +209,7 @@ def inspect_items(
     rows, rejects = [], []
     for item in items:
         progress.add()
+        image = None
         entry = entries.get(item.uri) or known.get(item.uri)
         if entry is None or entry.stamp != item.stamp:
             try:
@@ -199,12 +218,14 @@ def inspect_items(
                 # Not cached: reading may work next time although the stamp is the same.
                 rejects.append(RejectRow.make(item, error.code, error.detail))
                 continue
-            entry = Inspected(stamp=item.stamp, bytes=len(data), result=inspect(data, policy))
+            examined = examine(data, policy)
+            entry = Inspected(stamp=item.stamp, bytes=len(data), result=examined.result)
+            image = store(examined.image) if examined.image is not None else None
         entries[item.uri] = entry
         if isinstance(entry.result, Reject):
             rejects.append(RejectRow.make(item, entry.result.code, entry.result.detail))
         else:
-            rows.append(inspected_row(item, entry.bytes, entry.result))
+            rows.append(inspected_row(item, entry.bytes, entry.result, image))
     if entries != known:
         lines = (_to_json(uri, entry) for uri, entry in entries.items())
         write_atomically(cache_file, "".join(f"{line}\n" for line in lines).encode())

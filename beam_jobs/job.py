@@ -121,8 +121,8 @@ class Inspect(_Spooling):
                 policy=config.policy,
                 cache_file=os.path.join(config.cache, bucket),
                 progress=self._progress,
+                store=self._spool.store,
             )
-        self._progress.flush()
         partitions: dict[int, list[Row]] = collections.defaultdict(list)
         for row in rows:
             partitions[int.from_bytes(row.pixels[:8], "big") % config.partitions].append(row)
@@ -130,6 +130,9 @@ class Inspect(_Spooling):
             yield partition, self._put(members)
         if rejects:
             yield beam.pvalue.TaggedOutput("rejects", self._put(rejects))
+
+    def finish_bundle(self) -> None:
+        self._progress.flush()
 
 
 class DropCopies(_Spooling):
@@ -273,10 +276,6 @@ class ToShards(_Spooling):
             yield key, self._put(rows)
 
 
-def _never(_: Row) -> None:
-    return None
-
-
 class WriteShard(beam.DoFn):
     """((split, shard), blocks) → nothing; leaves the shard and its report."""
 
@@ -291,7 +290,7 @@ class WriteShard(beam.DoFn):
         (split, shard), blocks = element
         config = self._config
         name = shard_name(name=config.name, split=split, shard=shard, count=plan["shards"][split])
-        encoded = config.previous.reader(shard).find if config.previous else _never
+        previous = config.previous.reader(shard).find if config.previous else None
         try:
             with storage_errors(config.staging):
                 write_shard(
@@ -300,7 +299,7 @@ class WriteShard(beam.DoFn):
                     reports=config.reports,
                     name=name,
                     record=lambda row: make_record(
-                        row, config.source, policy=config.policy, label=self._labels[row.label], encoded=encoded
+                        row, config.source, policy=config.policy, label=self._labels[row.label], previous=previous
                     ),
                     progress=self._progress.add,
                 )
@@ -312,6 +311,8 @@ class WriteShard(beam.DoFn):
             raise BuildError(
                 ExitCode.AGAIN, f"an image could be inspected but not read again ({error}); run the same command again"
             ) from error
+
+    def finish_bundle(self) -> None:
         self._progress.flush()
 
 

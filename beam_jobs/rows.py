@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from beam_jobs.images import RejectCode
 from beam_jobs.sources import SourceItem
-from beam_jobs.spool import Block, content
+from beam_jobs.spool import Block, Place, content
 
 Digest = bytes  # in `Row` the name `bytes` is a field
 
@@ -39,6 +39,7 @@ class Row(NamedTuple):
       sharpness: see `ImageFacts`.
       group: what the split is a function of; empty for the image by itself (`split_group`).
       stratum: the class that the group counts for in a stratified split; empty for its label (`split_stratum`).
+      image: where in the spool the record's image is, if this build's inspection encoded it.
     """
 
     id: bytes
@@ -59,6 +60,7 @@ class Row(NamedTuple):
     sharpness: float
     group: Digest = b""
     stratum: str = ""
+    image: Place | None = None
 
     def item(self) -> SourceItem:
         """The source item that the row came from."""

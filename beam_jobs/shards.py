@@ -16,6 +16,7 @@ from beam_jobs.images import PixelPolicy, render
 from beam_jobs.inspection import write_atomically
 from beam_jobs.rows import Row
 from beam_jobs.sources import Source
+from beam_jobs.spool import content
 from beam_jobs.statistics import Tally
 from pipeline.manifest import Shard
 from pipeline.records import Record, encode_example, frame
@@ -89,22 +90,24 @@ def _finished(path: str, report_path: str, digest: str) -> ShardReport | None:
 
 
 def make_record(
-    row: Row, source: Source, *, policy: PixelPolicy, label: int, encoded: Callable[[Row], bytes | None]
+    row: Row, source: Source, *, policy: PixelPolicy, label: int, previous: Callable[[Row], bytes | None] | None
 ) -> Record:
-    """Reads the image again and makes its record.
+    """Makes the image's record: what inspection encoded, or what an earlier version holds, or from the source again.
 
     Args:
       row: the image.
       source: where it comes from.
       policy: how it is encoded, unless it keeps its bytes.
       label: its number.
-      encoded: finds the image where it need not be encoded anew.
+      previous: finds the image in an earlier version, if there is one. To be asked in ascending order of ids.
 
     Raises:
       SourceChanged: the bytes are not the ones inspected.
       ReadError: the image can no longer be read.
     """
-    image = None if row.keeps_bytes else encoded(row)
+    image = content(row.image) if row.image else None
+    if image is None and previous and not row.keeps_bytes:
+        image = previous(row)
     if image is None:
         data = source.read(row.item())
         if row.item().content_id(data) != row.id:

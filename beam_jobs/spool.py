@@ -11,8 +11,8 @@ import os
 
 from beam_jobs.errors import storage_errors
 
-# A block: its content, or (file, offset, length).
-Block = bytes | tuple[str, int, int]
+Place = tuple[str, int, int]  # file, offset, length
+Block = bytes | Place  # a block itself, or where it is
 
 _INLINE_BYTES = 1024  # a reference would hardly be smaller
 
@@ -27,12 +27,14 @@ class Spool:
 
     def put(self, content: bytes) -> Block:
         """Stores a block. Raises BuildError (the disk is full)."""
-        if len(content) <= _INLINE_BYTES:
-            return content
+        return content if len(content) <= _INLINE_BYTES else self.store(content)
+
+    def store(self, content: bytes) -> Place:
+        """Stores on disk whatever the size: for images, no byte of which may be shuffled. Raises BuildError."""
         with storage_errors(self._directory):
             return self._write(content)
 
-    def _write(self, content: bytes) -> Block:
+    def _write(self, content: bytes) -> Place:
         if self._file is None:
             path = os.path.join(self._directory, f"{os.getpid()}-{os.urandom(8).hex()}")
             self._file = io.FileIO(path, "w")  # as long as the worker lives

@@ -1,10 +1,12 @@
 """The pixel policy against independent decoders (TensorFlow's, NumPy arithmetic), on real and on odd files."""
 
+import collections
 import io
 import json
 import os
 import pathlib
 import pickle
+import random
 import resource
 import struct
 import subprocess
@@ -15,26 +17,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from beam_jobs import turbo
+from beam_jobs.decoding import conforms, decode, open_image
 from beam_jobs.images import ImageFacts, PixelPolicy, Reject, RejectCode, inspect, render
+from beam_jobs.policy import Refused
 
 POLICY = PixelPolicy(min_side=1)
 
 # Runs in a process of its own, so that a crash, a hang or a ballooning decoder is seen.
 WORKER = """
 import json, pathlib, sys, time
-from beam_jobs.images import ImageFacts, PixelPolicy, inspect, render
+from beam_jobs.images import ImageFacts, PixelPolicy, examine, render
 out = pathlib.Path(sys.argv[1])
 policy = PixelPolicy(min_side=1)
 results = {}
 for number, path in enumerate(sys.stdin.read().split("\\n")):
     data = pathlib.Path(path).read_bytes()
     start = time.monotonic()
-    facts = inspect(data, policy)
+    examined = examine(data, policy)
+    facts = examined.result
     if isinstance(facts, ImageFacts):
         record = render(data, policy)
         (out / str(number)).write_bytes(record)
         result = {"height": facts.height, "width": facts.width, "channels": facts.channels, "keeps": facts.keeps_bytes}
         result["same"] = record == data
+        result["examined"] = (data if examined.image is None else examined.image) == record
     else:
         result = {"code": facts.code.value, "detail": facts.detail}
     results[path] = {"number": number, "seconds": time.monotonic() - start, **result}
@@ -182,6 +189,8 @@ def test_every_accepted_odd_file_decodes_in_tensorflow_to_the_same_picture(odd):
         if pixels.shape != (result["height"], result["width"], result["channels"]):
             problems.append(f"{name}: {pixels.shape} is not what the facts say: {result}")
             continue
+        if not result["examined"]:
+            problems.append(f"{name}: inspection encodes another image than rendering")
         if result["keeps"] != result["same"]:
             problems.append(f"{name}: keeps_bytes is {result['keeps']}, but the record says otherwise")
         expected = tensorflow_rendering(path, pathlib.Path(path).read_bytes())
@@ -448,6 +457,48 @@ def test_equal_pixels_have_equal_digests_whatever_the_format():
     assert len({f.pixel_sha256 for f in facts}) == 1
     assert len({f.sha256 for f in facts}) == len(files)
     assert {f.perceptual_hash for f in facts} == {facts[0].perceptual_hash}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"subsampling": 0},
+        {"subsampling": 1, "progressive": True},
+        {"subsampling": 2, "optimize": True, "quality": 20},
+        {"restart_marker_blocks": 3, "quality": 100},
+    ],
+)
+@pytest.mark.parametrize(("height", "width"), [(61, 83), (1, 9), (300, 217)])
+def test_plain_jpegs_have_the_pixels_that_pillow_reads(mode, options, height, width):
+    data = save(photo(height, width, mode=mode), "JPEG", **options)
+    with Image.open(io.BytesIO(data)) as reference:
+        pixels = turbo.decode_plain(data, grey=mode == "L")
+        assert np.array_equal(pixels, np.asarray(reference))
+
+
+def test_what_the_fast_decoder_takes_pillow_reads_as_well():
+    """Damaged files: either it declines, or the file has the same pixels for both."""
+    generator = random.Random(0)
+    whole = [save(photo(90, 120), "JPEG", progressive=progressive) for progressive in (False, True)]
+    outcomes = collections.Counter()
+    for number in range(600):
+        data = bytearray(whole[number % 2])
+        if number % 3:
+            data[generator.randrange(2, len(data))] = generator.randrange(256)
+        else:
+            del data[generator.randrange(2, len(data)) :][: generator.randrange(400)]
+        try:
+            opened = open_image(bytes(data), POLICY)
+        except Refused:
+            continue
+        if not conforms(bytes(data), opened, POLICY):
+            continue
+        pixels = turbo.decode_plain(bytes(data), grey=opened.mode == "L")
+        outcomes[pixels is None] += 1
+        if pixels is not None:
+            assert np.array_equal(pixels, np.asarray(decode(opened, POLICY)[0]))
+    assert min(outcomes[True], outcomes[False]) > 50
 
 
 def test_one_pixel_makes_another_digest():

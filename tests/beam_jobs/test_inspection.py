@@ -5,10 +5,11 @@ import pathlib
 import pytest
 
 from beam_jobs import inspection
-from beam_jobs.images import PixelPolicy
+from beam_jobs.images import PixelPolicy, render
 from beam_jobs.progress import Counter
 from beam_jobs.sources import SourceItem
 from beam_jobs.sources.folder import FolderSource
+from beam_jobs.spool import Spool, content
 from tests.beam_jobs.image_folders import make_folder, save_image
 
 
@@ -21,7 +22,7 @@ class CountingSource(FolderSource):
 
 
 def inspect_all(folder: pathlib.Path, cache: pathlib.Path, tmp_path: pathlib.Path, policy: PixelPolicy | None = None):
-    """Lists and inspects everything; returns (rows, rejects, URIs read)."""
+    """Lists and inspects everything; returns (rows without the images stored for the writer, rejects, URIs read)."""
     source = CountingSource(str(folder), {})
     listing = inspection.write_listing(source, str(tmp_path / "listing"))
     counters = tmp_path / "progress"
@@ -37,8 +38,9 @@ def inspect_all(folder: pathlib.Path, cache: pathlib.Path, tmp_path: pathlib.Pat
             policy=policy,
             cache_file=str(directory / bucket),
             progress=Counter(str(counters), "inspecting"),
+            store=Spool(str(counters)).store,
         )
-        rows += found[0]
+        rows += [row._replace(image=None) for row in found[0]]
         rejects += found[1]
     return rows, rejects, sorted(source.options.get("read", []))
 
@@ -52,6 +54,24 @@ def test_the_second_time_nothing_is_decoded_and_the_result_is_the_same(tmp_path)
     assert len(first[2]) == 13
     again = inspect_all(tmp_path / "in", tmp_path / "cache", tmp_path)
     assert again == (first[0], first[1], [])
+
+
+def test_images_encoded_anew_wait_in_the_spool_and_others_do_not(tmp_path):
+    make_folder(tmp_path / "in", images=4)
+    (tmp_path / "spool").mkdir()
+    source = FolderSource(str(tmp_path / "in"))
+    rows, _ = inspection.inspect_items(
+        source.items(),
+        source,
+        policy=PixelPolicy(),
+        cache_file=str(tmp_path / "cache"),
+        progress=Counter(str(tmp_path / "spool"), "inspecting"),
+        store=Spool(str(tmp_path / "spool")).store,
+    )
+    assert [row.image is None for row in rows] == [row.uri.endswith(".jpg") for row in rows]
+    for row in rows:
+        if row.image:
+            assert content(row.image) == render(source.read(row.item()), PixelPolicy())
 
 
 def test_only_what_is_new_or_changed_is_read(tmp_path):

@@ -118,7 +118,7 @@ def test_a_changed_source_is_noticed():
             return b"other bytes"
 
     with pytest.raises(shards.SourceChanged):
-        shards.make_record(row(1), Source(), policy=PixelPolicy(), label=0, encoded=lambda _: None)
+        shards.make_record(row(1), Source(), policy=PixelPolicy(), label=0, previous=None)
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, 1), (4, 4), (2, 8), (8, 2)])
