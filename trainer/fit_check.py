@@ -29,7 +29,9 @@ from trainer.checkpoint import write_atomically
 from trainer.config import Recipe
 from trainer.overrides import to_dict
 from trainer.request import Request
-from trainer.run import resolve, set_up_devices
+from trainer.run import resolve, set_precision
+from trainer.settings import fit_batch
+from trainer.strategy import make_strategy
 from trainer.sweep import HIGHEST, RangeTest, Sweep, Trial, unregularised
 
 FLAGS = flags.FLAGS
@@ -163,7 +165,9 @@ def main(arguments: list[str]) -> int | None:
     index = find_phase(full, FLAGS.phase)
     recipe = unregularised(full, index)
     (phase,) = recipe.phases
-    strategy = set_up_devices(recipe, FLAGS.tpu)
+    strategy = make_strategy(FLAGS.tpu, kind=FLAGS.strategy)
+    recipe = fit_batch(recipe, replicas=strategy.num_replicas_in_sync)
+    set_precision(recipe, strategy)
     sweep = Sweep(recipe, data, strategy, sample=FLAGS.sample, epochs=FLAGS.epochs, seed=FLAGS.seed)
     images, most_frequent = len(sweep.labels), float(np.bincount(sweep.labels).max() / len(sweep.labels))
     fits_at = fitting_accuracy(most_frequent)
@@ -213,6 +217,7 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string("set", [], "Overrides a value of the recipe, as for trainer.main (repeatable).")
     flags.DEFINE_integer("seed", 0, "Seeds the sample, its order and the first weights.", lower_bound=0)
     flags.DEFINE_string("tpu", "", "As for trainer.main.")
+    flags.DEFINE_enum("strategy", "auto", ["auto", "tpu", "mirrored", "cpu"], "As for trainer.main; on one machine.")
     flags.DEFINE_string("phase", None, "Which phase of the recipe to try; default: the last.")
     flags.DEFINE_integer("sample", 256, "Number of training images to fit.", lower_bound=2)
     flags.DEFINE_integer(

@@ -24,6 +24,13 @@ flags.DEFINE_string("weights", None, "imagenet, none, or the path of a weights f
 flags.DEFINE_multi_string("set", [], "Overrides a value of the recipe: --set=phases.1.lr_max=0.01 (repeatable).")
 flags.DEFINE_integer("seed", 0, "Seeds data order, augmentation, dropout and the head's first weights.", lower_bound=0)
 flags.DEFINE_string("tpu", "", "local (TPU VM, Colab), a Cloud TPU's name or grpc://host:port. Empty: GPUs, else CPU.")
+flags.DEFINE_enum(
+    "strategy",
+    "auto",
+    ["auto", "tpu", "mirrored", "multiworker", "cpu"],
+    "What trains: mirrored: all GPUs of this machine; multiworker: those of all machines in TF_CONFIG; auto: TPU with "
+    "--tpu, several machines with TF_CONFIG, else all GPUs, else the CPU.",
+)
 flags.DEFINE_bool("skip_bad_records", False, "Train without damaged records, which are counted and logged.")
 flags.DEFINE_bool("profile", False, "Write a TensorBoard profile of a few steps of every phase.")
 
@@ -47,7 +54,7 @@ def main(arguments: list[str]) -> int | None:
 
     from trainer.run import train_and_evaluate  # takes seconds: what comes before should not
 
-    return train_and_evaluate(request, data, workdir, tpu=FLAGS.tpu, profile=FLAGS.profile)
+    return train_and_evaluate(request, data, workdir, strategy=FLAGS.strategy, tpu=FLAGS.tpu, profile=FLAGS.profile)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,12 @@ _COLUMNS = ("step", "epoch", "phase", "split", "loss", "accuracy", "learning_rat
 class MetricsLog:
     """Rows with nothing in them that depends on the clock, so that a resumed run writes the same file."""
 
-    def __init__(self, run: epath.Path) -> None:
-        self._run = run
+    def __init__(self, run: epath.Path, *, writes: bool = True) -> None:
+        """`writes`: False keeps the rows in memory only, for a worker that is not the chief."""
+        self._run, self._writes = run, writes
         self._file = run / "metrics.jsonl"
         self.rows: list[dict[str, Any]] = []
-        self._events = tf.summary.create_file_writer(str(run / "events"))
+        self._events = tf.summary.create_file_writer(str(run / "events")) if writes else tf.summary.create_noop_writer()
 
     def rewind(self, rows: int) -> None:
         """Keeps the first `rows` rows that an earlier attempt wrote: what came after the checkpoint is done again."""
@@ -32,6 +33,8 @@ class MetricsLog:
     def add(self, **row: Any) -> None:
         """Adds a row of `_COLUMNS` and writes the files."""
         self.rows.append(row)
+        if not self._writes:
+            return
         write_atomically(self._file, "".join(json.dumps(r) + "\n" for r in self.rows))
         table = io.StringIO()
         writer = csv.DictWriter(table, _COLUMNS, restval="", lineterminator="\n")

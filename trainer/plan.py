@@ -39,6 +39,22 @@ class Position:
     rows: int = 0
     best: dict[str, Any] | None = None
 
+    def select(self, where: dict[str, Any], *, accuracy: float, loss: float) -> bool:
+        """Notes `best` if weights of this validation accuracy are to be kept; `where` has their step and epoch."""
+        best = self.best
+        # Of equals the later one: it has seen more and is further down the cool-down.
+        if best and accuracy < best["validation_accuracy"]:
+            return False
+        self.best = {
+            **where,
+            "validation_accuracy": accuracy,
+            "validation_loss": loss,
+            "improved_epoch": best["improved_epoch"]
+            if best and accuracy == best["validation_accuracy"]
+            else where["epoch"],
+        }
+        return True
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,40 +16,73 @@ from absl import logging
 from etils import epath
 
 from pipeline import dataset, verify
-from pipeline.cli import DataError, ExitCode, UsageError
+from pipeline.cli import DataError, ExitCode
 from pipeline.manifest import DatasetVersion
 from trainer import config, export, overrides, provenance, report
-from trainer.checkpoint import build_from_recipe, load_best, read_config, write_atomically
+from trainer.checkpoint import build_from_recipe, load_best, write_atomically
+from trainer.cluster import Workers, read_cluster
 from trainer.config import DataFacts, Recipe
 from trainer.evaluate import Metrics, compute_metrics, prediction_row, write_predictions
 from trainer.loop import Trainer
-from trainer.models import backbone_info
+from trainer.models import Classifier, backbone_info
 from trainer.plan import TEST, TRAIN, VALIDATION, Plan, Position
 from trainer.request import Request
+from trainer.settings import fit_batch, refuse_another_run, settings
 from trainer.strategy import describe, is_tpu, make_strategy
 
 
 def train_and_evaluate(
-    request: Request, data: DatasetVersion, directory: epath.Path, *, tpu: str, profile: bool
+    request: Request, data: DatasetVersion, directory: epath.Path, *, strategy: str, tpu: str, profile: bool
 ) -> ExitCode:
     """Runs, or goes on with, the training run in `directory`.
+
+    Args:
+      request: what to train.
+      data: the dataset that it names.
+      directory: of the run.
+      strategy: one of `strategy.KINDS`.
+      tpu: see `make_strategy`.
+      profile: whether to write a TensorBoard profile.
 
     Raises:
       UsageError: a wrong value, or `directory` holds a run with another configuration or dataset.
       DataError: the dataset cannot be trained on.
-      TryAgainError: stopped by SIGTERM or Ctrl-C; the state is saved.
+      TryAgainError: stopped by SIGTERM or Ctrl-C, the state is saved; or another worker is gone.
     """
-    if request.skip_bad_records:
-        data, _ = verify.without_bad_records(data, directory / "good_records")
-    recipe = resolve(request, data)
-    settings = _settings(request, data, recipe)
-    _refuse_another_run(directory, settings)
+    resolve(request, data)  # refuses what is wrong before anything waits for devices or other workers
+    devices = make_strategy(tpu, kind=strategy, cluster=read_cluster(os.environ))
+    workers = Workers(devices)
+    with workers.or_try_again():
+        _train_and_evaluate(request, data, directory, devices, workers, profile=profile)
+        workers.wait()  # whoever leaves earlier looks like a crash to the others
+    return ExitCode.DONE
+
+
+def _train_and_evaluate(
+    request: Request,
+    data: DatasetVersion,
+    directory: epath.Path,
+    strategy: tf.distribute.Strategy,
+    workers: Workers,
+    *,
+    profile: bool,
+) -> None:
     started = provenance.now()
-    strategy = set_up_devices(recipe, tpu)
+    if request.skip_bad_records:
+        own = "good_records" if workers.is_chief else f"good_records-{os.getpid()}"
+        data, _ = verify.without_bad_records(data, directory / own)
+    asked = resolve(request, data)
+    recipe = fit_batch(asked, replicas=strategy.num_replicas_in_sync, directory=directory)
+    _check_schedules(recipe, data)
+    content = settings(request, data, recipe, asked_batch_size=asked.batch_size)
+    workers.require_same(content, what="flags and dataset")
+    refuse_another_run(directory, content)
+    set_precision(recipe, strategy)
     with strategy.scope():
         classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=request.seed)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(directory / "config.json", json.dumps(settings, indent=2) + "\n")
+    if workers.is_chief:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(directory / "config.json", json.dumps(content, indent=2) + "\n")
 
     stop = _StopOnSignal()
     plan = Plan(
@@ -65,8 +99,28 @@ def train_and_evaluate(
         for split in data.manifest.splits:
             stack.enter_context(verify.named_errors(data, split))
         position = trainer.train()
+        workers.wait()  # for the weights that the chief has written
         load_best(directory / "checkpoints", classifier)
-        results = _score(trainer, data, directory)
+        scores = _score(trainer, data)
+    if workers.is_chief:
+        origin = provenance.collect(data, seed=request.seed, started=started)
+        _write_results(plan, classifier, trainer.rows, position, scores, origin)
+        request.mark_done(directory, data)
+
+
+def _write_results(
+    plan: Plan,
+    classifier: Classifier,
+    rows: Sequence[dict[str, Any]],
+    position: Position,
+    scores: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    origin: dict[str, Any],
+) -> None:
+    """Everything that a finished run holds besides its weights and metrics; prints the result."""
+    data, directory, recipe = plan.data, plan.run, plan.recipe
+    results = {split: compute_metrics(*score) for split, score in scores.items()}
+    for split, score in scores.items():
+        write_predictions(directory / f"predictions-{split}.jsonl", _prediction_rows(data, split, *score))
     export.export_classifier(
         classifier,
         labels=list(data.manifest.labels),
@@ -75,29 +129,19 @@ def train_and_evaluate(
         preprocess=backbone_info(recipe.backbone).preprocess,
         directory=directory / "export",
     )
-    origin = provenance.collect(data, seed=request.seed, started=started)
     write_atomically(directory / "provenance.json", json.dumps(origin, indent=2) + "\n")
-    result = _result(plan, position, trainer.rows, results)
+    result = _result(plan, position, rows, results)
     write_atomically(directory / "result.json", json.dumps(result, indent=2) + "\n")
     report.write_report(directory, data)
-    request.mark_done(directory, data)
     for split, metrics in results.items():
         print(f"{split}: accuracy {metrics.accuracy:.4f}, loss {metrics.loss:.4f}, {metrics.examples} images")
     print(result["diagnosis"])
     print(f"report: {directory / 'report.html'}  exported model: {directory / 'export'}")
-    return ExitCode.DONE
 
 
-def _score(trainer: Trainer, data: DatasetVersion, directory: epath.Path) -> dict[str, Metrics]:
-    """Evaluates on validation and test, as far as there are such splits, and writes the predictions."""
-    results = {}
-    for split in (VALIDATION, TEST):
-        if split in data.manifest.splits:
-            probabilities, labels = trainer.predict(split)
-            results[split] = compute_metrics(probabilities, labels)
-            rows = _prediction_rows(data, split, probabilities, labels)
-            write_predictions(directory / f"predictions-{split}.jsonl", rows)
-    return results
+def _score(trainer: Trainer, data: DatasetVersion) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Probabilities and labels of validation and test, as far as there are such splits."""
+    return {split: trainer.predict(split) for split in (VALIDATION, TEST) if split in data.manifest.splits}
 
 
 def resolve(request: Request, data: DatasetVersion) -> Recipe:
@@ -120,32 +164,21 @@ def resolve(request: Request, data: DatasetVersion) -> Recipe:
     recipe = config.load_recipe(request.recipe, facts, backbone=request.backbone)
     weights = [f"weights={request.weights}"] if request.weights else []
     recipe = overrides.override(recipe, [*weights, *request.settings])
-    for phase in recipe.phases:
-        phase.learning_rates(steps_per_epoch=-(-facts.num_train // recipe.batch_size))  # refuses what does not fit
+    _check_schedules(recipe, data)
     return recipe
 
 
-def set_up_devices(recipe: Recipe, tpu: str) -> tf.distribute.Strategy:
-    """The strategy to build the model under; sets Keras' precision.
+def _check_schedules(recipe: Recipe, data: DatasetVersion) -> None:
+    """UsageError if a phase's schedule does not fit into its steps."""
+    for phase in recipe.phases:
+        phase.learning_rates(steps_per_epoch=-(-data.manifest.num_examples(TRAIN) // recipe.batch_size))
 
-    Args:
-      recipe: what will be trained.
-      tpu: see `make_strategy`.
 
-    Raises:
-      UsageError: no TPU answers, or the batch cannot be split over the devices.
-    """
-    strategy = make_strategy(tpu)
-    pieces = strategy.num_replicas_in_sync * recipe.accumulate
-    if recipe.batch_size % pieces:
-        raise UsageError(
-            f"batch_size={recipe.batch_size} cannot be split into {pieces} equal parts (replicas times accumulate); "
-            f"--set=batch_size={-(-recipe.batch_size // pieces) * pieces} can"
-        )
+def set_precision(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
+    """Sets Keras' precision: the recipe's, which by default is bfloat16 on TPU."""
     low_precision = recipe.precision == "bfloat16" or (recipe.precision == "auto" and is_tpu(strategy))
     keras.config.set_dtype_policy("mixed_bfloat16" if low_precision else "float32")
     logging.info("%s, %s", describe(strategy), "bfloat16" if low_precision else "float32")
-    return strategy
 
 
 def class_weights(recipe: Recipe, data: DatasetVersion) -> np.ndarray:
@@ -154,31 +187,6 @@ def class_weights(recipe: Recipe, data: DatasetVersion) -> np.ndarray:
         return np.ones(data.manifest.num_classes, np.float32)
     counts = np.bincount([record.label for record in data.read(TRAIN)], minlength=data.manifest.num_classes)
     return (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
-
-
-def _settings(request: Request, data: DatasetVersion, recipe: Recipe) -> dict[str, Any]:
-    """What config.json holds: all that decides what the run computes."""
-    return {
-        "data": request.data,
-        "dataset_version": data.manifest.version,
-        "dataset_fingerprint": data.manifest.source_fingerprint,
-        "labels": list(data.manifest.labels),
-        "seed": request.seed,
-        "recipe": overrides.to_dict(recipe),
-    }
-
-
-def _refuse_another_run(directory: epath.Path, settings: dict[str, Any]) -> None:
-    """UsageError, listing what differs, if `directory` holds a run with other settings that has got somewhere."""
-    if not (directory / "checkpoints").exists():
-        return
-    changed = overrides.differences(read_config(directory), settings)
-    if changed:
-        lines = "\n  ".join(changed)
-        raise UsageError(
-            f"--workdir={directory} holds a run with another configuration:\n  {lines}\n"
-            "take another --workdir, or the old configuration to go on with it"
-        )
 
 
 class _StopOnSignal:

@@ -1,0 +1,123 @@
+"""Several processes that train one model together: who they are, what they agree on, and what if one of them dies.
+
+Every worker computes the same: batches are shared out, gradients and evaluation results are exchanged. Only the chief
+writes. `--workdir` must be one folder that all of them read, because they resume from the chief's checkpoints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from pipeline.cli import TryAgainError, UsageError
+
+_EXAMPLE = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
+_JOBS = ("chief", "worker")  # in TensorFlow's order; the first task of all is the chief
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """The workers of a job, this process among them.
+
+    Attributes:
+      addresses: host:port of every worker, the chief first.
+      index: which of them this process is.
+    """
+
+    addresses: tuple[str, ...]
+    index: int
+
+    def __str__(self) -> str:
+        return f"worker {self.index} of {len(self.addresses)} ({', '.join(self.addresses)})"
+
+
+def read_cluster(environment: Mapping[str, str]) -> Cluster | None:
+    """The cluster that TF_CONFIG describes, None where it names no other worker than this one.
+
+    Raises:
+      UsageError: TF_CONFIG is damaged, contradicts itself, or has parameter servers or evaluators.
+    """
+    text = environment.get("TF_CONFIG", "")
+    if not text.strip():
+        return None
+    try:
+        config = json.loads(text)
+        jobs: dict[str, Any] = config.get("cluster", {})
+        task = config.get("task", {})
+        if other := sorted(set(jobs) - set(_JOBS)):
+            raise ValueError(f'job "{other[0]}" has no part in this; give chief and worker only')
+        named = [(job, i) for job in _JOBS for i in range(len(jobs.get(job, [])))]
+        addresses = tuple(address for job in _JOBS for address in jobs.get(job, []))
+        if len(addresses) < 2:
+            return None
+        for address in addresses:
+            if not isinstance(address, str) or not address.rpartition(":")[2].isdigit():
+                raise ValueError(f"address {json.dumps(address)} is not host:port")
+        if len(set(addresses)) < len(addresses):
+            raise ValueError(f"an address comes twice in {', '.join(addresses)}")
+        own = (task.get("type"), task.get("index"))
+        if own not in named:
+            raise ValueError(f"task {json.dumps(task)} is none of the cluster's: {', '.join(map(_name, named))}")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"TF_CONFIG={text[:300]}: {error}; write it like {_EXAMPLE}, or unset it to train on this machine alone"
+        ) from error
+    return Cluster(addresses=addresses, index=named.index(own))
+
+
+def _name(task: tuple[str, int]) -> str:
+    return f"{task[0]} {task[1]}"
+
+
+class Workers:
+    """The processes that run this program together under one strategy, often just this one.
+
+    Attributes:
+      count: how many. A TPU slice has one, however many hosts it has.
+      is_chief: whether this process is the one that writes.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+        self._strategy = strategy
+        self.count = 1
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            self.count = sum(map(len, strategy.cluster_resolver.cluster_spec().as_dict().values()))
+        self.is_chief: bool = strategy.extended.should_checkpoint
+        self._gather = tf.function(lambda values: strategy.gather(values, axis=0))
+
+    def gather(self, value: int) -> list[int]:
+        """Every replica's worker's `value`, the same list for all workers. All must call it: it waits for the last."""
+        if self.count == 1:
+            return [value]
+        own = self._strategy.experimental_distribute_values_from_function(lambda _: tf.constant([value], tf.int64))
+        return self._gather(own).numpy().tolist()
+
+    def wait(self) -> None:
+        """Waits until all workers have come here."""
+        self.gather(0)
+
+    def require_same(self, value: Any, *, what: str) -> None:
+        """Waits for all workers; UsageError on all of them if `value` (any JSON value) is not the same everywhere."""
+        if len(set(self.gather(zlib.crc32(json.dumps(value, sort_keys=True).encode())))) > 1:
+            raise UsageError(
+                f"{what} must be the same for all workers of TF_CONFIG; compare their logs (here: {value})"
+            )
+
+    @contextlib.contextmanager
+    def or_try_again(self) -> Iterator[None]:
+        """Turns what TensorFlow raises when another worker is gone into a TryAgainError."""
+        try:
+            yield
+        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+            if self.count == 1:
+                raise
+            raise TryAgainError(
+                f"another worker is gone, its own log says why ({type(error).__name__}); start the same command again "
+                "on all workers to go on from the newest checkpoint"
+            ) from error
