@@ -1,12 +1,15 @@
-"""Is fine-tuning worth it? `--recipe=photos` against a linear probe on the same splits of real photos.
+"""Is fine-tuning worth it? A recipe against a linear probe on the same splits of real images.
 
-    python -m benchmarks.finetune_vs_probe --data_dir=SHARED_DATA --output=finetune_vs_probe.json
+    python -m benchmarks.finetune_vs_probe --photos=FLOWERS --output=flowers.json
+    python -m benchmarks.finetune_vs_probe --data=CIFAR10 --recipe=cifar10_efficientnet --set=resize_to=64
 
-For every seed, the flowers (5 classes, 800 photos) are split anew, 70 % train, 10 % validation, 20 % test, and
+For every seed, `--photos` (a folder of one folder a class) is split anew, 70 % train, 10 % validation, 20 % test, or
+`--data`, a built dataset, is taken as it is; and
  * the trainer fine-tunes EfficientNet-Lite0 with that seed: the train split for the gradient, validation for choosing
    the checkpoint, test once at the end;
  * scikit-learn's LogisticRegression (its defaults; regularised, so nothing is left to select) is fitted on the frozen
-   backbone's features, 224×224, average-pooled, un-augmented; twice: on the train split, and on train + validation.
+   backbone's features, average-pooled, un-augmented, from images of the recipe's size; twice: on the train split, and
+   on train + validation.
 The second probe is the one to beat: it has seen every image that fine-tuning has.
 """
 
@@ -22,18 +25,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
 
 from pipeline.cli import CommandError, UsageError, run_command
 from pipeline.manifest import DatasetVersion, open_dataset
+from trainer.request import Request
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that holds flowers/, one folder a class.", required=True)
+if TYPE_CHECKING:
+    from trainer.config import Recipe
+
+_PHOTOS = flags.DEFINE_string("photos", None, "Folder that holds one folder of photos a class.")
+_DATA = flags.DEFINE_string("data", None, "Instead of --photos: a dataset with train, validation and test.")
+_RECIPE = flags.DEFINE_string("recipe", "photos", "What to fine-tune with.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of split and training.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where datasets and runs go; a run found there is not repeated.")
 _OUTPUT = flags.DEFINE_string("output", "finetune_vs_probe.json", "Where the figures go.")
-_SET = flags.DEFINE_multi_string("set", [], "Overrides of the recipe, handed on to the trainer (for a smoke test).")
+_SET = flags.DEFINE_multi_string("set", [], "Overrides of the recipe, as of the trainer.")
 
 BACKBONE = "efficientnet_lite0"
 SPLITS = "train:0.7,validation:0.1,test:0.2"
@@ -63,58 +73,59 @@ def run_module(module: str, *arguments: str) -> float:
     return time.monotonic() - started
 
 
-def features(data: DatasetVersion, split: str) -> tuple[np.ndarray, np.ndarray]:
+def features(data: DatasetVersion, split: str, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
     """Pooled features (float32 [N, 1280]) of the frozen backbone and labels (int [N])."""
-    from pipeline.dataset import eval_dataset
-    from trainer.models import HeadConfig, backbone_info, build_classifier
+    import tensorflow as tf
 
-    info = backbone_info(BACKBONE)
-    side = info.image_size
-    backbone = build_classifier(
-        backbone=BACKBONE,
-        weights="imagenet",
-        num_classes=data.manifest.num_classes,
-        height=side,
-        width=side,
-        resize_to=None,
-        head=HeadConfig(pooling="avg"),
-        seed=0,
-    ).backbone
+    from pipeline.dataset import eval_dataset
+    from trainer.checkpoint import build_from_recipe
+    from trainer.models import backbone_info
+
+    backbone = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=0).backbone
+    size = {"height": recipe.image_size, "width": recipe.image_size}
+    preprocess = backbone_info(recipe.backbone).preprocess
     rows, labels = [], []
-    for batch in eval_dataset(data, split, height=side, width=side, preprocess=info.preprocess, global_batch_size=32):
+    for batch in eval_dataset(data, split, **size, preprocess=preprocess, global_batch_size=32):
         real = batch["weight"].numpy() > 0
-        rows.append(backbone(batch["image"], training=False).numpy()[real])
+        maps = backbone(batch["image"], training=False)
+        rows.append((maps if maps.shape.rank == 2 else tf.reduce_mean(maps, axis=[1, 2])).numpy()[real])
         labels.append(batch["label"].numpy()[real])
     return np.concatenate(rows), np.concatenate(labels)
 
 
-def probes(data: DatasetVersion) -> tuple[float, float]:
+def probes(data: DatasetVersion, recipe: Recipe) -> tuple[float, float]:
     """Test accuracy of the linear probe on train, and on train + validation."""
     from sklearn.linear_model import LogisticRegression
 
-    (x, y), (x_more, y_more), (x_test, y_test) = (features(data, split) for split in ("train", "validation", "test"))
+    splits = (features(data, split, recipe) for split in ("train", "validation", "test"))
+    (x, y), (x_more, y_more), (x_test, y_test) = splits
     on_train = LogisticRegression(max_iter=5000).fit(x, y)
     on_both = LogisticRegression(max_iter=5000).fit(np.concatenate([x, x_more]), np.concatenate([y, y_more]))
     return float(on_train.score(x_test, y_test)), float(on_both.score(x_test, y_test))
 
 
-def measure(seed: int, photos: pathlib.Path, work: pathlib.Path) -> Row:
+def measure(seed: int, work: pathlib.Path) -> Row:
     """Builds, probes and fine-tunes for one seed."""
-    data_root, run = work / f"data-{seed}", work / f"run-{seed}"
-    run_module(
-        "beam_jobs.build_tfrecords",
-        "--source=folder",
-        f"--input={photos}",
-        f"--output={data_root}",
-        f"--splits={SPLITS}",
-        f"--seed={seed}",
-    )
+    from trainer.run import resolve
+
+    run = work / f"run-{seed}"
+    data_root = _DATA.value or str(work / f"data-{seed}")
+    if _PHOTOS.value:
+        run_module(
+            "beam_jobs.build_tfrecords",
+            "--source=folder",
+            f"--input={_PHOTOS.value}",
+            f"--output={data_root}",
+            f"--splits={SPLITS}",
+            f"--seed={seed}",
+        )
     data = open_dataset(data_root)
     minutes_file = work / f"minutes-{seed}.txt"
     seconds = run_module(
         "trainer.main",
         f"--data={data_root}",
-        "--recipe=photos",
+        f"--recipe={_RECIPE.value}",
+        f"--backbone={BACKBONE}",
         f"--workdir={run}",
         f"--seed={seed}",
         *(f"--set={assignment}" for assignment in _SET.value),
@@ -122,7 +133,10 @@ def measure(seed: int, photos: pathlib.Path, work: pathlib.Path) -> Row:
     if not minutes_file.exists():  # a finished run that is found again takes no time: keep the first one's
         minutes_file.write_text(f"{seconds / 60}")
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    probe_train, probe_both = probes(data)
+    request = Request(
+        data=data_root, recipe=_RECIPE.value, backbone=BACKBONE, weights=None, settings=tuple(_SET.value), seed=seed
+    )
+    probe_train, probe_both = probes(data, resolve(request, data))
     return Row(
         seed=seed,
         train=data.manifest.num_examples("train"),
@@ -160,14 +174,15 @@ def table(rows: list[Row]) -> str:
 
 def main(arguments: list[str]) -> None:
     """Measures every seed, prints the table, writes the JSON."""
-    photos = pathlib.Path(_DATA_DIR.value) / "flowers"
-    if not photos.is_dir():
-        raise UsageError(f"--data_dir={_DATA_DIR.value}: no flowers/ in it")
+    if bool(_PHOTOS.value) == bool(_DATA.value):
+        raise UsageError("give either --photos=FOLDER or --data=DATASET")
+    if _PHOTOS.value and not pathlib.Path(_PHOTOS.value).is_dir():
+        raise UsageError(f"--photos={_PHOTOS.value}: no such folder")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with tempfile.TemporaryDirectory(prefix="finetune_vs_probe-") as temporary:
         work = pathlib.Path(_WORKDIR.value or temporary)
         work.mkdir(parents=True, exist_ok=True)
-        rows = [measure(int(seed), photos, work) for seed in _SEEDS.value]
+        rows = [measure(int(seed), work) for seed in _SEEDS.value]
     print(table(rows))
     figures = {
         "command": ["python", "-m", "benchmarks.finetune_vs_probe", *sys.argv[1:]],
