@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import math
+from collections.abc import Sequence
 
 import google_crc32c
 import numpy as np
@@ -19,8 +19,9 @@ from beam_jobs import perceptual, turbo
 from beam_jobs.decoding import conforms, decode, open_image
 from beam_jobs.policy import PixelPolicy, Refused, Reject, RejectCode
 
-__all__ = ["Examined", "ImageFacts", "PixelPolicy", "Reject", "RejectCode", "examine", "inspect", "render"]
+__all__ = ["ImageFacts", "Look", "PixelPolicy", "Reject", "RejectCode", "inspect", "look", "make_facts", "render"]
 
+_POINTS = 2 * perceptual.SIDE
 # A larger colour profile (scanners' and printers' tables) or the usual sRGB one is not worth its bytes in every record.
 _MAX_PROFILE_BYTES = 1024
 
@@ -55,50 +56,46 @@ class ImageFacts:
     sharpness: float
 
 
-def _luma(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [SIDE, SIDE]: the mean luma of four points in each cell. Points, where there are enough: averages over all
-    pixels would cost as much as the rest of the inspection, and low frequencies average over all points anyway."""
-    points = 2 * perceptual.SIDE
-    if min(pixels.shape[:2]) < points:
-        sample = Image.fromarray(pixels).resize((points, points), Image.Resampling.BILINEAR)
-    else:
-        rows, columns = ((2 * np.arange(points) + 1) * side // (2 * points) for side in pixels.shape[:2])
-        sample = Image.fromarray(pixels[rows].take(columns, axis=1))
-    return np.asarray(sample.convert("L").reduce(2))
-
-
-def _pixel_digest(pixels: np.ndarray, luma: np.ndarray) -> str:
-    """sha256 over the mode, the size, 4,096 mean lumas and a CRC-32C of all pixels.
-
-    sha256 of all pixels would take a fifth of the time that decoding takes. For this digest to err, images must agree
-    in size and in every mean, that is look alike, and then collide in the CRC, by a chance of 2^-32.
-    """
-    height, width = pixels.shape[:2]
-    crc = google_crc32c.value(np.ascontiguousarray(pixels).reshape(-1))
-    header = f"{'L' if pixels.ndim == 2 else 'RGB'} {width}x{height} {crc:08x} ".encode()
-    return hashlib.sha256(header + luma.tobytes()).hexdigest()
-
-
-def _sharpness(luma: np.ndarray) -> float:
-    wide = luma.astype(np.int16)
-    laplacian = wide[1:-1, 1:-1] * 4 - wide[:-2, 1:-1] - wide[2:, 1:-1] - wide[1:-1, :-2] - wide[1:-1, 2:]
-    return math.sqrt(float(np.square(laplacian, dtype=np.float32).mean())) / 255
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Examined:
-    """What one decoding of an image gives.
+class Look:
+    """What one decoding of an image gives; `make_facts` makes facts of many at a time.
 
     Attributes:
-      result: the image's facts, or why it is refused.
+      sha256, height, width, channels, format, keeps_bytes: see `ImageFacts`.
+      pixels: mode, size and CRC-32C of all pixels, as text.
+      points: uint8 [2 * SIDE, 2 * SIDE, 3], sampled evenly over the upright image.
       image: the record's JPEG, where that is not the source file as it stands; None otherwise.
     """
 
-    result: ImageFacts | Reject
-    image: bytes | None = None
+    sha256: str
+    height: int
+    width: int
+    channels: int
+    format: str
+    keeps_bytes: bool
+    pixels: str
+    points: np.ndarray
+    image: bytes | None
 
 
-def examine(data: bytes, policy: PixelPolicy) -> Examined:
+def _sample(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [_POINTS, _POINTS, 3]. Points, where there are enough: averages over all pixels would cost as much as the
+    rest of the inspection, and low frequencies average over all points anyway."""
+    if min(pixels.shape[:2]) < _POINTS:
+        points = np.asarray(Image.fromarray(pixels).resize((_POINTS, _POINTS), Image.Resampling.BILINEAR))
+    else:
+        rows, columns = ((2 * np.arange(_POINTS) + 1) * side // (2 * _POINTS) for side in pixels.shape[:2])
+        points = pixels[rows].take(columns, axis=1)
+    return points if points.ndim == 3 else np.repeat(points[..., None], 3, axis=2)
+
+
+def _describe(pixels: np.ndarray) -> str:
+    height, width = pixels.shape[:2]
+    crc = google_crc32c.value(np.ascontiguousarray(pixels).reshape(-1))
+    return f"{'L' if pixels.ndim == 2 else 'RGB'} {width}x{height} {crc:08x} "
+
+
+def look(data: bytes, policy: PixelPolicy) -> Look | Reject:
     """Decodes an image fully, once, for all that is wanted of its pixels. Never raises for bad data.
 
     Args:
@@ -112,31 +109,82 @@ def examine(data: bytes, policy: PixelPolicy) -> Examined:
         if keeps_bytes:
             size, pixels = opened.size, turbo.decode_plain(data, grey=opened.mode == "L")
         if size is None or pixels is None:
-            colours = _profile(opened)
+            profile = _profile(opened)
             upright, size = decode(opened, policy)
-            image = None if keeps_bytes else _encode(upright, size, profile=colours, policy=policy)
+            image = None if keeps_bytes else _encode(upright, size, profile=profile, policy=policy)
             pixels = np.asarray(upright)
     except Refused as refused:
-        return Examined(result=refused.reject)
-    luma = _luma(pixels)
-    facts = ImageFacts(
+        return refused.reject
+    return Look(
         sha256=hashlib.sha256(data).hexdigest(),
-        pixel_sha256=_pixel_digest(pixels, luma),
         height=size[1],
         width=size[0],
         channels=1 if pixels.ndim == 2 else 3,
         format=form,
         keeps_bytes=keeps_bytes,
-        perceptual_hash=perceptual.perceptual_hash(luma),
-        brightness=round(float(luma.mean()) / 255, 5),
-        sharpness=round(_sharpness(luma), 5),
+        pixels=_describe(pixels),
+        points=_sample(pixels),
+        image=image,
     )
-    return Examined(result=facts, image=image)
+
+
+def _lumas(looks: Sequence[Look]) -> np.ndarray:
+    """uint8 [n, SIDE, SIDE]: the mean luma of the four points in each cell."""
+    tower = np.concatenate([look.points for look in looks])
+    return np.asarray(Image.fromarray(tower).convert("L").reduce(2)).reshape(-1, perceptual.SIDE, perceptual.SIDE)
+
+
+def _pixel_digest(pixels: str, luma: np.ndarray) -> str:
+    """sha256 over the mode, the size, a CRC-32C of all pixels and 4,096 mean lumas.
+
+    sha256 of all pixels would take a fifth of the time that decoding takes. For this digest to err, images must agree
+    in size and in every mean, that is look alike, and then collide in the CRC, by a chance of 2^-32.
+    """
+    return hashlib.sha256(pixels.encode() + luma.tobytes()).hexdigest()
+
+
+def _sharpness(lumas: np.ndarray) -> np.ndarray:
+    """float64 [n]; see `ImageFacts`."""
+    wide = lumas.astype(np.int32)
+    laplacian = (
+        wide[:, 1:-1, 1:-1] * 4 - wide[:, :-2, 1:-1] - wide[:, 2:, 1:-1] - wide[:, 1:-1, :-2] - wide[:, 1:-1, 2:]
+    )
+    return np.sqrt(np.square(laplacian).mean(axis=(1, 2))) / 255
+
+
+def make_facts(looks: Sequence[Look]) -> list[ImageFacts]:
+    """The facts of several images: together, because most steps' overhead exceeds their work on one image.
+
+    What comes out for an image does not depend on the others.
+    """
+    if not looks:
+        return []
+    lumas = _lumas(looks)
+    hashes = perceptual.perceptual_hashes(lumas)
+    brightness = lumas.mean(axis=(1, 2)) / 255
+    return [
+        ImageFacts(
+            sha256=look.sha256,
+            pixel_sha256=_pixel_digest(look.pixels, luma),
+            height=look.height,
+            width=look.width,
+            channels=look.channels,
+            format=look.format,
+            keeps_bytes=look.keeps_bytes,
+            perceptual_hash=perceptual_hash,
+            brightness=round(light, 5),
+            sharpness=round(sharp, 5),
+        )
+        for look, luma, perceptual_hash, light, sharp in zip(
+            looks, lumas, hashes, brightness.tolist(), _sharpness(lumas).tolist(), strict=True
+        )
+    ]
 
 
 def inspect(data: bytes, policy: PixelPolicy) -> ImageFacts | Reject:
-    """An image's facts, or why it is refused; see `examine`."""
-    return examine(data, policy).result
+    """An image's facts, or why it is refused."""
+    seen = look(data, policy)
+    return seen if isinstance(seen, Reject) else make_facts([seen])[0]
 
 
 def _profile(image: Image.Image) -> bytes | None:

@@ -14,13 +14,13 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import PIL
 
 from beam_jobs import turbo
 from beam_jobs.decoding import FORMATS
-from beam_jobs.images import ImageFacts, PixelPolicy, Reject, RejectCode, examine
+from beam_jobs.images import ImageFacts, Look, PixelPolicy, Reject, RejectCode, look, make_facts
 from beam_jobs.progress import Counter
 from beam_jobs.rows import RejectRow, Row
 from beam_jobs.sources import ReadError, Source, SourceItem
@@ -28,6 +28,8 @@ from beam_jobs.spool import Place
 
 # Part of the cache's key: to be raised when `images.inspect` answers differently for the same bytes.
 INSPECTION_VERSION = 2
+
+_LOOKS = 32  # finished together; about 50 KB each
 
 BUCKETS = tuple(f"{number:02x}" for number in range(256))
 
@@ -183,7 +185,7 @@ def inspected_row(item: SourceItem, size: int, facts: ImageFacts, image: Place |
 
 
 def inspect_items(
-    items: Iterable[SourceItem],
+    items: Sequence[SourceItem],
     source: Source,
     *,
     policy: PixelPolicy,
@@ -206,26 +208,43 @@ def inspect_items(
     """
     known = read_cache(cache_file)
     entries: dict[str, Inspected] = {}
-    rows, rejects = [], []
+    unread: dict[str, RejectRow] = {}  # not cached: reading may work next time although the stamp is the same
+    images: dict[str, Place] = {}
+    looks: list[tuple[SourceItem, int, Look]] = []
+
+    def finish_looks() -> None:
+        for (item, size, _), facts in zip(looks, make_facts([seen for *_, seen in looks]), strict=True):
+            entries[item.uri] = Inspected(stamp=item.stamp, bytes=size, result=facts)
+        looks.clear()
+
     for item in items:
         progress.add()
-        image = None
-        entry = entries.get(item.uri) or known.get(item.uri)
-        if entry is None or entry.stamp != item.stamp:
-            try:
-                data = source.read(item)
-            except ReadError as error:
-                # Not cached: reading may work next time although the stamp is the same.
-                rejects.append(RejectRow.make(item, error.code, error.detail))
-                continue
-            examined = examine(data, policy)
-            entry = Inspected(stamp=item.stamp, bytes=len(data), result=examined.result)
-            image = store(examined.image) if examined.image is not None else None
-        entries[item.uri] = entry
-        if isinstance(entry.result, Reject):
-            rejects.append(RejectRow.make(item, entry.result.code, entry.result.detail))
-        else:
-            rows.append(inspected_row(item, entry.bytes, entry.result, image))
+        entry = known.get(item.uri)
+        if entry is not None and entry.stamp == item.stamp:
+            entries[item.uri] = entry
+            continue
+        try:
+            data = source.read(item)
+        except ReadError as error:
+            unread[item.uri] = RejectRow.make(item, error.code, error.detail)
+            continue
+        seen = look(data, policy)
+        if isinstance(seen, Reject):
+            entries[item.uri] = Inspected(stamp=item.stamp, bytes=len(data), result=seen)
+            continue
+        if seen.image is not None:
+            images[item.uri] = store(seen.image)
+        looks.append((item, len(data), dataclasses.replace(seen, image=None)))
+        if len(looks) == _LOOKS:
+            finish_looks()
+    finish_looks()
+    rows, rejects = [], list(unread.values())
+    for item in items:
+        if entry := entries.get(item.uri):
+            if isinstance(entry.result, Reject):
+                rejects.append(RejectRow.make(item, entry.result.code, entry.result.detail))
+            else:
+                rows.append(inspected_row(item, entry.bytes, entry.result, images.get(item.uri)))
     if entries != known:
         lines = (_to_json(uri, entry) for uri, entry in entries.items())
         write_atomically(cache_file, "".join(f"{line}\n" for line in lines).encode())

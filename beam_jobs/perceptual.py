@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-SIDE = 64  # luma samples a side that `perceptual_hash` wants
+SIDE = 64  # luma samples a side that `perceptual_hashes` wants
 HASH_BYTES = 72
 FREQUENCIES = 12  # per axis
 COEFFICIENTS = FREQUENCIES * FREQUENCIES
@@ -74,25 +74,23 @@ _CUT = _cut_map().astype(np.float32)
 MIRROR = np.tile((-1.0) ** np.arange(FREQUENCIES), FREQUENCIES).astype(np.float32)
 
 
-def perceptual_hash(luma: np.ndarray) -> bytes:
-    """The hash of an image.
+def perceptual_hashes(lumas: np.ndarray) -> list[bytes]:
+    """The hashes of images.
 
     Args:
-      luma: [SIDE, SIDE], 0 to 255, sampled evenly over the whole image whatever its aspect ratio.
+      lumas: uint8 [n, SIDE, SIDE], sampled evenly over the whole image whatever its aspect ratio.
 
     Returns:
-      HASH_BYTES bytes: four bits a coefficient; or b"" where the image is next to uniform and has nothing to go by.
+      HASH_BYTES bytes each, four bits a coefficient; b"" where an image is next to uniform and has nothing to go by.
     """
-    series = _ANALYSIS @ luma.astype(np.float64) @ _ANALYSIS.T
-    contrast = math.sqrt(max(0.0, float(np.square(series).sum()) - float(series[0, 0]) ** 2))
-    if contrast < _MIN_CONTRAST:
-        return b""
-    white = (series * _WHITEN).reshape(-1)
-    size = np.abs(white)
-    scale = _LEVELS_PER_SIGMA**2 / math.sqrt(float(size @ size) / COEFFICIENTS)
-    steps = np.minimum(np.rint(np.sqrt(size * scale)), 7)
+    series = (_ANALYSIS @ lumas.astype(np.float64) @ _ANALYSIS.T).reshape(-1, COEFFICIENTS)
+    contrast = np.sqrt(np.square(series[:, 1:]).sum(axis=1))
+    white = series * _WHITEN.reshape(-1)
+    scale = _LEVELS_PER_SIGMA**2 / np.maximum(np.sqrt(np.square(white).mean(axis=1, keepdims=True)), 1e-9)
+    steps = np.minimum(np.rint(np.sqrt(np.abs(white) * scale)), 7)
     nibbles = (np.copysign(steps, white) + 8).astype(np.uint8)
-    return (nibbles[::2] << 4 | nibbles[1::2]).tobytes()
+    packed = nibbles[:, ::2] << 4 | nibbles[:, 1::2]
+    return [row.tobytes() if enough else b"" for row, enough in zip(packed, contrast >= _MIN_CONTRAST, strict=True)]
 
 
 def levels(hashes: np.ndarray) -> np.ndarray:

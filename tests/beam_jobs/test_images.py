@@ -19,7 +19,7 @@ from PIL import Image
 
 from beam_jobs import turbo
 from beam_jobs.decoding import conforms, decode, open_image
-from beam_jobs.images import ImageFacts, PixelPolicy, Reject, RejectCode, inspect, render
+from beam_jobs.images import ImageFacts, PixelPolicy, Reject, RejectCode, inspect, look, make_facts, render
 from beam_jobs.policy import Refused
 
 POLICY = PixelPolicy(min_side=1)
@@ -27,23 +27,23 @@ POLICY = PixelPolicy(min_side=1)
 # Runs in a process of its own, so that a crash, a hang or a ballooning decoder is seen.
 WORKER = """
 import json, pathlib, sys, time
-from beam_jobs.images import ImageFacts, PixelPolicy, examine, render
+from beam_jobs.images import PixelPolicy, Reject, look, make_facts, render
 out = pathlib.Path(sys.argv[1])
 policy = PixelPolicy(min_side=1)
 results = {}
 for number, path in enumerate(sys.stdin.read().split("\\n")):
     data = pathlib.Path(path).read_bytes()
     start = time.monotonic()
-    examined = examine(data, policy)
-    facts = examined.result
-    if isinstance(facts, ImageFacts):
+    seen = look(data, policy)
+    if not isinstance(seen, Reject):
+        facts = make_facts([seen])[0]
         record = render(data, policy)
         (out / str(number)).write_bytes(record)
         result = {"height": facts.height, "width": facts.width, "channels": facts.channels, "keeps": facts.keeps_bytes}
         result["same"] = record == data
-        result["examined"] = (data if examined.image is None else examined.image) == record
+        result["examined"] = (data if seen.image is None else seen.image) == record
     else:
-        result = {"code": facts.code.value, "detail": facts.detail}
+        result = {"code": seen.code.value, "detail": seen.detail}
     results[path] = {"number": number, "seconds": time.monotonic() - start, **result}
 # Not ru_maxrss, which a process inherits from the one that started it.
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -516,6 +516,16 @@ def test_facts_are_small_picklable_and_repeatable():
     assert pickle.loads(pickle.dumps(facts)) == facts == facts_of(data)
     assert len(pickle.dumps(facts)) < 700
     assert render(data, POLICY) == render(data, POLICY)
+
+
+def test_facts_do_not_depend_on_what_they_are_made_together_with():
+    images = [
+        photo(h, w, mode) for h, w, mode in ((90, 120, "RGB"), (31, 33, "RGB"), (400, 300, "L"), (16, 700, "RGB"))
+    ]
+    looks = [look(save(image), POLICY) for image in (*images, Image.new("RGB", (200, 200), "red"))]
+    assert make_facts(looks) == [make_facts([one])[0] for one in looks]
+    assert make_facts(looks[::-1]) == make_facts(looks)[::-1]
+    assert make_facts([]) == []
 
 
 def test_brightness_and_sharpness_tell_dark_and_blurred_images():

@@ -61,7 +61,7 @@ def test_images_encoded_anew_wait_in_the_spool_and_others_do_not(tmp_path):
     (tmp_path / "spool").mkdir()
     source = FolderSource(str(tmp_path / "in"))
     rows, _ = inspection.inspect_items(
-        source.items(),
+        list(source.items()),
         source,
         policy=PixelPolicy(),
         cache_file=str(tmp_path / "cache"),
