@@ -1,0 +1,122 @@
+"""Which is slower for a recipe on this machine, the input or the training step?
+
+    python -m benchmarks.starvation --data=DATA --recipe=photos [--set=…]
+
+Images/s of the recipe's last phase, three ways, taking turns `--rounds` times in one process:
+ * input only: `pipeline.dataset.train_dataset`, augmented as the recipe says, nothing trained;
+ * step only: the compiled step on one batch that lies ready;
+ * together: the step fed by the input.
+Where "together" is far below "step only", the device starves (the trainer warns of it by itself).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from absl import flags
+
+from pipeline.cli import run_command
+from pipeline.manifest import open_dataset
+
+_DATA = flags.DEFINE_string("data", None, "Dataset to train on.", required=True)
+_RECIPE = flags.DEFINE_string("recipe", "photos", "Recipe to measure.")
+_SET = flags.DEFINE_multi_string("set", [], "Overrides of the recipe, as of the trainer.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each.", lower_bound=1)
+_SECONDS = flags.DEFINE_float("seconds", 10.0, "Length of one measurement.", lower_bound=0.1)
+_OUTPUT = flags.DEFINE_string("output", "starvation.json", "Where the figures go.")
+
+STEPS = 4  # a host call
+
+
+def rates() -> dict[str, list[float]]:
+    """Images/s of every round."""
+    import numpy as np
+    import tensorflow as tf
+    from etils import epath
+
+    from pipeline.dataset import HostSlice
+    from trainer.checkpoint import build_from_recipe
+    from trainer.feed import distribute
+    from trainer.plan import Plan
+    from trainer.request import Request
+    from trainer.run import resolve, set_precision
+    from trainer.step import TrainStep
+    from trainer.strategy import make_strategy
+
+    data = open_dataset(_DATA.value)
+    request = Request(
+        data=_DATA.value, recipe=_RECIPE.value, backbone=None, weights="none", settings=tuple(_SET.value), seed=0
+    )
+    recipe = resolve(request, data)
+    phase = recipe.phases[-1]
+    strategy = make_strategy()
+    set_precision(recipe, strategy)
+    ones = np.ones(data.manifest.num_classes, np.float32)
+    with tempfile.TemporaryDirectory() as folder, strategy.scope():
+        plan = Plan(
+            recipe=recipe, data=data, seed=0, run=epath.Path(folder), class_weights=ones, stop_requested=lambda: False
+        )
+        step = TrainStep(
+            classifier=build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=0),
+            recipe=recipe,
+            phase=phase,
+            rates=phase.learning_rates(steps_per_epoch=plan.steps_per_epoch),
+            class_weights=ones,
+            strategy=strategy,
+            seed=0,
+        )
+
+    def epochs(host: HostSlice) -> tf.data.Dataset:
+        return plan.train_data(epoch=0, skip_batches=0, augment=phase.augment)(host).repeat()
+
+    ready = next(iter(epochs(HostSlice())))
+    alone = iter(epochs(HostSlice()))
+    batches: dict[str, Iterator[Any]] = {
+        "step only": iter(distribute(strategy, lambda host: tf.data.Dataset.from_tensors(ready).repeat())),
+        "together": iter(distribute(strategy, epochs)),
+    }
+
+    def advance(name: str) -> None:
+        if name == "input only":
+            for _ in range(STEPS):
+                next(alone)
+        else:
+            step(batches[name], first_step=0, steps=STEPS)
+
+    measured: dict[str, list[float]] = {"input only": [], "step only": [], "together": []}
+    for name in measured:
+        advance(name)  # compiles, fills buffers
+    for _ in range(_ROUNDS.value):
+        for name, found in measured.items():
+            advance(name)
+            start, images = time.perf_counter(), 0
+            while time.perf_counter() - start < _SECONDS.value:
+                advance(name)
+                images += STEPS * recipe.batch_size
+            found.append(images / (time.perf_counter() - start))
+            print(f"{name:12s} {found[-1]:8.1f} images/s", flush=True)
+    return measured
+
+
+def main(arguments: list[str]) -> None:
+    del arguments
+    measured = rates()
+    medians = {name: statistics.median(found) for name, found in measured.items()}
+    print(f"\nmedians of {_ROUNDS.value}: " + ", ".join(f"{name} {rate:.1f}" for name, rate in medians.items()))
+    print(f"the input could feed {medians['input only'] / medians['step only']:.2f} × what the step takes")
+    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    figures = {"command": sys.argv, "machine": machine, "images_per_second": measured, "medians": medians}
+    pathlib.Path(_OUTPUT.value).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_command(main)
