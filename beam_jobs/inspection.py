@@ -29,7 +29,7 @@ from beam_jobs.spool import Place
 # Part of the cache's key: to be raised when `images.inspect` answers differently for the same bytes.
 INSPECTION_VERSION = 2
 
-_LOOKS = 32  # finished together; about 50 KB each
+_LOOKS = 16  # finished together: so few stay in the cache of the processor
 
 BUCKETS = tuple(f"{number:02x}" for number in range(256))
 
