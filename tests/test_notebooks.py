@@ -1,0 +1,57 @@
+"""The notebooks, executed from the first cell to the last."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+NOTEBOOK = ROOT / "notebooks" / "photos_to_classifier.ipynb"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Digits 0, 1 and 2, 60 of each, as a folder of one folder a class."""
+    digits = load_digits()
+    for label in range(3):
+        folder = tmp_path / "photos" / f"digit {label}"
+        folder.mkdir(parents=True)
+        for number, image in enumerate(digits.images[digits.target == label][:60]):
+            pixels = Image.fromarray((image * 15.9).astype(np.uint8))
+            pixels.resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=95)
+    return tmp_path / "photos"
+
+
+@pytest.mark.slow
+def test_from_photos_to_predictions(photos, tmp_path):
+    papermill = pytest.importorskip("papermill", reason="needs the extra [notebook]")
+    pytest.importorskip("ipykernel", reason="needs the extra [notebook]")
+    settings = {
+        "PHOTOS": str(photos),
+        "WORK": str(tmp_path / "work"),
+        "RECIPE": "quick",
+        "SETTINGS": "--set=phases.1.duration=1ep --set=phases.1.warmup=0st --set=phases.1.flat=0st",
+        "INSTALL": False,
+    }
+    executed = papermill.execute_notebook(
+        NOTEBOOK,
+        tmp_path / "executed.ipynb",
+        parameters=settings,
+        kernel_name="python3",
+        cwd=ROOT,
+    )
+    outputs = json.dumps(executed)
+    assert "image/png" in outputs, "the preview is shown"
+    result = json.loads((tmp_path / "work" / "run-quick" / "result.json").read_text())
+    accuracy = result["splits"]["test"]["accuracy"]
+    assert f"test: accuracy {accuracy:.4f}" in outputs
+    assert accuracy > 0.5  # of three classes; the recipe is cut short here
+    assert "file,label,probability" in outputs
+
+
+def test_it_is_committed_without_outputs():
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
