@@ -17,7 +17,7 @@ from PIL import features
 
 from beam_jobs import downloads, publish
 from beam_jobs.card import dataset_card, tfds_metadata
-from beam_jobs.images import PixelPolicy
+from beam_jobs.images import SHRINKING, PixelPolicy
 from beam_jobs.inspection import Listing, cache_key, write_atomically, write_listing
 from beam_jobs.previous import PreviousVersion
 from beam_jobs.report import dataset_report
@@ -82,7 +82,8 @@ class BuildConfig:
     def encoding(self) -> dict[str, Any]:
         """The settings that decide the bytes of an encoded image; another JPEG encoder is another setting."""
         policy = {f"policy.{key}": value for key, value in dataclasses.asdict(self.policy).items()}
-        return {**policy, "encoder": f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"}
+        shrinking = f", {SHRINKING.name.lower()}" if self.policy.max_side else ""
+        return {**policy, "encoder": f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}{shrinking}"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,8 @@ from beam_jobs.policy import PixelPolicy, Refused, Reject, RejectCode
 
 __all__ = ["ImageFacts", "Look", "PixelPolicy", "Reject", "RejectCode", "inspect", "look", "make_facts", "render"]
 
+# Antialiased, in less than half of LANCZOS's time; on photos shrunk by two 37 dB from it, where averaging areas is 32 dB.
+SHRINKING = Image.Resampling.HAMMING
 _POINTS = 2 * perceptual.SIDE
 _LUMA_WEIGHTS = tuple(np.uint32(weight) for weight in (19595, 38470, 7471))  # ITU-R BT.601, in 2^-16
 # A larger colour profile (scanners' and printers' tables) or the usual sRGB one is not worth its bytes in every record.
@@ -206,7 +208,7 @@ def _profile(image: Image.Image) -> bytes | None:
 def _encode(pixels: Image.Image, size: tuple[int, int], *, profile: bytes | None, policy: PixelPolicy) -> bytes:
     """Upright pixels → the record's JPEG of this (width, height)."""
     if pixels.size != size:
-        pixels = pixels.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+        pixels = pixels.resize(size, SHRINKING, reducing_gap=3.0)
     out = io.BytesIO()
     pixels.info = {}  # Pillow would write comments and metadata that it finds there
     pixels.save(out, "JPEG", quality=policy.jpeg_quality, subsampling=policy.subsampling, icc_profile=profile)
