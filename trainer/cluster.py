@@ -106,7 +106,7 @@ class Workers:
         """Waits for all workers; UsageError on all of them if `value` (any JSON value) is not the same everywhere."""
         if len(set(self.gather(zlib.crc32(json.dumps(value, sort_keys=True).encode())))) > 1:
             raise UsageError(
-                f"{what} must be the same for all workers of TF_CONFIG; compare their logs (here: {value})"
+                f"{what} must be the same for all workers of TF_CONFIG; compare their logs (here: {str(value)[:500]})"
             )
 
     @contextlib.contextmanager

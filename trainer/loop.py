@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from pipeline.cli import TryAgainError, UsageError
+from pipeline.cli import TryAgainError
 from pipeline.dataset import HostSlice
 from pipeline.render import finish
 from trainer import input_rate
@@ -105,20 +105,14 @@ class Trainer:
             )
 
     def _resume(self) -> tuple[Position, TrainStep]:
-        position, step = self._newest()
-        numbers = self._workers.gather(self._number(position))
-        if len(set(numbers)) > 1:
-            raise UsageError(
-                f"--workdir={self._plan.run}: the workers found different checkpoints there (steps {numbers}); it must "
-                "be one folder that all of them read, e.g. on gs:// or NFS"
-            )
-        return position, step
-
-    def _newest(self) -> tuple[Position, TrainStep]:
-        for path, progress in self._state.candidates():
+        candidates = self._state.candidates()
+        # Before any variable is made: that already takes all workers.
+        found = [progress for _, progress in candidates]
+        self._workers.require_same(found, what="--workdir, one folder on gs:// or NFS with the same checkpoints,")
+        for path, progress in candidates:
             position = Position(**progress)
             step = self._build(position.phase)
-            if self._state.restore(path, self._trackables(step)):
+            if all(self._workers.gather(self._state.restore(path, self._trackables(step)))):
                 self._metrics.rewind(position.rows)
                 name = self._plan.recipe.phases[position.phase].name
                 logging.info("resuming phase %s at step %d (%s)", name, position.step, path)
@@ -128,14 +122,11 @@ class Trainer:
     def _trackables(self, step: TrainStep) -> dict[str, Any]:
         return training_state(self._classifier, step.optimizers, step.average)
 
-    def _number(self, position: Position) -> int:
-        """Grows with every save, also from the end of one phase to the start of the next."""
-        return self._plan.first_step(position.phase) + position.step + position.phase
-
     def _save(self, position: Position, step: TrainStep) -> None:
         position.rows = len(self._metrics.rows)
-        if self._workers.is_chief:  # what it saves it has all of: every worker holds the same variables
-            self._state.save(dataclasses.asdict(position), self._trackables(step), number=self._number(position))
+        if self._workers.is_chief:  # it has everything: all workers hold the same variables
+            number = self._plan.first_step(position.phase) + position.step + position.phase
+            self._state.save(dataclasses.asdict(position), self._trackables(step), number=number)
         self._saved_at = time.monotonic()
 
     def _save_best(self) -> None:

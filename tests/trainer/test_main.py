@@ -18,12 +18,17 @@ from tests.trainer.runs import SMALL
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def command(*flags, module="trainer.main"):
-    return [sys.executable, "-m", module, *map(str, flags)]
+_ON_TWO_CPUS = "from tests import two_cpus; import runpy; runpy.run_module('trainer.main', run_name='__main__')"
 
 
-def run(*flags, module="trainer.main"):
-    return subprocess.run(command(*flags, module=module), cwd=ROOT, capture_output=True, text=True, check=False)
+def command(*flags, module="trainer.main", replicas=1):
+    program = ["-m", module] if replicas == 1 else ["-c", _ON_TWO_CPUS, "--strategy=mirrored"]
+    return [sys.executable, *program, *map(str, flags)]
+
+
+def run(*flags, module="trainer.main", replicas=1):
+    whole = command(*flags, module=module, replicas=replicas)
+    return subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def training_flags(data, workdir, *more):
@@ -96,31 +101,82 @@ def test_an_exported_model_scores_as_the_run_did(finished, tiny_data, tmp_path):
         assert a["probability"] == pytest.approx(b["probability"], abs=1e-5)
 
 
-def _kill_and_rerun(data, workdir, *, kills, seed):
-    """Starts the run and kills it (SIGKILL) at a random moment of its training, `kills` times; then lets it end."""
+@pytest.fixture(scope="module")
+def finished_on_two(tiny_data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    result = run(*training_flags(tiny_data, workdir), replicas=2)
+    assert result.returncode == 0, result.stderr
+    assert "2 replicas on CPU" in result.stderr
+    return workdir
+
+
+def _wait_for_a_checkpoint_write(process, directory):
+    """Returns as soon as TensorFlow has made a file of a new checkpoint, under whatever temporary name."""
+
+    def names():
+        return set(os.listdir(directory)) if directory.exists() else set()
+
+    before = names()
+    while process.poll() is None and not {name for name in names() - before if name.startswith("ckpt")}:
+        pass
+
+
+def _kill_and_rerun(data, workdir, *, kills, seed, replicas):
+    """Starts the run and kills it (SIGKILL) `kills` times, then lets it end.
+
+    Every second time at a random moment of its training, else while it writes a checkpoint or just after.
+    """
     rng = random.Random(seed)
-    for _ in range(kills):
-        with subprocess.Popen(
-            command(*training_flags(data, workdir)), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-        ) as process:
+    whole = command(*training_flags(data, workdir), replicas=replicas)
+    for number in range(kills):
+        with subprocess.Popen(whole, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
             for line in process.stderr:
                 if b"phase " in line:
                     break
-            time.sleep(rng.uniform(0, 6))
+            if number % 2:
+                _wait_for_a_checkpoint_write(process, workdir / "checkpoints" / "state")
+                time.sleep(rng.choice([0, 0, 0.001, 0.003]))
+            else:
+                time.sleep(rng.uniform(0, 6))
             process.send_signal(signal.SIGKILL)
-    return run(*training_flags(data, workdir))
+    return run(*training_flags(data, workdir), replicas=replicas)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
-def test_killed_at_random_and_run_again_ends_in_the_same_place(finished, tiny_data, tmp_path, kills):
-    expected, _ = finished
-    result = _kill_and_rerun(tiny_data, tmp_path / "run", kills=kills, seed=kills)
+@pytest.mark.parametrize(
+    ("replicas", "kills"),
+    [(1, 2), pytest.param(1, 10, marks=pytest.mark.slow), pytest.param(2, 10, marks=pytest.mark.slow)],
+)
+def test_killed_at_random_and_run_again_ends_in_the_same_place(request, tiny_data, tmp_path, replicas, kills):
+    expected = request.getfixturevalue("finished")[0] if replicas == 1 else request.getfixturevalue("finished_on_two")
+    result = _kill_and_rerun(tiny_data, tmp_path / "run", kills=kills, seed=kills, replicas=replicas)
     assert result.returncode == 0, result.stderr
     for name in ("metrics.jsonl", "metrics.csv", "result.json", "predictions-test.jsonl"):
         assert (tmp_path / "run" / name).read_bytes() == (expected / name).read_bytes(), name
     found, wanted = best_weights(tmp_path / "run"), best_weights(expected)
     assert found.keys() == wanted.keys()
     assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.slow
+def test_a_batch_rounded_up_for_two_replicas_stays_so_when_one_goes_on(tiny_data, tmp_path):
+    """Started on two replicas, killed in the second phase, ended on one."""
+    flags = training_flags(tiny_data, tmp_path / "run", "--set=batch_size=7", "--set=phases.1.duration=10ep")
+    with subprocess.Popen(
+        command(*flags, replicas=2), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        log = ""
+        for line in process.stderr:
+            log += line
+            if "phase all: 10ep = 50 steps of 8" in line:
+                break
+        process.send_signal(signal.SIGKILL)
+    assert "batch_size=7 cannot be shared out equally to 2 replicas: it is 8 now" in log
+    result = run(*flags)
+    assert result.returncode == 0, result.stderr
+    assert "resuming phase all" in result.stderr
+    assert "1 replica on CPU" in result.stderr
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["asked_batch_size"], config["recipe"]["batch_size"]) == (7, 8)
 
 
 def test_sigterm_saves_and_exits_75_and_the_rerun_goes_on(tiny_data, tmp_path):
@@ -151,6 +207,7 @@ def test_sigterm_saves_and_exits_75_and_the_rerun_goes_on(tiny_data, tmp_path):
         (["--data=.", "--workdir=x"], "not a published dataset"),
         (["--dta=.", "--workdir=x"], "Unknown command line flag 'dta'"),
         (["--workdir=x"], "--data must have a value"),
+        (["--data=.", "--workdir=x", "--strategy=gpu"], "--strategy"),
         (["--data=.", "--workdir=x", "stray"], 'unexpected argument "stray"'),
     ],
 )
@@ -168,6 +225,8 @@ def test_wrong_flags_cost_a_line_and_exit_64(flags, message):
     [
         (["--recipe=phots"], 'Did you mean "photos"'),
         (["--tpu=local"], "--tpu=local: no TPU on this machine"),
+        (["--strategy=tpu"], "--tpu=local: no TPU on this machine"),
+        (["--strategy=multiworker"], "--strategy=multiworker needs the environment variable TF_CONFIG"),
         (["--tpu=grpc://127.0.0.1:9"], "no TPU answered"),
         (["--set=phases.1.lr=3"], 'Did you mean "lr_'),
     ],
