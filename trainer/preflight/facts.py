@@ -1,0 +1,69 @@
+"""What a recipe is to be trained on: a dataset's own counts, or those of the set that the recipe was published with."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pipeline.cli import DataError, UsageError
+from pipeline.manifest import DatasetVersion
+from trainer.config import DataFacts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Sizes of a dataset.
+
+    Attributes:
+      train: images that are trained on.
+      validation: images that every epoch is validated on.
+      classes: labels.
+      side: pixels of the longer side of the images.
+      origin: where the counts come from, for the report.
+    """
+
+    train: int
+    validation: int
+    classes: int
+    side: int
+    origin: str
+
+    def __post_init__(self) -> None:
+        if self.train < 1:
+            raise UsageError(f"--num_train={self.train}: a recipe trains on one image at least")
+        if self.classes < 2:
+            raise UsageError(f"--num_classes={self.classes}: a classifier needs two classes or more")
+
+    @property
+    def facts(self) -> DataFacts:
+        return DataFacts(num_train=self.train, num_classes=self.classes, max_side=self.side)
+
+
+_CIFAR = Counts(train=50_000, validation=0, classes=10, side=32, origin="CIFAR-10's counts")
+_PUBLISHED = {
+    "cifar10_efficientnet": _CIFAR,
+    "cifar10_cnn": dataclasses.replace(_CIFAR, train=40_000, validation=10_000),
+    "oxford_pets_resnet": Counts(train=1850, validation=1850, classes=37, side=500, origin="Oxford-IIIT Pet's counts"),
+    "big_cats_vgg16": Counts(train=600, validation=200, classes=4, side=500, origin="the published counts"),
+    "scraped_vgg16": Counts(train=3240, validation=810, classes=9, side=500, origin="the published counts"),
+}
+# tf_flowers, split 0.8/0.1/0.1
+_FLOWERS = Counts(train=2936, validation=367, classes=5, side=500, origin="the counts of tf_flowers")
+
+
+def published_counts(recipe: str) -> Counts:
+    """Those of the recipe's own dataset; of a set of 3,670 flowers for recipes for one's own photos."""
+    return _PUBLISHED.get(recipe, _FLOWERS)
+
+
+def counts_of(data: DatasetVersion) -> Counts:
+    """DataError if there is nothing to train on."""
+    manifest = data.manifest
+    if "train" not in manifest.splits or not manifest.num_examples("train"):
+        raise DataError(f"{data.path}: no examples in split train; it has {', '.join(manifest.splits)}")
+    return Counts(
+        train=manifest.num_examples("train"),
+        validation=manifest.num_examples("validation") if "validation" in manifest.splits else 0,
+        classes=manifest.num_classes,
+        side=max(manifest.max_height, manifest.max_width),
+        origin=str(data.path),
+    )

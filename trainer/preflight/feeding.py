@@ -1,0 +1,129 @@
+"""How much processor time the input pipeline takes for an image on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Iterator
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from pipeline import dataset, records
+from pipeline.manifest import DatasetVersion, Manifest, Shard
+from trainer.config import Recipe
+from trainer.models import backbone_info
+
+_SECONDS = 3.0
+_SAMPLE_IMAGES = 256
+_MAX_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Feed:
+    """What feeding costs here.
+
+    Attributes:
+      core_seconds: processor time of one image.
+      images: that were measured.
+      cores: of this machine.
+      sample: what was measured, for the report.
+    """
+
+    core_seconds: float
+    images: int
+    cores: int
+    sample: str
+
+
+def measure(recipe: Recipe, data: DatasetVersion | None, *, side: int) -> Feed:
+    """Runs the recipe's own input pipeline, augmentation included, for some seconds.
+
+    Processor time is counted, not elapsed time: other work on the machine then matters little.
+
+    Args:
+      recipe: says what is done with the images.
+      data: whose training split is read, or None for a sample of made-up JPEGs.
+      side: pixels of the longer side of those.
+    """
+    if data is not None:
+        count, spent = _run(recipe, data, cache="auto")
+        return Feed(core_seconds=spent / count, images=count, cores=_cores(), sample=f"training images of {data.path}")
+    height, width = side * 3 // 4 if side > 64 else side, side
+    with tempfile.TemporaryDirectory(prefix="preflight-") as directory:
+        made = write_sample(pathlib.Path(directory), count=_SAMPLE_IMAGES, height=height, width=width)
+        # As a large set is read: a sample this small would be held decoded.
+        count, spent = _run(recipe, made, cache="bytes")
+    sample = f"a made-up sample of {width}×{height} JPEGs; --data=DATA measures your own"
+    return Feed(core_seconds=spent / count, images=count, cores=_cores(), sample=sample)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _run(recipe: Recipe, data: DatasetVersion, *, cache: str) -> tuple[int, float]:
+    batch = min(recipe.batch_size, _MAX_BATCH, data.manifest.num_examples("train"))
+
+    def batches() -> Iterator[object]:
+        for epoch in range(1 << 20):
+            yield from dataset.train_dataset(
+                data,
+                "train",
+                height=recipe.image_size,
+                width=recipe.image_size,
+                preprocess=backbone_info(recipe.backbone).preprocess,
+                augment=recipe.augment,
+                seed=0,
+                epoch=epoch,
+                global_batch_size=batch + batch % 2,
+                cache=cache,
+            )
+
+    source = batches()
+    next(source)  # traces, opens files
+    start, cpu, count = time.monotonic(), time.process_time(), 0
+    for _ in source:
+        count += batch
+        if time.monotonic() - start > _SECONDS:
+            break
+    return count, time.process_time() - cpu
+
+
+def write_sample(directory: pathlib.Path, *, count: int, height: int, width: int) -> DatasetVersion:
+    """A dataset of smooth random JPEGs with a little noise (they decode about as slowly as photos do)."""
+    rng = np.random.default_rng(0)
+    framed, digests = [], []
+    for index in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
+        pixels = np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=90)
+        digests.append(hashlib.sha256(file.getvalue()).hexdigest())
+        record = records.Record(
+            image=file.getvalue(), label=index % 2, id=digests[-1], source=f"sample:{index}", height=height, width=width
+        )
+        framed.append(records.frame(records.encode_example(record)))
+    payload = b"".join(framed)
+    name = "sample-train.tfrecord-00000-of-00001"
+    (directory / name).write_bytes(payload)
+    shard = Shard(name=name, examples=count, bytes=len(payload), sha256=hashlib.sha256(payload).hexdigest())
+    manifest = Manifest(
+        name="sample",
+        version="1.0.0",
+        labels=("a", "b"),
+        splits={"train": (shard,)},
+        source_fingerprint=hashlib.sha256("".join(digests).encode()).hexdigest(),
+        build={},
+        code_version="sample",
+        max_height=height,
+        max_width=width,
+    )
+    return DatasetVersion(path=epath.Path(directory), manifest=manifest)

@@ -1,0 +1,128 @@
+"""What was found out about a recipe on a slice, as data that can be kept. Free of TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.preflight.compiling import Compiled
+from trainer.preflight.roofline import Bounds, Stretch, step_bounds
+from trainer.preflight.topology import Slice
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """One kind of step and what the compiler says about it.
+
+    Attributes:
+      name: e.g. `phase all`.
+      compiled: on one chip.
+      product_flops: of one chip's batch by our own count.
+      gradient_bytes: summed over the chips in every step.
+    """
+
+    name: str
+    compiled: Compiled
+    product_flops: int
+    gradient_bytes: int
+
+    def bounds(self, target: Slice) -> Bounds:
+        c = self.compiled
+        return step_bounds(flops=c.flops, traffic=c.traffic, gradient_bytes=self.gradient_bytes, target=target)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Step:
+        """The inverse of `dataclasses.asdict` after a passage through JSON."""
+        return cls(**{**value, "compiled": Compiled.from_dict(value["compiled"])})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+    """How often a step is done in a recipe.
+
+    Attributes:
+      name: shown.
+      step: index into the report's steps.
+      count: how often.
+      needs_input: whether the input pipeline delivers its images.
+    """
+
+    name: str
+    step: int
+    count: int
+    needs_input: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Searched:
+    """The largest batch that fits.
+
+    Attributes:
+      name: of the step that takes the most memory.
+      largest: that step with the largest batch a chip that was seen to fit, or None.
+      too_large: the smallest batch a chip that was seen not to fit, or None.
+    """
+
+    name: str
+    largest: Step | None
+    too_large: int | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that is printed.
+
+    Attributes:
+      title: recipe, backbone, precision and sizes.
+      data: where the counts come from.
+      notes: what the user must know first.
+      steps: the kinds of steps.
+      work: the whole recipe.
+      searched: the largest batch, or None if it was not looked for.
+      channel_fill: how full the matrix unit's rows and columns are, by the layers' channels, 0 to 1.
+      feed: {"core_seconds", "cores", "sample"}.
+      versions: of the compiler.
+    """
+
+    title: str
+    data: str
+    notes: tuple[str, ...]
+    steps: tuple[Step, ...]
+    work: tuple[Work, ...]
+    searched: Searched | None
+    channel_fill: float
+    feed: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    @property
+    def fits(self) -> bool:
+        return all(step.compiled.fits for step in self.steps)
+
+    def stretches(self, target: Slice) -> list[Stretch]:
+        """The recipe as steps and their least seconds."""
+        return [
+            Stretch(
+                name=work.name,
+                steps=work.count,
+                seconds=self.steps[work.step].bounds(target).seconds,
+                images=self.steps[work.step].compiled.batch * target.chips,
+                needs_input=work.needs_input,
+            )
+            for work in self.work
+        ]
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Report:
+        """The inverse of `dataclasses.asdict` after a passage through JSON."""
+        searched = value["searched"]
+        if searched:
+            largest = searched["largest"]
+            searched = Searched(**{**searched, "largest": Step.from_dict(largest) if largest else None})
+        changed = {
+            "notes": tuple(value["notes"]),
+            "steps": tuple(map(Step.from_dict, value["steps"])),
+            "work": tuple(Work(**work) for work in value["work"]),
+            "searched": searched,
+        }
+        return cls(**{**value, **changed})

@@ -1,0 +1,85 @@
+"""Floating-point operations of a training step from the model's layers alone: a check on what the compiler says.
+
+Convolutions and dense layers only, a multiplication and an addition being two. What trains costs its forward pass
+once more for the gradient of its kernel, and everything behind the first trained layer once more for the gradient of
+its input; a frozen stretch before it costs the forward pass alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+import keras
+
+from trainer.preflight.hlo import valid_positions
+
+
+def forward_flops(layer: keras.Layer) -> int:
+    """Of one image; 0 for layers without products. Taps on the padding are not counted, as XLA does not."""
+    if isinstance(layer, keras.layers.Dense):
+        return 2 * math.prod(layer.input.shape[1:]) * layer.units
+    if not isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
+        return 0
+    taps = math.prod(_taps(layer, axis) for axis in (0, 1))
+    channels_in, channels_out = layer.input.shape[-1], layer.output.shape[-1]
+    products = channels_out if isinstance(layer, keras.layers.DepthwiseConv2D) else channels_in * channels_out
+    return 2 * taps * products
+
+
+def channel_fill(models: Sequence[keras.Model], unit: int) -> float:
+    """How full channels that are filled up to multiples of `unit` are, 0 to 1, weighted by the work of their layers.
+
+    Of dense layers and convolutions; a depthwise one sums over no channels, so the matrix unit has no part in it.
+    """
+    work = filled = 0.0
+    for layer in (layer for model in models for layer in model.layers):
+        if isinstance(layer, (keras.layers.Dense, keras.layers.Conv2D)):
+            flops = forward_flops(layer)
+            work += flops
+            for channels in (layer.input.shape[-1], layer.output.shape[-1]):
+                flops *= math.ceil(channels / unit) * unit / channels
+            filled += flops
+    return work / filled if filled else 1.0
+
+
+def _taps(layer: keras.Layer, axis: int) -> int:
+    size, stride, dilation = layer.kernel_size[axis], layer.strides[axis], layer.dilation_rate[axis]
+    given, made = layer.input.shape[1 + axis], layer.output.shape[1 + axis]
+    missing = max((made - 1) * stride + (size - 1) * dilation + 1 - given, 0) if layer.padding == "same" else 0
+    return valid_positions(
+        input_size=given, output_size=made, size=size, stride=stride, pad=missing // 2, kernel_dilation=dilation
+    )
+
+
+def training_flops(model: keras.Model, trained: Collection[str], *, input_trains: bool = False) -> tuple[int, bool]:
+    """Of one image in one step.
+
+    Args:
+      model: a functional model.
+      trained: paths of the variables that train.
+      input_trains: whether something before the model trains, so that the gradient of its input is wanted.
+
+    Returns:
+      The operations, and whether the gradient of the model's output is wanted by something that trains.
+    """
+    wanted: dict[int, bool] = {id(tensor): input_trains for tensor in model.inputs}
+    total = 0
+    for layers in _by_depth(model):
+        for layer in layers:
+            node = layer._inbound_nodes[0]
+            if not node.input_tensors:
+                continue
+            before = any(wanted[id(tensor)] for tensor in node.input_tensors)
+            own = any(variable.path in trained for variable in getattr(layer, "trainable_variables", ()))
+            kernel = any(v.path in trained for v in getattr(layer, "trainable_variables", ()) if "kernel" in v.name)
+            total += forward_flops(layer) * (1 + before + kernel)
+            for tensor in node.output_tensors:
+                wanted[id(tensor)] = before or own
+    return total, any(wanted[id(tensor)] for tensor in model.outputs)
+
+
+def _by_depth(model: keras.Model) -> list[list[keras.Layer]]:
+    """The model's operations, those first that others depend on."""
+    depths = model._nodes_by_depth
+    return [[node.operation for node in depths[depth]] for depth in sorted(depths, reverse=True)]

@@ -1,0 +1,289 @@
+"""Reads a program that XLA compiled for a TPU: where its tensors lie, how they are padded, what it multiplies.
+
+The text is that of `HloModule::ToString` after all passes. `bf16[256,7,7,1152]{3,0,2,1:T(8,128)(2,1)S(1)}` is a type,
+dimensions, their order from the fastest to the slowest, tiles (the fastest dimensions are filled up to multiples of
+them) and a memory space (1 is the chip's own vector memory, 5 the host's memory, none the chip's HBM).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+_BYTES |= {"s64": 8, "u64": 8, "f64": 8, "c64": 8}
+_SHAPE = re.compile(r"\b(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%(\S+) = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*?)\)(?=,|$)(.*)$")
+_TILE = re.compile(r"T\(([\d,]+)\)")
+_SPACE = re.compile(r"S\((\d+)\)")
+_VECTOR_MEMORY, _HOST_MEMORY = 1, 5
+
+# They name or finish what another instruction moves.
+_MOVES_NOTHING = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "copy-done", "slice-done"}
+_MOVES_NOTHING |= {"opt-barrier", "after-all"}
+_RENAMES = 'custom_call_target="ConcatBitcast"'
+_STARTS = {"copy-start", "slice-start"}  # their result holds source and destination
+_ON_HOST = {"infeed", "outfeed", "send", "recv"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Buffer:
+    """A tensor as it lies in memory.
+
+    Attributes:
+      kind: element type, e.g. bf16.
+      dims: logical dimensions.
+      physical: the dimensions from the slowest to the fastest, filled up to whole tiles.
+      order: index into `dims` of every physical dimension.
+      space: memory space; 0 is HBM.
+    """
+
+    kind: str
+    dims: tuple[int, ...]
+    physical: tuple[int, ...]
+    order: tuple[int, ...]
+    space: int
+
+    @property
+    def bytes(self) -> int:
+        """Without padding."""
+        return math.prod(self.dims) * _BYTES[self.kind]
+
+    @property
+    def padded_bytes(self) -> int:
+        return math.prod(self.physical) * _BYTES[self.kind]
+
+    @property
+    def padded_dimensions(self) -> list[tuple[int, int, int]]:
+        """(index, size, size with padding) of every dimension that is filled up."""
+        pairs = [(d, self.dims[d], size) for d, size in zip(self.order, self.physical, strict=True)]
+        return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Instruction:
+    """One line of a program.
+
+    Attributes:
+      name: of the result.
+      opcode: e.g. fusion, convolution.
+      results: one buffer, or those of a tuple.
+      operands: names.
+      rest: attributes, as text.
+    """
+
+    name: str
+    opcode: str
+    results: tuple[Buffer, ...]
+    operands: tuple[str, ...]
+    rest: str
+
+    @property
+    def source(self) -> str:
+        """The TensorFlow operation it comes from, `argument`, or an empty string."""
+        if self.opcode == "parameter":
+            return "argument"
+        match = re.search(r'op_name="([^"]*)"', self.rest)
+        return match[1] if match else ""
+
+
+def parse_shape(text: str) -> tuple[Buffer, ...]:
+    """The buffers of a shape, or of a tuple of shapes."""
+    return tuple(_buffer(*match) for match in _SHAPE.findall(text) if match[0] in _BYTES)
+
+
+def _buffer(kind: str, dims_text: str, layout: str) -> Buffer:
+    dims = tuple(int(d) for d in dims_text.split(",") if d)
+    order_text, _, tiling = layout.partition(":")
+    order = tuple(int(d) for d in reversed(order_text.split(",")) if d) or tuple(range(len(dims)))
+    physical = [dims[d] for d in order]
+    if tile := _TILE.search(tiling):
+        sizes = [int(size) for size in tile[1].split(",")][-len(physical) :] if physical else []
+        for back, size in enumerate(reversed(sizes), start=1):
+            physical[-back] = -(-physical[-back] // size) * size
+    space = _SPACE.search(tiling)
+    return Buffer(kind=kind, dims=dims, physical=tuple(physical), order=order, space=int(space[1]) if space else 0)
+
+
+def instructions(text: str) -> Iterator[Instruction]:
+    """All instructions of a program's text, those of fused computations included."""
+    for line in text.splitlines():
+        if match := _INSTRUCTION.match(line):
+            name, shape, opcode, operands, rest = match.groups()
+            names = tuple(operand.strip().split(" ")[-1].lstrip("%") for operand in operands.split(",") if operand)
+            yield Instruction(name=name, opcode=opcode, results=parse_shape(shape), operands=names, rest=rest)
+
+
+def entry(text: str) -> list[Instruction]:
+    """The instructions that run one after the other: those of the entry computation."""
+    start = text.rfind("\nENTRY ")
+    return list(instructions(text[start:]))
+
+
+def memory_traffic(program: Sequence[Instruction]) -> int:
+    """Bytes between chip and HBM, padding included: what each instruction of `entry` reads there and writes there.
+
+    The compiler's own "bytes accessed" also counts tensors that stay in the chip's vector memory: it is larger, and a
+    bound on speed made from it would be none.
+    """
+    results = {instruction.name: instruction.results for instruction in program}
+    return sum(_traffic(instruction, results) for instruction in program)
+
+
+def _traffic(instruction: Instruction, results: Mapping[str, Sequence[Buffer]]) -> int:
+    if instruction.opcode in _MOVES_NOTHING or _RENAMES in instruction.rest:
+        return 0
+    read = [buffer for name in instruction.operands for buffer in results.get(name, ())]
+    if instruction.opcode in _STARTS:
+        # copy: (destination, source, flag); slice: ((source), destination, flag). A slice reads what it writes.
+        which = 0 if instruction.opcode == "copy-start" else 1
+        destination = instruction.results[which]
+        touched = [destination.space, *(buffer.space for buffer in read)]
+        return destination.padded_bytes * touched.count(0)
+    return sum(buffer.padded_bytes for buffer in (*read, *instruction.results) if buffer.space == 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Padding:
+    """How much of the memory that tensors take is filling.
+
+    Attributes:
+      bytes: of all results in HBM, without filling.
+      padded_bytes: with it.
+      worst: (wasted bytes, what, where from), the largest waste first.
+    """
+
+    bytes: int
+    padded_bytes: int
+    worst: tuple[tuple[int, str, str], ...]
+
+    @property
+    def share(self) -> float:
+        """Of the memory taken, 0 to 1."""
+        return 1 - self.bytes / self.padded_bytes if self.padded_bytes else 0.0
+
+
+def padding(program: Sequence[Instruction], *, batch: int, worst: int = 3) -> Padding:
+    """Filling in the results of `entry` that lie in HBM; `batch` tells the batch dimension from the others."""
+    found: dict[tuple[str, str], int] = {}
+    plain = filled = 0
+    for instruction in program:
+        # Arguments count once each; what only renames a tensor is none of its own.
+        if instruction.opcode in _MOVES_NOTHING - {"parameter"} or instruction.opcode in _STARTS:
+            continue
+        if _RENAMES in instruction.rest:
+            continue
+        for buffer in instruction.results:
+            if buffer.space:
+                continue
+            plain, filled = plain + buffer.bytes, filled + buffer.padded_bytes
+            if waste := buffer.padded_bytes - buffer.bytes:
+                key = (_describe(buffer, batch), instruction.source)
+                found[key] = found.get(key, 0) + waste
+    ranked = sorted(((waste, *key) for key, waste in found.items()), reverse=True)[:worst]
+    return Padding(bytes=plain, padded_bytes=filled, worst=tuple(ranked))
+
+
+def _describe(buffer: Buffer, batch: int) -> str:
+    last = len(buffer.dims) - 1
+    parts = []
+    for index, size, padded in buffer.padded_dimensions:
+        kind = "batch" if size == batch and index != last else "channels" if index == last else "positions"
+        parts.append(f"{kind} {size} → {padded}")
+    return f"{buffer.kind}[{','.join(map(str, buffer.dims))}]: {', '.join(parts)}"
+
+
+def product_flops(text: str) -> int:
+    """Floating-point operations of all convolutions and matrix products, a multiplication and an addition being two.
+
+    Counted as XLA's HloCostAnalysis does, without what falls on padding; elementwise operations are left out.
+    """
+    dims: dict[str, tuple[int, ...]] = {}
+    total = 0
+    for instruction in instructions(text):
+        if instruction.results:
+            dims[instruction.name] = instruction.results[0].dims
+        if instruction.opcode in ("convolution", "dot"):
+            operands = [dims.get(name, ()) for name in instruction.operands]
+            count = _dot if instruction.opcode == "dot" else _convolution
+            total += 2 * count(instruction.rest, operands[0], operands[1], instruction.results[0].dims)
+    return total
+
+
+def _dot(rest: str, left: tuple[int, ...], right: tuple[int, ...], output: tuple[int, ...]) -> int:
+    """Multiplications of a matrix product."""
+    del right
+    match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)
+    contracted = math.prod(left[int(d)] for d in match[1].split(",") if d) if match else 1
+    return math.prod(output) * contracted
+
+
+def _convolution(rest: str, left: tuple[int, ...], right: tuple[int, ...], output: tuple[int, ...]) -> int:
+    """Multiplications of a convolution."""
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", rest)
+    if labels is None:
+        return 0
+    left_labels, right_labels, output_labels = labels.groups()
+    spatial = sorted(label for label in left_labels if label.isdigit())
+    window = _window(rest, len(spatial))
+    taps = left[left_labels.index("b")] // _group(rest, "batch_group_count")
+    for axis, label in enumerate(spatial):
+        taps *= valid_positions(
+            input_size=left[left_labels.index(label)],
+            output_size=output[output_labels.index(label)],
+            size=window["size"][axis][0],
+            stride=window["stride"][axis][0],
+            pad=window["pad"][axis][0],
+            input_dilation=window["lhs_dilate"][axis][0],
+            kernel_dilation=window["rhs_dilate"][axis][0],
+        )
+    return taps * right[right_labels.index("i")] * output[output_labels.index("f")]
+
+
+def _group(rest: str, name: str) -> int:
+    match = re.search(rf"{name}=(\d+)", rest)
+    return int(match[1]) if match else 1
+
+
+def _window(rest: str, axes: int) -> dict[str, list[list[int]]]:
+    match = re.search(r"window=\{([^}]*)\}", rest)
+    given = dict(item.split("=") for item in match[1].split()) if match else {}
+    missing = {"size": "1", "stride": "1", "pad": "0_0", "lhs_dilate": "1", "rhs_dilate": "1"}
+    texts = {name: given.get(name, "x".join([default] * axes)) for name, default in missing.items()}
+    return {
+        name: [[int(n) for n in part.split("_")] for part in text.split("x") if part] for name, text in texts.items()
+    }
+
+
+def valid_positions(
+    *,
+    input_size: int,
+    output_size: int,
+    size: int,
+    stride: int,
+    pad: int,
+    input_dilation: int = 1,
+    kernel_dilation: int = 1,
+) -> int:
+    """Pairs of output and kernel positions, along one axis, that fall on an input value and not on padding or a gap."""
+    extent = (input_size - 1) * input_dilation + 1
+    return sum(
+        0 <= (at := out * stride + tap * kernel_dilation - pad) < extent and at % input_dilation == 0
+        for out in range(output_size)
+        for tap in range(size)
+    )
+
+
+def host_operations(text: str) -> list[str]:
+    """What the program has the host do: transfers to and from it, and tensors kept in its memory."""
+    found = set()
+    for instruction in instructions(text):
+        to_host = "is_host_transfer=true" in instruction.rest or instruction.opcode in ("infeed", "outfeed")
+        in_host_memory = any(buffer.space == _HOST_MEMORY for buffer in instruction.results)
+        if (instruction.opcode in _ON_HOST and to_host) or in_host_memory:
+            found.add(
+                f"{instruction.opcode} {instruction.name}" + (f" ({instruction.source})" if instruction.source else "")
+            )
+    return sorted(found)

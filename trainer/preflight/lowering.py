@@ -1,0 +1,141 @@
+"""Our own training step as XLA's HLO, without running it: what `trainer.step` hands a TPU, for one chip."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import re
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipeline.cli import CommandError
+from trainer.checkpoint import build_from_recipe
+from trainer.config import Phase, Recipe
+from trainer.preflight.flops import channel_fill, training_flops
+from trainer.step import TrainStep, trainable_groups
+
+_DEVICE = "/device:CPU:0"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """A function, ready to be compiled for another machine.
+
+    Attributes:
+      hlo: a serialized HloModuleProto.
+      digest: sha256 (hex) of its text. The bytes of `hlo` differ from run to run (protobuf's maps have no order).
+      flops: products of `batch` images by our own count (`trainer.preflight.flops`).
+      batch: images.
+    """
+
+    hlo: bytes
+    digest: str
+    flops: int
+    batch: int
+
+
+class Lowering:
+    """Lowers the steps of one recipe. The model's weights are random: no operation depends on their values."""
+
+    def __init__(self, recipe: Recipe, *, num_classes: int) -> None:
+        """Builds the model in the precision that a TPU would use (bfloat16 unless the recipe says float32)."""
+        keras.config.set_dtype_policy("float32" if recipe.precision == "float32" else "mixed_bfloat16")
+        self._recipe, self._classes = dataclasses.replace(recipe, weights="none"), num_classes
+        self._strategy = tf.distribute.OneDeviceStrategy(_DEVICE)
+        with self._strategy.scope():
+            self._classifier = build_from_recipe(self._recipe, num_classes=num_classes, seed=0)
+
+    def train_step(self, phase: Phase, *, batch: int, steps_per_epoch: int) -> Program:
+        """One step of `phase` on `batch` images: forward, backward, update.
+
+        Raises:
+          CommandError: an operation that XLA cannot compile; names it.
+        """
+        step = self._step(phase, steps_per_epoch)
+        shape = self._features if phase.cached_features else self._image
+
+        def run(image: tf.Tensor, label: tf.Tensor, weight: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+            return self._strategy.run(step._step, args=({"image": image, "label": label, "weight": weight}, number))
+
+        augment = self._recipe.augment
+        mixed = phase.augment and not phase.cached_features and (augment.mixup or augment.cutmix)
+        specs = [
+            tf.TensorSpec([batch, *shape]),
+            tf.TensorSpec([batch, self._classes]) if mixed else tf.TensorSpec([batch], tf.int32),
+            tf.TensorSpec([batch]),
+            tf.TensorSpec([], tf.int32),
+        ]
+        return self._program(run, specs, batch, self._flops(phase))
+
+    def forward(self, *, batch: int) -> Program:
+        """Evaluation (and the computing of features to cache) on `batch` images: forward only."""
+        backbone, head = self._classifier.backbone, self._classifier.head
+
+        def run(image: tf.Tensor) -> tf.Tensor:
+            return self._strategy.run(
+                lambda x: tf.nn.softmax(head(backbone(x, training=False), training=False)), [image]
+            )
+
+        return self._program(run, [tf.TensorSpec([batch, *self._image])], batch, self._flops(None))
+
+    def gradient_bytes(self, phase: Phase) -> int:
+        """What every chip sends and receives in a step, to sum the gradients: float32, of all that trains."""
+        groups = trainable_groups(self._classifier, phase)
+        return sum(4 * int(np.prod(variable.shape)) for group in groups.values() for variable in group)
+
+    def channel_fill(self, unit: int) -> float:
+        """See `flops.channel_fill`."""
+        return channel_fill([self._classifier.backbone, self._classifier.head], unit)
+
+    @property
+    def _image(self) -> tuple[int, int, int]:
+        return (self._recipe.image_size, self._recipe.image_size, 3)
+
+    @property
+    def _features(self) -> tuple[int, ...]:
+        return tuple(self._classifier.backbone.output.shape[1:])
+
+    @functools.cache  # noqa: B019 (a Lowering lives as long as the command)
+    def _step(self, phase: Phase, steps_per_epoch: int) -> TrainStep:
+        with self._strategy.scope():
+            return TrainStep(
+                classifier=self._classifier,
+                recipe=self._recipe,
+                phase=phase,
+                rates=phase.learning_rates(steps_per_epoch=steps_per_epoch),
+                class_weights=np.ones(self._classes, np.float32),
+                strategy=self._strategy,
+                seed=0,
+            )
+
+    def _flops(self, phase: Phase | None) -> int:
+        """Of one image in a step of `phase`, or of the forward pass if None."""
+        groups = trainable_groups(self._classifier, phase) if phase else {}
+        trained = {variable.path for group in groups.values() for variable in group}
+        backbone, behind = training_flops(self._classifier.backbone, trained)
+        cached = phase is not None and phase.cached_features
+        head, _ = training_flops(self._classifier.head, trained, input_trains=behind and not cached)
+        return head if cached else backbone + head
+
+    def _program(self, run: Callable[..., tf.Tensor], specs: list[tf.TensorSpec], batch: int, flops: int) -> Program:
+        function = tf.function(run, jit_compile=True, autograph=False)
+        try:
+            lowered = function.experimental_get_compiler_ir(*specs)
+            hlo = lowered(stage="hlo_serialized", platform_name="CPU")
+            text = lowered(stage="hlo", platform_name="CPU")
+        except (tf.errors.OpError, ValueError) as error:
+            raise CommandError(
+                f"the step cannot be compiled for a TPU: {unsupported_operations(str(error))}; "
+                "operations that XLA does not know must move to the input pipeline"
+            ) from error
+        return Program(hlo=hlo, digest=hashlib.sha256(text.encode()).hexdigest(), flops=flops * batch, batch=batch)
+
+
+def unsupported_operations(message: str) -> str:
+    """The operations that TensorFlow names in its refusal to compile, else the message's first line."""
+    names = sorted(set(re.findall(r"(\w+) \(No registered", message)))
+    return ", ".join(names) if names else next(iter(message.strip().splitlines()), "no reason given")[:300]

@@ -1,0 +1,151 @@
+"""The report that is printed. Free of TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainer.preflight.compiling import Compiled
+from trainer.preflight.findings import Report, Searched, Step
+from trainer.preflight.roofline import Stretch, cores_needed, total_seconds
+from trainer.preflight.topology import GIB, Slice
+
+
+def lines(report: Report, target: Slice) -> Iterator[str]:
+    """The report as text."""
+    generation = target.generation
+    yield report.title
+    yield f"data: {report.data}"
+    yield (
+        f"slice: {target.name}, {_count(target.chips, 'chip')} on {_count(target.hosts, 'host')}; a chip: "
+        f"{generation.peak_flops / 1e12:.0f} TFLOP/s bfloat16, {generation.memory_bandwidth / 1e9:.0f} GB/s, "
+        f"{generation.memory_limit / GIB:.2f} GiB for a program ({generation.source})"
+    )
+    yield f"compiled by libtpu {report.versions['libtpu']} (jax {report.versions['jax']}), no TPU involved"
+    for note in report.notes:
+        yield f"note: {note}"
+    for step in report.steps:
+        yield ""
+        yield from _step_lines(step, target)
+    yield ""
+    yield (
+        f"channels      the layers', filled up to multiples of {generation.matrix_unit} as the matrix unit takes them, "
+        f"are {report.channel_fill:.0%} full"
+    )
+    if report.searched:
+        yield ""
+        yield from _search_lines(report.searched, target)
+    if report.fits:
+        yield ""
+        yield from _time_lines(report, target)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _step_lines(step: Step, target: Slice) -> Iterator[str]:
+    c = step.compiled
+    yield f"{step.name}, {_count(c.batch, 'image')} a chip"
+    if not c.fits:
+        yield from _failure_lines(c)
+        return
+    bounds = step.bounds(target)
+    limit = target.generation.memory_limit
+    yield (
+        f"  memory      fits: {c.needed / GIB:.2f} of {limit / GIB:.2f} GiB (arguments {c.arguments / GIB:.3f}, "
+        f"temporaries {c.temporaries / GIB:.2f})"
+    )
+    yield (
+        f"  work        {c.flops / 1e9:.4g} GFLOP, {c.product_flops / 1e9:.4g} of them in convolutions and matrix "
+        f"products (the layers ask for {step.product_flops / 1e9:.4g})"
+    )
+    yield (
+        f"              {c.bytes_accessed / 1e9:.3g} GB accessed by the compiler's count, {c.traffic / 1e9:.3g} GB to "
+        "and from the chip's HBM"
+    )
+    yield (
+        f"  roofline    compute {c.batch / bounds.compute:,.0f}, memory {c.batch / bounds.memory:,.0f} images/s a chip"
+        + (f", gradients over the links {c.batch / bounds.network:,.0f}" if bounds.network else "")
+    )
+    rate = c.batch / bounds.seconds
+    yield (
+        f"              at most {rate:,.0f} images/s a chip, {rate * target.chips:,.0f} a slice: "
+        f"bound by {bounds.bound_by}"
+    )
+    waste = 1 - c.plain_bytes / c.padded_bytes if c.padded_bytes else 0.0
+    yield f"  padding     {waste:.1%} of the memory that tensors take" + (", most of it:" if c.worst_padding else "")
+    for wasted, what, where in c.worst_padding:
+        yield f"              {wasted / 1e6:,.1f} MB  {what}" + (f"  ({where})" if where else "")
+    yield f"  host        {', '.join(c.on_host) if c.on_host else 'no operation falls to the host'}"
+
+
+def _search_lines(searched: Searched, target: Slice) -> Iterator[str]:
+    if searched.largest is None:
+        yield f"largest batch ({searched.name}): none fits; {searched.too_large} a chip was the smallest one tried"
+        return
+    largest = searched.largest.compiled
+    seen = (
+        f"{searched.too_large} does not" if searched.too_large else "that is the whole training set, or as far as tried"
+    )
+    yield (
+        f"largest batch ({searched.name}): {largest.batch:,} a chip fits in {largest.needed / GIB:.2f} GiB, "
+        f"{largest.batch * target.chips:,} a slice; {seen}"
+    )
+    bounds = searched.largest.bounds(target)
+    rate = largest.batch / bounds.seconds
+    yield (
+        f"              there at most {rate:,.0f} images/s a chip, {rate * target.chips:,.0f} a slice: bound by "
+        f"{bounds.bound_by}"
+    )
+
+
+def _failure_lines(c: Compiled) -> Iterator[str]:
+    if c.out_of_memory:
+        sizes = f": {c.needed / GIB:.2f} GiB, there are {c.limit / GIB:.2f}" if c.needed else ""
+        yield f"  memory      does not fit{sizes}; a smaller batch, --set=accumulate=N, or more chips"
+    else:
+        yield f"  does not compile: {c.error.splitlines()[0][:300]}"
+
+
+def _time_lines(report: Report, target: Slice) -> Iterator[str]:
+    parts = report.stretches(target)
+    yield "the whole recipe, at the roofline (real steps are slower)"
+    for part in parts:
+        yield _time_line(part.name, part.steps, part.total, target)
+    seconds = sum(part.total for part in parts)
+    yield _time_line("all", sum(part.steps for part in parts), seconds, target)
+    yield ""
+    yield from _feed_lines(report, target, parts)
+
+
+def _time_line(name: str, steps: int, seconds: float, target: Slice) -> str:
+    return f"  {name:<32} {steps:>9,} steps  {_hours(seconds):>14}  {seconds / 3600 * target.chips:>8.3g} chip-hours"
+
+
+def _hours(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _feed_lines(report: Report, target: Slice, parts: list[Stretch]) -> Iterator[str]:
+    cost, cores = report.feed["core_seconds"], report.feed["cores"]
+    yield f"input pipeline: {cost * 1e3:.3g} ms of processor time an image here ({report.feed['sample']})"
+    hungry = [part for part in parts if part.needs_input]
+    if not hungry:
+        return
+    main = max(hungry, key=lambda part: part.total)
+    rate = main.images / main.seconds
+    yield f"  {main.name} at the roofline takes {rate:,.0f} images/s: {cores_needed(rate, cost):,.0f} cores like these"
+    yield (
+        f"  this machine's {cores} deliver {cores / cost:,.0f} images/s, the slice's {target.host_cores} vCPUs about "
+        f"{target.host_cores / cost:,.0f} if they are as fast"
+    )
+    fed, free = total_seconds(parts, input_rate=target.host_cores / cost), total_seconds(parts)
+    if fed > 1.001 * free:
+        yield (
+            f"  the hosts cannot feed that: all takes {_hours(fed)}, {fed / 3600 * target.chips:.3g} chip-hours, at "
+            f"their rate; the chips wait {1 - free / fed:.0%} of it, so a smaller slice does as well"
+        )
+    else:
+        yield "  the hosts can feed that"

@@ -1,0 +1,189 @@
+"""TPU slices: `v5e:2x4` or Cloud's `v5litepod-8` → chips, hosts, the chip's public figures. Free of TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+from pipeline.cli import UsageError, nearest
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generation:
+    """A TPU generation, per chip; see `GENERATIONS` for the sources.
+
+    Attributes:
+      name: as in `--topology=NAME:2x4`.
+      peak_flops: bfloat16 floating-point operations a second.
+      memory_bandwidth: bytes a second between the chip and its memory.
+      interconnect: bytes a second to the other chips, both directions added up.
+      memory_limit: bytes that a program may use, as libtpu's compiler states it when one does not fit.
+      matrix_unit: rows and columns of a matrix unit: channels are filled up to a multiple of it.
+      shapes: the slice shapes that Cloud offers, smallest first.
+      chips_per_host: in slices of more than one host.
+      host_cores: vCPUs of such a host.
+      accelerator: prefix of Cloud's accelerator types.
+      compile_shape: the slice that the compiler is told of: each chip of a larger one runs the same program.
+      chip_config: libtpu's name of how a chip's cores are joined to one device, as TPUStrategy sees it.
+      cores_in_name: whether Cloud's accelerator types count cores, two a chip, instead of chips.
+      source: where the figures stand.
+    """
+
+    name: str
+    peak_flops: float
+    memory_bandwidth: float
+    interconnect: float
+    memory_limit: float
+    matrix_unit: int
+    shapes: tuple[str, ...]
+    chips_per_host: int
+    host_cores: int
+    accelerator: str
+    compile_shape: str
+    chip_config: str = "default"
+    cores_in_name: bool = False
+    source: str
+
+
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
+
+# Peak, memory and interconnect: the tables "Key chip specifications" of the pages named as source, read in 2026 (v4's
+# interconnect: 6 links of 50 GB/s each way, arXiv 2304.01433, table 4). Memory limits: what libtpu 0.0.52 states.
+GENERATIONS: dict[str, Generation] = {
+    generation.name: generation
+    for generation in (
+        Generation(
+            name="v4",
+            peak_flops=275e12,
+            memory_bandwidth=1200e9,
+            interconnect=600e9,
+            memory_limit=30.75 * GIB,
+            matrix_unit=128,
+            shapes=_CUBES,
+            chips_per_host=4,
+            host_cores=240,
+            accelerator="v4",
+            compile_shape="2x2x1",
+            chip_config="megacore",
+            cores_in_name=True,
+            source="https://cloud.google.com/tpu/docs/v4",
+        ),
+        Generation(
+            name="v5e",
+            peak_flops=197e12,
+            memory_bandwidth=819e9,
+            interconnect=400e9,
+            memory_limit=15.75 * GIB,
+            matrix_unit=128,
+            shapes=_FLAT,
+            chips_per_host=8,
+            host_cores=224,
+            accelerator="v5litepod",
+            compile_shape="2x2",
+            source="https://cloud.google.com/tpu/docs/v5e",
+        ),
+        Generation(
+            name="v5p",
+            peak_flops=459e12,
+            memory_bandwidth=2765e9,
+            interconnect=1200e9,
+            memory_limit=95.73 * GIB,
+            matrix_unit=128,
+            shapes=(*_CUBES, "16x16x24"),
+            chips_per_host=4,
+            host_cores=208,
+            accelerator="v5p",
+            compile_shape="2x2x1",
+            cores_in_name=True,
+            source="https://cloud.google.com/tpu/docs/v5p",
+        ),
+        Generation(
+            name="v6e",
+            peak_flops=918e12,
+            memory_bandwidth=1638e9,
+            interconnect=800e9,
+            memory_limit=31.24 * GIB,
+            matrix_unit=256,
+            shapes=_FLAT,
+            chips_per_host=8,
+            host_cores=180,
+            accelerator="v6e",
+            compile_shape="2x2",
+            source="https://cloud.google.com/tpu/docs/v6e",
+        ),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Some chips of one generation, joined.
+
+    Attributes:
+      generation: of the chips.
+      shape: such as `2x4`.
+    """
+
+    generation: Generation
+    shape: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.generation.name}:{self.shape}"
+
+    @property
+    def chips(self) -> int:
+        return math.prod(map(int, self.shape.split("x")))
+
+    @property
+    def hosts(self) -> int:
+        return -(-self.chips // self.generation.chips_per_host)
+
+    @property
+    def host_cores(self) -> int:
+        """vCPUs of all hosts; the part that comes with the chips where the slice is less than a host."""
+        whole = self.hosts * self.generation.host_cores
+        return whole if self.chips >= self.generation.chips_per_host else whole * self.chips // self._chips_of_hosts
+
+    @property
+    def _chips_of_hosts(self) -> int:
+        return self.hosts * self.generation.chips_per_host
+
+
+def known_slices() -> list[Slice]:
+    """Every slice of the table, by generation and size."""
+    return [Slice(generation=g, shape=shape) for g in GENERATIONS.values() for shape in g.shapes]
+
+
+def accelerator_type(slice_: Slice) -> str:
+    """Cloud's name of a slice's accelerator type, e.g. `v5litepod-8`."""
+    generation = slice_.generation
+    return f"{generation.accelerator}-{slice_.chips * (2 if generation.cores_in_name else 1)}"
+
+
+def parse_topology(text: str) -> Slice:
+    """Reads `v5e:2x4` (generation:shape) or an accelerator type such as `v5litepod-8`, `v5e-8`, `v4-16`, `v6e-1`.
+
+    Raises:
+      UsageError: an unknown generation or shape; names the nearest known ones.
+    """
+    known = {s.name: s for s in known_slices()}
+    # Of the shapes with as many chips the first one is Cloud's default.
+    types = {accelerator_type(s): s for s in reversed(list(known.values()))}
+    types |= {name.replace("v5litepod", "v5e"): s for name, s in types.items()}
+    found = known.get(text) or types.get(text)
+    if found:
+        return found
+    generation = re.split(r"[:-]", text)[0]
+    aliases = {g.accelerator: g for g in GENERATIONS.values()} | GENERATIONS
+    if generation in aliases:
+        names = ", ".join(f"{aliases[generation].name}:{shape}" for shape in aliases[generation].shapes)
+        raise UsageError(f"--topology={text}: no such slice; there are {names}.{nearest(text, [*known, *types])}")
+    raise UsageError(
+        f"--topology={text}: no such TPU generation; there are {', '.join(GENERATIONS)}, written as in v5e:2x4 or "
+        f"v5litepod-8.{nearest(text, [*known, *types])}"
+    )
