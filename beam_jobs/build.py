@@ -9,81 +9,16 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
-import PIL
-from PIL import features
-
 from beam_jobs import downloads, publish
-from beam_jobs.card import dataset_card, tfds_metadata
-from beam_jobs.images import SHRINKING, PixelPolicy
-from beam_jobs.inspection import Listing, cache_key, write_atomically, write_listing
+from beam_jobs.build_config import BuildConfig
+from beam_jobs.finish import finish
+from beam_jobs.inspection import Listing, cache_key, write_listing
 from beam_jobs.previous import PreviousVersion
-from beam_jobs.report import dataset_report
-from beam_jobs.shards import ShardReport
 from beam_jobs.sources import RemoteSource, Source
-from beam_jobs.splits import SplitFractions
-from beam_jobs.statistics import Tally, merged, statistics_json
 from pipeline.cli import DataError, UsageError
 from pipeline.manifest import MANIFEST_FILE, VERSIONS_DIR, Manifest, current_version
-
-# Part of every build's key: to be raised when the same input and flags give other shards than before.
-FORMAT = 1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BuildConfig:
-    """What the user asked for; the fields up to `max_reject_fraction` decide what the dataset holds.
-
-    Attributes:
-      source_name: the value of --source.
-      name: of the dataset.
-      fractions: of the splits.
-      split_by: "rank" or "hash".
-      near_duplicates: "keep", "drop" or "group"; see duplicates.py.
-      validation_fraction: see `JobConfig`.
-      seed: of the split.
-      policy: what is accepted and what a record looks like.
-      max_reject_fraction: above this part of refused images nothing is published.
-      output: the dataset root.
-      keep_versions: versions to keep, or None for all.
-      download: how URLs are downloaded.
-    """
-
-    source_name: str
-    name: str
-    fractions: SplitFractions
-    split_by: str
-    near_duplicates: str
-    validation_fraction: float
-    seed: int
-    policy: PixelPolicy
-    max_reject_fraction: float
-    output: str
-    keep_versions: int | None = None
-    download: downloads.DownloadPolicy = dataclasses.field(default_factory=downloads.DownloadPolicy)
-
-    def content(self) -> dict[str, Any]:
-        """The settings that decide what the dataset holds, for the manifest and the build's key."""
-        return {
-            "format": FORMAT,
-            "source": self.source_name,
-            "name": self.name,
-            "splits": str(self.fractions),
-            "split_by": self.split_by,
-            "near_duplicates": self.near_duplicates,
-            "validation_fraction": self.validation_fraction,
-            "seed": self.seed,
-            "max_reject_fraction": self.max_reject_fraction,
-            **self.encoding(),
-        }
-
-    def encoding(self) -> dict[str, Any]:
-        """The settings that decide the bytes of an encoded image; another JPEG encoder is another setting."""
-        policy = {f"policy.{key}": value for key, value in dataclasses.asdict(self.policy).items()}
-        shrinking = f", {SHRINKING.name.lower()}" if self.policy.max_side else ""
-        return {**policy, "encoder": f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}{shrinking}"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,28 +74,6 @@ def check_listing(listing: Listing, labels: Sequence[str], config: BuildConfig) 
         raise DataError(f'label "{unknown[0]}" is not one of the source\'s {len(labels)} classes')
 
 
-def split_order(names: Sequence[str]) -> list[str]:
-    """The usual order: train, validation, test, then others by name."""
-    usual = ["train", "validation", "test"]
-    return sorted(names, key=lambda name: (usual.index(name) if name in usual else len(usual), name))
-
-
-def _read_reports(directory: str, plan: Mapping[str, Any]) -> dict[str, list[ShardReport]]:
-    """Split → reports of its shards, in order; shards that got no rows have none."""
-    by_name = {}
-    for entry in sorted(os.listdir(directory)):
-        with open(os.path.join(directory, entry), encoding="utf-8") as file:
-            report = ShardReport.from_json(file.read().split("\n", 1)[1])
-        by_name[report.shard.name] = report
-    splits: dict[str, list[ShardReport]] = {}
-    for split in split_order(list(plan["shards"])):
-        part = [report for name, report in sorted(by_name.items()) if f"-{split}.tfrecord-" in name]
-        splits[split] = part
-        if sum(report.shard.examples for report in part) != sum(plan["examples"][split].values()):
-            raise AssertionError(f"split {split}: the shards do not hold the planned number of examples")
-    return splits
-
-
 def _reject_table(rejects: Mapping[str, int], total: int) -> str:
     return "\n".join(f"  {count:8d}  {count / total:6.1%}  {code}" for code, count in sorted(rejects.items()))
 
@@ -169,48 +82,6 @@ def _same_content(root: str, version: str, manifest: Manifest) -> bool:
     with open(os.path.join(root, VERSIONS_DIR, version, MANIFEST_FILE), encoding="utf-8") as file:
         other = Manifest.from_json(file.read())
     return (other.name, other.labels, other.splits) == (manifest.name, manifest.labels, manifest.splits)
-
-
-def _finish(
-    work: str, source: Source, listing: Listing, labels: Sequence[str], config: BuildConfig, plan: Mapping[str, Any]
-) -> tuple[Manifest, dict[str, Tally]]:
-    """Writes all that is not a shard into the staging directory, the manifest last."""
-    staging = os.path.join(work, "version")
-    reports = _read_reports(os.path.join(work, "reports"), plan)
-    tallies = {split: merged(report.tally for report in part) for split, part in reports.items()}
-    manifest = Manifest(
-        name=config.name,
-        version=publish.next_version(config.output),
-        labels=tuple(labels),
-        splits={split: tuple(report.shard for report in part) for split, part in reports.items()},
-        source_fingerprint=listing.fingerprint,
-        build=config.content(),
-        code_version=metadata.version("tpu-retraining"),
-        max_height=max(tally.max_height for tally in tallies.values()),
-        max_width=max(tally.max_width for tally in tallies.values()),
-    )
-    examples = {split: tally.labels for split, tally in tallies.items()}
-    texts = {
-        "statistics.json": statistics_json(tallies, plan["rejects"]),
-        "README.md": dataset_card(manifest, examples, plan["rejects"]),
-        **tfds_metadata(manifest),
-    }
-    for name in ("rejects.jsonl", "duplicates.jsonl"):
-        if not os.path.exists(os.path.join(staging, name)):
-            texts[name] = ""
-    for name, text in texts.items():
-        write_atomically(os.path.join(staging, name), text.encode(), durable=True)
-    page = dataset_report(
-        manifest=manifest,
-        statistics=json.loads(texts["statistics.json"]),
-        directory=staging,
-        listing=listing.directory,
-        cache=_cache(config),
-        source=source,
-    )
-    write_atomically(os.path.join(staging, "report.html"), page.encode(), durable=True)
-    write_atomically(os.path.join(staging, MANIFEST_FILE), manifest.to_json().encode(), durable=True)
-    return manifest, tallies
 
 
 def _previous(config: BuildConfig) -> PreviousVersion | None:
@@ -240,6 +111,7 @@ def _run_pipeline(
     """Runs the Beam job; returns its plan. Raises CommandError."""
     # Beam takes 2 seconds to import; a run that finds nothing to do has ended by now.
     from beam_jobs import job, progress, runner
+    from beam_jobs.stage import JobConfig
 
     directories = {name: os.path.join(work, name) for name in ("reports", "progress", "spool")}
     cache = _cache(config)
@@ -248,7 +120,7 @@ def _run_pipeline(
     for directory in (*directories.values(), cache, staging):
         os.makedirs(directory, exist_ok=True)
     plan_file = os.path.join(staging, job.PLAN_FILE)
-    job_config = job.JobConfig(
+    job_config = JobConfig(
         source=source,
         policy=config.policy,
         name=config.name,
@@ -340,7 +212,7 @@ def _build_locked(source: Source, config: BuildConfig, beam_arguments: Sequence[
         publish.clean(root, keep={key, "listing"})
         work = os.path.join(root, publish.WORK_DIR, key)
         plan = _run_pipeline(work, source, listing, labels, config, beam_arguments)
-        manifest, _ = _finish(work, source, listing, labels, config, plan)
+        manifest = finish(work, source, listing, labels, config, plan, cache=_cache(config))
         existing = publish.versions(root)
         new_content = not existing or not _same_content(root, existing[-1], manifest)
         version = manifest.version if new_content else existing[-1]

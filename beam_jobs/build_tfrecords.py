@@ -16,9 +16,11 @@ from absl import flags
 
 from beam_jobs import build, heap, publish
 from beam_jobs.addresses import ANY_NETWORK
+from beam_jobs.build_config import BuildConfig
 from beam_jobs.downloads import DownloadPolicy
 from beam_jobs.dry_run import describe
 from beam_jobs.fetch import USER_AGENT, FetchPolicy
+from beam_jobs.finish import split_order
 from beam_jobs.images import PixelPolicy
 from beam_jobs.sources import SOURCES, open_source
 from beam_jobs.splits import SplitFractions
@@ -130,7 +132,7 @@ def _summary(outcome: build.Outcome) -> str:
     kept = sum(sum(labels.values()) for labels in outcome.examples.values())
     lines = [f"{outcome.total} images: {kept} kept, {outcome.total - kept} left out, in {outcome.seconds:.1f} s"]
     lines += [f"  left out  {count:8d}  {code}" for code, count in sorted(outcome.rejects.items())]
-    for split in build.split_order(list(outcome.examples)):
+    for split in split_order(list(outcome.examples)):
         labels = outcome.examples[split]
         each = (
             f"{min(labels.values())} to {max(labels.values())}"
@@ -155,7 +157,7 @@ def main(arguments: list[str]) -> None:
         from beam_jobs.runner import parse_options
 
         parse_options(arguments, own_flags=[*flags.FLAGS])
-    config = build.BuildConfig(
+    config = BuildConfig(
         source_name=_SOURCE.value,
         name=_dataset_name(input_path),
         fractions=SplitFractions.parse(_SPLITS.value),

@@ -10,7 +10,9 @@ import time
 from collections.abc import Sequence
 
 from beam_jobs import publish
-from beam_jobs.build import BuildConfig, check_listing, split_order
+from beam_jobs.build import check_listing
+from beam_jobs.build_config import BuildConfig
+from beam_jobs.finish import split_order
 from beam_jobs.images import Reject, inspect
 from beam_jobs.inspection import BUCKETS, Listing, cache_key, inspected_row, read_bucket, read_cache, write_listing
 from beam_jobs.shards import num_shards, record_bytes

@@ -21,7 +21,7 @@ from beam_jobs.policy import PixelPolicy, Refused, Reject, RejectCode
 
 __all__ = ["ImageFacts", "Look", "PixelPolicy", "Reject", "RejectCode", "inspect", "look", "make_facts", "render"]
 
-# Antialiased, in less than half of LANCZOS's time; on photos shrunk by two 37 dB from it, where averaging areas is 32 dB.
+# Antialiased, in less than half of LANCZOS's time; on photos shrunk by two 37 dB from it, averages of areas 32 dB.
 SHRINKING = Image.Resampling.HAMMING
 _POINTS = 2 * perceptual.SIDE
 _LUMA_WEIGHTS = tuple(np.uint32(weight) for weight in (19595, 38470, 7471))  # ITU-R BT.601, in 2^-16

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from beam_jobs import build
+from beam_jobs.build_config import BuildConfig
 from beam_jobs.images import PixelPolicy
 from beam_jobs.sources.folder import FolderSource
 from beam_jobs.splits import SplitFractions
@@ -41,7 +42,7 @@ def make_folder(
             save_image(root / label / f"{seed}.{'jpg' if i % 2 else 'png'}", seed)
 
 
-def config(output: pathlib.Path, **changes: object) -> build.BuildConfig:
+def config(output: pathlib.Path, **changes: object) -> BuildConfig:
     """The command's defaults."""
     values: dict[str, object] = {
         "source_name": "folder",
@@ -55,7 +56,7 @@ def config(output: pathlib.Path, **changes: object) -> build.BuildConfig:
         "max_reject_fraction": 0.1,
         "output": str(output),
     }
-    return build.BuildConfig(**{**values, **changes})  # type: ignore[arg-type]
+    return BuildConfig(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def run_build(

@@ -1,0 +1,70 @@
+"""What the user asked for: the settings of a build, and which of them decide what the dataset holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import PIL
+from PIL import features
+
+from beam_jobs import downloads
+from beam_jobs.images import SHRINKING, PixelPolicy
+from beam_jobs.splits import SplitFractions
+
+# Part of every build's key: to be raised when the same input and flags give other shards than before.
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """What the user asked for; the fields up to `max_reject_fraction` decide what the dataset holds.
+
+    Attributes:
+      source_name: the value of --source.
+      name: of the dataset.
+      fractions: of the splits.
+      split_by: "rank" or "hash".
+      near_duplicates: "keep", "drop" or "group"; see duplicates.py.
+      validation_fraction: see `JobConfig`.
+      seed: of the split.
+      policy: what is accepted and what a record looks like.
+      max_reject_fraction: above this part of refused images nothing is published.
+      output: the dataset root.
+      keep_versions: versions to keep, or None for all.
+      download: how URLs are downloaded.
+    """
+
+    source_name: str
+    name: str
+    fractions: SplitFractions
+    split_by: str
+    near_duplicates: str
+    validation_fraction: float
+    seed: int
+    policy: PixelPolicy
+    max_reject_fraction: float
+    output: str
+    keep_versions: int | None = None
+    download: downloads.DownloadPolicy = dataclasses.field(default_factory=downloads.DownloadPolicy)
+
+    def content(self) -> dict[str, Any]:
+        """The settings that decide what the dataset holds, for the manifest and the build's key."""
+        return {
+            "format": FORMAT,
+            "source": self.source_name,
+            "name": self.name,
+            "splits": str(self.fractions),
+            "split_by": self.split_by,
+            "near_duplicates": self.near_duplicates,
+            "validation_fraction": self.validation_fraction,
+            "seed": self.seed,
+            "max_reject_fraction": self.max_reject_fraction,
+            **self.encoding(),
+        }
+
+    def encoding(self) -> dict[str, Any]:
+        """The settings that decide the bytes of an encoded image; another JPEG encoder is another setting."""
+        policy = {f"policy.{key}": value for key, value in dataclasses.asdict(self.policy).items()}
+        shrinking = f", {SHRINKING.name.lower()}" if self.policy.max_side else ""
+        return {**policy, "encoder": f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}{shrinking}"}
