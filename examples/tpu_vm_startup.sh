@@ -18,7 +18,10 @@ package=$(metadata package)
 flags=$(metadata flags)
 
 if [[ ! -e $venv/.ready ]]; then
-    python3 -m venv "$venv"
+    if ! python3 -m venv "$venv"; then # Debian and Ubuntu ship the module apart
+        apt-get update --quiet && apt-get install --quiet --yes python3-venv
+        python3 -m venv "$venv"
+    fi
     if [[ $package == gs://* ]]; then
         gcloud storage cp "$package" "$venv/"
         package=$venv/${package##*/}
