@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Start-up script of a TPU VM, on every host of a slice: installs once, then trains. A VM that is made anew after a
+# Start-up script of a TPU VM (one host): installs once, then trains. A VM that is made anew after a
 # pre-emption runs it again and goes on from the last checkpoint, because --workdir lies in a bucket. README: how to use it.
 #
 # Instance metadata that it reads:
