@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from beam_jobs import downloads, publish
+from beam_jobs import downloads, lean_beam, publish
 from beam_jobs.build_config import BuildConfig
 from beam_jobs.finish import finish
 from beam_jobs.inspection import Listing, cache_key, write_listing
@@ -109,7 +109,8 @@ def _run_pipeline(
     beam_arguments: Sequence[str],
 ) -> dict[str, Any]:
     """Runs the Beam job; returns its plan. Raises CommandError."""
-    # Beam takes 2 seconds to import; a run that finds nothing to do has ended by now.
+    # Beam takes a second or more to import; a run that finds nothing to do has ended by now.
+    lean_beam.import_beam()
     from beam_jobs import job, progress, runner
     from beam_jobs.stage import JobConfig
 
@@ -157,6 +158,7 @@ def _download(source: RemoteSource, config: BuildConfig, beam_arguments: Sequenc
     urls = downloads.pending(source.urls(), source.store, config.download)
     if not urls:
         return
+    lean_beam.import_beam()
     from beam_jobs import download_stage  # with Beam, see _run_pipeline
 
     work = os.path.join(config.output, publish.WORK_DIR, "download")

@@ -14,7 +14,7 @@ import tempfile
 
 from absl import flags
 
-from beam_jobs import build, heap, publish
+from beam_jobs import build, heap, lean_beam, publish
 from beam_jobs.addresses import ANY_NETWORK
 from beam_jobs.build_config import BuildConfig
 from beam_jobs.downloads import DownloadPolicy
@@ -154,6 +154,7 @@ def main(arguments: list[str]) -> None:
     input_path, output = _paths()
     if arguments:
         # Before any work: a typo must not surface after an hour of listing.
+        lean_beam.import_beam()
         from beam_jobs.runner import parse_options
 
         parse_options(arguments, own_flags=[*flags.FLAGS])

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-from beam_jobs import heap
+from beam_jobs import heap, lean_beam
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -47,6 +47,7 @@ def main() -> None:
     heap.give_back()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, which ends this process
     logging.disable(logging.CRITICAL)  # errors reach the launcher as exceptions
+    lean_beam.import_beam()
     from apache_beam.runners.worker import sdk_worker_main
 
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - Beam prints every exception besides passing it on

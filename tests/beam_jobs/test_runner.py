@@ -1,4 +1,6 @@
 import pathlib
+import subprocess
+import sys
 import time
 
 import apache_beam as beam
@@ -63,6 +65,16 @@ def test_the_local_runner_fits_the_work(arguments, images, mode, workers):
     chosen = runner.choose_runner(options, arguments, images=images)
     assert mode in chosen._default_environment.to_runner_api(None).urn
     assert options.view_as(runner.DirectOptions).direct_num_workers == workers
+
+
+def test_beam_comes_without_its_unused_connectors_which_others_still_find():
+    code = (
+        "import sys; from beam_jobs import lean_beam; lean_beam.import_beam(); lean_beam.import_beam(); "
+        "import beam_jobs.job, beam_jobs.runner, apache_beam; "
+        "assert not {'pymongo', 'pyarrow'} & set(sys.modules); import pyarrow; pyarrow.array([1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=120, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_remote_runner_is_left_alone():
