@@ -7,9 +7,9 @@ For every seed, `--photos` (a folder of one folder a class) is split anew, 70 % 
 `--data`, a built dataset, is taken as it is; and
  * the trainer fine-tunes EfficientNet-Lite0 with that seed: the train split for the gradient, validation for choosing
    the checkpoint, test once at the end;
- * scikit-learn's LogisticRegression (its defaults; regularised, so nothing is left to select) is fitted on the frozen
-   backbone's features, average-pooled, un-augmented, from images of the recipe's size; twice: on the train split, and
-   on train + validation.
+ * scikit-learn's LogisticRegression is fitted on the frozen backbone's features, average-pooled, un-augmented, from
+   images of the recipe's size; its regularisation is chosen on validation, as fine-tuning's checkpoint is. Twice: on
+   the train split, and with the same regularisation on train + validation.
 The second probe is the one to beat: it has seen every image that fine-tuning has.
 """
 
@@ -46,6 +46,7 @@ _OUTPUT = flags.DEFINE_string("output", "finetune_vs_probe.json", "Where the fig
 _SET = flags.DEFINE_multi_string("set", [], "Overrides of the recipe, as of the trainer.")
 
 BACKBONE = "efficientnet_lite0"
+PROBE_C = (0.001, 0.01, 0.1, 1.0)  # inverse strengths of regularisation; 1 is scikit-learn's default
 SPLITS = "train:0.7,validation:0.1,test:0.2"
 
 
@@ -99,8 +100,10 @@ def probes(data: DatasetVersion, recipe: Recipe) -> tuple[float, float]:
 
     splits = (features(data, split, recipe) for split in ("train", "validation", "test"))
     (x, y), (x_more, y_more), (x_test, y_test) = splits
-    on_train = LogisticRegression(max_iter=5000).fit(x, y)
-    on_both = LogisticRegression(max_iter=5000).fit(np.concatenate([x, x_more]), np.concatenate([y, y_more]))
+    fitted = [LogisticRegression(C=c, max_iter=5000).fit(x, y) for c in PROBE_C]
+    on_train = max(fitted, key=lambda probe: probe.score(x_more, y_more))
+    on_both = LogisticRegression(C=on_train.C, max_iter=5000)
+    on_both.fit(np.concatenate([x, x_more]), np.concatenate([y, y_more]))
     return float(on_train.score(x_test, y_test)), float(on_both.score(x_test, y_test))
 
 
