@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+_NEARLY_FULL = 0.9  # of the limit: then a line through one attempt is no worse than a line through two
 _GRANULE = 8  # rows of a tile: a batch between multiples of it takes the memory of the next
 
 
@@ -69,7 +70,7 @@ def largest_batch(
             if high - low <= slack:
                 break
             guess = guess if low < guess < high else (low + high) // 2
-        elif guess - low < slack and low:
+        elif low and guess - low < slack:
             break
         guess = _round(guess)
         if guess <= low or (high is not None and guess >= high) or guess < 1:
@@ -93,7 +94,10 @@ def _guess(attempts: list[Attempt], limit: float) -> int:
     nearest = told[0]
     if len(told) == 1:
         # Part of it does not grow with the batch, so this falls short where there is room, and that is the better side.
-        return int(nearest.batch * limit / nearest.needed)
+        proportional = int(nearest.batch * limit / nearest.needed)
+        return (
+            proportional if nearest.needed > _NEARLY_FULL * limit else max(proportional, 2 * nearest.batch + _GRANULE)
+        )
     other = told[1]
     slope = (nearest.needed - other.needed) / (nearest.batch - other.batch)
     if slope <= 0:

@@ -20,7 +20,6 @@ from pipeline.manifest import DatasetVersion, Manifest, Shard
 from trainer.config import Recipe
 from trainer.models import backbone_info
 
-_SECONDS = 3.0
 _SAMPLE_IMAGES = 256
 _MAX_BATCH = 64
 
@@ -42,7 +41,7 @@ class Feed:
     sample: str
 
 
-def measure(recipe: Recipe, data: DatasetVersion | None, *, side: int) -> Feed:
+def measure(recipe: Recipe, data: DatasetVersion | None, *, side: int, seconds: float = 3.0) -> Feed:
     """Runs the recipe's own input pipeline, augmentation included, for some seconds.
 
     Processor time is counted, not elapsed time: other work on the machine then matters little.
@@ -51,15 +50,16 @@ def measure(recipe: Recipe, data: DatasetVersion | None, *, side: int) -> Feed:
       recipe: says what is done with the images.
       data: whose training split is read, or None for a sample of made-up JPEGs.
       side: pixels of the longer side of those.
+      seconds: how long to measure.
     """
     if data is not None:
-        count, spent = _run(recipe, data, cache="auto")
+        count, spent = _run(recipe, data, cache="auto", seconds=seconds)
         return Feed(core_seconds=spent / count, images=count, cores=_cores(), sample=f"training images of {data.path}")
     height, width = side * 3 // 4 if side > 64 else side, side
     with tempfile.TemporaryDirectory(prefix="preflight-") as directory:
         made = write_sample(pathlib.Path(directory), count=_SAMPLE_IMAGES, height=height, width=width)
         # As a large set is read: a sample this small would be held decoded.
-        count, spent = _run(recipe, made, cache="bytes")
+        count, spent = _run(recipe, made, cache="bytes", seconds=seconds)
     sample = f"a made-up sample of {width}×{height} JPEGs; --data=DATA measures your own"
     return Feed(core_seconds=spent / count, images=count, cores=_cores(), sample=sample)
 
@@ -68,7 +68,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _run(recipe: Recipe, data: DatasetVersion, *, cache: str) -> tuple[int, float]:
+def _run(recipe: Recipe, data: DatasetVersion, *, cache: str, seconds: float) -> tuple[int, float]:
     batch = min(recipe.batch_size, _MAX_BATCH, data.manifest.num_examples("train"))
 
     def batches() -> Iterator[object]:
@@ -91,7 +91,7 @@ def _run(recipe: Recipe, data: DatasetVersion, *, cache: str) -> tuple[int, floa
     start, cpu, count = time.monotonic(), time.process_time(), 0
     for _ in source:
         count += batch
-        if time.monotonic() - start > _SECONDS:
+        if time.monotonic() - start > seconds:
             break
     return count, time.process_time() - cpu
 

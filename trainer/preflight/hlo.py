@@ -112,7 +112,7 @@ def instructions(text: str) -> Iterator[Instruction]:
     for line in text.splitlines():
         if match := _INSTRUCTION.match(line):
             name, shape, opcode, operands, rest = match.groups()
-            names = tuple(operand.strip().split(" ")[-1].lstrip("%") for operand in operands.split(",") if operand)
+            names = tuple(re.findall(r"%([\w.-]+)", operands))  # some dumps write the operands' shapes before them
             yield Instruction(name=name, opcode=opcode, results=parse_shape(shape), operands=names, rest=rest)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 
 from pipeline.cli import UsageError, nearest
 
 GIB = 2**30
+_CHIPS_OF_MANY = 4  # of each machine of a slice with several
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,8 +25,7 @@ class Generation:
       memory_limit: bytes that a program may use, as libtpu's compiler states it when one does not fit.
       matrix_unit: rows and columns of a matrix unit: channels are filled up to a multiple of it.
       shapes: the slice shapes that Cloud offers, smallest first.
-      chips_per_host: in slices of more than one host.
-      host_cores: vCPUs of such a host.
+      host_cores: vCPUs of a virtual machine by its number of chips; slices of more chips consist of 4-chip machines.
       accelerator: prefix of Cloud's accelerator types.
       compile_shape: the slice that the compiler is told of: each chip of a larger one runs the same program.
       chip_config: libtpu's name of how a chip's cores are joined to one device, as TPUStrategy sees it.
@@ -39,8 +40,7 @@ class Generation:
     memory_limit: float
     matrix_unit: int
     shapes: tuple[str, ...]
-    chips_per_host: int
-    host_cores: int
+    host_cores: Mapping[int, int]
     accelerator: str
     compile_shape: str
     chip_config: str = "default"
@@ -64,8 +64,7 @@ GENERATIONS: dict[str, Generation] = {
             memory_limit=30.75 * GIB,
             matrix_unit=128,
             shapes=_CUBES,
-            chips_per_host=4,
-            host_cores=240,
+            host_cores={4: 240},
             accelerator="v4",
             compile_shape="2x2x1",
             chip_config="megacore",
@@ -80,8 +79,7 @@ GENERATIONS: dict[str, Generation] = {
             memory_limit=15.75 * GIB,
             matrix_unit=128,
             shapes=_FLAT,
-            chips_per_host=8,
-            host_cores=224,
+            host_cores={1: 24, 4: 112, 8: 224},
             accelerator="v5litepod",
             compile_shape="2x2",
             source="https://cloud.google.com/tpu/docs/v5e",
@@ -94,8 +92,7 @@ GENERATIONS: dict[str, Generation] = {
             memory_limit=95.73 * GIB,
             matrix_unit=128,
             shapes=(*_CUBES, "16x16x24"),
-            chips_per_host=4,
-            host_cores=208,
+            host_cores={4: 208},
             accelerator="v5p",
             compile_shape="2x2x1",
             cores_in_name=True,
@@ -109,8 +106,7 @@ GENERATIONS: dict[str, Generation] = {
             memory_limit=31.24 * GIB,
             matrix_unit=256,
             shapes=_FLAT,
-            chips_per_host=8,
-            host_cores=180,
+            host_cores={1: 44, 4: 180, 8: 180},
             accelerator="v6e",
             compile_shape="2x2",
             source="https://cloud.google.com/tpu/docs/v6e",
@@ -141,17 +137,13 @@ class Slice:
 
     @property
     def hosts(self) -> int:
-        return -(-self.chips // self.generation.chips_per_host)
+        """Virtual machines, each of which runs the same command."""
+        return 1 if self.chips in self.generation.host_cores else self.chips // _CHIPS_OF_MANY
 
     @property
     def host_cores(self) -> int:
-        """vCPUs of all hosts; the part that comes with the chips where the slice is less than a host."""
-        whole = self.hosts * self.generation.host_cores
-        return whole if self.chips >= self.generation.chips_per_host else whole * self.chips // self._chips_of_hosts
-
-    @property
-    def _chips_of_hosts(self) -> int:
-        return self.hosts * self.generation.chips_per_host
+        """vCPUs of all hosts."""
+        return self.hosts * self.generation.host_cores[self.chips // self.hosts]
 
 
 def known_slices() -> list[Slice]:
