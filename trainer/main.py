@@ -8,12 +8,16 @@ Killed or pre-empted, the same command goes on where it stopped; a finished run 
 
 from __future__ import annotations
 
+import os
+
 from absl import flags
 from etils import epath
 
 from pipeline.cli import ExitCode, run_command
 from pipeline.manifest import open_dataset
+from trainer.doctor_checks import find_chips
 from trainer.request import Request
+from trainer.tpu_slice import find_host, leaves_it_to_another
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", None, "Dataset root (or one version directory) written by beam_jobs.build_tfrecords.")
@@ -50,6 +54,13 @@ def main(arguments: list[str]) -> int | None:
     )
     if request.is_done(workdir, data):
         print(f"nothing to do: {workdir} is finished (results: {workdir / 'result.json'})")
+        return ExitCode.DONE
+    if FLAGS.tpu not in ("", "local") and not FLAGS.tpu.startswith("grpc://"):
+        os.environ.setdefault(
+            "TPU_LOAD_LIBRARY", "0"
+        )  # the chips belong to the TensorFlow servers of the slice's hosts
+    if FLAGS.tpu and find_chips().on_bus and leaves_it_to_another(FLAGS.tpu, host := find_host(os.environ)):
+        print(f"nothing to do on host {host.number} of {host.count}: the first host trains with the chips of all")
         return ExitCode.DONE
 
     from trainer.run import train_and_evaluate  # takes seconds: what comes before should not

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -19,8 +20,13 @@ _ASKED = "asked_batch_size"  # in config.json where the batch was rounded up
 
 
 def _run_in(directory: epath.Path) -> dict[str, Any] | None:
-    """The config.json of a run that has got somewhere, else None."""
-    return read_config(directory) if (directory / "checkpoints").exists() else None
+    """The config.json of a run that has got somewhere, else None; settings newer than it have their defaults."""
+    if not (directory / "checkpoints").exists():
+        return None
+    run = read_config(directory)
+    with contextlib.suppress(ValueError):  # of other code: the comparison will say so
+        run["recipe"] = overrides.to_dict(overrides.from_dict(Recipe, run["recipe"]))
+    return run
 
 
 def fit_batch(recipe: Recipe, *, replicas: int, directory: epath.Path | None = None) -> Recipe:

@@ -3,75 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.cli import UsageError
 from pipeline.render import finish
-from trainer.config import OptimizerConfig, Phase, Recipe
+from trainer.config import Phase, Recipe
 from trainer.dropout import dropout_seed
 from trainer.models import Classifier, backbone_info
+from trainer.optimizer import TableSchedule, make_optimizer, trainable_groups
 
 Batch = Mapping[str, tf.Tensor]
 Forward = Callable[[tf.Tensor], tf.Tensor]
-
-
-class TableSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate looked up by step: what is logged and what the optimizer uses are one array."""
-
-    def __init__(self, table: np.ndarray) -> None:
-        """`table`: float32 [steps]."""
-        self._table = tf.Variable(table, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
-
-    def assign(self, table: np.ndarray) -> None:
-        """Takes another table of the same length; what is compiled stays so."""
-        self._table.assign(table)
-
-    def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        return tf.gather(self._table, tf.minimum(tf.cast(step, tf.int32), self._table.shape[0] - 1))
-
-    def get_config(self) -> dict[str, object]:
-        return {"table": self._table.numpy().tolist()}
-
-
-def trainable_groups(classifier: Classifier, phase: Phase) -> dict[float, list[keras.Variable]]:
-    """Groups the variables that a phase trains by their learning-rate multiplier.
-
-    Raises:
-      UsageError: a variable that no pattern covers, or a pattern that covers none.
-    """
-    groups: dict[float, list[keras.Variable]] = {}
-    unused = {pattern for pattern, _ in phase.trainable}
-    for variable in [*classifier.backbone.trainable_variables, *classifier.head.trainable_variables]:
-        for pattern, multiplier in phase.trainable:
-            if re.match(pattern, variable.path):
-                unused.discard(pattern)
-                if multiplier:
-                    groups.setdefault(multiplier, []).append(variable)
-                break
-        else:
-            raise UsageError(
-                f'phase {phase.name}: no pattern of trainable covers "{variable.path}"; '
-                'add one, e.g. [".*", null] at the end to freeze the rest'
-            )
-    if unused:
-        raise UsageError(f'phase {phase.name}: pattern "{min(unused)}" of trainable matches no variable')
-    if not groups:
-        raise UsageError(f"phase {phase.name}: trainable freezes every variable; nothing would train")
-    return groups
-
-
-def make_optimizer(config: OptimizerConfig, rates: TableSchedule) -> keras.optimizers.Optimizer:
-    """A Keras optimizer of the recipe's kind."""
-    if config.name == "sgd":
-        return keras.optimizers.SGD(rates, momentum=config.momentum)
-    if config.name == "adam":
-        return keras.optimizers.Adam(rates)
-    return keras.optimizers.AdamW(rates, weight_decay=config.weight_decay)
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, *, smoothing: float) -> tf.Tensor:
@@ -130,6 +75,10 @@ class TrainStep:
             tf.Variable(v, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
             for v in self.averaged
         ]
+        self._statistics = []
+        if phase.batch_norm == "train" and strategy.num_replicas_in_sync > 1:
+            state = classifier.backbone.non_trainable_variables
+            self._statistics = [v.value for v in state if v.path.endswith(("/moving_mean", "/moving_variance"))]
         self._run = tf.function(self._steps, reduce_retracing=True)
 
     def restart(self, rates: np.ndarray) -> None:
@@ -175,7 +124,8 @@ class TrainStep:
         seed = tf.random.experimental.stateless_fold_in([self._seed, 0], step)
         seed = tf.random.experimental.stateless_fold_in(seed, replica)
         gradients, sums = self._gradients(batch, seed)
-        gradients = self._clip(gradients)
+        self._share_statistics()
+        gradients = self._clip(self._with_penalty(gradients))
         for optimizer, group in zip(self.optimizers, self._groups, strict=True):
             own, gradients = gradients[: len(group)], gradients[len(group) :]
             optimizer.apply(own, group)  # sums over the replicas
@@ -199,6 +149,24 @@ class TrainStep:
         return gradients, sums
 
     def _piece(self, batch: Batch, seed: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        gradients, sums = self._loss_gradients(batch, seed)
+        if self._recipe.sam_rho:
+            # Keras' way to call a model with other weights; batch norm's statistics stay those of the first pass.
+            with keras.StatelessScope(self._uphill(gradients)):
+                gradients, _ = self._loss_gradients(batch, seed)
+        return gradients, sums
+
+    def _uphill(self, gradients: Sequence[tf.Tensor]) -> list[tuple[keras.Variable, tf.Tensor]]:
+        """The weights at the distance `sam_rho` along the gradient: sharpness-aware minimisation (arXiv 2010.01412).
+
+        The gradient is that of the piece alone: no exchange between replicas, and the paper's m-sharpness, where m is
+        the size of a piece.
+        """
+        variables = [v for group in self._groups for v in group]
+        scale = self._recipe.sam_rho / (tf.linalg.global_norm(gradients) + 1e-12)
+        return [(v, v.value + gradient * scale) for v, gradient in zip(variables, gradients, strict=True)]
+
+    def _loss_gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
         variables = [v.value for group in self._groups for v in group]
         labels = batch["label"]
         with tf.GradientTape(watch_accessed_variables=False) as tape, dropout_seed(seed):
@@ -208,18 +176,27 @@ class TrainStep:
             classes = tf.one_hot(labels, logits.shape[-1]) if labels.dtype.is_integer else labels
             factor = batch["weight"] * tf.linalg.matvec(classes, self._class_weights)
             # Divided by the full batch even where the last one is padded: every example then weighs the same.
-            objective = tf.reduce_sum(per_example * factor) / self._recipe.batch_size + self._penalty()
+            objective = tf.reduce_sum(per_example * factor) / self._recipe.batch_size
         hits = tf.cast(tf.equal(tf.argmax(logits, axis=-1), tf.argmax(classes, axis=-1)), tf.float32)
         sums = [tf.reduce_sum(value * batch["weight"]) for value in (per_example, hits)]
         return tape.gradient(objective, variables), tf.stack([*sums, tf.reduce_sum(batch["weight"])])
 
-    def _penalty(self) -> tf.Tensor:
-        if not self._phase.l2:
-            return tf.zeros(())
-        kernels = [v.value for group in self._groups for v in group if v.path.endswith("kernel")]
-        # Each piece adds its share, because gradients are summed over pieces and replicas.
-        pieces = self._strategy.num_replicas_in_sync * self._recipe.accumulate
-        return self._phase.l2 / pieces * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
+    def _share_statistics(self) -> None:
+        """Gives all replicas the mean of their moving statistics of batch norm, of which only one's are saved."""
+        if self._statistics:
+            context = tf.distribute.get_replica_context()
+            means = context.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.identity(v) for v in self._statistics])
+            for variable, mean in zip(self._statistics, means, strict=True):
+                variable.assign(mean)
+
+    def _with_penalty(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Adds the gradient of the penalty, to every replica its share of it: gradients are summed over them."""
+        variables = [v for group in self._groups for v in group]
+        share = self._phase.l2 / self._strategy.num_replicas_in_sync
+        return [
+            gradient + share * v.value if share and v.path.endswith("kernel") else gradient
+            for v, gradient in zip(variables, gradients, strict=True)
+        ]
 
     def _clip(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Scales by the global norm of the gradient summed over replicas (Keras would clip each replica's part)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 
@@ -12,10 +13,10 @@ from pipeline.cli import TryAgainError, UsageError
 from trainer.cluster import Cluster, Workers
 from trainer.doctor_checks import find_chips
 from trainer.memory import keep_freed_memory
+from trainer.preflight.topology import GENERATIONS, GIB
 
 KINDS = ("auto", "tpu", "mirrored", "multiworker", "cpu")
 _CONNECT_SECONDS = 10
-_CHIP_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # cloud.google.com/tpu/docs/system-architecture-tpu-vm
 
 
 def choose(kind: str, *, tpu: str, cluster: Cluster | None) -> str:
@@ -126,7 +127,7 @@ def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
 
 
 def describe_tpu(generation: str | None, mesh: tuple[int, ...], *, hosts: int) -> str:
-    """E.g. `TPU v5e, 8 chips of 16 GiB (2x4x1) on 2 hosts`.
+    """E.g. `TPU v5e, 8 chips of 15.75 GiB (2x4x1) on 2 hosts`.
 
     Args:
       generation: as `find_chips` names it, if known.
@@ -134,10 +135,8 @@ def describe_tpu(generation: str | None, mesh: tuple[int, ...], *, hosts: int) -
       hosts: machines that hold the chips.
     """
     *sides, _ = mesh
-    chips = 1
-    for side in sides:
-        chips *= side
-    memory = f" of {_CHIP_GIB[generation]} GiB" if generation in _CHIP_GIB else ""
+    chips = math.prod(sides)
+    memory = f" of {GENERATIONS[generation].memory_limit / GIB:g} GiB" if generation in GENERATIONS else ""
     plural = "s" if hosts > 1 else ""
     shape = "x".join(map(str, sides))
     return f"TPU{' ' + generation if generation else ''}, {chips} chips{memory} ({shape}) on {hosts} host{plural}"

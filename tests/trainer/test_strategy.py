@@ -10,7 +10,7 @@ from pipeline.cli import UsageError
 from tests.trainer.runs import small_recipe
 from trainer.cluster import Cluster, Workers, read_cluster
 from trainer.overrides import to_dict
-from trainer.settings import fit_batch
+from trainer.settings import fit_batch, refuse_another_run
 from trainer.strategy import choose, describe, describe_tpu, make_strategy
 
 HOSTS = ["a:1", "b:2"]
@@ -101,7 +101,7 @@ def test_one_cpu_and_a_strategy_by_name():
 
 
 def test_a_tpu_is_described_by_its_chips():
-    assert describe_tpu("v5e", (2, 4, 1, 1), hosts=2) == "TPU v5e, 8 chips of 16 GiB (2x4x1) on 2 hosts"
+    assert describe_tpu("v5e", (2, 4, 1, 1), hosts=2) == "TPU v5e, 8 chips of 15.75 GiB (2x4x1) on 2 hosts"
     assert describe_tpu(None, (2, 2, 1, 2), hosts=1) == "TPU, 4 chips (2x2x1) on 1 host"
 
 
@@ -137,6 +137,17 @@ def test_a_run_keeps_its_rounded_batch_on_other_replicas(tmp_path):
         fit_batch(asked, replicas=3, directory=run)
     # Another batch than the run's is for the comparison of configurations to refuse.
     assert fit_batch(small_recipe("batch_size=64"), replicas=2, directory=run).batch_size == 64
+
+
+def test_a_run_from_before_a_setting_existed_goes_on(tmp_path):
+    recipe = small_recipe()
+    run = _started(tmp_path, recipe)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["recipe"]["sam_rho"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    refuse_another_run(run, {"recipe": to_dict(recipe)})
+    with pytest.raises(UsageError, match=r"recipe.sam_rho: 0.0 → 0.05"):
+        refuse_another_run(run, {"recipe": to_dict(dataclasses.replace(recipe, sam_rho=0.05))})
 
 
 def test_a_run_that_needed_no_rounding_is_not_rounded_later(tmp_path):
