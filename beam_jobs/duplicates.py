@@ -142,10 +142,8 @@ class _Search(beam.DoFn):
 
     def process(self, element: tuple[int, Iterable[Block]]) -> Iterator[tuple[None, bytes]]:
         search, blocks = element
-        edges = lsh.similar(
-            np.frombuffer(b"".join(map(content, blocks)), lsh.SKETCH), range(search, lsh.BANDS, self._searches)
-        )
-        yield None, edges.tobytes()
+        found = np.concatenate([np.frombuffer(content(block), lsh.SKETCH) for block in blocks])
+        yield None, lsh.similar(found, range(search, lsh.BANDS, self._searches)).tobytes()
 
 
 def _components(element: tuple[None, Iterable[bytes]]) -> Components:

@@ -175,7 +175,7 @@ def similar(sketches: np.ndarray, bands: Sequence[int] = range(BANDS)) -> np.nda
     """Finds the similar pairs among sketches.
 
     Args:
-      sketches: SKETCH [n], in any order; ids distinct.
+      sketches: SKETCH [n], in any order; ids distinct. Sorted in place: a copy would double the search's memory.
       bands: the bands to look at.
 
     Returns:
@@ -184,7 +184,8 @@ def similar(sketches: np.ndarray, bands: Sequence[int] = range(BANDS)) -> np.nda
     edges = np.empty(0, EDGE)
     if len(sketches) < 2:
         return edges
-    sketches = sketches[_by_hash(sketches)]
+    # By hash, then id: NumPy cannot sort by fields of bytes, but by one of all bytes.
+    sketches.view(f"S{SKETCH.itemsize}").sort()
     index = _Index(sketches, bands)
     ids = sketches["id"]
     for rows, partners, similarity in _pairs(index):
@@ -195,8 +196,3 @@ def similar(sketches: np.ndarray, bands: Sequence[int] = range(BANDS)) -> np.nda
         if len(edges) > _MAX_EDGES:
             edges = spanning_forest(edges)
     return spanning_forest(edges)
-
-
-def _by_hash(sketches: np.ndarray) -> np.ndarray:
-    """Order by hash, then id: NumPy cannot sort by fields of bytes, but by one of all bytes."""
-    return np.argsort(np.ascontiguousarray(sketches).view(f"S{SKETCH.itemsize}").reshape(-1), kind="stable")
