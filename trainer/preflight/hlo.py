@@ -281,7 +281,9 @@ def host_operations(text: str) -> list[str]:
     found = set()
     for instruction in instructions(text):
         to_host = "is_host_transfer=true" in instruction.rest or instruction.opcode in ("infeed", "outfeed")
-        in_host_memory = any(buffer.space == _HOST_MEMORY for buffer in instruction.results)
+        in_host_memory = instruction.opcode not in _MOVES_NOTHING and any(
+            buffer.space == _HOST_MEMORY for buffer in instruction.results
+        )
         if (instruction.opcode in _ON_HOST and to_host) or in_host_memory:
             found.add(
                 f"{instruction.opcode} {instruction.name}" + (f" ({instruction.source})" if instruction.source else "")

@@ -15,8 +15,10 @@ import tensorflow as tf
 from pipeline.cli import CommandError
 from trainer.checkpoint import build_from_recipe
 from trainer.config import Phase, Recipe
+from trainer.optimizer import trainable_groups
+from trainer.preflight.feeding import batch_spec
 from trainer.preflight.flops import channel_fill, training_flops
-from trainer.step import TrainStep, trainable_groups
+from trainer.step import TrainStep
 
 _DEVICE = "/device:CPU:0"
 
@@ -27,15 +29,20 @@ class Program:
 
     Attributes:
       hlo: a serialized HloModuleProto.
-      digest: sha256 (hex) of its text. The bytes of `hlo` differ from run to run (protobuf's maps have no order).
+      text: the same to read.
       flops: products of `batch` images by our own count (`trainer.preflight.flops`).
       batch: images.
     """
 
     hlo: bytes
-    digest: str
+    text: str
     flops: int
     batch: int
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of the text. The bytes of `hlo` differ from run to run: protobuf's maps have no order."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 class Lowering:
@@ -56,20 +63,12 @@ class Lowering:
           CommandError: an operation that XLA cannot compile; names it.
         """
         step = self._step(phase, steps_per_epoch)
-        shape = self._features if phase.cached_features else self._image
+        spec = self._batch_spec(phase, batch)
 
-        def run(image: tf.Tensor, label: tf.Tensor, weight: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-            return self._strategy.run(step._step, args=({"image": image, "label": label, "weight": weight}, number))
+        def run(number: tf.Tensor, *tensors: tf.Tensor) -> tf.Tensor:
+            return self._strategy.run(step._step, args=(dict(zip(spec, tensors, strict=True)), number))
 
-        augment = self._recipe.augment
-        mixed = phase.augment and not phase.cached_features and (augment.mixup or augment.cutmix)
-        specs = [
-            tf.TensorSpec([batch, *shape]),
-            tf.TensorSpec([batch, self._classes]) if mixed else tf.TensorSpec([batch], tf.int32),
-            tf.TensorSpec([batch]),
-            tf.TensorSpec([], tf.int32),
-        ]
-        return self._program(run, specs, batch, self._flops(phase))
+        return self._program(run, [tf.TensorSpec([], tf.int32), *spec.values()], batch, self._flops(phase))
 
     def forward(self, *, batch: int) -> Program:
         """Evaluation (and the computing of features to cache) on `batch` images: forward only."""
@@ -95,9 +94,15 @@ class Lowering:
     def _image(self) -> tuple[int, int, int]:
         return (self._recipe.image_size, self._recipe.image_size, 3)
 
-    @property
-    def _features(self) -> tuple[int, ...]:
-        return tuple(self._classifier.backbone.output.shape[1:])
+    def _batch_spec(self, phase: Phase, batch: int) -> dict[str, tf.TensorSpec]:
+        if not phase.cached_features:
+            return batch_spec(self._recipe, phase, batch=batch, classes=self._classes)
+        features = self._classifier.backbone.output.shape[1:]
+        return {
+            "image": tf.TensorSpec([batch, *features]),
+            "label": tf.TensorSpec([batch], tf.int32),
+            "weight": tf.TensorSpec([batch]),
+        }
 
     @functools.cache  # noqa: B019 (a Lowering lives as long as the command)
     def _step(self, phase: Phase, steps_per_epoch: int) -> TrainStep:
@@ -132,7 +137,7 @@ class Lowering:
                 f"the step cannot be compiled for a TPU: {unsupported_operations(str(error))}; "
                 "operations that XLA does not know must move to the input pipeline"
             ) from error
-        return Program(hlo=hlo, digest=hashlib.sha256(text.encode()).hexdigest(), flops=flops * batch, batch=batch)
+        return Program(hlo=hlo, text=text, flops=flops * batch, batch=batch)
 
 
 def unsupported_operations(message: str) -> str:
