@@ -142,8 +142,11 @@ class _Search(beam.DoFn):
 
     def process(self, element: tuple[int, Iterable[Block]]) -> Iterator[tuple[None, bytes]]:
         search, blocks = element
-        found = np.concatenate([np.frombuffer(content(block), lsh.SKETCH) for block in blocks])
-        yield None, lsh.similar(found, range(search, lsh.BANDS, self._searches)).tobytes()
+        found = bytearray()  # joining the blocks would hold all of them twice
+        for block in blocks:
+            found += content(block)
+        edges = lsh.similar(np.frombuffer(found, lsh.SKETCH), range(search, lsh.BANDS, self._searches))
+        yield None, edges.tobytes()
 
 
 def _components(element: tuple[None, Iterable[bytes]]) -> Components:
