@@ -11,6 +11,7 @@ import time
 import pytest
 
 from pipeline.cli import CommandError, ExitCode, UsageError
+from tests import datasets
 from trainer import config
 from trainer.preflight.batches import Attempt, largest_batch
 from trainer.preflight.cache import Cache
@@ -95,10 +96,11 @@ def test_the_largest_batch_of_a_real_step(jax_python, compiled_once):
     assert len(found.attempts) <= 6
 
 
-def test_what_is_no_program_is_an_error_that_names_it(jax_python):
-    compiled = Compiler(jax_python, V5E, Cache(None)).compile(b"no program", text_digest="x", batch=1)
+def test_what_cannot_be_compiled_is_said_and_not_kept(jax_python, tmp_path):
+    compiled = Compiler(jax_python, V5E, Cache(tmp_path)).compile(b"no program", text_digest="x", batch=1)
     assert not compiled.fits
     assert not compiled.out_of_memory
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_compiler_that_crashes_is_reported(jax_python, tmp_path):
@@ -112,13 +114,19 @@ def test_a_compiler_that_crashes_is_reported(jax_python, tmp_path):
 
 
 def test_the_command_answers_and_a_repeat_is_instant(jax_python, tmp_path):
+    splits = {
+        name: datasets.random_records(40, classes=3, seed=seed) for seed, name in enumerate(("train", "validation"))
+    }
+    datasets.write_dataset(tmp_path / "data", splits, ["a", "b", "c"])
     command = [
         sys.executable, "-m", "trainer.preflight", "--recipe=cifar10_cnn", "--topology=v5e:2x4", "--set=batch_size=64",
-        "--nosearch", f"--cache={tmp_path}", f"--jax_python={jax_python}",
+        "--nosearch", f"--data={tmp_path / 'data'}", f"--cache={tmp_path / 'cache'}", f"--jax_python={jax_python}",
     ]  # fmt: skip
     first = subprocess.run(command, capture_output=True, text=True, check=False)
     assert first.returncode == ExitCode.DONE, first.stderr
     assert "phase all, 8 images a chip" in first.stdout
+    assert "data: 40 training and 40 validation images, 3 classes" in first.stdout
+    assert f"(training images of {tmp_path / 'data'}" in first.stdout
     assert "the whole recipe, at the roofline" in first.stdout
     start = time.monotonic()
     second = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -82,7 +82,8 @@ def main(arguments: list[str]) -> int:
             compiler=compiler,
             search=FLAGS.search,
         )
-        cache.put(key, dataclasses.asdict(report))
+        if all(step.compiled.final for step in report.steps):
+            cache.put(key, dataclasses.asdict(report))
     for line in lines(report, target):
         print(line)
     return ExitCode.DONE if report.fits else ExitCode.USAGE

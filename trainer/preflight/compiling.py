@@ -70,6 +70,11 @@ class Compiled:
     def out_of_memory(self) -> bool:
         return "RESOURCE_EXHAUSTED" in self.error
 
+    @property
+    def final(self) -> bool:
+        """Whether another try would end the same way; other failures may be this machine's."""
+        return self.fits or self.out_of_memory
+
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Compiled:
         """The inverse of `dataclasses.asdict` after a passage through JSON."""
@@ -114,7 +119,8 @@ class Compiler:
         with tempfile.TemporaryDirectory(prefix="preflight-") as directory:
             result = self._run(program, pathlib.Path(directory))
             compiled = summarize(result, pathlib.Path(directory), batch=batch)
-        self._cache.put(key, dataclasses.asdict(compiled))
+        if compiled.final:
+            self._cache.put(key, dataclasses.asdict(compiled))
         return compiled
 
     def _run(self, program: bytes, directory: pathlib.Path) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from trainer.preflight.findings import Report, Searched, Step
 from trainer.preflight.roofline import Stretch, cores_needed, total_seconds
 from trainer.preflight.topology import GIB, Slice
 
+_MORE_THAN_ASKED = 1.05
+
 
 def lines(report: Report, target: Slice) -> Iterator[str]:
     """The report as text."""
@@ -59,6 +61,9 @@ def _step_lines(step: Step, target: Slice) -> Iterator[str]:
         f"  work        {c.flops / 1e9:.4g} GFLOP, {c.product_flops / 1e9:.4g} of them in convolutions and matrix "
         f"products (the layers ask for {step.product_flops / 1e9:.4g})"
     )
+    if c.product_flops > _MORE_THAN_ASKED * step.product_flops:
+        extra = c.product_flops / step.product_flops - 1
+        yield f"              {extra:.0%} more than asked for: so small a batch is filled up; a larger one wastes less"
     yield (
         f"              {c.bytes_accessed / 1e9:.3g} GB accessed by the compiler's count, {c.traffic / 1e9:.3g} GB to "
         "and from the chip's HBM"
