@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import socket
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +20,7 @@ import tensorflow as tf
 from pipeline.cli import TryAgainError, UsageError
 
 _EXAMPLE = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
+_SECONDS_BETWEEN_TRIES = 0.2
 _JOBS = ("chief", "worker")  # in TensorFlow's order; the first task of all is the chief
 
 
@@ -73,6 +76,47 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster | None:
 
 def _name(task: tuple[str, int]) -> str:
     return f"{task[0]} {task[1]}"
+
+
+def wait_for_others(cluster: Cluster, *, seconds: float) -> None:
+    """Waits until all other workers have listened at their addresses, as this one meanwhile does at its own.
+
+    TensorFlow itself would wait without end, and while it does a SIGTERM is lost.
+
+    Raises:
+      TryAgainError: this worker's port is taken, or somebody has not come within `seconds`.
+    """
+    port = int(cluster.addresses[cluster.index].rpartition(":")[2])
+    dual = socket.has_dualstack_ipv6()
+    try:
+        listener = socket.create_server(
+            ("", port),
+            family=socket.AF_INET6 if dual else socket.AF_INET,
+            dualstack_ipv6=dual,
+            backlog=len(cluster.addresses),
+        )
+    except OSError as error:
+        raise TryAgainError(
+            f"this is {cluster}, but port {port} is taken ({error}); is an earlier attempt still running?"
+        ) from error
+    with listener:
+        missing = [address for i, address in enumerate(cluster.addresses) if i != cluster.index]
+        deadline = time.monotonic() + seconds
+        while missing := [address for address in missing if not _answers(address)]:
+            if time.monotonic() > deadline:
+                raise TryAgainError(
+                    f"nobody listens at {', '.join(missing)} after {seconds:.0f} s; start the command on all workers"
+                )
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 class Workers:

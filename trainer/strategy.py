@@ -10,13 +10,14 @@ import tensorflow as tf
 from absl import logging
 
 from pipeline.cli import TryAgainError, UsageError
-from trainer.cluster import Cluster, Workers
+from trainer.cluster import Cluster, Workers, wait_for_others
 from trainer.doctor_checks import find_chips
 from trainer.memory import keep_freed_memory
 from trainer.preflight.topology import GENERATIONS, GIB
 
 KINDS = ("auto", "tpu", "mirrored", "multiworker", "cpu")
 _CONNECT_SECONDS = 10
+_CLUSTER_SECONDS = 600  # machines of a job rarely start at the same moment
 
 
 def choose(kind: str, *, tpu: str, cluster: Cluster | None) -> str:
@@ -90,6 +91,7 @@ def _multi_worker_strategy(cluster: Cluster) -> tf.distribute.Strategy:
     gpus = tf.config.list_physical_devices("GPU")
     found = f"{len(gpus)} GPUs" if gpus else _describe_cpu()
     logging.info("found %s; this is %s, waiting for the others", found, cluster)
+    wait_for_others(cluster, seconds=_CLUSTER_SECONDS)
     if not gpus:
         keep_freed_memory()
     try:

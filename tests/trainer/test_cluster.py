@@ -163,3 +163,15 @@ def test_a_workdir_that_the_workers_do_not_share_is_refused(together, tiny_data,
     assert set(codes) <= {64, 75}
     assert "--workdir, one folder on gs:// or NFS with the same checkpoints, must be the same" in text
     assert "Traceback" not in text
+
+
+def test_a_worker_that_waits_for_the_others_ends_on_sigterm(tiny_data, tmp_path):
+    processes = _start_two(tiny_data, tmp_path / "run", tmp_path / "logs", "--seed=0", "--seed=no_number")
+    assert processes[1].wait(timeout=60) == 64
+    log = tmp_path / "logs" / "0"
+    while "waiting for the others" not in log.read_text():
+        assert processes[0].poll() is None, log.read_text()
+        time.sleep(0.1)
+    time.sleep(1)
+    processes[0].send_signal(signal.SIGTERM)
+    assert processes[0].wait(timeout=30) == -signal.SIGTERM

@@ -1,14 +1,18 @@
 """Which devices train: flags, TF_CONFIG, and what happens to a batch that the replicas cannot share out."""
 
+import concurrent.futures
 import dataclasses
 import json
+import socket
+import threading
+import time
 
 import pytest
 from etils import epath
 
-from pipeline.cli import UsageError
+from pipeline.cli import TryAgainError, UsageError
 from tests.trainer.runs import small_recipe
-from trainer.cluster import Cluster, Workers, read_cluster
+from trainer.cluster import Cluster, Workers, read_cluster, wait_for_others
 from trainer.overrides import to_dict
 from trainer.settings import fit_batch, refuse_another_run
 from trainer.strategy import choose, describe, describe_tpu, make_strategy
@@ -59,6 +63,41 @@ def test_without_other_workers_there_is_no_cluster(environment):
 def test_a_damaged_tf_config_is_named_with_the_fix(environment, message):
     with pytest.raises(UsageError, match=message):
         read_cluster(environment)
+
+
+def _free_ports(count):
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+def test_workers_wait_for_one_another_and_leave_their_ports_free():
+    ports = _free_ports(3)
+    clusters = [Cluster(addresses=tuple(f"localhost:{port}" for port in ports), index=i) for i in range(3)]
+    everybody = threading.Barrier(3, timeout=30)
+
+    def work(cluster):
+        wait_for_others(cluster, seconds=30)
+        with socket.create_server(("", ports[cluster.index])):  # as TensorFlow's server does then
+            everybody.wait()
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(work, clusters[0])
+        time.sleep(0.5)
+        assert not first.done()
+        for waiting in [first, *(pool.submit(work, cluster) for cluster in clusters[1:])]:
+            waiting.result()
+
+
+def test_who_does_not_come_in_time_is_named_and_so_is_a_port_that_is_taken():
+    one, two = _free_ports(2)
+    cluster = Cluster(addresses=(f"localhost:{one}", f"localhost:{two}"), index=0)
+    with pytest.raises(TryAgainError, match=f"nobody listens at localhost:{two} after 0 s"):
+        wait_for_others(cluster, seconds=0.3)
+    with socket.create_server(("", one)), pytest.raises(TryAgainError, match=f"port {one} is taken"):
+        wait_for_others(cluster, seconds=0.3)
 
 
 @pytest.mark.parametrize(
