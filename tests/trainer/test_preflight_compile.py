@@ -63,7 +63,7 @@ def test_every_phase_of_every_recipe_compiles_with_the_operations_that_its_layer
         assert compiled.fits, compiled.error
         assert compiled.product_flops == pytest.approx(program.flops, rel=0.05), phase.name
         assert compiled.flops >= compiled.product_flops  # and what is done element by element
-        assert 0 < compiled.traffic <= 1.01 * compiled.bytes_accessed
+        assert compiled.traffic > compiled.arguments / 2  # most variables are read, many are written
         assert 0 < compiled.arguments < compiled.needed
         assert compiled.on_host == ()
 

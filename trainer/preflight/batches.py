@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-_NEARLY_FULL = 0.9  # of the limit: then a line through one attempt is no worse than a line through two
+_NEARLY_FULL = 0.9  # of the limit
+_STEP_WHERE_FULL = 1.25
 _GRANULE = 8  # rows of a tile: a batch between multiples of it takes the memory of the next
 
 
@@ -65,6 +66,9 @@ def largest_batch(
     while len(attempts) <= compiles:
         low, high = _bracket(attempts)
         guess = min(_guess(attempts, limit), most)
+        if any(a.fits and a.needed > _NEARLY_FULL * limit for a in attempts):
+            # Here the compiler begins to compute again what it cannot keep, and the line says little.
+            guess = min(guess, int(_STEP_WHERE_FULL * low))
         slack = max(_GRANULE, int(tolerance * low))
         if high is not None:
             if high - low <= slack:

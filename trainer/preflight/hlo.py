@@ -125,8 +125,8 @@ def entry(text: str) -> list[Instruction]:
 def memory_traffic(program: Sequence[Instruction]) -> int:
     """Bytes between chip and HBM, padding included: what each instruction of `entry` reads there and writes there.
 
-    The compiler's own "bytes accessed" also counts tensors that stay in the chip's vector memory: it is larger, and a
-    bound on speed made from it would be none.
+    The compiler's own "bytes accessed" counts tensors that stay in the chip's vector memory, and no padding: a bound on
+    speed made from it would be none.
     """
     results = {instruction.name: instruction.results for instruction in program}
     return sum(_traffic(instruction, results) for instruction in program)

@@ -66,7 +66,7 @@ def _step_lines(step: Step, target: Slice) -> Iterator[str]:
         yield f"              {extra:.0%} more than asked for: so small a batch is filled up; a larger one wastes less"
     yield (
         f"              {c.bytes_accessed / 1e9:.3g} GB accessed by the compiler's count, {c.traffic / 1e9:.3g} GB to "
-        "and from the chip's HBM"
+        "and from the chip's HBM with padding"
     )
     yield (
         f"  roofline    compute {c.batch / bounds.compute:,.0f}, memory {c.batch / bounds.memory:,.0f} images/s a chip"
