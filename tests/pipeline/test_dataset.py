@@ -244,11 +244,11 @@ def test_mixed_labels_match_mixed_pixels(tmp_path, settings):
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
-def test_what_the_accelerator_finishes_is_what_the_host_would_have_made(data, name):
+def test_what_the_accelerator_finishes_is_what_the_host_would_have_made(data, name, xla):
     host = _train(data, 8, augment=CONFIGS[name])
     augment = dataclasses.replace(CONFIGS[name], on_accelerator=True)
     shipped = _train(data, 8, augment=augment)
-    finish = tf.function(lambda batch: render.finish(batch, augment, "tf"), jit_compile=True)
+    finish = xla(lambda batch: render.finish(batch, augment, "tf"))
     for expected, batch in zip(host, shipped, strict=True):
         assert batch["image"].dtype == np.uint8
         images = finish({k: tf.constant(v) for k, v in batch.items()}).numpy()
