@@ -51,8 +51,9 @@ class Generation:
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
 
-# Peak, memory and interconnect: the tables "Key chip specifications" of the pages named as source, read in 2026 (v4's
-# interconnect: 6 links of 50 GB/s each way, arXiv 2304.01433, table 4). Memory limits: what libtpu 0.0.52 states.
+# Peak, memory and interconnect: the tables "Key chip specifications" of the pages named as source, read in 2026. Memory
+# limits: what libtpu 0.0.52 states. Not read anywhere, so to be checked before they are relied on: the host_cores of v4
+# and v6e, and v4's interconnect (6 links of 50 GB/s each way).
 GENERATIONS: dict[str, Generation] = {
     generation.name: generation
     for generation in (
