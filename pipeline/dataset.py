@@ -74,8 +74,10 @@ def _batch_images(
         with tf.control_dependencies([tf.cond(number == 0, lambda: assert_range(images, mode), tf.no_op)]):
             return {"image": tf.identity(images), **result}
 
-    # A fixed number of threads: an autotuned one starts low again every epoch.
-    images = batches.unbatch().map(render, num_parallel_calls=len(os.sched_getaffinity(0)), deterministic=True)
+    # A fixed number of calls: an autotuned one starts low again every epoch. Twice the cores, because results come out
+    # in order: a slow image holds up those that are done.
+    calls = 2 * len(os.sched_getaffinity(0))
+    images = batches.unbatch().map(render, num_parallel_calls=calls, deterministic=True)
     images = images.batch(size, drop_remainder=True)
     if renderer.augment.policy:
         change = policies.keras_cv_policy(renderer.augment.policy)
