@@ -146,11 +146,14 @@ def _feed_lines(report: Report, target: Slice, parts: list[Stretch]) -> Iterator
         f"  this machine's {cores} deliver {cores / cost:,.0f} images/s, the slice's {target.host_cores} vCPUs about "
         f"{target.host_cores / cost:,.0f} if they are as fast"
     )
-    fed, free = total_seconds(parts, input_rate=target.host_cores / cost), total_seconds(parts)
-    if fed > 1.001 * free:
-        yield (
-            f"  the hosts cannot feed that: all takes {_hours(fed)}, {fed / 3600 * target.chips:.3g} chip-hours, at "
-            f"their rate; the chips wait {1 - free / fed:.0%} of it, so a smaller slice does as well"
-        )
-    else:
+    host_rate = target.host_cores / cost
+    starving = [part for part in hungry if part.images / part.seconds > host_rate]
+    if not starving:
         yield "  the hosts can feed that"
+        return
+    fed, free = total_seconds(parts, input_rate=host_rate), total_seconds(parts)
+    advice = ", so a smaller slice does as well" if main in starving else ""
+    yield (
+        f"  the hosts cannot feed {', '.join(part.name for part in starving)}: all takes {_hours(fed)}, "
+        f"{fed / 3600 * target.chips:.3g} chip-hours, at their rate; the chips wait {1 - free / fed:.0%} of it{advice}"
+    )
