@@ -13,6 +13,7 @@ from pipeline.render import finish
 from trainer.config import Phase, Recipe
 from trainer.dropout import dropout_seed
 from trainer.models import Classifier, backbone_info
+from trainer.models.folding import fold_batch_norm
 from trainer.optimizer import TableSchedule, make_optimizer, trainable_groups
 
 Batch = Mapping[str, tf.Tensor]
@@ -231,5 +232,7 @@ def training_forward(classifier: Classifier, phase: Phase) -> Forward:
     """images or cached features → logits, as a phase trains them."""
     if phase.cached_features:
         return lambda features: classifier.head(features, training=True)
-    in_train_mode = phase.batch_norm == "train"
-    return lambda images: classifier.head(classifier.backbone(images, training=in_train_mode), training=True)
+    if phase.batch_norm == "train":
+        return lambda images: classifier.head(classifier.backbone(images, training=True), training=True)
+    backbone = fold_batch_norm(classifier.backbone)
+    return lambda images: classifier.head(backbone(images, training=False), training=True)
