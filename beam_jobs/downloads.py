@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 
 from beam_jobs.download_schedule import DEAD_HOST_FAILURES, Schedule, Task
 from beam_jobs.download_store import Download, DownloadStore
-from beam_jobs.fetch import Fetcher, FetchPolicy
+from beam_jobs.fetch import Fetcher
+from beam_jobs.fetch_policy import FetchPolicy
 from beam_jobs.http_errors import FetchError
 from beam_jobs.images import RejectCode
 
