@@ -164,8 +164,11 @@ class TableSource:
 
     def items(self) -> Iterator[SourceItem]:
         """See `Source`."""
-        self.store.refresh()
+        refreshed = False
         for row in self._checked_rows():
+            if not refreshed and is_url(row.uri):
+                self.store.refresh()
+                refreshed = True
             yield SourceItem(uri=row.uri, label=row.label, split=row.split, stamp=self._stamp(row.uri))
 
     def _stamp(self, uri: str) -> str:
