@@ -8,7 +8,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from beam_jobs.download_entry import Body, Download, Writer
 from beam_jobs.download_schedule import DEAD_HOST_FAILURES, Schedule, Task
@@ -82,7 +82,9 @@ def pending(urls: Iterable[str], store: DownloadStore, policy: DownloadPolicy) -
         return [url for url, todo in zip(distinct, threads.map(is_pending, distinct), strict=True) if todo]
 
 
-def download(urls: list[str], store: DownloadStore, policy: DownloadPolicy, *, fetcher: Fetcher) -> Iterator[Download]:
+def download(
+    urls: Sequence[str], store: DownloadStore, policy: DownloadPolicy, *, fetcher: Fetcher
+) -> Iterator[Download]:
     """Downloads distinct URLs; yields what came of each, in any order. Failures are results, not exceptions.
 
     Raises:
@@ -92,7 +94,7 @@ def download(urls: list[str], store: DownloadStore, policy: DownloadPolicy, *, f
         yield from _download(urls, writer, policy, fetcher)
 
 
-def _download(urls: list[str], writer: Writer, policy: DownloadPolicy, fetcher: Fetcher) -> Iterator[Download]:
+def _download(urls: Sequence[str], writer: Writer, policy: DownloadPolicy, fetcher: Fetcher) -> Iterator[Download]:
     schedule = Schedule(urls, per_host=policy.fetch.per_host)
     results: queue.SimpleQueue[Download | BaseException] = queue.SimpleQueue()
     worker = _Worker(writer, policy, fetcher, schedule)
