@@ -5,7 +5,7 @@
 
 Each writer appends to files of its own, the body first, then its line, so a kill at any moment loses at most what was
 under way: a body without a line is passed over, and so is a line without its end. A line starts with two keys, 16 hex
-digits each: of the URL, and of the body (zeros for a failure). Later lines count more than earlier ones.
+digits each: of the URL, and of the body (dashes for a failure). Later lines count more than earlier ones.
 """
 
 from __future__ import annotations
@@ -37,6 +37,12 @@ _OFFSET_BITS = 40
 
 def _url_key(url: str) -> str:
     return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:_KEY_DIGITS]
+
+
+def _keys(line: bytes) -> tuple[int, int | None]:
+    """The keys at a line's beginning: of the URL; of the body, if there is one. Raises ValueError."""
+    url, body = line[:_KEY_DIGITS], line[_KEY_DIGITS : 2 * _KEY_DIGITS]
+    return int(url, 16), None if body == b"-" * _KEY_DIGITS else int(body, 16)
 
 
 class _OpenFile:
@@ -117,12 +123,12 @@ class Packs:
                         place = file_number | self._known[name]
                         self._known[name] += len(line)
                         try:
-                            url, body = int(line[:_KEY_DIGITS], 16), int(line[_KEY_DIGITS : 2 * _KEY_DIGITS], 16)
+                            url, body = _keys(line)
                         except ValueError:
                             continue  # damaged: its URL counts as never tried
                         urls.append(url)
                         url_places.append(place)
-                        if body:
+                        if body is not None:
                             bodies.append(body)
                             body_places.append(place)
             if not urls:
@@ -246,7 +252,7 @@ class PackWriter:
         download = Download(url=url, code=code, detail=detail, policy=policy)
         with self._lock:
             lines, _ = self._open()
-            lines.append(f"{_url_key(url)}{'0' * _KEY_DIGITS} ".encode() + download.to_json() + b"\n")
+            lines.append(f"{_url_key(url)}{'-' * _KEY_DIGITS} ".encode() + download.to_json() + b"\n")
         return download
 
     def close(self) -> None:

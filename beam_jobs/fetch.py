@@ -125,15 +125,21 @@ class Fetcher:
             connection, answer = self._request(target, deadline)
             try:
                 yield answer
+            except FetchError:  # about what the answer says, which may have come whole all the same
+                self._put_back(connection, answer)
+                raise
             except BaseException:
                 connection.close()
                 raise
-            if answer.finish():
-                self._idle.give(connection)
-            else:
-                connection.close()
+            self._put_back(connection, answer)
         finally:
             slot.release()
+
+    def _put_back(self, connection: PinnedConnection, answer: http1.Answer) -> None:
+        if answer.finish():
+            self._idle.give(connection)
+        else:
+            connection.close()
 
     def _request(self, target: Target, deadline: float) -> tuple[PinnedConnection, http1.Answer]:
         if kept := self._idle.take(target.origin):
