@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from beam_jobs import download_here, downloads, lean_beam, publish
+from beam_jobs import downloads, lean_beam, publish
 from beam_jobs.build_config import BuildConfig
 from beam_jobs.finish import finish
 from beam_jobs.inspection import Listing, cache_key, write_listing
@@ -161,6 +161,8 @@ def _download(source: RemoteSource, config: BuildConfig, beam_arguments: Sequenc
     work = os.path.join(config.output, publish.WORK_DIR, "download")
     shutil.rmtree(work, ignore_errors=True)
     if not beam_arguments:
+        from beam_jobs import download_here
+
         download_here.run(urls, source.store, config.download, counters=work)
         return
     lean_beam.import_beam()

@@ -48,7 +48,7 @@ def run(urls: Sequence[str], store: DownloadStore, policy: DownloadPolicy, *, co
       CommandError: the store cannot be written.
     """
     policy = dataclasses.replace(policy, threads=_WORKERS * policy.threads)
-    with progress.shown(counters, stages=(STAGE,), total=len(urls)), stopping.stoppable():
+    with progress.shown(counters, stages=(STAGE,), total=len(urls)), stopping.at_once():
         try:
             download_counted(urls, store, policy, progress.Counter(counters, STAGE))
         except BuildError as error:

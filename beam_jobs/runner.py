@@ -6,8 +6,11 @@ import argparse
 import contextlib
 import logging
 import os
+import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import NoReturn
 
 import apache_beam as beam
@@ -20,7 +23,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms import environments
 
-from beam_jobs import stopping, worker
+from beam_jobs import worker
 from beam_jobs.errors import command_error
 from pipeline.cli import ExitCode, UsageError, nearest
 
@@ -107,11 +110,24 @@ def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Makes Ctrl-C, SIGTERM and the death of a worker end the process at once; Beam would wait, perhaps for ever."""
+    """Makes Ctrl-C, SIGTERM and the death of a worker end the process at once; Beam would wait, perhaps for ever.
+
+    At once means without cleaning up: whatever is on disk must be fit for a SIGKILL at any moment anyway.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals cannot be handled here
         return
-    launcher = os.getpid()
+    launcher, stderr = os.getpid(), sys.stderr
+
+    def end(message: str, code: int) -> None:
+        worker.kill_all(launcher)
+        print(message, file=stderr, flush=True)
+        os._exit(code)
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            end("interrupted; run the same command again to continue", 128 + signal.SIGINT)
+        end("error: terminated; run the same command again to continue", ExitCode.AGAIN)
 
     def on_thread_error(args: threading.ExceptHookArgs) -> None:
         if args.thread is not None and args.thread.name == "run_worker":
@@ -121,15 +137,14 @@ def _stoppable() -> Iterator[None]:
             threads_hook(args)
 
     threads_hook, threading.excepthook = threading.excepthook, on_thread_error
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         # Workers in threads print every exception besides passing it on.
-        with (
-            stopping.stoppable(lambda: worker.kill_all(launcher)) as end,
-            open(os.devnull, "w") as nowhere,
-            contextlib.redirect_stderr(nowhere),
-        ):
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
             yield
     finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
         threading.excepthook = threads_hook
 
 

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM end the process at once: whatever is on disk must be fit for a SIGKILL at any moment anyway."""
+"""Ctrl-C and SIGTERM end a build at once, with one line and without cleaning up.
+
+Beam would wait, perhaps for ever; and whatever is on disk must be fit for a SIGKILL at any moment anyway.
+"""
 
 from __future__ import annotations
 
@@ -7,39 +10,37 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn, TextIO
 
+from beam_jobs import worker
 from pipeline.cli import ExitCode
 
 
+def end(message: str, code: int, out: TextIO) -> NoReturn:
+    """Ends the process and its workers with a line of explanation."""
+    worker.kill_all(os.getpid())
+    print(message, file=out, flush=True)
+    os._exit(code)
+
+
 @contextlib.contextmanager
-def stoppable(clean_up: Callable[[], None] = lambda: None) -> Iterator[Callable[[str, int], None]]:
-    """Handles both signals while the body runs; without this, Python would wait for threads and Beam for workers.
-
-    Args:
-      clean_up: called before the end.
-
-    Yields: what ends the process likewise, given a message and an exit code.
-    """
+def at_once() -> Iterator[None]:
+    """Has signals end the process while the body runs; may be nested. Without effect outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals cannot be handled here
+        return
     stderr = sys.stderr
-
-    def end(message: str, code: int) -> None:
-        clean_up()
-        print(message, file=stderr, flush=True)
-        os._exit(code)
 
     def on_signal(number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT:
-            end("interrupted; run the same command again to continue", 128 + signal.SIGINT)
-        end("error: terminated; run the same command again to continue", ExitCode.AGAIN)
+            end("interrupted; run the same command again to continue", 128 + signal.SIGINT, stderr)
+        end("error: terminated; run the same command again to continue", ExitCode.AGAIN, stderr)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield end  # signals cannot be handled here
-        return
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield end
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
