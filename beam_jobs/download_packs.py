@@ -16,33 +16,31 @@ import hashlib
 import json
 import os
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from beam_jobs.download_entry import Body, Download
-from beam_jobs.images import RejectCode
+from beam_jobs.download_entry import Download
 
-_PACKS = "packs"
-_LINES = ".jsonl"
-_BODIES = ".pack"
-_MAX_PACK_BYTES = 256 << 20  # what a damaged file costs at most
-_KEY_DIGITS = 16
+PACKS = "packs"
+LINES_SUFFIX = ".jsonl"
+BODIES_SUFFIX = ".pack"
+KEY_DIGITS = 16
 _LINE_BYTES = 1 << 10  # most lines are shorter
 _OPEN_FILES = 32
 _OFFSET_BITS = 40
 
 
-def _url_key(url: str) -> str:
-    return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:_KEY_DIGITS]
+def key_of(url: str) -> str:
+    """The key of a URL; that of a body is the beginning of its digest, too."""
+    return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:KEY_DIGITS]
 
 
 def _keys(line: bytes) -> tuple[int, int | None]:
     """The keys at a line's beginning: of the URL; of the body, if there is one. Raises ValueError."""
-    url, body = line[:_KEY_DIGITS], line[_KEY_DIGITS : 2 * _KEY_DIGITS]
-    return int(url, 16), None if body == b"-" * _KEY_DIGITS else int(body, 16)
+    url, body = line[:KEY_DIGITS], line[KEY_DIGITS : 2 * KEY_DIGITS]
+    return int(url, 16), None if body == b"-" * KEY_DIGITS else int(body, 16)
 
 
 class _OpenFile:
@@ -93,7 +91,7 @@ class Packs:
     """What the packs under a store's root hold; for use by many threads. `refresh` takes note of what others added."""
 
     def __init__(self, root: str) -> None:
-        self._directory = os.path.join(root, _PACKS)
+        self._directory = os.path.join(root, PACKS)
         self._lock = threading.Lock()
         self._names: list[str] = []
         self._known: dict[str, int] = {}  # name → bytes of its lines that are in the tables
@@ -104,7 +102,7 @@ class Packs:
         with self._lock:
             try:
                 with os.scandir(self._directory) as entries:
-                    sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(_LINES)}
+                    sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(LINES_SUFFIX)}
             except (FileNotFoundError, NotADirectoryError):
                 return False
             grown = sorted(name for name, size in sizes.items() if size > self._known.get(name, 0))
@@ -139,7 +137,7 @@ class Packs:
 
     def find(self, url: str) -> Download | None:
         """What came of `url` the last time, as far as this object knows."""
-        for fields in self._lines(self._urls, _url_key(url)):
+        for fields in self._lines(self._urls, key_of(url)):
             try:
                 found = Download.from_json(fields)
             except (ValueError, KeyError, TypeError):
@@ -150,7 +148,7 @@ class Packs:
 
     def place(self, sha256: str) -> tuple[str, int, int] | None:
         """Where the body with this digest lies in full: the pack's name, first byte, size. None if nowhere."""
-        for fields in self._lines(self._bodies, sha256[:_KEY_DIGITS]):
+        for fields in self._lines(self._bodies, sha256[:KEY_DIGITS]):
             try:
                 digest, name, offset, size = (fields[key] for key in ("sha256", "pack", "offset", "size"))
                 # After a power failure a line may have outlived its body.
@@ -162,7 +160,7 @@ class Packs:
 
     def path(self, name: str) -> str:
         """Of the pack with this name."""
-        return os.path.join(self._directory, name + _BODIES)
+        return os.path.join(self._directory, name + BODIES_SUFFIX)
 
     def read(self, place: tuple[str, int, int]) -> bytes:
         """The bytes at a place. Raises OSError."""
@@ -181,7 +179,7 @@ class Packs:
                 while b"\n" not in line and len(line) == count:
                     count *= 4
                     line = _read(path, offset, count)
-                fields = json.loads(line[2 * _KEY_DIGITS :].partition(b"\n")[0].decode("utf-8", "surrogatepass"))
+                fields = json.loads(line[2 * KEY_DIGITS :].partition(b"\n")[0].decode("utf-8", "surrogatepass"))
             except (OSError, ValueError):
                 continue
             if isinstance(fields, dict):
@@ -192,81 +190,3 @@ class Packs:
 def packs_of(root: str) -> Packs:
     """This process's table of the packs under `root`."""
     return Packs(root)
-
-
-class _Appended:
-    """A file that is only appended to; what a failed write left is overwritten by the next."""
-
-    def __init__(self, path: str) -> None:
-        self._number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        self.size = 0
-
-    def append(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        end = self.size
-        while view:
-            written = os.pwrite(self._number, view, end)
-            view, end = view[written:], end + written
-        self.size = end
-
-    def rewind(self, size: int) -> None:
-        self.size = size
-
-    def close(self) -> None:
-        os.close(self._number)
-
-
-class PackWriter:
-    """See `Writer`. Opens its files when it gets the first download."""
-
-    def __init__(self, root: str) -> None:
-        self._packs = packs_of(root)
-        self._packs.refresh()  # what others stored is not stored again
-        self._root = root
-        self._lock = threading.Lock()
-        self._name = ""
-        self._files: tuple[_Appended, _Appended] | None = None
-        self._own: dict[str, tuple[str, int, int]] = {}  # digest → place
-
-    def put(self, url: str, body: Body, *, final_url: str) -> Download:
-        """See `Writer`."""
-        download = Download(url=url, sha256=body.sha256, size=body.size, final_url=final_url)
-        with self._lock:
-            place = self._own.get(download.sha256) or self._packs.place(download.sha256)
-            lines, bodies = self._open()
-            if place is None:
-                start = bodies.size
-                try:
-                    for part in body.parts():
-                        bodies.append(part)
-                except BaseException:
-                    bodies.rewind(start)
-                    raise
-                place = self._own[download.sha256] = (self._name, start, body.size)
-            line = download.to_json(pack=place[0], offset=place[1])
-            lines.append(f"{_url_key(url)}{download.sha256[:_KEY_DIGITS]} ".encode() + line + b"\n")
-        return download
-
-    def put_failure(self, url: str, *, code: RejectCode, detail: str, policy: str) -> Download:
-        """See `Writer`."""
-        download = Download(url=url, code=code, detail=detail, policy=policy)
-        with self._lock:
-            lines, _ = self._open()
-            lines.append(f"{_url_key(url)}{'-' * _KEY_DIGITS} ".encode() + download.to_json() + b"\n")
-        return download
-
-    def close(self) -> None:
-        for file in self._files or ():
-            file.close()
-        self._files = None
-
-    def _open(self) -> tuple[_Appended, _Appended]:
-        if self._files and self._files[1].size >= _MAX_PACK_BYTES:
-            self.close()
-        if not self._files:
-            directory = os.path.join(self._root, _PACKS)
-            os.makedirs(directory, exist_ok=True)
-            self._name = f"{time.time_ns():020d}-{os.urandom(4).hex()}"
-            stem = os.path.join(directory, self._name)
-            self._files = _Appended(stem + _LINES), _Appended(stem + _BODIES)
-        return self._files

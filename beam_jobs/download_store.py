@@ -14,7 +14,8 @@ from contextlib import closing, contextmanager
 from beam_jobs import files
 from beam_jobs.download_entry import Download, Writer
 from beam_jobs.download_objects import Objects
-from beam_jobs.download_packs import Packs, PackWriter, packs_of
+from beam_jobs.download_pack_writer import PackWriter
+from beam_jobs.download_packs import Packs, packs_of
 
 
 def is_url(uri: str) -> bool:

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from beam_jobs import download_packs
+from beam_jobs import download_pack_writer, download_packs
 from beam_jobs.download_entry import Body, Download
 from beam_jobs.download_store import DownloadStore
 from beam_jobs.downloads import DownloadPolicy, pending
@@ -70,7 +70,8 @@ def test_everything_comes_back(store):
 
 def test_keys_are_only_where_to_look(store, monkeypatch):
     """With keys of one digit, each stands for many URLs and many bodies."""
-    monkeypatch.setattr(download_packs, "_KEY_DIGITS", 1)
+    for module in (download_packs, download_pack_writer):
+        monkeypatch.setattr(module, "KEY_DIGITS", 1)
     test_everything_comes_back(store)
 
 
@@ -115,7 +116,7 @@ def test_a_torn_line_and_a_damaged_one_cost_their_urls_only(store):
 
 
 def test_packs_are_of_limited_size_and_hold_each_body_once(store, monkeypatch):
-    monkeypatch.setattr(download_packs, "_MAX_PACK_BYTES", 1000)
+    monkeypatch.setattr(download_pack_writer, "_MAX_PACK_BYTES", 1000)
     put(store, range(50))
     put(store, range(25, 75))
     assert all(path.stat().st_size < 1000 + 7 * 32 for path in packs(store, ".pack"))
