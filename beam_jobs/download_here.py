@@ -16,7 +16,7 @@ from beam_jobs.fetch import Fetcher
 from pipeline.cli import ExitCode
 
 STAGE = "downloading"
-_WORKERS = 4  # that this one process stands for
+_WORKERS = 2  # that this one process stands for
 
 
 def download_counted(

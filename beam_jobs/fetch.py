@@ -149,7 +149,7 @@ class Fetcher:
             except BaseException as error:
                 kept.close()
                 # The server may have closed it while the request was on its way, which is its right: a new one decides.
-                if not isinstance(error, OSError) or isinstance(error, TimeoutError) or kept.answered:
+                if not isinstance(error, OSError) or kept.answered:
                     raise
         connection = self._connect(target, deadline)
         try:

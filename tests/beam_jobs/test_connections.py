@@ -100,9 +100,11 @@ def fetching(**changes):
         fetcher.close()
 
 
+SMALL = b"HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 3\r\n\r\nabc"
 LEGAL = {
     "plain": [WHOLE],
     "in pieces": [WHOLE[i : i + 7] for i in range(0, 140, 7)] + [WHOLE[140:]],
+    "byte by byte": [part for i in range(len(SMALL)) for part in (SMALL[i : i + 1], 0.003)],
     "bare line feeds": [HEAD.replace(b"\r", b"") + b"Content-Length: 3\n\nabc"],
     "no reason": [b"HTTP/1.1 200\r\nContent-Length: 3\r\n\r\nabc"],
     "folded": [b"HTTP/1.1 200 OK\r\nX-Long: a\r\n  b\r\nContent-Length: 3\r\n\r\nabc"],
@@ -180,15 +182,6 @@ def test_what_is_no_answer_is_refused_at_once(scripted, name):
     assert time.monotonic() - start < 10
 
 
-def test_many_tiny_chunks_cost_no_more_than_their_bytes(scripted):
-    """Slicing each off the bytes that came early would copy them 20,000 times."""
-    server = scripted([[HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n"]])
-    before = time.process_time()
-    with fetching() as fetch:
-        assert fetch(f"{server.url}/x") == b"x" * 20_000
-    assert time.process_time() - before < 2
-
-
 def test_one_connection_carries_many_requests(scripted):
     server = scripted([[WHOLE], LEGAL["chunks"], LEGAL["empty"], LEGAL["folded"], [WHOLE]])
     with fetching() as fetch:
@@ -218,12 +211,14 @@ def test_a_connection_closed_while_the_request_is_on_its_way_is_replaced_once(sc
     assert [(number, request.split()[1]) for number, request in server.requests] == [(0, b"/1"), (0, b"/2"), (1, b"/2")]
 
 
-def test_nothing_is_asked_again_once_a_byte_of_the_answer_has_come(scripted):
-    server = scripted([[WHOLE], [b"HTTP/1.1 2", 0.05, HANG_UP]], [[WHOLE]])
+@pytest.mark.parametrize("end", [HANG_UP, RESET])
+def test_nothing_is_asked_again_once_a_byte_of_the_answer_has_come(scripted, end):
+    server = scripted([[WHOLE], [b"HTTP/1.1 2", 0.1, end]], [[WHOLE]])
     with fetching() as fetch:
         assert fetch(f"{server.url}/1") == BODY
-        with pytest.raises(FetchError, match="within the header"):
+        with pytest.raises(FetchError) as caught:
             fetch(f"{server.url}/2")
+    assert caught.value.code is RejectCode.CONNECTION
     assert len(server.requests) == 2
 
 
