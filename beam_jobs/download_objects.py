@@ -19,7 +19,7 @@ from beam_jobs.images import RejectCode
 
 @dataclasses.dataclass(frozen=True)
 class Objects:
-    """The objects under `root`: a bucket path (gs://…), or a local directory of version 0.1, to be read only."""
+    """The objects under `root`: a bucket path (gs://…), or an older store's local directory, only to be read."""
 
     root: str
 

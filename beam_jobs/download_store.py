@@ -1,7 +1,7 @@
 """The content-addressed store of downloads, which survives restarts: nothing in it is fetched twice.
 
-A local directory holds packs (download_packs.py), a bucket objects (download_objects.py). Local stores of version 0.1
-hold objects, too: they are read where they are, and only what is new goes into packs.
+A local directory holds packs (download_packs.py), a bucket objects (download_objects.py). Local stores from before
+there were packs hold objects, too: they are read where they are, and only what is new goes into packs.
 """
 
 from __future__ import annotations

@@ -195,8 +195,8 @@ def test_a_body_that_does_not_fit_leaves_nothing_behind(store):
     assert store.read(store.lookup("http://x.example/3").sha256) == b"3" * 1000
 
 
-def test_a_store_of_the_version_before_is_read_where_it_is(store):
-    """A file a body and a file a URL, written here as version 0.1 did."""
+def test_a_store_without_packs_is_read_where_it_is(store):
+    """A file a body and a file a URL, written here as it was before there were packs."""
     root = pathlib.Path(store.root)
 
     def entry(address, **fields):
