@@ -1,22 +1,18 @@
-"""Which network addresses a download may go to, and connections pinned to an address that passed that check.
+"""Which network addresses a download may go to.
 
 A URL list is untrusted input: without this, one line of it makes a worker read a cloud's metadata service or a machine
 of the private network (server-side request forgery). The check is made on the address, not on the name, and the
-connection goes to the very address that was checked, so a name that changes its answer in between gains nothing.
+connection goes to the very address that was checked (beam_jobs.connections), so a name that changes its answer in
+between gains nothing.
 """
 
 from __future__ import annotations
 
-import http.client
-import io
 import ipaddress
 import queue
 import socket
-import ssl
 import threading
-import time
 from collections.abc import Iterable
-from typing import Any
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -55,7 +51,6 @@ _GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 ANY_NETWORK = ("0.0.0.0/0", "::/0")
-_BUFFER_BYTES = 1 << 16
 
 
 def _embedded_v4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
@@ -113,77 +108,3 @@ def resolve(host: str, *, timeout: float) -> list[str]:
     if isinstance(result, Exception):
         raise result
     return result
-
-
-class _DeadlineReader(io.RawIOBase):
-    """Reads a socket until its owner's deadline; a plain socket timeout starts anew with every byte that drips in."""
-
-    def __init__(self, owner: _DeadlineSocket) -> None:
-        self._owner = owner
-        self._raw = owner.socket.makefile("rb", buffering=0)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self._owner.arm()
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _DeadlineSocket:
-    """As much of a socket as http.client uses, with one deadline over all operations."""
-
-    def __init__(self, connected: socket.socket, deadline: float) -> None:
-        self.socket = connected
-        self.deadline = deadline
-
-    def arm(self) -> None:
-        remaining = self.deadline - time.monotonic()
-        if remaining <= 0:
-            raise TimeoutError("timed out")
-        self.socket.settimeout(remaining)
-
-    def sendall(self, data: bytes) -> None:
-        self.arm()
-        self.socket.sendall(data)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        assert mode == "rb", mode
-        return io.BufferedReader(_DeadlineReader(self), _BUFFER_BYTES)
-
-    def close(self) -> None:
-        self.socket.close()
-
-
-class PinnedConnection(http.client.HTTPConnection):
-    """An HTTP(S) connection to a given address; the name is used for `Host`, SNI and certificate verification only."""
-
-    def __init__(self, host: str, port: int, *, address: str, tls: ssl.SSLContext | None, deadline: float) -> None:
-        super().__init__(host, port)
-        self.default_port = http.client.HTTPS_PORT if tls else http.client.HTTP_PORT  # whether `Host` names the port
-        self._address = address
-        self._tls = tls
-        self._deadline = deadline
-
-    def connect(self) -> None:
-        timeout = max(self._deadline - time.monotonic(), 0.001)
-        connected = socket.create_connection((self._address, self.port), timeout=timeout)
-        try:
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._tls:
-                connected.settimeout(max(self._deadline - time.monotonic(), 0.001))
-                connected = self._tls.wrap_socket(connected, server_hostname=self.host)
-        except BaseException:
-            connected.close()
-            raise
-        self.sock = _DeadlineSocket(connected, self._deadline)
-
-    def extend(self, deadline: float) -> None:
-        """Sets the deadline (time.monotonic seconds) of the next exchange on a connection that is kept alive."""
-        self._deadline = deadline
-        if isinstance(self.sock, _DeadlineSocket):
-            self.sock.deadline = deadline

@@ -158,11 +158,16 @@ def _download(source: RemoteSource, config: BuildConfig, beam_arguments: Sequenc
     urls = downloads.pending(source.urls(), source.store, config.download)
     if not urls:
         return
+    work = os.path.join(config.output, publish.WORK_DIR, "download")
+    shutil.rmtree(work, ignore_errors=True)
+    if not beam_arguments:
+        from beam_jobs import download_here
+
+        download_here.run(urls, source.store, config.download, counters=work)
+        return
     lean_beam.import_beam()
     from beam_jobs import download_stage  # with Beam, see _run_pipeline
 
-    work = os.path.join(config.output, publish.WORK_DIR, "download")
-    shutil.rmtree(work, ignore_errors=True)
     download_stage.run(urls, source.store, config.download, work=work, beam_arguments=beam_arguments)
 
 

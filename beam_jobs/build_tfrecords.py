@@ -19,7 +19,7 @@ from beam_jobs.addresses import ANY_NETWORK
 from beam_jobs.build_config import BuildConfig
 from beam_jobs.downloads import DownloadPolicy
 from beam_jobs.dry_run import describe
-from beam_jobs.fetch import USER_AGENT, FetchPolicy
+from beam_jobs.fetch_policy import USER_AGENT, FetchPolicy
 from beam_jobs.finish import split_order
 from beam_jobs.images import PixelPolicy
 from beam_jobs.sources import SOURCES, open_source

@@ -113,4 +113,4 @@ class Schedule:
         host.active -= 1
         if host.waiting:
             self._push(host.waiting.popleft(), 0.0)
-        self._changed.notify()
+        # Nobody is woken: the thread that calls this takes the next task itself, and wakes one more if there are more.

@@ -1,4 +1,4 @@
-"""The Beam stage that downloads: a pipeline of its own that runs before the listing, which then knows every digest.
+"""The Beam stage that downloads, where Beam has workers: a pipeline of its own that runs before the listing.
 
 URLs travel in files, one a partition, and the bytes stay in the store: nothing goes through a shuffle. All URLs of one
 host lie in one partition, so the limit of requests to a host holds over all workers without their knowing of each other
@@ -16,14 +16,11 @@ from collections.abc import Iterable, Sequence
 import apache_beam as beam
 
 from beam_jobs import progress, runner
+from beam_jobs.download_here import STAGE, download_counted
 from beam_jobs.download_schedule import host_of
 from beam_jobs.download_store import DownloadStore
-from beam_jobs.downloads import DownloadPolicy, download, pending
-from beam_jobs.errors import BuildError
-from beam_jobs.fetch import Fetcher
-from pipeline.cli import ExitCode
+from beam_jobs.downloads import DownloadPolicy, pending
 
-_STAGE = "downloading"
 _PARTITIONS = 64  # bounds how many workers can download at once
 
 
@@ -51,7 +48,7 @@ class _DownloadPartition(beam.DoFn):
         self._counters = counters
 
     def setup(self) -> None:
-        self._progress = progress.Counter(self._counters, _STAGE)
+        self._progress = progress.Counter(self._counters, STAGE)
 
     def process(self, path: str) -> None:
         with open(path, encoding="utf-8") as file:
@@ -59,16 +56,7 @@ class _DownloadPartition(beam.DoFn):
         # A bundle may run twice: what it stored the first time is not fetched again.
         todo = pending(urls, self._store, dataclasses.replace(self._policy, retry_failed=True))
         self._progress.add(len(urls) - len(todo))
-        fetcher = Fetcher(self._policy.fetch)
-        try:
-            for _ in download(todo, self._store, self._policy, fetcher=fetcher):
-                self._progress.add()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise BuildError(ExitCode.INTERNAL, f"{error.filename or self._store.root}: {reason}") from error
-        finally:
-            fetcher.close()
-            self._progress.flush()
+        download_counted(todo, self._store, self._policy, self._progress)
 
 
 class DownloadAll(beam.PTransform):
@@ -115,5 +103,5 @@ def run(
     options = runner.parse_options(beam_arguments, own_flags=())
     local = runner.choose_runner(options, beam_arguments, images=len(urls))
     stage = DownloadAll(paths, store, policy, counters=counters)
-    with progress.shown(counters, stages=(_STAGE,), total=len(urls)):
+    with progress.shown(counters, stages=(STAGE,), total=len(urls)):
         runner.run(lambda pipeline: pipeline | "Urls" >> stage, options, local)

@@ -6,18 +6,18 @@ import concurrent.futures
 import dataclasses
 import queue
 import random
-import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from beam_jobs.download_entry import Body, Download, Writer
 from beam_jobs.download_schedule import DEAD_HOST_FAILURES, Schedule, Task
-from beam_jobs.download_store import Download, DownloadStore
-from beam_jobs.fetch import Fetcher, FetchPolicy
+from beam_jobs.download_store import DownloadStore
+from beam_jobs.fetch import Fetcher
+from beam_jobs.fetch_policy import FetchPolicy
 from beam_jobs.http_errors import FetchError
 from beam_jobs.images import RejectCode
 
-_MEMORY_BYTES = 1 << 20  # a body larger than this waits on disk
 _LOOKUP_THREADS = 16
 _SILENCE = frozenset({RejectCode.DNS, RejectCode.CONNECTION, RejectCode.TIMEOUT, RejectCode.TLS})
 
@@ -65,9 +65,10 @@ def backoff(attempt: int, policy: DownloadPolicy, *, retry_after: float | None, 
 def pending(urls: Iterable[str], store: DownloadStore, policy: DownloadPolicy) -> list[str]:
     """The distinct URLs that are still to be downloaded: neither stored, nor failed under these very limits."""
     policy_digest = policy.fetch.digest()
+    store.refresh()
 
     def is_pending(url: str) -> bool:
-        found = store.lookup(url)
+        found = store.find(url)
         if found is None:
             return True
         if found.code is None:
@@ -75,19 +76,28 @@ def pending(urls: Iterable[str], store: DownloadStore, policy: DownloadPolicy) -
         return policy.retry_failed or found.policy != policy_digest
 
     distinct = list(dict.fromkeys(urls))
+    if not store.is_remote:
+        return [url for url in distinct if is_pending(url)]
     with concurrent.futures.ThreadPoolExecutor(_LOOKUP_THREADS) as threads:  # a bucket answers in 50 ms
         return [url for url, todo in zip(distinct, threads.map(is_pending, distinct), strict=True) if todo]
 
 
-def download(urls: list[str], store: DownloadStore, policy: DownloadPolicy, *, fetcher: Fetcher) -> Iterator[Download]:
+def download(
+    urls: Sequence[str], store: DownloadStore, policy: DownloadPolicy, *, fetcher: Fetcher
+) -> Iterator[Download]:
     """Downloads distinct URLs; yields what came of each, in any order. Failures are results, not exceptions.
 
     Raises:
       OSError: the store cannot be written (disk full).
     """
+    with store.writer() as writer:
+        yield from _download(urls, writer, policy, fetcher)
+
+
+def _download(urls: Sequence[str], writer: Writer, policy: DownloadPolicy, fetcher: Fetcher) -> Iterator[Download]:
     schedule = Schedule(urls, per_host=policy.fetch.per_host)
     results: queue.SimpleQueue[Download | BaseException] = queue.SimpleQueue()
-    worker = _Worker(store, policy, fetcher, schedule)
+    worker = _Worker(writer, policy, fetcher, schedule)
 
     def work() -> None:
         try:
@@ -116,7 +126,7 @@ def download(urls: list[str], store: DownloadStore, policy: DownloadPolicy, *, f
 
 @dataclasses.dataclass(frozen=True)
 class _Worker:
-    store: DownloadStore
+    writer: Writer
     policy: DownloadPolicy
     fetcher: Fetcher
     schedule: Schedule
@@ -129,7 +139,7 @@ class _Worker:
         if not task.attempt:
             task.deadline = time.monotonic() + self.policy.total_seconds
         task.attempt += 1
-        with tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES) as body:
+        with Body() as body:
             try:
                 final_url = self.fetcher.fetch(task.url, sink=body, deadline=task.deadline)
             except FetchError as error:
@@ -140,11 +150,11 @@ class _Worker:
                     return None
                 tries = f" ({task.attempt} attempts)" if task.attempt > 1 else ""
                 return self._fail(task, error.code, error.detail + tries)
-            stored = self.store.put(task.url, body, final_url=final_url)
+            stored = self.writer.put(task.url, body, final_url=final_url)
         self.schedule.finish(task, host_is_silent=False)
         return stored
 
     def _fail(self, task: Task, code: RejectCode, detail: str) -> Download:
-        failed = self.store.put_failure(task.url, code=code, detail=detail, policy=self.policy.fetch.digest())
+        failed = self.writer.put_failure(task.url, code=code, detail=detail, policy=self.policy.fetch.digest())
         self.schedule.finish(task, host_is_silent=code in _SILENCE)
         return failed

@@ -1,10 +1,9 @@
-"""Files on a local disk or, through Beam's FileSystems, in a bucket (gs://…): read, stamp, write atomically."""
+"""Files on a local disk or, through Beam's FileSystems, in a bucket (gs://…): read, stamp; write to a bucket."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
+from collections.abc import Iterable
 from typing import IO, Any
 
 _UNCOMPRESSED = "uncompressed"  # CompressionTypes.UNCOMPRESSED: bytes as they are, whatever the file is called
@@ -45,20 +44,8 @@ def file_stamp(path: str) -> tuple[int, str]:
     return found.size_in_bytes, f"{found.size_in_bytes}:{found.last_updated_in_seconds}"
 
 
-def write_atomically(path: str, body: IO[bytes]) -> None:
-    """Writes the rest of `body` to `path`: a reader sees the old file or the whole new one, never a part."""
-    if is_remote(path):  # objects of a bucket appear when they are closed
-        with _file_systems().create(path, compression_type=_UNCOMPRESSED) as remote:
-            shutil.copyfileobj(body, remote)
-        return
-    directory, name = os.path.split(path)
-    temporary = os.path.join(directory, f".{name}.{uuid.uuid4().hex}.tmp")
-    os.makedirs(directory, exist_ok=True)
-    try:
-        with open(temporary, "xb") as file:
-            shutil.copyfileobj(body, file)
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        raise
+def write_object(path: str, parts: Iterable[bytes | memoryview]) -> None:
+    """Writes an object of a bucket (not a local file): it appears when it is whole."""
+    with _file_systems().create(path, compression_type=_UNCOMPRESSED) as remote:
+        for part in parts:
+            remote.write(part)

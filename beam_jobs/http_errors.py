@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import email.utils
 import errno
-import http.client
 import socket
 import ssl
-import time
 
 from beam_jobs.images import RejectCode
-
-_RETRIED_STATUSES = frozenset({408, 425, 429})  # and all of 5xx
 
 
 class FetchError(Exception):
@@ -35,18 +31,16 @@ class FetchError(Exception):
 _LOCAL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
 
 # The first type that fits decides: sub-classes stand before their bases.
-_MEANINGS: list[tuple[type[Exception], RejectCode, bool]] = [
+_MEANINGS: list[tuple[type[OSError], RejectCode, bool]] = [
     (socket.gaierror, RejectCode.DNS, False),
     (TimeoutError, RejectCode.TIMEOUT, True),
     (ssl.SSLError, RejectCode.TLS, False),
     (OSError, RejectCode.CONNECTION, True),
-    (http.client.IncompleteRead, RejectCode.CUT_BODY, True),
-    (http.client.HTTPException, RejectCode.CONNECTION, True),
 ]
 
 
-def as_fetch_error(error: Exception) -> FetchError:
-    """What an exception of the network stack (OSError, http.client.HTTPException) means.
+def as_fetch_error(error: OSError | FetchError) -> FetchError:
+    """What an exception of the network stack means.
 
     Raises: `error` itself where this machine is at fault (disk full, too many open files).
     """
@@ -60,7 +54,7 @@ def as_fetch_error(error: Exception) -> FetchError:
             # EAI_AGAIN: the resolver itself could not ask, which says nothing about the name.
             not_asked = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
             return FetchError(code, detail or type(error).__name__, retry=retry or not_asked)
-    raise TypeError(f"not an error of the network: {error!r}") from error
+    raise AssertionError(f"not an error of the network: {error!r}") from error
 
 
 def parse_retry_after(value: str | None, *, now: float) -> float | None:
@@ -78,15 +72,3 @@ def parse_retry_after(value: str | None, *, now: float) -> float | None:
         return max(email.utils.parsedate_to_datetime(value).timestamp() - now, 0.0)
     except (ValueError, OverflowError):
         return None
-
-
-def check_status(response: http.client.HTTPResponse) -> None:
-    """Raises FetchError(HTTP_STATUS) unless the answer is a plain 200."""
-    status = response.status
-    if status != http.client.OK:
-        raise FetchError(
-            RejectCode.HTTP_STATUS,
-            f"{status} {response.reason}".strip(),
-            retry=status in _RETRIED_STATUSES or status >= 500,
-            retry_after=parse_retry_after(response.getheader("Retry-After"), now=time.time()),
-        )

@@ -54,7 +54,8 @@ def _make_row(line: int, fields: Mapping[str, Any]) -> _Row:
     for name in _REQUIRED:
         if not texts[name]:
             raise _RowError(line, f'no "{name}"')
-        if any(unicodedata.category(char) in _UNWRITABLE for char in texts[name]):
+        # `isprintable` is quick, and false for all of these, among others.
+        if not texts[name].isprintable() and any(unicodedata.category(char) in _UNWRITABLE for char in texts[name]):
             raise _RowError(line, f'"{name}" holds control characters: {texts[name][:100]!r}')
     split = texts["split"] or None
     if split is not None and split not in _SPLITS:
@@ -164,12 +165,16 @@ class TableSource:
 
     def items(self) -> Iterator[SourceItem]:
         """See `Source`."""
+        refreshed = False
         for row in self._checked_rows():
+            if not refreshed and is_url(row.uri):
+                self.store.refresh()
+                refreshed = True
             yield SourceItem(uri=row.uri, label=row.label, split=row.split, stamp=self._stamp(row.uri))
 
     def _stamp(self, uri: str) -> str:
         if is_url(uri):
-            found = self.store.lookup(uri)
+            found = self.store.find(uri)
             return found.stamp if found else ""
         try:
             return files.file_stamp(self._path(uri))[1]
@@ -186,22 +191,26 @@ class TableSource:
 
     def read(self, item: SourceItem) -> bytes:
         """See `Source`."""
-        try:
-            if is_url(item.uri):
-                return self.store.read(item.stamp.removeprefix("sha256:"))
-        except OSError as error:
-            raise self._download_failure(item.uri, error) from error
+        if is_url(item.uri):
+            return self._read_download(item)
         try:
             with files.open_file(self._path(item.uri)) as file:
                 return file.read()
         except OSError as error:
             raise ReadError(RejectCode.UNREADABLE, error.strerror or str(error)) from error
 
-    def _download_failure(self, url: str, error: OSError) -> ReadError:
-        found = self.store.lookup(url)
+    def _read_download(self, item: SourceItem) -> bytes:
+        kind, _, digest = item.stamp.partition(":")
+        problem = ""
+        if kind == "sha256":
+            try:
+                return self.store.read(digest)
+            except OSError as error:
+                problem = str(error)
+        found = self.store.lookup(item.uri)
         if found is None:
-            return ReadError(RejectCode.UNREADABLE, "not downloaded")
-        return ReadError(found.code or RejectCode.UNREADABLE, found.detail or str(error))
+            raise ReadError(RejectCode.UNREADABLE, "not downloaded")
+        raise ReadError(found.code or RejectCode.UNREADABLE, found.detail or problem)
 
     def labels(self) -> list[str] | None:
         """None: a table has no order of classes."""

@@ -98,6 +98,26 @@ def test_addresses_are_refused_by_default_and_failures_count(server, tmp_path):
     assert not (tmp_path / "data" / "CURRENT").exists()
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [
+        (signal.SIGTERM, 75, "error: terminated; run the same command again to continue\n"),
+        (signal.SIGINT, 130, "interrupted; run the same command again to continue\n"),
+    ],
+)
+def test_a_download_ends_at_once_when_told_to(server, tmp_path, number, code, message):
+    """Although the server would hold it up for seconds."""
+    table = write_table(tmp_path / "t.csv", server, *(f"{server.url}/drip_body/{i},cat" for i in range(4)))
+    process = subprocess.Popen(command(table, tmp_path / "data"), stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not any("drip" in path for path, _ in list(server.requests)):
+        time.sleep(0.01)
+    process.send_signal(number)
+    start = time.monotonic()
+    _, errors = process.communicate()
+    assert time.monotonic() - start < 3
+    assert (process.returncode, errors) == (code, message)
+
+
 @pytest.mark.slow
 def test_a_killed_download_goes_on_where_it_was(server, tmp_path):
     server.files = {f"{label}/{i}.jpg": jpeg(i + 1000 * ord(label[0])) for label in ("cat", "dog") for i in range(300)}

@@ -1,6 +1,5 @@
 """Tables of URIs: every kind of URI, and every kind of mistake named with its line."""
 
-import io
 import json
 import pickle
 import time
@@ -8,6 +7,7 @@ import time
 import pytest
 from apache_beam.io.localfilesystem import LocalFileSystem
 
+from beam_jobs.download_entry import Body
 from beam_jobs.download_store import DownloadStore
 from beam_jobs.images import RejectCode
 from beam_jobs.sources import ReadError, RemoteSource, open_source
@@ -48,6 +48,12 @@ def folder(tmp_path):
 def table(path, text, kind="csv"):
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return open_source(kind, input_path=str(path), options={"download_dir": str(path.parent / "store")})
+
+
+def body_of(data):
+    body = Body()
+    body.write(data)
+    return body
 
 
 def rows(source):
@@ -96,7 +102,8 @@ def test_the_download_store_may_lie_in_a_bucket(folder):
     store = DownloadStore(store.root.rstrip("/") + "//store")
     url = "http://example.com/x.jpg"
     assert store.lookup(url) is None
-    done = store.put(url, io.BytesIO(b"bytes"), final_url=url)
+    with store.writer() as writer, body_of(b"bytes") as body:
+        done = writer.put(url, body, final_url=url)
     assert store.lookup(url) == done
     assert store.has_blob(done)
     assert store.read(done.sha256) == b"bytes"
@@ -118,8 +125,9 @@ def test_urls_are_read_from_the_store(folder):
     assert [item.stamp for item in source.items()][:2] == ["", ""]
     with pytest.raises(ReadError, match="not downloaded"):
         source.read(next(source.items()))
-    source.store.put(urls[0], io.BytesIO(b"bytes"), final_url=urls[0])
-    source.store.put_failure(urls[1], code=RejectCode.NOAI, detail="X-Robots-Tag: noai", policy="p")
+    with source.store.writer() as writer, body_of(b"bytes") as body:
+        writer.put(urls[0], body, final_url=urls[0])
+        writer.put_failure(urls[1], code=RejectCode.NOAI, detail="X-Robots-Tag: noai", policy="p")
     first, second, _ = source.items()
     assert source.read(first) == b"bytes"
     assert first.stamp.startswith("sha256:")

@@ -1,0 +1,113 @@
+"""What came of one URL, and the body of an answer on its way into the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import IO, Any, Protocol
+
+from beam_jobs.images import RejectCode
+
+_MEMORY_BYTES = 1 << 20  # a body larger than this waits on disk
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Download:
+    """What came of one URL: either the digest and size of its bytes, or the reason why there are none.
+
+    Attributes:
+      url: as listed.
+      sha256: hex digest of the bytes; "" after a failure.
+      size: bytes.
+      final_url: where the redirects led.
+      code: why it failed, or None.
+      detail: what exactly happened.
+      policy: digest of the limits under which it failed; other limits deserve another try.
+    """
+
+    url: str
+    sha256: str = ""
+    size: int = 0
+    final_url: str = ""
+    code: RejectCode | None = None
+    detail: str = ""
+    policy: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.sha256) == (self.code is not None):
+            raise ValueError(f"a download has either a sha256 or a failure code, got {self}")
+
+    @property
+    def stamp(self) -> str:
+        """For `SourceItem.stamp`: equal stamps, equal bytes."""
+        return f"failed:{self.code.value}" if self.code else f"sha256:{self.sha256}"
+
+    def to_json(self, **more: str | int) -> bytes:
+        """One line, without its end. Half of a UTF-16 pair in a URL stays as it is, which UTF-8 proper forbids."""
+        fields = {name: getattr(self, name) for name in self.__slots__} | more
+        fields["code"] = self.code.value if self.code else None
+        return json.dumps(fields, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass")
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Download:
+        """Out of the parsed line; unknown fields are passed over. Raises ValueError, KeyError, TypeError if damaged."""
+        code = RejectCode(fields["code"]) if fields["code"] else None
+        return cls(**{name: fields[name] for name in cls.__slots__} | {"code": code})
+
+
+class Body:
+    """The bytes of an answer, hashed as they come; a context manager, because large ones lie in a temporary file."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._parts: list[bytes | memoryview] = []
+        self._file: IO[bytes] | None = None
+        self.size = 0
+
+    def __enter__(self) -> Body:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def write(self, part: bytes | memoryview) -> None:
+        """Appends `part`, which must not change afterwards."""
+        self._digest.update(part)
+        self.size += len(part)
+        if self._file is None:
+            self._parts.append(part)
+            if self.size <= _MEMORY_BYTES:
+                return
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+            self._file.writelines(self._parts)
+            self._parts.clear()
+        else:
+            self._file.write(part)
+
+    def parts(self) -> Iterator[bytes | memoryview]:
+        """All bytes from the first on, in pieces."""
+        if self._file is None:
+            yield from self._parts
+            return
+        self._file.seek(0)
+        while part := self._file.read(_CHUNK_BYTES):
+            yield part
+
+
+class Writer(Protocol):
+    """Puts downloads into a store; for use by many threads."""
+
+    def put(self, url: str, body: Body, *, final_url: str) -> Download:
+        """Stores the body as the bytes of `url`. Raises OSError."""
+
+    def put_failure(self, url: str, *, code: RejectCode, detail: str, policy: str) -> Download:
+        """Remembers that a URL failed under the limits that `policy` identifies. Raises OSError."""

@@ -1,0 +1,55 @@
+"""Downloads in this process: all of a local build's, and a Beam worker's part of them.
+
+One process receives as many images as a gigabit line carries, so a local build does not wait for Beam to be loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from beam_jobs import progress, stopping
+from beam_jobs.download_store import DownloadStore
+from beam_jobs.downloads import DownloadPolicy, download
+from beam_jobs.errors import BuildError, command_error
+from beam_jobs.fetch import Fetcher
+from pipeline.cli import ExitCode
+
+STAGE = "downloading"
+_WORKERS = 2  # that this one process stands for
+
+
+def download_counted(
+    urls: Sequence[str], store: DownloadStore, policy: DownloadPolicy, counter: progress.Counter
+) -> None:
+    """Downloads distinct URLs into the store. Raises BuildError if it cannot be written."""
+    fetcher = Fetcher(policy.fetch)
+    try:
+        for _ in download(urls, store, policy, fetcher=fetcher):
+            counter.add()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BuildError(ExitCode.INTERNAL, f"{error.filename or store.root}: {reason}") from error
+    finally:
+        fetcher.close()
+        counter.flush()
+
+
+def run(urls: Sequence[str], store: DownloadStore, policy: DownloadPolicy, *, counters: str) -> None:
+    """Downloads for a local build, and shows the progress.
+
+    Args:
+      urls: distinct; see `downloads.pending`.
+      store: where the bytes and the failures go.
+      policy: limits.
+      counters: directory for the progress.
+
+    Raises:
+      CommandError: the store cannot be written.
+    """
+    policy = dataclasses.replace(policy, threads=_WORKERS * policy.threads)
+    with progress.shown(counters, stages=(STAGE,), total=len(urls)), stopping.at_once():
+        try:
+            download_counted(urls, store, policy, progress.Counter(counters, STAGE))
+        except BuildError as error:
+            raise command_error(error) or error from error

@@ -1,0 +1,66 @@
+"""URLs as downloads need them: taken apart, in ASCII, fit to be sent."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import urllib.parse
+
+from beam_jobs.http_errors import FetchError
+from beam_jobs.images import RejectCode
+
+_PORTS = {"http": 80, "https": 443}
+_UNFIT_IN_HOST = re.compile(r"[^!-~]|[/?#@\\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A URL taken apart: ASCII host name, explicit port, percent-encoded path with query."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        return (self.scheme, self.host, self.port)
+
+    @property
+    def authority(self) -> str:
+        """For the `Host` field: the port only where it is not the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _ascii_host(host: str) -> str:
+    """Raises ValueError (UnicodeError where IDNA refuses the name)."""
+    host = host if ":" in host else host.encode("idna").decode()
+    if unfit := _UNFIT_IN_HOST.search(host):
+        raise ValueError(f"{unfit[0]!r} in the host name")
+    return host
+
+
+def parse_url(url: str) -> Target:
+    """Takes an http(s) URL apart; the fragment is dropped. Raises FetchError(BAD_URL)."""
+    try:
+        parts = urllib.parse.urlsplit(url.strip())
+        if parts.scheme not in _PORTS:
+            raise ValueError(f'scheme "{parts.scheme}" is neither http nor https')
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("user names and passwords in URLs are not supported")
+        if not parts.hostname:
+            raise ValueError("no host name")
+        host = _ascii_host(parts.hostname)
+        port = parts.port or _PORTS[parts.scheme]
+    except ValueError as error:
+        raise FetchError(RejectCode.BAD_URL, f"{url[:200]!r}: {error}") from error
+    path = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
+    query = urllib.parse.quote(parts.query, safe="/%:@!$&'()*+,;=~?[]")
+    return Target(parts.scheme, host, port, f"{path}?{query}" if query else path)

@@ -1,0 +1,345 @@
+"""Kept connections and answers byte by byte, from a real server on loopback that sends exactly what a test says."""
+
+import contextlib
+import http.client
+import io
+import socket
+import struct
+import threading
+import time
+
+import pytest
+
+from beam_jobs.connections import IdleConnections, PinnedConnection
+from beam_jobs.fetch import Fetcher
+from beam_jobs.fetch_policy import FetchPolicy
+from beam_jobs.http_errors import FetchError
+from beam_jobs.images import RejectCode
+from beam_jobs.urls import parse_url
+
+BODY = bytes(range(256)) * 300
+HANG_UP = "hang up"
+RESET = "reset"
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n"
+WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+
+
+class Scripted:
+    """Each connection plays one script: for each request it has a list of what to send or do."""
+
+    def __init__(self, *scripts):
+        self._scripts = list(scripts)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.requests = []  # (number of the connection, request)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def _accept(self):
+        for number, script in enumerate(self._scripts):
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._threads.append(threading.Thread(target=self._play, args=(connection, number, script), daemon=True))
+            self._threads[-1].start()
+
+    def _play(self, connection, number, script):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with connection, contextlib.suppress(OSError), connection.makefile("rb") as incoming:
+            for actions in script:
+                request = b""
+                while not request.endswith(b"\r\n\r\n"):
+                    line = incoming.readline()
+                    if not line:
+                        return
+                    request += line
+                self.requests.append((number, request))
+                for action in actions:
+                    if action == HANG_UP:
+                        return
+                    if action == RESET:
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        return
+                    if isinstance(action, float):
+                        time.sleep(action)
+                    else:
+                        connection.sendall(action)
+            incoming.read()  # until the client hangs up
+
+    def close(self):
+        self._listener.close()
+
+
+@pytest.fixture
+def scripted():
+    servers = []
+
+    def start(*scripts):
+        servers.append(Scripted(*scripts))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@contextlib.contextmanager
+def fetching(**changes):
+    limits = {"allowed_networks": ("127.0.0.1/32",), "attempt_seconds": 3, "obey_robots": False} | changes
+    fetcher = Fetcher(FetchPolicy(**limits))
+
+    def fetch(url):
+        sink = io.BytesIO()
+        fetcher.fetch(url, sink=sink)
+        return sink.getvalue()
+
+    try:
+        yield fetch
+    finally:
+        fetcher.close()
+
+
+SMALL = b"HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 3\r\n\r\nabc"
+LEGAL = {
+    "plain": [WHOLE],
+    "in pieces": [WHOLE[i : i + 7] for i in range(0, 140, 7)] + [WHOLE[140:]],
+    "byte by byte": [part for i in range(len(SMALL)) for part in (SMALL[i : i + 1], 0.003)],
+    "bare line feeds": [HEAD.replace(b"\r", b"") + b"Content-Length: 3\n\nabc"],
+    "no reason": [b"HTTP/1.1 200\r\nContent-Length: 3\r\n\r\nabc"],
+    "folded": [b"HTTP/1.1 200 OK\r\nX-Long: a\r\n  b\r\nContent-Length: 3\r\n\r\nabc"],
+    "early hints": [b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"],
+    "chunks": [HEAD + b"Transfer-Encoding: Chunked\r\n\r\n3;x=y\r\nabc\r\n0A\r\n0123456789\r\n0\r\nX-After: 1\r\n\r\n"],
+    "torn chunks": [HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"3", b"\r", b"\na", b"bc\r", b"\n0\r\n", b"\r\n"],
+    "until the end": [HEAD + b"\r\n" + BODY, HANG_UP],
+    "old server": [b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nabc", HANG_UP],
+    "empty": [HEAD + b"Content-Length: 0\r\n\r\n"],
+}
+
+
+@pytest.mark.parametrize("name", LEGAL)
+def test_bodies_are_those_that_the_standard_library_reads(scripted, name):
+    server = scripted([LEGAL[name]], [LEGAL[name]])
+    peer = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=5)
+    peer.request("GET", "/x")
+    expected = peer.getresponse().read()
+    peer.close()
+    with fetching() as fetch:
+        assert fetch(f"{server.url}/x") == expected
+
+
+ILLEGAL = {
+    "no HTTP": ([b"SSH-2.0-OpenSSH_9.6\r\n"], RejectCode.CONNECTION, "SSH-2.0"),
+    "HTTP/2": ([b"HTTP/2 200\r\n\r\n"], RejectCode.CONNECTION, "HTTP/2"),
+    "odd status": ([b"HTTP/1.1 20 OK\r\n\r\n"], RejectCode.CONNECTION, "HTTP/1.1 20"),
+    "two lengths": ([HEAD + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"], RejectCode.CONNECTION, "3, 4"),
+    "negative": ([HEAD + b"Content-Length: -3\r\n\r\nabc"], RejectCode.CONNECTION, "-3"),
+    "not ASCII": ([HEAD + "Content-Length: ³\r\n\r\nabc".encode()], RejectCode.CONNECTION, "Content-Length"),
+    "coding": ([HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n"], RejectCode.CONNECTION, "gzip, chunked"),
+    "chunk size": ([HEAD + b"Transfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n"], RejectCode.CONNECTION, "-3"),
+    "long chunk": ([HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n"], RejectCode.CONNECTION, "after 2 bytes"),
+    "endless size": ([HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"0" * 2000], RejectCode.CONNECTION, "1024"),
+    "endless trailer": (
+        [HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 200],
+        RejectCode.CONNECTION,
+        "behind the body",
+    ),
+    "endless head": ([b"HTTP/1.1 200 OK\r\nX: " + b"x" * (1 << 20)], RejectCode.CONNECTION, "65536"),
+    "many fields": ([HEAD + b"a: b\r\n" * 101 + b"\r\n"], RejectCode.CONNECTION, "header fields"),
+    "many hints": ([b"HTTP/1.1 103 Early Hints\r\n\r\n" * 20], RejectCode.CONNECTION, "interim"),
+    "other protocol": ([b"HTTP/1.1 101 Switching\r\n\r\n"], RejectCode.CONNECTION, "101"),
+    "head cut": ([HEAD, HANG_UP], RejectCode.CONNECTION, "within the header"),
+    "body cut": ([WHOLE[:-5], HANG_UP], RejectCode.CUT_BODY, f"{len(BODY) - 5} of {len(BODY)}"),
+    "chunk cut": ([HEAD + b"Transfer-Encoding: chunked\r\n\r\n9\r\nabc", HANG_UP], RejectCode.CUT_BODY, "within a"),
+    "last chunk cut": (
+        [HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", HANG_UP],
+        RejectCode.CUT_BODY,
+        "last",
+    ),
+    "too long": ([HEAD + b"Content-Length: 123456789\r\n\r\n"], RejectCode.TOO_MANY_BYTES, "123456789 bytes"),
+    "long in chunks": (
+        [HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + (b"1000\r\n" + b"x" * 4096 + b"\r\n") * 30],
+        RejectCode.TOO_MANY_BYTES,
+        "more than",
+    ),
+    "folded noai": ([HEAD + b"X-Robots-Tag: noindex,\r\n\tnoai\r\nContent-Length: 0\r\n\r\n"], RejectCode.NOAI, "noai"),
+}
+
+
+@pytest.mark.parametrize("name", ILLEGAL)
+def test_what_is_no_answer_is_refused_at_once(scripted, name):
+    actions, code, detail = ILLEGAL[name]
+    start = time.monotonic()
+    nothing = b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"  # for robots.txt
+    server = scripted([[nothing], actions])
+    with (
+        fetching(attempt_seconds=20, max_bytes=100_000, obey_robots=True) as fetch,
+        pytest.raises(FetchError) as caught,
+    ):
+        fetch(f"{server.url}/x")
+    assert caught.value.code is code, caught.value
+    assert detail in caught.value.detail
+    assert time.monotonic() - start < 10
+
+
+def test_one_connection_carries_many_requests(scripted):
+    server = scripted([[WHOLE], LEGAL["chunks"], LEGAL["empty"], LEGAL["folded"], [WHOLE]])
+    with fetching() as fetch:
+        assert [len(fetch(f"{server.url}/{i}")) for i in range(5)] == [len(BODY), 13, 0, 3, len(BODY)]
+    assert [number for number, _ in server.requests] == [0] * 5
+
+
+@pytest.mark.parametrize("end", [HANG_UP, RESET])
+def test_a_connection_closed_between_requests_is_replaced(scripted, end):
+    server = scripted([[WHOLE, end]], [[WHOLE]])
+    with fetching() as fetch:
+        assert fetch(f"{server.url}/1") == BODY
+        time.sleep(0.1)
+        assert fetch(f"{server.url}/2") == BODY
+    assert [number for number, _ in server.requests] == [0, 1]
+
+
+@pytest.mark.parametrize("end", [HANG_UP, RESET])
+def test_a_connection_closed_while_the_request_is_on_its_way_is_replaced_once(scripted, end):
+    server = scripted([[WHOLE], [end]], [[end]], [[WHOLE]])
+    with fetching() as fetch:
+        assert fetch(f"{server.url}/1") == BODY
+        with pytest.raises(FetchError) as caught:
+            fetch(f"{server.url}/2")
+        assert caught.value.code is RejectCode.CONNECTION
+        assert caught.value.retry
+    assert [(number, request.split()[1]) for number, request in server.requests] == [(0, b"/1"), (0, b"/2"), (1, b"/2")]
+
+
+@pytest.mark.parametrize("end", [HANG_UP, RESET])
+def test_nothing_is_asked_again_once_a_byte_of_the_answer_has_come(scripted, end):
+    server = scripted([[WHOLE], [b"HTTP/1.1 2", 0.1, end]], [[WHOLE]])
+    with fetching() as fetch:
+        assert fetch(f"{server.url}/1") == BODY
+        with pytest.raises(FetchError) as caught:
+            fetch(f"{server.url}/2")
+    assert caught.value.code is RejectCode.CONNECTION
+    assert len(server.requests) == 2
+
+
+def test_a_kept_connection_that_falls_silent_is_not_replaced(scripted):
+    """The time is used up; another request would only double it."""
+    server = scripted([[WHOLE], [5.0]], [[WHOLE]])
+    with fetching() as fetch:
+        assert fetch(f"{server.url}/1") == BODY
+        with pytest.raises(FetchError) as caught:
+            fetch(f"{server.url}/2")
+    assert caught.value.code is RejectCode.TIMEOUT
+    assert len(server.requests) == 2
+
+
+EVIL = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: 4\r\n\r\nevil"
+DOUBTFUL = {
+    "behind a length": [WHOLE + EVIL],
+    "a little later": [WHOLE, 0.05, EVIL],
+    "behind chunks": [HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n" + EVIL],
+    "two ends": [HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"],
+    "a line that is no field": [HEAD + b"Content-Length : 9\r\nContent-Length: 3\r\n\r\nabc"],
+    "says that it closes": [HEAD + b"Connection: x, Close\r\nContent-Length: 3\r\n\r\nabc"],
+    "old server": [b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nabc"],
+    "an error whose body is not read": [b"HTTP/1.1 404 No\r\nContent-Length: 99999\r\n\r\n" + b"x" * 99_999],
+    "a redirect whose body comes later": [
+        b"HTTP/1.1 302 No\r\nLocation: /next\r\nContent-Length: 9\r\n\r\nabc",
+        0.05,
+        b"defghi",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", DOUBTFUL)
+def test_nothing_behind_an_answer_passes_for_the_next_one(scripted, name):
+    server = scripted([DOUBTFUL[name], [EVIL]], [[WHOLE], [WHOLE]])
+    with fetching() as fetch:
+        with contextlib.suppress(FetchError):
+            fetch(f"{server.url}/1")
+        time.sleep(0.1)
+        assert fetch(f"{server.url}/2") == BODY
+    assert [number for number, request in server.requests if b"/2" in request] == [1]
+
+
+def test_a_redirect_that_came_whole_keeps_its_connection(scripted):
+    server = scripted([[b"HTTP/1.1 302 No\r\nLocation: /next\r\nContent-Length: 9\r\n\r\nmoved: :)"], [WHOLE]])
+    with fetching() as fetch:
+        assert fetch(f"{server.url}/1") == BODY
+    assert [number for number, _ in server.requests] == [0, 0]
+
+
+def test_a_missing_file_whose_answer_came_whole_keeps_its_connection(scripted):
+    server = scripted([[b"HTTP/1.1 404 No\r\nContent-Length: 9\r\n\r\nnot there"], [WHOLE]])
+    with fetching() as fetch:
+        with pytest.raises(FetchError, match="404"):
+            fetch(f"{server.url}/1")
+        assert fetch(f"{server.url}/2") == BODY
+    assert [number for number, _ in server.requests] == [0, 0]
+
+
+def test_an_old_server_may_ask_to_be_kept(scripted):
+    server = scripted([[b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 3\r\n\r\nabc"], [WHOLE]])
+    with fetching() as fetch:
+        assert [fetch(f"{server.url}/1"), fetch(f"{server.url}/2")] == [b"abc", BODY]
+    assert [number for number, _ in server.requests] == [0, 0]
+
+
+def test_a_head_and_a_body_sent_apart_do_not_wait_for_each_other(scripted):
+    """With Nagle's algorithm the server's kernel sends the body when ours has acknowledged the head: 40 ms later."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        connection, _ = listener.accept()
+        with connection:
+            while connection.recv(65536):
+                connection.sendall(HEAD + b"Content-Length: 3\r\n\r\n")
+                connection.sendall(b"abc")
+
+    threading.Thread(target=serve, daemon=True).start()
+    with listener, fetching() as fetch:
+        start = time.monotonic()
+        for i in range(50):
+            assert fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/{i}") == b"abc"
+        assert time.monotonic() - start < 1
+
+
+def test_a_request_says_what_it_should_and_a_url_can_add_nothing(scripted):
+    server = scripted([[WHOLE], [WHOLE]])
+    with fetching(user_agent="bot/1 (me)") as fetch:
+        fetch(f"{server.url}/a b?c=\u00fc\x7f%0d%0aX: y\x01")
+        fetch(f"{server.url}/\r\nX-Evil: 1\r\n\r\nGET /evil")
+    host = server.url.removeprefix("http://").encode()
+    assert server.requests[0][1].split(b"\r\n") == [
+        b"GET /a%20b?c=%C3%BC%7F%0d%0aX:%20y%01 HTTP/1.1",
+        b"Host: " + host,
+        b"User-Agent: bot/1 (me)",
+        b"Accept: image/*,*/*;q=0.5",
+        b"Accept-Encoding: identity",
+        b"",
+        b"",
+    ]
+    assert server.requests[1][1].startswith(b"GET /X-Evil:%201GET%20/evil HTTP/1.1\r\n")
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("host", ["exa mple", "a\x00b", "a\\b", "a\x7fb"])
+def test_host_names_that_are_none(host):
+    with pytest.raises(FetchError) as caught:
+        parse_url(f"http://{host}/x.jpg")
+    assert caught.value.code is RejectCode.BAD_URL
+
+
+def test_idle_connections_are_few_and_each_origins_own():
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        port = listener.getsockname()[1]
+        idle, made = IdleConnections(), []
+        for number in range(100):
+            target = parse_url(f"http://host{number}.example:{port}/")
+            made.append(PinnedConnection(target, address="127.0.0.1", tls=None, deadline=time.monotonic() + 5))
+            idle.give(made[-1])
+        kept = [idle.take(connection.origin) for connection in made]
+        assert kept == [None] * 36 + made[36:]
+        assert idle.take(made[-1].origin) is None
+        for connection in made:
+            connection.close()
