@@ -11,12 +11,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from beam_jobs import downloads, lean_beam, publish
+from beam_jobs import crew, downloads, lean_beam, progress, publish
 from beam_jobs.build_config import BuildConfig
 from beam_jobs.finish import finish
 from beam_jobs.inspection import Listing, cache_key, write_listing
+from beam_jobs.job_config import JobConfig
 from beam_jobs.previous import PreviousVersion
 from beam_jobs.sources import RemoteSource, Source
+from beam_jobs.tasks import STAGES
 from pipeline.cli import DataError, UsageError
 from pipeline.manifest import MANIFEST_FILE, VERSIONS_DIR, Manifest, current_version
 
@@ -109,18 +111,12 @@ def _run_pipeline(
     beam_arguments: Sequence[str],
 ) -> dict[str, Any]:
     """Runs the Beam job; returns its plan. Raises CommandError."""
-    # Beam takes a second or more to import; a run that finds nothing to do has ended by now.
-    lean_beam.import_beam()
-    from beam_jobs import job, progress, runner
-    from beam_jobs.stage import JobConfig
-
     directories = {name: os.path.join(work, name) for name in ("reports", "progress", "spool")}
     cache = _cache(config)
     staging = os.path.join(work, "version")
     shutil.rmtree(directories["spool"], ignore_errors=True)
     for directory in (*directories.values(), cache, staging):
         os.makedirs(directory, exist_ok=True)
-    plan_file = os.path.join(staging, job.PLAN_FILE)
     job_config = JobConfig(
         source=source,
         policy=config.policy,
@@ -140,10 +136,22 @@ def _run_pipeline(
         previous=_previous(config),
         **directories,
     )
-    options = runner.parse_options(beam_arguments, own_flags=())
-    local = runner.choose_runner(options, beam_arguments, images=listing.total)
-    with progress.shown(directories["progress"], stages=job.STAGES, total=listing.total):
+    size = crew.crew_size(beam_arguments, images=listing.total)
+    with (
+        progress.shown(directories["progress"], stages=STAGES, total=listing.total),
+        crew.at_work(size, job_config) as helpers,
+    ):
+        if helpers:
+            helpers.begin("inspect", job_config.bucket_groups)
+            beam_arguments = [*beam_arguments, "--direct_running_mode=in_memory"]
+        # Beam takes a second or more to import; a run that finds nothing to do has ended by now.
+        lean_beam.import_beam()
+        from beam_jobs import job, runner
+
+        options = runner.parse_options(beam_arguments, own_flags=())
+        local = runner.choose_runner(options, beam_arguments, images=listing.total)
         runner.run(lambda pipeline: job.build_graph(pipeline, job_config), options, local)
+    plan_file = os.path.join(staging, job.PLAN_FILE)
     with open(plan_file, encoding="utf-8") as file:
         plan = json.load(file)
     if plan["error"]:

@@ -1,0 +1,183 @@
+"""Light processes that handle the images of a local build, while Beam in the launcher's process handles the rows.
+
+Beam's own worker processes take a second each to start and 100 MB, and threads share one interpreter lock: two of them
+keep 1.4 cores busy. A member of the crew imports neither Beam nor what commands need, and starts while Beam is loaded.
+It has no state that matters: whatever it leaves on disk is fit for a SIGKILL at any moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from beam_jobs.errors import BuildError
+from beam_jobs.job_config import JobConfig
+from pipeline.cli import ExitCode
+
+LOCAL_RUNNERS = ("DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
+# Below this many images a crew does not pay for itself.
+_SMALL = 500
+
+
+class MemberDied(Exception):
+    """A member of the crew ended in the middle of a task; `signal` is the one that ended it, or None."""
+
+    def __init__(self, returncode: int | None) -> None:
+        super().__init__(f"a worker process ended with {returncode}")
+        self.signal = signal.Signals(-returncode) if returncode and returncode < 0 else None
+
+    @property
+    def crashed(self) -> bool:
+        """Whether a fault of its own ended it, such as a decoder's on a malicious file."""
+        return self.signal in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
+
+    def for_user(self) -> BuildError:
+        reason = f" ({self.signal.name})" if self.signal else ""
+        return BuildError(
+            ExitCode.AGAIN,
+            f"a worker process died{reason}, probably for want of memory (fewer: --direct_num_workers); "
+            "run the same command again to continue",
+        )
+
+
+class TaskFailed(Exception):
+    """A task raised; the text is the error's type and message."""
+
+
+def crew_size(arguments: Sequence[str], *, images: int) -> int:
+    """How many members a build should have; 0 where its images are handled by Beam's workers or by the launcher.
+
+    Args:
+      arguments: the user's flags for Beam; a runner or a running mode named there is taken at its word.
+      images: listed.
+    """
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    for name in ("--runner", "--direct_running_mode"):
+        parser.add_argument(name)
+    parser.add_argument("--direct_num_workers", type=int)
+    known, _ = parser.parse_known_args(list(arguments))
+    remote = known.runner and known.runner.split(".")[-1] not in LOCAL_RUNNERS
+    if remote or known.direct_running_mode or (known.direct_num_workers is None and images < _SMALL):
+        return 0
+    size = known.direct_num_workers or len(os.sched_getaffinity(0))
+    return size if size > 1 else 0
+
+
+class Crew:
+    """So many processes, each with its own `tasks.Tasks`; tasks are begun in the order in which they are submitted."""
+
+    def __init__(self, size: int, config: JobConfig) -> None:
+        self._config = pickle.dumps(config, protocol=5)
+        self._tasks: queue.SimpleQueue[tuple[concurrent.futures.Future[Any], str, tuple] | None] = queue.SimpleQueue()
+        self._ahead: dict[tuple, concurrent.futures.Future[Any]] = {}
+        self._members: dict[int, subprocess.Popen[bytes]] = {}
+        self._closed = False
+        self._threads = [threading.Thread(target=self._serve, args=(i,), daemon=True) for i in range(size)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, task: str, *arguments: Any) -> concurrent.futures.Future[Any]:
+        """The result to be of `Tasks.<task>(*arguments)`; raises `TaskFailed` or `MemberDied`."""
+        if future := self._ahead.pop((task, *arguments), None):
+            return future
+        future = concurrent.futures.Future()
+        self._tasks.put((future, task, arguments))
+        return future
+
+    def begin(self, task: str, several: Iterable[Any]) -> None:
+        """Begins tasks of one argument that will be asked for later."""
+        for argument in several:
+            self._ahead[task, argument] = self.submit(task, argument)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # Beam's worker is the model: see there for why it gets the launcher's process id.
+        command = [sys.executable, "-m", "beam_jobs.crew_member", str(os.getpid())]
+        member = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=1 << 16
+        )
+        assert member.stdin
+        member.stdin.write(self._config)
+        member.stdin.flush()
+        return member
+
+    def _serve(self, number: int) -> None:
+        # The member's life ends with this thread's (see worker.die_with), so the thread that starts it is the one that
+        # stays with it.
+        while not self._closed:
+            future: concurrent.futures.Future[Any] | None = None
+            returncode = None
+            try:
+                member = self._members[number] = self._start()
+                try:
+                    while task := self._tasks.get():
+                        future, *request = task
+                        value, error = self._ask(member, request)
+                        if error:
+                            future.set_exception(TaskFailed(error))
+                        else:
+                            future.set_result(value)
+                    return
+                except (OSError, EOFError, pickle.UnpicklingError):
+                    member.kill()  # or it has ended by itself, which this does not change
+                    returncode = member.wait()
+            except OSError:
+                pass  # no process can be started; whoever asks next learns of it
+            if future is None:
+                if not (task := self._tasks.get()):
+                    return
+                future = task[0]
+            future.set_exception(MemberDied(returncode))
+
+    @staticmethod
+    def _ask(member: subprocess.Popen[bytes], request: Any) -> tuple[Any, str]:
+        assert member.stdin
+        assert member.stdout
+        member.stdin.write(pickle.dumps(request, protocol=5))
+        member.stdin.flush()
+        answer: tuple[Any, str] = pickle.load(member.stdout)
+        return answer
+
+    def close(self) -> None:
+        """Ends the processes, in the middle of their tasks if need be."""
+        self._closed = True
+        for _ in self._threads:
+            self._tasks.put(None)
+        for member in self._members.values():
+            member.kill()
+        for thread in self._threads:
+            thread.join()
+        for member in self._members.values():
+            member.communicate()
+
+
+_crew: Crew | None = None
+
+
+def current() -> Crew | None:
+    """The crew of this process, if a build has one here."""
+    return _crew
+
+
+@contextlib.contextmanager
+def at_work(size: int, config: JobConfig) -> Iterator[Crew | None]:
+    """Has a crew of `size`, or none if that is 0, while the body runs."""
+    global _crew  # noqa: PLW0603 - Beam's steps are pickled, even in one process, and can be given no handles
+    if not size:
+        yield None
+        return
+    _crew = Crew(size, config)
+    try:
+        yield _crew
+    finally:
+        _crew.close()
+        _crew = None
