@@ -11,9 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from beam_jobs import crew, downloads, lean_beam, progress, publish
+from beam_jobs import crew, downloads, lean_beam, progress, publish, stopping
 from beam_jobs.build_config import BuildConfig
-from beam_jobs.finish import finish
 from beam_jobs.inspection import Listing, cache_key, write_listing
 from beam_jobs.job_config import JobConfig
 from beam_jobs.previous import PreviousVersion
@@ -138,6 +137,7 @@ def _run_pipeline(
     )
     size = crew.crew_size(beam_arguments, images=listing.total)
     with (
+        stopping.at_once(),
         progress.shown(directories["progress"], stages=STAGES, total=listing.total),
         crew.at_work(size, job_config) as helpers,
     ):
@@ -146,7 +146,7 @@ def _run_pipeline(
             beam_arguments = [*beam_arguments, "--direct_running_mode=in_memory"]
         # Beam takes a second or more to import; a run that finds nothing to do has ended by now.
         lean_beam.import_beam()
-        from beam_jobs import job, runner
+        from beam_jobs import finish, job, runner  # noqa: F401 - `finish` because the crew is at work meanwhile
 
         options = runner.parse_options(beam_arguments, own_flags=())
         local = runner.choose_runner(options, beam_arguments, images=listing.total)
@@ -222,6 +222,8 @@ def _build_locked(source: Source, config: BuildConfig, beam_arguments: Sequence[
         publish.clean(root, keep={key, "listing"})
         work = os.path.join(root, publish.WORK_DIR, key)
         plan = _run_pipeline(work, source, listing, labels, config, beam_arguments)
+        from beam_jobs.finish import finish  # with the job, see _run_pipeline
+
         manifest = finish(work, source, listing, labels, config, plan, cache=_cache(config))
         existing = publish.versions(root)
         new_content = not existing or not _same_content(root, existing[-1], manifest)

@@ -21,7 +21,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from beam_jobs.errors import BuildError
+from beam_jobs.inspection import read_bucket
 from beam_jobs.job_config import JobConfig
+from beam_jobs.sources import SourceItem
 from pipeline.cli import ExitCode
 
 LOCAL_RUNNERS = ("DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
@@ -33,8 +35,8 @@ class MemberDied(Exception):
     """A member of the crew ended in the middle of a task; `signal` is the one that ended it, or None."""
 
     def __init__(self, returncode: int | None) -> None:
-        super().__init__(f"a worker process ended with {returncode}")
         self.signal = signal.Signals(-returncode) if returncode and returncode < 0 else None
+        super().__init__(self.signal.name if self.signal else f"exit code {returncode}")
 
     @property
     def crashed(self) -> bool:
@@ -42,10 +44,9 @@ class MemberDied(Exception):
         return self.signal in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 
     def for_user(self) -> BuildError:
-        reason = f" ({self.signal.name})" if self.signal else ""
         return BuildError(
             ExitCode.AGAIN,
-            f"a worker process died{reason}, probably for want of memory (fewer: --direct_num_workers); "
+            "a worker process died, probably for want of memory (fewer: --direct_num_workers); "
             "run the same command again to continue",
         )
 
@@ -73,11 +74,25 @@ def crew_size(arguments: Sequence[str], *, images: int) -> int:
     return size if size > 1 else 0
 
 
+def result(future: concurrent.futures.Future[Any]) -> Any:
+    """What a task returned.
+
+    Raises:
+      BuildError: a process died.
+      TaskFailed: the task raised.
+    """
+    try:
+        return future.result()
+    except MemberDied as died:
+        raise died.for_user() from died
+
+
 class Crew:
     """So many processes, each with its own `tasks.Tasks`; tasks are begun in the order in which they are submitted."""
 
     def __init__(self, size: int, config: JobConfig) -> None:
-        self._config = pickle.dumps(config, protocol=5)
+        self.size = size
+        self._config = config
         self._tasks: queue.SimpleQueue[tuple[concurrent.futures.Future[Any], str, tuple] | None] = queue.SimpleQueue()
         self._ahead: dict[tuple, concurrent.futures.Future[Any]] = {}
         self._members: dict[int, subprocess.Popen[bytes]] = {}
@@ -94,34 +109,52 @@ class Crew:
         self._tasks.put((future, task, arguments))
         return future
 
+    def inspect(self, buckets: tuple[str, ...]) -> Any:
+        """The result of `Tasks.inspect`; of images that crash the decoder, the BuildError names the first."""
+        try:
+            return self.submit("inspect", buckets).result()
+        except MemberDied as died:
+            if died.crashed:
+                self._drop_waiting()
+                for bucket in buckets:
+                    self._survive(read_bucket(self._config.listing, bucket))
+            raise died.for_user() from died
+
+    def _drop_waiting(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._tasks.get_nowait()
+
+    def _survive(self, items: Iterable[SourceItem]) -> None:
+        for item in items:
+            try:
+                self.submit("look_at", item).result()
+            except MemberDied as died:
+                raise BuildError(
+                    ExitCode.INTERNAL,
+                    f"{item.uri}: reading this image crashes the process that does it ({died}); remove it and run the "
+                    "same command again to continue",
+                ) from died
+
     def begin(self, task: str, several: Iterable[Any]) -> None:
         """Begins tasks of one argument that will be asked for later."""
         for argument in several:
             self._ahead[task, argument] = self.submit(task, argument)
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        # Beam's worker is the model: see there for why it gets the launcher's process id.
-        command = [sys.executable, "-m", "beam_jobs.crew_member", str(os.getpid())]
-        member = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=1 << 16
-        )
-        assert member.stdin
-        member.stdin.write(self._config)
-        member.stdin.flush()
-        return member
 
     def _serve(self, number: int) -> None:
         # The member's life ends with this thread's (see worker.die_with), so the thread that starts it is the one that
         # stays with it.
         while not self._closed:
             future: concurrent.futures.Future[Any] | None = None
-            returncode = None
+            failure: Exception
             try:
                 member = self._members[number] = self._start()
                 try:
+                    self._send(member, self._config)
                     while task := self._tasks.get():
                         future, *request = task
-                        value, error = self._ask(member, request)
+                        self._send(member, request)
+                        value, error = self._receive(member)
                         if error:
                             future.set_exception(TaskFailed(error))
                         else:
@@ -129,21 +162,30 @@ class Crew:
                     return
                 except (OSError, EOFError, pickle.UnpicklingError):
                     member.kill()  # or it has ended by itself, which this does not change
-                    returncode = member.wait()
-            except OSError:
-                pass  # no process can be started; whoever asks next learns of it
+                    failure = MemberDied(member.wait())
+            except Exception as error:  # no process can be started, or a bug: nobody may wait for ever
+                failure = error
             if future is None:
                 if not (task := self._tasks.get()):
                     return
                 future = task[0]
-            future.set_exception(MemberDied(returncode))
+            future.set_exception(failure)
 
     @staticmethod
-    def _ask(member: subprocess.Popen[bytes], request: Any) -> tuple[Any, str]:
+    def _start() -> subprocess.Popen[bytes]:
+        # Beam's worker is the model: see there for why it gets the launcher's process id.
+        command = [sys.executable, "-m", "beam_jobs.crew_member", str(os.getpid())]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+    @staticmethod
+    def _send(member: subprocess.Popen[bytes], message: Any) -> None:
         assert member.stdin
-        assert member.stdout
-        member.stdin.write(pickle.dumps(request, protocol=5))
+        member.stdin.write(pickle.dumps(message, protocol=5))
         member.stdin.flush()
+
+    @staticmethod
+    def _receive(member: subprocess.Popen[bytes]) -> tuple[Any, str]:
+        assert member.stdout
         answer: tuple[Any, str] = pickle.load(member.stdout)
         return answer
 

@@ -14,7 +14,15 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,  # noqa: F401 - registers the format
+    Image,
+    ImageCms,
+    Jpeg2KImagePlugin,  # noqa: F401
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
 
 from beam_jobs.jpeg import plain_frame
 from beam_jobs.policy import PixelPolicy, Refused, RejectCode
@@ -28,7 +36,7 @@ else:
 
 # In the order tried. A closed list: Pillow's other plug-ins include ones that start programs (EPS) or guess.
 _WANTED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
-Image.init()
+Image.preinit()  # BMP, DIB, GIF, JPEG, PNG and PPM; `init` would import all the others, too
 FORMATS = tuple(name for name in _WANTED_FORMATS if name in Image.OPEN)
 
 # Pillow gives an image's memory back to the system at once; kept for the next image, it need not be zeroed again.

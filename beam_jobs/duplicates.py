@@ -9,6 +9,7 @@ in the worker that searches, 300 bytes for each image that has a near duplicate 
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import dataclasses
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,12 +17,15 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_jobs import lsh
+from beam_jobs import crew, lsh
 from beam_jobs.exact import Resolved, group_line, protection
 from beam_jobs.images import RejectCode
 from beam_jobs.rows import RejectRow, Row, pack, unpack
-from beam_jobs.spool import Block, Spool, content
+from beam_jobs.spool import Block, Spool
+from beam_jobs.tasks import search_bands
 
 MODES = ("keep", "drop", "group")
 
@@ -140,13 +144,23 @@ class _Search(beam.DoFn):
     def __init__(self, searches: int) -> None:
         self._searches = searches
 
+    def setup(self) -> None:
+        self._crew = crew.current()
+
+    def start_bundle(self) -> None:
+        self._under_way: list[concurrent.futures.Future[bytes]] = []
+
     def process(self, element: tuple[int, Iterable[Block]]) -> Iterator[tuple[None, bytes]]:
         search, blocks = element
-        found = bytearray()  # joining the blocks would hold all of them twice
-        for block in blocks:
-            found += content(block)
-        edges = lsh.similar(np.frombuffer(found, lsh.SKETCH), range(search, lsh.BANDS, self._searches))
-        yield None, edges.tobytes()
+        bands = range(search, lsh.BANDS, self._searches)
+        if self._crew:
+            self._under_way.append(self._crew.submit("search", list(blocks), bands))
+        else:
+            yield None, search_bands(blocks, bands)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for search in self._under_way:
+            yield GlobalWindows.windowed_value((None, crew.result(search)))
 
 
 def _components(element: tuple[None, Iterable[bytes]]) -> Components:
@@ -215,7 +229,8 @@ def near_duplicates(blocks: beam.PCollection, *, mode: str, total: int, spool: s
       total: about how many images there are.
       spool: directory for blocks of rows; see spool.py.
     """
-    searches = min(lsh.BANDS, 1 + total // _IMAGES_PER_SEARCH)
+    helpers = crew.current()
+    searches = min(lsh.BANDS, max(1 + total // _IMAGES_PER_SEARCH, helpers.size if helpers else 1))
     components = (
         blocks
         | "Sketch" >> beam.ParDo(_Sketch(searches, spool))  # (search, sketches)

@@ -45,7 +45,7 @@ class Inspect(beam.DoFn):
 
     def process(self, buckets: tuple[str, ...]) -> Iterator[Any]:
         if self._crew:
-            blocks, rejects = self._crew.submit("inspect", buckets).result()
+            blocks, rejects = self._crew.inspect(buckets)
         else:
             blocks, rejects = self._tasks.inspect(buckets)
         yield from blocks
@@ -103,7 +103,7 @@ class WriteShard(beam.DoFn):
 
     def finish_bundle(self) -> None:
         for shard in self._under_way:
-            shard.result()
+            crew.result(shard)
 
 
 class WriteLines(beam.DoFn):

@@ -158,17 +158,28 @@ def components(edges: np.ndarray, *, at_least: float = 0.0) -> dict[bytes, bytes
     return {item: _find(parents, item) for item in list(parents)}
 
 
+def _forest(a: np.ndarray, b: np.ndarray, permille: np.ndarray) -> np.ndarray:
+    """Which of the edges between the numbered ends `a` and `b` a maximum spanning forest keeps: indices, best first."""
+    order = np.argsort(-permille.astype(np.int32), kind="stable")
+    parents = list(range(1 + max(a.max(initial=-1), b.max(initial=-1))))
+    kept = []
+    for number, start, other_start in zip(order.tolist(), a[order].tolist(), b[order].tolist(), strict=True):
+        one, other = start, other_start
+        while parents[one] != one:
+            parents[one] = one = parents[parents[one]]
+        while parents[other] != other:
+            parents[other] = other = parents[parents[other]]
+        if one != other:
+            parents[one] = other
+            kept.append(number)
+    return np.array(kept, np.intp)
+
+
 def spanning_forest(edges: np.ndarray) -> np.ndarray:
     """The edges of a maximum spanning forest: as few as possible, with the same components at every similarity."""
-    ordered = edges[np.argsort(-edges["permille"].astype(np.int32), kind="stable")]
-    parents: dict[bytes, bytes] = {}
-    kept = []
-    for number, (a, b, _) in enumerate(ordered.tolist()):
-        root_a, root_b = _find(parents, a), _find(parents, b)
-        if root_a != root_b:
-            parents[root_a] = root_b
-            kept.append(number)
-    return ordered[kept]
+    ids = np.concatenate([edges["a"], edges["b"]]).view(f"S{ID_BYTES}")
+    numbers = np.unique(ids, return_inverse=True)[1]
+    return edges[_forest(numbers[: len(edges)], numbers[len(edges) :], edges["permille"])]
 
 
 def similar(sketches: np.ndarray, bands: Sequence[int] = range(BANDS)) -> np.ndarray:
@@ -181,18 +192,23 @@ def similar(sketches: np.ndarray, bands: Sequence[int] = range(BANDS)) -> np.nda
     Returns:
       EDGE [m]: a maximum spanning forest of the pairs found; the same for any order of the sketches.
     """
-    edges = np.empty(0, EDGE)
     if len(sketches) < 2:
-        return edges
+        return np.empty(0, EDGE)
     # By hash, then id: NumPy cannot sort by fields of bytes, but by one of all bytes.
     sketches.view(f"S{SKETCH.itemsize}").sort()
-    index = _Index(sketches, bands)
-    ids = sketches["id"]
-    for rows, partners, similarity in _pairs(index):
-        new = np.empty(len(rows), EDGE)
-        new["a"], new["b"] = ids[np.minimum(rows, partners)], ids[np.maximum(rows, partners)]
-        new["permille"] = np.minimum(1000, np.rint(similarity * 1000))
-        edges = np.concatenate([edges, new])
-        if len(edges) > _MAX_EDGES:
-            edges = spanning_forest(edges)
-    return spanning_forest(edges)
+    found = [np.empty((3, 0), np.int32)]  # row, partner, permille of similarity
+    count = 0
+    for rows, partners, similarity in _pairs(_Index(sketches, bands)):
+        permille = np.minimum(1000, np.rint(similarity * 1000))
+        found.append(np.stack([rows, partners, permille]).astype(np.int32))
+        count += len(rows)
+        if count > _MAX_EDGES:
+            pairs = np.concatenate(found, axis=1)
+            found = [pairs[:, _forest(*pairs)]]
+            count = found[0].shape[1]
+    pairs = np.concatenate(found, axis=1)
+    rows, partners, permille = pairs[:, _forest(*pairs)]
+    edges = np.empty(len(rows), EDGE)
+    edges["a"], edges["b"] = sketches["id"][np.minimum(rows, partners)], sketches["id"][np.maximum(rows, partners)]
+    edges["permille"] = permille
+    return edges

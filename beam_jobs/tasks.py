@@ -1,22 +1,35 @@
-"""What is done with images, in whichever process: inspecting them, and writing the shards. Free of Beam."""
+"""The work of a build, whichever process does it: inspecting images, comparing them, writing shards. Free of Beam."""
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
+
+from beam_jobs import lsh
 from beam_jobs.errors import BuildError, storage_errors
+from beam_jobs.images import look
 from beam_jobs.inspection import inspect_items, read_bucket
 from beam_jobs.job_config import JobConfig
 from beam_jobs.progress import Counter
 from beam_jobs.rows import RejectRow, Row, pack, unpack
 from beam_jobs.shards import SourceChanged, make_record, shard_name, write_shard
-from beam_jobs.sources import ReadError
-from beam_jobs.spool import Block, Spool
+from beam_jobs.sources import ReadError, SourceItem
+from beam_jobs.spool import Block, Spool, content
 from pipeline.cli import ExitCode
 
 STAGES = ("inspecting", "writing")
+
+
+def search_bands(blocks: Iterable[Block], bands: Sequence[int]) -> bytes:
+    """The similar pairs that `lsh.similar` finds in some bands among blocks of sketches, as an EDGE array's bytes."""
+    found = bytearray()  # joining the blocks would hold all of them twice
+    for block in blocks:
+        found += content(block)
+    return lsh.similar(np.frombuffer(found, lsh.SKETCH), bands).tobytes()
 
 
 class Tasks:
@@ -56,6 +69,15 @@ class Tasks:
         self._inspected.flush()
         blocks = [(partition, self._spool.put(pack(rows))) for partition, rows in partitions.items()]
         return blocks, self._spool.put(pack(rejects)) if rejects else None
+
+    def look_at(self, item: SourceItem) -> None:
+        """Reads and decodes one image, to see whether this process survives it."""
+        with contextlib.suppress(ReadError):
+            look(self._config.source.read(item), self._config.policy)
+
+    def search(self, blocks: Sequence[Block], bands: Sequence[int]) -> bytes:
+        """See `search_bands`."""
+        return search_bands(blocks, bands)
 
     def write(self, split: str, shard: int, count: int, blocks: Iterable[Block]) -> None:
         """Writes shard number `shard` of the `count` of a split, and its report.
