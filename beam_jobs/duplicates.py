@@ -34,6 +34,7 @@ MODES = ("keep", "drop", "group")
 SAME_PICTURE = 0.93
 
 _IMAGES_PER_SEARCH = 25_000
+_ROWS_PER_BLOCK = 1_000
 
 # id → (component, component of those that show the same picture)
 Components = Mapping[bytes, tuple[bytes, bytes]]
@@ -163,8 +164,9 @@ class _Search(beam.DoFn):
             yield GlobalWindows.windowed_value((None, crew.result(search)))
 
 
-def _components(element: tuple[None, Iterable[bytes]]) -> Components:
-    return find_components(np.frombuffer(b"".join(element[1]), lsh.EDGE))
+def _components(element: tuple[None, Iterable[bytes]]) -> bytes:
+    """(None, bytes of similar pairs) → pickled Components: one object, where Beam would measure every entry."""
+    return pickle.dumps(find_components(np.frombuffer(b"".join(element[1]), lsh.EDGE)), protocol=5)
 
 
 class _Part(beam.DoFn):
@@ -176,7 +178,13 @@ class _Part(beam.DoFn):
     def setup(self) -> None:
         self._spool = Spool(self._directory)
 
-    def process(self, block: Block, components: Components) -> Iterator[Any]:
+    def start_bundle(self) -> None:
+        self._read: tuple[bytes, Components] = b"", {}
+
+    def process(self, block: Block, pickled: bytes) -> Iterator[Any]:
+        if pickled is not self._read[0]:
+            self._read = pickled, pickle.loads(pickled)
+        components = self._read[1]
         alone = []
         alike: dict[bytes, list[tuple[tuple, bytes]]] = collections.defaultdict(list)
         for row in unpack(block):
@@ -191,7 +199,7 @@ class _Part(beam.DoFn):
 
 
 class _Resolve(beam.DoFn):
-    """(component, its rows) → block of rows; tagged `rejects`: block, `groups`: lines of duplicates.jsonl."""
+    """(component, its rows) → blocks of rows; tagged `rejects`: block, `groups`: lines of duplicates.jsonl."""
 
     def __init__(self, mode: str, spool: str) -> None:
         self._mode = mode
@@ -200,15 +208,24 @@ class _Resolve(beam.DoFn):
     def setup(self) -> None:
         self._spool = Spool(self._directory)
 
+    def start_bundle(self) -> None:
+        self._kept: list[Row] = []
+
     def process(self, element: tuple[bytes, Iterable[bytes]]) -> Iterator[Any]:
         rows = [(Row._make(fields), picture) for members in element[1] for fields, picture in pickle.loads(members)]
         resolved = resolve_component(rows, mode=self._mode)
-        if resolved.kept:
-            yield self._spool.put(pack(resolved.kept))
+        self._kept += resolved.kept
+        if len(self._kept) >= _ROWS_PER_BLOCK:
+            yield self._spool.put(pack(self._kept))
+            self._kept = []
         if resolved.rejects:
             yield beam.pvalue.TaggedOutput("rejects", pack(resolved.rejects))
         for line in resolved.groups:
             yield beam.pvalue.TaggedOutput("groups", line)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if self._kept:
+            yield GlobalWindows.windowed_value(self._spool.put(pack(self._kept)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,7 +257,7 @@ def near_duplicates(blocks: beam.PCollection, *, mode: str, total: int, spool: s
         | "Components" >> beam.Map(_components)
     )
     parted = blocks | "PartAlike" >> beam.ParDo(
-        _Part(spool), components=beam.pvalue.AsSingleton(components, default_value={})
+        _Part(spool), beam.pvalue.AsSingleton(components, default_value=pickle.dumps({}))
     ).with_outputs("alike", main="alone")
     resolved = (
         parted.alike

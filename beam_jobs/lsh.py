@@ -134,13 +134,17 @@ def _pairs(index: _Index) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
             yield rows[part[similar]], others[similar], similarity[similar]
 
 
-def _find(parents: dict[bytes, bytes], item: bytes) -> bytes:
-    root = item
-    while (parent := parents.setdefault(root, root)) != root:
-        root = parent
-    while parents[item] != root:
-        parents[item], item = root, parents[item]
-    return root
+def _root(parents: list[int], item: int) -> int:
+    while parents[item] != item:
+        parents[item] = item = parents[parents[item]]
+    return item
+
+
+def _numbered(edges: np.ndarray) -> tuple[list[bytes], np.ndarray]:
+    """The ids that edges touch, ascending; and the edges' ends as their numbers, int [2, n]."""
+    found, numbers = np.unique(np.concatenate([edges["a"], edges["b"]]).view(f"S{ID_BYTES}"), return_inverse=True)
+    raw = found.tobytes()
+    return [raw[at : at + ID_BYTES] for at in range(0, len(raw), ID_BYTES)], numbers.reshape(2, -1)
 
 
 def components(edges: np.ndarray, *, at_least: float = 0.0) -> dict[bytes, bytes]:
@@ -150,12 +154,12 @@ def components(edges: np.ndarray, *, at_least: float = 0.0) -> dict[bytes, bytes
       edges: EDGE [n].
       at_least: similarity below which an edge does not count.
     """
-    parents: dict[bytes, bytes] = {}
-    for a, b, permille in edges.tolist():
-        if permille >= at_least * 1000:
-            roots = sorted((_find(parents, a), _find(parents, b)))
-            parents[roots[1]] = roots[0]
-    return {item: _find(parents, item) for item in list(parents)}
+    ids, ends = _numbered(edges[edges["permille"] >= at_least * 1000])
+    parents = list(range(len(ids)))
+    for a, b in ends.T.tolist():
+        first, second = sorted((_root(parents, a), _root(parents, b)))
+        parents[second] = first
+    return {item: ids[_root(parents, number)] for number, item in enumerate(ids)}
 
 
 def _forest(a: np.ndarray, b: np.ndarray, permille: np.ndarray) -> np.ndarray:
@@ -164,11 +168,7 @@ def _forest(a: np.ndarray, b: np.ndarray, permille: np.ndarray) -> np.ndarray:
     parents = list(range(1 + max(a.max(initial=-1), b.max(initial=-1))))
     kept = []
     for number, start, other_start in zip(order.tolist(), a[order].tolist(), b[order].tolist(), strict=True):
-        one, other = start, other_start
-        while parents[one] != one:
-            parents[one] = one = parents[parents[one]]
-        while parents[other] != other:
-            parents[other] = other = parents[parents[other]]
+        one, other = _root(parents, start), _root(parents, other_start)
         if one != other:
             parents[one] = other
             kept.append(number)
@@ -177,9 +177,8 @@ def _forest(a: np.ndarray, b: np.ndarray, permille: np.ndarray) -> np.ndarray:
 
 def spanning_forest(edges: np.ndarray) -> np.ndarray:
     """The edges of a maximum spanning forest: as few as possible, with the same components at every similarity."""
-    ids = np.concatenate([edges["a"], edges["b"]]).view(f"S{ID_BYTES}")
-    numbers = np.unique(ids, return_inverse=True)[1]
-    return edges[_forest(numbers[: len(edges)], numbers[len(edges) :], edges["permille"])]
+    _, ends = _numbered(edges)
+    return edges[_forest(ends[0], ends[1], edges["permille"])]
 
 
 def similar(sketches: np.ndarray, bands: Sequence[int] = range(BANDS)) -> np.ndarray:
