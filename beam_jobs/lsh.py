@@ -29,6 +29,7 @@ _MAX_SIGNS_APART = 40  # of 143, checked before the exact similarity; similar pa
 _CHUNK = 256
 _PAIRS = 1 << 14
 _MAX_EDGES = 1 << 20
+_PERMILLE_BITS = 10
 
 
 def _choose_bands() -> tuple[list[np.ndarray], np.ndarray]:
@@ -110,6 +111,17 @@ class _Index:
         return lookup, self.order[band][first[lookup] + offset]
 
 
+def _distinct(numbers: np.ndarray, *, ignored_bits: int = 0) -> np.ndarray:
+    """The distinct ones of unsigned numbers, sorted; of those that differ in the lowest bits only, the smallest.
+
+    np.unique hashes, which takes several times as long as NumPy's sorting of integers.
+    """
+    numbers.sort()
+    first = np.ones(len(numbers), np.bool_)
+    np.not_equal(numbers[1:] >> ignored_bits, numbers[:-1] >> ignored_bits, out=first[1:])
+    return numbers[first]
+
+
 def _pairs(index: _Index) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields (row, partner, similarity) of all similar pairs found, some of them several times."""
     windows = len(perceptual.WINDOWS)
@@ -119,11 +131,13 @@ def _pairs(index: _Index) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
         words, keys = _sign_words(positive), _band_keys(positive)
         rows = at + np.arange(len(vectors)) // windows
         found = [index.partners(number, keys[:, band], rows) for number, band in enumerate(index.bands)]
-        pair = np.unique(np.concatenate([lookup * len(index.hashes) + partner for lookup, partner in found]))
+        pair = _distinct(np.concatenate([lookup * len(index.hashes) + partner for lookup, partner in found]))
         lookup, partner = np.divmod(pair, len(index.hashes))
-        apart = words[lookup] ^ index.words[partner]
-        signs = np.bitwise_count(apart).sum(axis=1)
-        mirrored = np.bitwise_count(apart ^ _MIRROR_WORDS).sum(axis=1)
+        signs = mirrored = np.zeros(len(pair), np.uint8)
+        for word, others, mirror in zip(words.T, index.words.T, _MIRROR_WORDS, strict=True):
+            apart = word[lookup] ^ others[partner]
+            signs = signs + np.bitwise_count(apart)
+            mirrored = mirrored + np.bitwise_count(apart ^ mirror)
         near = (np.minimum(signs, mirrored) <= _MAX_SIGNS_APART) & (partner != rows[lookup])
         lookup, partner = lookup[near], partner[near]
         for start in range(0, len(lookup), _PAIRS):
@@ -181,6 +195,12 @@ def spanning_forest(edges: np.ndarray) -> np.ndarray:
     return edges[_forest(ends[0], ends[1], edges["permille"])]
 
 
+def _unpacked(pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of `count` rows, packed by `similar` → lower rows, higher rows, permilles of similarity."""
+    lower, higher = np.divmod((pairs >> _PERMILLE_BITS).astype(np.int64), count)
+    return lower, higher, 1000 - (pairs & ((1 << _PERMILLE_BITS) - 1)).astype(np.int32)
+
+
 def similar(sketches: np.ndarray, bands: Sequence[int] = range(BANDS)) -> np.ndarray:
     """Finds the similar pairs among sketches.
 
@@ -195,19 +215,24 @@ def similar(sketches: np.ndarray, bands: Sequence[int] = range(BANDS)) -> np.nda
         return np.empty(0, EDGE)
     # By hash, then id: NumPy cannot sort by fields of bytes, but by one of all bytes.
     sketches.view(f"S{SKETCH.itemsize}").sort()
-    found = [np.empty((3, 0), np.int32)]  # row, partner, permille of similarity
-    count = 0
+    # One number a pair: lower row, higher row, 1000 - permille of similarity; so the smallest is the most similar.
+    count = len(sketches)
+    found = [np.empty(0, np.uint64)]
     for rows, partners, similarity in _pairs(_Index(sketches, bands)):
-        permille = np.minimum(1000, np.rint(similarity * 1000))
-        found.append(np.stack([rows, partners, permille]).astype(np.int32))
-        count += len(rows)
-        if count > _MAX_EDGES:
-            pairs = np.concatenate(found, axis=1)
-            found = [pairs[:, _forest(*pairs)]]
-            count = found[0].shape[1]
-    pairs = np.concatenate(found, axis=1)
-    rows, partners, permille = pairs[:, _forest(*pairs)]
-    edges = np.empty(len(rows), EDGE)
-    edges["a"], edges["b"] = sketches["id"][np.minimum(rows, partners)], sketches["id"][np.maximum(rows, partners)]
-    edges["permille"] = permille
+        pairs = np.minimum(rows, partners) * count + np.maximum(rows, partners)
+        unlike = np.maximum(0, 1000 - np.rint(similarity * 1000)).astype(np.uint64)
+        found.append(pairs.astype(np.uint64) << _PERMILLE_BITS | unlike)
+        if sum(map(len, found)) > _MAX_EDGES:
+            found = [_distinct(np.concatenate(found), ignored_bits=_PERMILLE_BITS)]
+            if len(found[0]) > _MAX_EDGES // 2:
+                found = [found[0][_forest(*_unpacked(found[0], count))]]
+    pairs = _distinct(np.concatenate(found), ignored_bits=_PERMILLE_BITS)
+    lower, higher, permille = _unpacked(pairs, count)
+    kept = _forest(lower, higher, permille)
+    edges = np.empty(len(kept), EDGE)
+    edges["a"], edges["b"], edges["permille"] = (
+        sketches["id"][lower[kept]],
+        sketches["id"][higher[kept]],
+        permille[kept],
+    )
     return edges
