@@ -116,6 +116,7 @@ def _run_pipeline(
     shutil.rmtree(directories["spool"], ignore_errors=True)
     for directory in (*directories.values(), cache, staging):
         os.makedirs(directory, exist_ok=True)
+        publish.remove_unfinished(directory)
     job_config = JobConfig(
         source=source,
         policy=config.policy,
@@ -142,7 +143,7 @@ def _run_pipeline(
         crew.at_work(size, job_config) as helpers,
     ):
         if helpers:
-            helpers.begin("inspect", job_config.bucket_groups)
+            helpers.begin_inspection(job_config.bucket_groups)
             beam_arguments = [*beam_arguments, "--direct_running_mode=in_memory"]
         # Beam takes a second or more to import; a run that finds nothing to do has ended by now.
         lean_beam.import_beam()

@@ -52,7 +52,7 @@ class MemberDied(Exception):
 
 
 class TaskFailed(Exception):
-    """A task raised; the text is the error's type and message."""
+    """A task raised; the text is the traceback."""
 
 
 def crew_size(arguments: Sequence[str], *, images: int) -> int:
@@ -94,7 +94,7 @@ class Crew:
         self.size = size
         self._config = config
         self._tasks: queue.SimpleQueue[tuple[concurrent.futures.Future[Any], str, tuple] | None] = queue.SimpleQueue()
-        self._ahead: dict[tuple, concurrent.futures.Future[Any]] = {}
+        self._ahead: dict[tuple[str, ...], concurrent.futures.Future[Any]] = {}
         self._members: dict[int, subprocess.Popen[bytes]] = {}
         self._closed = False
         self._threads = [threading.Thread(target=self._serve, args=(i,), daemon=True) for i in range(size)]
@@ -103,16 +103,14 @@ class Crew:
 
     def submit(self, task: str, *arguments: Any) -> concurrent.futures.Future[Any]:
         """The result to be of `Tasks.<task>(*arguments)`; raises `TaskFailed` or `MemberDied`."""
-        if future := self._ahead.pop((task, *arguments), None):
-            return future
-        future = concurrent.futures.Future()
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self._tasks.put((future, task, arguments))
         return future
 
     def inspect(self, buckets: tuple[str, ...]) -> Any:
         """The result of `Tasks.inspect`; of images that crash the decoder, the BuildError names the first."""
         try:
-            return self.submit("inspect", buckets).result()
+            return (self._ahead.pop(buckets, None) or self.submit("inspect", buckets)).result()
         except MemberDied as died:
             if died.crashed:
                 self._drop_waiting()
@@ -136,10 +134,9 @@ class Crew:
                     "same command again to continue",
                 ) from died
 
-    def begin(self, task: str, several: Iterable[Any]) -> None:
-        """Begins tasks of one argument that will be asked for later."""
-        for argument in several:
-            self._ahead[task, argument] = self.submit(task, argument)
+    def begin_inspection(self, groups: Iterable[tuple[str, ...]]) -> None:
+        """Begins what `inspect` will be asked for later."""
+        self._ahead = {buckets: self.submit("inspect", buckets) for buckets in groups}
 
     def _serve(self, number: int) -> None:
         # The member's life ends with this thread's (see worker.die_with), so the thread that starts it is the one that

@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import sys
+import traceback
 
 from beam_jobs import heap, worker
 
@@ -24,8 +25,8 @@ def main() -> None:
             task, arguments = pickle.load(sys.stdin.buffer)
             try:
                 answer = getattr(tasks, task)(*arguments), ""
-            except Exception as error:  # the launcher decides what it means
-                answer = None, f"{type(error).__name__}: {error}"
+            except Exception:  # the launcher decides what it means
+                answer = None, traceback.format_exc()
             answers.write(pickle.dumps(answer, protocol=5))
             answers.flush()
     except (EOFError, BrokenPipeError):  # the launcher has no more for us, or is gone

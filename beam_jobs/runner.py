@@ -29,8 +29,9 @@ from pipeline.cli import ExitCode, UsageError, nearest
 
 # Below this many images a second worker does not pay for itself.
 _SMALL = 500
-# Starting worker processes takes seconds, and decoding lets go of Python's lock: few threads do as well as processes,
-# on two cores to 6 %; many would wait for each other.
+# What follows is for downloads; a build's images are handled by a crew (crew.py) unless the user names a running mode.
+# Starting worker processes takes seconds, and waiting lets go of Python's lock: few threads do as well as processes;
+# many would wait for each other.
 _MANY = 10_000
 _THREADS = 2
 _MAX_THREADS = 4

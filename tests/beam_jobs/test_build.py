@@ -136,6 +136,20 @@ def test_the_runner_does_not_matter(folder, built, tmp_path, options):
     assert files_of(other.directory) == files_of(built.directory)
 
 
+def test_what_a_killed_build_was_writing_is_not_published(folder, tmp_path):
+    with pytest.raises(DataError, match="allows"):
+        run_build(folder, tmp_path / "out", max_reject_fraction=0.0)
+    cache, staging = (
+        next((tmp_path / "out").glob(".build/inspected/*")),
+        next((tmp_path / "out").glob(".build/*/version")),
+    )
+    (cache / "7f.1.a.tmp").write_text("half")
+    (staging / "photos-train.tfrecord-00000-of-00001.1.b.tmp").write_text("half")
+    with pytest.raises(DataError, match="allows"):
+        run_build(folder, tmp_path / "out", max_reject_fraction=0.0)
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
 def test_new_images_make_a_new_version_equal_to_one_from_scratch(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "in")
     first = run_build(copy, tmp_path / "out")
