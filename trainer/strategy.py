@@ -92,8 +92,6 @@ def _multi_worker_strategy(cluster: Cluster) -> tf.distribute.Strategy:
     found = f"{len(gpus)} GPUs" if gpus else _describe_cpu()
     logging.info("found %s; this is %s, waiting for the others", found, cluster)
     wait_for_others(cluster, seconds=_CLUSTER_SECONDS)
-    if not gpus:
-        keep_freed_memory()
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError) as error:
@@ -104,6 +102,8 @@ def _multi_worker_strategy(cluster: Cluster) -> tf.distribute.Strategy:
     # Every worker has as many batches as the others, all of one size. Otherwise TensorFlow asks all of them before
     # every batch whether there is one, and shapes are no longer static.
     strategy.extended.experimental_enable_get_next_as_optional = False
+    if not gpus:
+        keep_freed_memory()
     return strategy
 
 

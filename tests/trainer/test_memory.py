@@ -16,9 +16,12 @@ from trainer.memory import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
+    # What every distributed iterator is made of; TensorFlow 2.21 sets glibc's options itself with the first one.
+    import tensorflow as tf
+    list(tf.data.Dataset.from_generator(lambda: iter([1]), output_signature=tf.TensorSpec((), tf.int32)))
 
 def step():
-    arrays = [np.ones(10 << 20, np.uint8) for _ in range(5)]
+    arrays = [np.ones(2 << 20, np.uint8) for _ in range(100)]  # more than one heap of a thread holds
 
 def train():
     step()
