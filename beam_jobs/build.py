@@ -11,12 +11,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from beam_jobs import downloads, lean_beam, publish
+from beam_jobs import crew, downloads, lean_beam, progress, publish, stopping
 from beam_jobs.build_config import BuildConfig
-from beam_jobs.finish import finish
 from beam_jobs.inspection import Listing, cache_key, write_listing
+from beam_jobs.job_config import JobConfig
 from beam_jobs.previous import PreviousVersion
 from beam_jobs.sources import RemoteSource, Source
+from beam_jobs.tasks import STAGES
 from pipeline.cli import DataError, UsageError
 from pipeline.manifest import MANIFEST_FILE, VERSIONS_DIR, Manifest, current_version
 
@@ -109,18 +110,13 @@ def _run_pipeline(
     beam_arguments: Sequence[str],
 ) -> dict[str, Any]:
     """Runs the Beam job; returns its plan. Raises CommandError."""
-    # Beam takes a second or more to import; a run that finds nothing to do has ended by now.
-    lean_beam.import_beam()
-    from beam_jobs import job, progress, runner
-    from beam_jobs.stage import JobConfig
-
     directories = {name: os.path.join(work, name) for name in ("reports", "progress", "spool")}
     cache = _cache(config)
     staging = os.path.join(work, "version")
     shutil.rmtree(directories["spool"], ignore_errors=True)
     for directory in (*directories.values(), cache, staging):
         os.makedirs(directory, exist_ok=True)
-    plan_file = os.path.join(staging, job.PLAN_FILE)
+        publish.remove_unfinished(directory)
     job_config = JobConfig(
         source=source,
         policy=config.policy,
@@ -140,10 +136,23 @@ def _run_pipeline(
         previous=_previous(config),
         **directories,
     )
-    options = runner.parse_options(beam_arguments, own_flags=())
-    local = runner.choose_runner(options, beam_arguments, images=listing.total)
-    with progress.shown(directories["progress"], stages=job.STAGES, total=listing.total):
+    size = crew.crew_size(beam_arguments, images=listing.total)
+    with (
+        stopping.at_once(),
+        progress.shown(directories["progress"], stages=STAGES, total=listing.total),
+        crew.at_work(size, job_config) as helpers,
+    ):
+        if helpers:
+            helpers.begin_inspection(job_config.bucket_groups)
+            beam_arguments = [*beam_arguments, "--direct_running_mode=in_memory"]
+        # Beam takes a second or more to import; a run that finds nothing to do has ended by now.
+        lean_beam.import_beam()
+        from beam_jobs import finish, job, runner  # noqa: F401 - `finish` because the crew is at work meanwhile
+
+        options = runner.parse_options(beam_arguments, own_flags=())
+        local = runner.choose_runner(options, beam_arguments, images=listing.total)
         runner.run(lambda pipeline: job.build_graph(pipeline, job_config), options, local)
+    plan_file = os.path.join(staging, job.PLAN_FILE)
     with open(plan_file, encoding="utf-8") as file:
         plan = json.load(file)
     if plan["error"]:
@@ -219,6 +228,8 @@ def _build_locked(source: Source, config: BuildConfig, beam_arguments: Sequence[
         publish.clean(root, keep={key, "listing"})
         work = os.path.join(root, publish.WORK_DIR, key)
         plan = _run_pipeline(work, source, listing, labels, config, beam_arguments)
+        from beam_jobs.finish import finish  # with the job, see _run_pipeline
+
         manifest = finish(work, source, listing, labels, config, plan, cache=_cache(config))
         existing = publish.versions(root)
         new_content = not existing or not _same_content(root, existing[-1], manifest)

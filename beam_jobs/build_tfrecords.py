@@ -18,12 +18,10 @@ from beam_jobs import build, heap, lean_beam, publish
 from beam_jobs.addresses import ANY_NETWORK
 from beam_jobs.build_config import BuildConfig
 from beam_jobs.downloads import DownloadPolicy
-from beam_jobs.dry_run import describe
 from beam_jobs.fetch_policy import USER_AGENT, FetchPolicy
-from beam_jobs.finish import split_order
 from beam_jobs.images import PixelPolicy
 from beam_jobs.sources import SOURCES, open_source
-from beam_jobs.splits import SplitFractions
+from beam_jobs.splits import SplitFractions, split_order
 from pipeline.cli import UsageError, run_command
 
 _SOURCE = flags.DEFINE_string("source", "folder", f"Where the images come from: {', '.join(SOURCES)}.")
@@ -178,6 +176,8 @@ def main(arguments: list[str]) -> None:
         "tfds_data_dir": _TFDS_DIR.value or "",
     }
     if _DRY_RUN.value:
+        from beam_jobs.dry_run import describe
+
         with tempfile.TemporaryDirectory() as work:
             options |= {"work_dir": work, "dry_run": "yes"}
             source = open_source(_SOURCE.value, input_path=input_path, options=options)

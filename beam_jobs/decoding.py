@@ -14,8 +14,17 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,  # noqa: F401 - registers the format
+    Image,
+    ImageCms,
+    Jpeg2KImagePlugin,  # noqa: F401
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
 
+from beam_jobs.jpeg import plain_frame
 from beam_jobs.policy import PixelPolicy, Refused, RejectCode
 
 try:
@@ -27,7 +36,7 @@ else:
 
 # In the order tried. A closed list: Pillow's other plug-ins include ones that start programs (EPS) or guess.
 _WANTED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
-Image.init()
+Image.preinit()  # BMP, DIB, GIF, JPEG, PNG and PPM; `init` would import all the others, too
 FORMATS = tuple(name for name in _WANTED_FORMATS if name in Image.OPEN)
 
 # Pillow gives an image's memory back to the system at once; kept for the next image, it need not be zeroed again.
@@ -41,9 +50,8 @@ _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
 # A progressive JPEG of a few kilobytes may hold thousands of scans, each over all pixels: an hour of decoding.
 # Encoders write about ten.
-_MAX_SCANNED_PIXELS = 4_000_000_000
+MAX_SCANNED_PIXELS = 4_000_000_000
 _STRIP_PIXELS = 1 << 20
-_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)  # among coded data: neither stuffing nor a restart
 
 _MAGIC = (
     (rb"\xff\xd8\xff", "JPEG"),
@@ -115,7 +123,7 @@ def open_image(data: bytes, policy: PixelPolicy) -> Image.Image:
         raise Refused(RejectCode.TOO_MANY_PIXELS, f"{width}x{height} pixels, at most {policy.max_pixels} allowed")
     if min(record_size(image.size, policy)) < policy.min_side:
         raise Refused(RejectCode.TOO_SMALL, f"{width}x{height} pixels, at least {policy.min_side} a side wanted")
-    if "progressive" in image.info and (scans := data.count(b"\xff\xda")) * width * height > _MAX_SCANNED_PIXELS:
+    if "progressive" in image.info and (scans := data.count(b"\xff\xda")) * width * height > MAX_SCANNED_PIXELS:
         raise Refused(RejectCode.TOO_MANY_PIXELS, f"{scans} scans of {width}x{height} pixels would take too long")
     if policy.animated == "refuse" and image.format not in ("MPO", "HEIF"):
         try:
@@ -154,34 +162,9 @@ def conforms(data: bytes, image: Image.Image, policy: PixelPolicy) -> bool:
         image.format in ("JPEG", "MPO")
         and image.mode in ("L", "RGB")
         and record_size(image.size, policy) == image.size
-        and _plain_jpeg(data)
+        and plain_frame(data) is not None
         and _orientation(image) == 1
     )
-
-
-def _plain_jpeg(data: bytes) -> bool:
-    at = 2
-    plain_frame = False
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if marker == 0xDA:
-            return plain_frame and _plain_scans(data, at)
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            plain_frame = marker <= 0xC2
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
-
-
-def _plain_scans(data: bytes, at: int) -> bool:
-    """Whether from the first scan on there are only scans and their tables up to the end marker.
-
-    Pillow skips other markers amid the scans, which damage puts there; TensorFlow then refuses the file.
-    """
-    scans, end, _ = b"".join(_MARKER.findall(data, at)).partition(b"\xd9")
-    return bool(end) and not scans.strip(b"\xc4\xda\xdb\xdd")
 
 
 def _by_strips(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:

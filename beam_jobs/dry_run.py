@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from beam_jobs import publish
 from beam_jobs.build import check_listing
 from beam_jobs.build_config import BuildConfig
-from beam_jobs.finish import split_order
 from beam_jobs.images import Reject, inspect
 from beam_jobs.inspection import BUCKETS, Listing, cache_key, inspected_row, read_bucket, read_cache, write_listing
 from beam_jobs.shards import num_shards, record_bytes
 from beam_jobs.sources import ReadError, Source, SourceItem
-from beam_jobs.splits import targets
+from beam_jobs.splits import split_order, targets
 
 _SAMPLE = 64
 

@@ -9,6 +9,7 @@ in the worker that searches, 300 bytes for each image that has a near duplicate 
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import dataclasses
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,12 +17,15 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_jobs import lsh
+from beam_jobs import crew, lsh
 from beam_jobs.exact import Resolved, group_line, protection
 from beam_jobs.images import RejectCode
 from beam_jobs.rows import RejectRow, Row, pack, unpack
-from beam_jobs.spool import Block, Spool, content
+from beam_jobs.spool import Block, Spool
+from beam_jobs.tasks import search_bands
 
 MODES = ("keep", "drop", "group")
 
@@ -30,6 +34,7 @@ MODES = ("keep", "drop", "group")
 SAME_PICTURE = 0.93
 
 _IMAGES_PER_SEARCH = 25_000
+_ROWS_PER_BLOCK = 1_000
 
 # id → (component, component of those that show the same picture)
 Components = Mapping[bytes, tuple[bytes, bytes]]
@@ -140,17 +145,28 @@ class _Search(beam.DoFn):
     def __init__(self, searches: int) -> None:
         self._searches = searches
 
+    def setup(self) -> None:
+        self._crew = crew.current()
+
+    def start_bundle(self) -> None:
+        self._under_way: list[concurrent.futures.Future[bytes]] = []
+
     def process(self, element: tuple[int, Iterable[Block]]) -> Iterator[tuple[None, bytes]]:
         search, blocks = element
-        found = bytearray()  # joining the blocks would hold all of them twice
-        for block in blocks:
-            found += content(block)
-        edges = lsh.similar(np.frombuffer(found, lsh.SKETCH), range(search, lsh.BANDS, self._searches))
-        yield None, edges.tobytes()
+        bands = range(search, lsh.BANDS, self._searches)
+        if self._crew:
+            self._under_way.append(self._crew.submit("search", list(blocks), bands))
+        else:
+            yield None, search_bands(blocks, bands)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for search in self._under_way:
+            yield GlobalWindows.windowed_value((None, crew.result(search)))
 
 
-def _components(element: tuple[None, Iterable[bytes]]) -> Components:
-    return find_components(np.frombuffer(b"".join(element[1]), lsh.EDGE))
+def _components(element: tuple[None, Iterable[bytes]]) -> bytes:
+    """(None, bytes of similar pairs) → pickled Components: one object, where Beam would measure every entry."""
+    return pickle.dumps(find_components(np.frombuffer(b"".join(element[1]), lsh.EDGE)), protocol=5)
 
 
 class _Part(beam.DoFn):
@@ -162,7 +178,13 @@ class _Part(beam.DoFn):
     def setup(self) -> None:
         self._spool = Spool(self._directory)
 
-    def process(self, block: Block, components: Components) -> Iterator[Any]:
+    def start_bundle(self) -> None:
+        self._read: tuple[bytes, Components] = b"", {}
+
+    def process(self, block: Block, pickled: bytes) -> Iterator[Any]:
+        if pickled is not self._read[0]:
+            self._read = pickled, pickle.loads(pickled)
+        components = self._read[1]
         alone = []
         alike: dict[bytes, list[tuple[tuple, bytes]]] = collections.defaultdict(list)
         for row in unpack(block):
@@ -177,7 +199,7 @@ class _Part(beam.DoFn):
 
 
 class _Resolve(beam.DoFn):
-    """(component, its rows) → block of rows; tagged `rejects`: block, `groups`: lines of duplicates.jsonl."""
+    """(component, its rows) → blocks of rows; tagged `rejects`: block, `groups`: lines of duplicates.jsonl."""
 
     def __init__(self, mode: str, spool: str) -> None:
         self._mode = mode
@@ -186,15 +208,24 @@ class _Resolve(beam.DoFn):
     def setup(self) -> None:
         self._spool = Spool(self._directory)
 
+    def start_bundle(self) -> None:
+        self._kept: list[Row] = []
+
     def process(self, element: tuple[bytes, Iterable[bytes]]) -> Iterator[Any]:
         rows = [(Row._make(fields), picture) for members in element[1] for fields, picture in pickle.loads(members)]
         resolved = resolve_component(rows, mode=self._mode)
-        if resolved.kept:
-            yield self._spool.put(pack(resolved.kept))
+        self._kept += resolved.kept
+        if len(self._kept) >= _ROWS_PER_BLOCK:
+            yield self._spool.put(pack(self._kept))
+            self._kept = []
         if resolved.rejects:
             yield beam.pvalue.TaggedOutput("rejects", pack(resolved.rejects))
         for line in resolved.groups:
             yield beam.pvalue.TaggedOutput("groups", line)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if self._kept:
+            yield GlobalWindows.windowed_value(self._spool.put(pack(self._kept)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,7 +246,8 @@ def near_duplicates(blocks: beam.PCollection, *, mode: str, total: int, spool: s
       total: about how many images there are.
       spool: directory for blocks of rows; see spool.py.
     """
-    searches = min(lsh.BANDS, 1 + total // _IMAGES_PER_SEARCH)
+    helpers = crew.current()
+    searches = min(lsh.BANDS, max(1 + total // _IMAGES_PER_SEARCH, helpers.size if helpers else 1))
     components = (
         blocks
         | "Sketch" >> beam.ParDo(_Sketch(searches, spool))  # (search, sketches)
@@ -225,7 +257,7 @@ def near_duplicates(blocks: beam.PCollection, *, mode: str, total: int, spool: s
         | "Components" >> beam.Map(_components)
     )
     parted = blocks | "PartAlike" >> beam.ParDo(
-        _Part(spool), components=beam.pvalue.AsSingleton(components, default_value={})
+        _Part(spool), beam.pvalue.AsSingleton(components, default_value=pickle.dumps({}))
     ).with_outputs("alike", main="alone")
     resolved = (
         parted.alike

@@ -15,14 +15,9 @@ from beam_jobs.inspection import Listing, write_atomically
 from beam_jobs.report import dataset_report
 from beam_jobs.shards import ShardReport
 from beam_jobs.sources import Source
+from beam_jobs.splits import split_order
 from beam_jobs.statistics import merged, statistics_json
 from pipeline.manifest import MANIFEST_FILE, Manifest
-
-
-def split_order(names: Sequence[str]) -> list[str]:
-    """The usual order: train, validation, test, then others by name."""
-    usual = ["train", "validation", "test"]
-    return sorted(names, key=lambda name: (usual.index(name) if name in usual else len(usual), name))
 
 
 def _read_reports(directory: str, plan: Mapping[str, Any]) -> dict[str, list[ShardReport]]:

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from beam_jobs import perceptual, turbo
-from beam_jobs.decoding import conforms, decode, open_image
+from beam_jobs.decoding import MAX_SCANNED_PIXELS, conforms, decode, open_image, record_size
+from beam_jobs.jpeg import plain_frame
 from beam_jobs.policy import PixelPolicy, Refused, Reject, RejectCode
 
 __all__ = ["ImageFacts", "Look", "PixelPolicy", "Reject", "RejectCode", "inspect", "look", "make_facts", "render"]
@@ -24,6 +25,7 @@ __all__ = ["ImageFacts", "Look", "PixelPolicy", "Reject", "RejectCode", "inspect
 # Antialiased, in less than half of LANCZOS's time; on photos shrunk by two 37 dB from it, averages of areas 32 dB.
 SHRINKING = Image.Resampling.HAMMING
 _POINTS = 2 * perceptual.SIDE
+_TWICE_CENTRES = 2 * np.arange(_POINTS) + 1
 _LUMA_WEIGHTS = tuple(np.uint32(weight) for weight in (19595, 38470, 7471))  # ITU-R BT.601, in 2^-16
 # A larger colour profile (scanners' and printers' tables) or the usual sRGB one is not worth its bytes in every record.
 _MAX_PROFILE_BYTES = 1024
@@ -66,7 +68,8 @@ class Look:
     Attributes:
       sha256, height, width, channels, format, keeps_bytes: see `ImageFacts`.
       pixels: mode, size and CRC-32C of all pixels, as text.
-      points: uint8 [2 * SIDE, 2 * SIDE, 3], sampled evenly over the upright image.
+      points: uint32 [2 * SIDE, 2 * SIDE], sampled evenly over the upright image: red in the lowest byte, then green,
+        blue and something undefined.
       image: the record's JPEG, where that is not the source file as it stands; None otherwise.
     """
 
@@ -82,20 +85,39 @@ class Look:
 
 
 def _sample(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [_POINTS, _POINTS, 3]. Points, where there are enough: averages over all pixels would cost as much as the
-    rest of the inspection, and low frequencies average over all points anyway."""
+    """See `Look.points`. Points, where there are enough: averages over all pixels would cost as much as the rest of the
+    inspection, and low frequencies average over all points anyway."""
     if min(pixels.shape[:2]) < _POINTS:
-        points = np.asarray(Image.fromarray(pixels).resize((_POINTS, _POINTS), Image.Resampling.BILINEAR))
-    else:
-        rows, columns = ((2 * np.arange(_POINTS) + 1) * side // (2 * _POINTS) for side in pixels.shape[:2])
-        points = pixels[rows].take(columns, axis=1)
-    return points if points.ndim == 3 else np.repeat(points[..., None], 3, axis=2)
+        pixels = np.asarray(Image.fromarray(pixels).resize((_POINTS, _POINTS), Image.Resampling.BILINEAR))
+    height, width = pixels.shape[:2]
+    rows, columns = (_TWICE_CENTRES * side // (2 * _POINTS) for side in (height, width))
+    if pixels.ndim == 2:
+        return pixels[rows].take(columns, axis=1) * np.uint32(0x010101)
+    # Words that begin at every third byte: NumPy gathers them in half the time that it takes for three bytes each.
+    chosen = np.empty(_POINTS * width * 3 + 1, np.uint8)
+    pixels.take(rows, axis=0, out=chosen[:-1].reshape(_POINTS, width, 3), mode="clip")
+    return np.ndarray((_POINTS, width), "<u4", chosen, strides=(width * 3, 3))[:, columns]
 
 
 def _describe(pixels: np.ndarray) -> str:
     height, width = pixels.shape[:2]
     crc = google_crc32c.value(np.ascontiguousarray(pixels).reshape(-1))
     return f"{'L' if pixels.ndim == 2 else 'RGB'} {width}x{height} {crc:08x} "
+
+
+def _plain_pixels(data: bytes, policy: PixelPolicy) -> np.ndarray | None:
+    """The pixels of a JPEG that is plain beyond doubt and keeps its bytes; None for all others, which Pillow opens.
+
+    Most photos are; for them, this saves what Pillow takes to parse a header a second time.
+    """
+    frame = plain_frame(data) if data.startswith(b"\xff\xd8\xff") and len(data) <= policy.max_bytes else None
+    if frame is None or not frame.bare or frame.channels not in (1, 3):
+        return None
+    size, count = (frame.width, frame.height), frame.width * frame.height
+    fits = policy.min_side <= min(size) and count <= policy.max_pixels and record_size(size, policy) == size
+    if not fits or (frame.progressive and data.count(b"\xff\xda") * count > MAX_SCANNED_PIXELS):
+        return None
+    return turbo.decode_plain(data, grey=frame.channels == 1)
 
 
 def look(data: bytes, policy: PixelPolicy) -> Look | Reject:
@@ -105,19 +127,21 @@ def look(data: bytes, policy: PixelPolicy) -> Look | Reject:
       data: an encoded image of any supported format.
       policy: what is accepted.
     """
-    image, size, pixels = None, None, None
-    try:
-        opened = open_image(data, policy)
-        form, keeps_bytes = opened.format or "", conforms(data, opened, policy)
-        if keeps_bytes:
-            size, pixels = opened.size, turbo.decode_plain(data, grey=opened.mode == "L")
-        if size is None or pixels is None:
-            profile = _profile(opened)
-            upright, size = decode(opened, policy)
-            image = None if keeps_bytes else _encode(upright, size, profile=profile, policy=policy)
-            pixels = np.asarray(upright)
-    except Refused as refused:
-        return refused.reject
+    image, form, keeps_bytes, pixels = None, "JPEG", True, _plain_pixels(data, policy)
+    size = pixels.shape[1::-1] if pixels is not None else (0, 0)
+    if pixels is None:
+        try:
+            opened = open_image(data, policy)
+            form, keeps_bytes = opened.format or "", conforms(data, opened, policy)
+            if keeps_bytes:
+                size, pixels = opened.size, turbo.decode_plain(data, grey=opened.mode == "L")
+            if pixels is None:
+                profile = _profile(opened)
+                upright, size = decode(opened, policy)
+                image = None if keeps_bytes else _encode(upright, size, profile=profile, policy=policy)
+                pixels = np.asarray(upright)
+        except Refused as refused:
+            return refused.reject
     return Look(
         sha256=hashlib.sha256(data).hexdigest(),
         height=size[1],
@@ -134,9 +158,10 @@ def look(data: bytes, policy: PixelPolicy) -> Look | Reject:
 def _lumas(looks: Sequence[Look]) -> np.ndarray:
     """uint8 [n, SIDE, SIDE]: the mean luma of the four points in each cell, as Pillow's "L" and `reduce` round it."""
     points = np.stack([look.points for look in looks])
-    luma = points[..., 0] * _LUMA_WEIGHTS[0]
-    for channel in (1, 2):
-        luma += points[..., channel] * _LUMA_WEIGHTS[channel]
+    luma = (points & 255) * _LUMA_WEIGHTS[0]
+    for weight in _LUMA_WEIGHTS[1:]:
+        points >>= 8
+        luma += (points & 255) * weight
     luma += 1 << 15
     luma >>= 16
     cells = luma.reshape(len(looks), perceptual.SIDE, 2, perceptual.SIDE, 2)

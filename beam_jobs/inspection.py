@@ -102,7 +102,7 @@ def write_listing(source: Source, directory: str) -> Listing:
 def read_bucket(directory: str, bucket: str) -> list[SourceItem]:
     """The items of one bucket, by URI."""
     with open(os.path.join(directory, bucket), "rb") as file:
-        rows = sorted(json.loads(line) for line in file)
+        rows = sorted(json.loads(line.decode()) for line in file)
     return [
         SourceItem(uri=uri, label=sys.intern(label), split=split and sys.intern(split), stamp=stamp)
         for uri, label, split, stamp in rows
@@ -135,7 +135,7 @@ def _to_json(uri: str, entry: Inspected) -> str:
 
 
 def _from_json(line: bytes) -> tuple[str, Inspected]:
-    uri, stamp, size, fields = json.loads(line)
+    uri, stamp, size, fields = json.loads(line.decode())  # json.loads would guess the encoding
     result: ImageFacts | Reject
     if "code" in fields:
         result = Reject(code=RejectCode(fields["code"]), detail=fields["detail"])

@@ -8,6 +8,7 @@ bundles may run twice or be killed.
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,53 +16,41 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_jobs import exact
+from beam_jobs import crew, exact
 from beam_jobs.duplicates import Distinct, near_duplicates
-from beam_jobs.errors import BuildError, storage_errors
-from beam_jobs.inspection import BUCKETS, inspect_items, read_bucket, write_atomically
+from beam_jobs.errors import storage_errors
+from beam_jobs.inspection import write_atomically
+from beam_jobs.job_config import JobConfig
 from beam_jobs.plan import Assign, Positions, add_counts, cut_class, decide, reject_counts
-from beam_jobs.progress import Counter
 from beam_jobs.rows import Row, unpack, unpack_rejects
-from beam_jobs.shards import SourceChanged, make_record, shard_name, shard_of, write_shard
-from beam_jobs.sources import ReadError
+from beam_jobs.shards import shard_of
 from beam_jobs.spool import Block
-from beam_jobs.stage import JobConfig, Spooling
-from pipeline.cli import ExitCode
+from beam_jobs.stage import Spooling
+from beam_jobs.tasks import Tasks
 
 PLAN_FILE = "plan.json"
 REJECTS_FILE = "rejects.jsonl"
 DUPLICATES_FILE = "duplicates.jsonl"
-STAGES = ("inspecting", "writing")
 
 
-class Inspect(Spooling):
-    """bucket → (partition by pixels, block of rows); tagged `rejects`: blocks of rejects."""
+class Inspect(beam.DoFn):
+    """Group of buckets → (partition by pixels, block of rows); tagged `rejects`: blocks of rejects."""
+
+    def __init__(self, config: JobConfig) -> None:
+        self._config = config
 
     def setup(self) -> None:
-        super().setup()
-        self._progress = Counter(self._config.progress, STAGES[0])
+        self._crew = crew.current()
+        self._tasks = Tasks(self._config)
 
-    def process(self, bucket: str) -> Iterator[Any]:
-        config = self._config
-        with storage_errors(config.staging):
-            rows, rejects = inspect_items(
-                read_bucket(config.listing, bucket),
-                config.source,
-                policy=config.policy,
-                cache_file=os.path.join(config.cache, bucket),
-                progress=self._progress,
-                store=self._spool.store,
-            )
-        partitions: dict[int, list[Row]] = collections.defaultdict(list)
-        for row in rows:
-            partitions[int.from_bytes(row.pixels[:8], "big") % config.partitions].append(row)
-        for partition, members in partitions.items():
-            yield partition, self.put(members)
+    def process(self, buckets: tuple[str, ...]) -> Iterator[Any]:
+        if self._crew:
+            blocks, rejects = self._crew.inspect(buckets)
+        else:
+            blocks, rejects = self._tasks.inspect(buckets)
+        yield from blocks
         if rejects:
-            yield beam.pvalue.TaggedOutput("rejects", self.put(rejects))
-
-    def finish_bundle(self) -> None:
-        self._progress.flush()
+            yield beam.pvalue.TaggedOutput("rejects", rejects)
 
 
 class DropCopies(Spooling):
@@ -96,39 +85,25 @@ class WriteShard(beam.DoFn):
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config
-        self._labels = {label: number for number, label in enumerate(config.labels)}
 
     def setup(self) -> None:
-        self._progress = Counter(self._config.progress, STAGES[1])
+        self._crew = crew.current()
+        self._tasks = Tasks(self._config)
+
+    def start_bundle(self) -> None:
+        self._under_way: list[concurrent.futures.Future[None]] = []
 
     def process(self, element: tuple[tuple[str, int], Iterable[Block]], plan: Mapping[str, Any]) -> None:
         (split, shard), blocks = element
-        config = self._config
-        name = shard_name(name=config.name, split=split, shard=shard, count=plan["shards"][split])
-        previous = config.previous.reader(shard).find if config.previous else None
-        try:
-            with storage_errors(config.staging):
-                write_shard(
-                    (row for block in blocks for row in unpack(block)),
-                    directory=config.staging,
-                    reports=config.reports,
-                    name=name,
-                    record=lambda row: make_record(
-                        row, config.source, policy=config.policy, label=self._labels[row.label], previous=previous
-                    ),
-                    progress=self._progress.add,
-                )
-        except SourceChanged as error:
-            raise BuildError(
-                ExitCode.AGAIN, f"{error} changed while the build ran; run the same command again"
-            ) from error
-        except ReadError as error:
-            raise BuildError(
-                ExitCode.AGAIN, f"an image could be inspected but not read again ({error}); run the same command again"
-            ) from error
+        task = split, shard, plan["shards"][split], list(blocks)
+        if self._crew:
+            self._under_way.append(self._crew.submit("write", *task))
+        else:
+            self._tasks.write(*task)
 
     def finish_bundle(self) -> None:
-        self._progress.flush()
+        for shard in self._under_way:
+            crew.result(shard)
 
 
 class WriteLines(beam.DoFn):
@@ -153,7 +128,7 @@ def build_graph(pipeline: beam.Pipeline, config: JobConfig) -> None:
     """Adds the whole job to a pipeline; it leaves shards, rejects, duplicates and the plan in the staging directory."""
     inspected = (
         pipeline
-        | "Buckets" >> beam.Create(BUCKETS)
+        | "Buckets" >> beam.Create(config.bucket_groups)
         | "SpreadBuckets" >> beam.Reshuffle()
         | "Inspect" >> beam.ParDo(Inspect(config)).with_outputs("rejects", main="rows")
     )

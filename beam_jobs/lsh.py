@@ -29,6 +29,7 @@ _MAX_SIGNS_APART = 40  # of 143, checked before the exact similarity; similar pa
 _CHUNK = 256
 _PAIRS = 1 << 14
 _MAX_EDGES = 1 << 20
+_PERMILLE_BITS = 10
 
 
 def _choose_bands() -> tuple[list[np.ndarray], np.ndarray]:
@@ -110,6 +111,17 @@ class _Index:
         return lookup, self.order[band][first[lookup] + offset]
 
 
+def _distinct(numbers: np.ndarray, *, ignored_bits: int = 0) -> np.ndarray:
+    """The distinct ones of unsigned numbers, sorted; of those that differ in the lowest bits only, the smallest.
+
+    np.unique hashes, which takes several times as long as NumPy's sorting of integers.
+    """
+    numbers.sort()
+    first = np.ones(len(numbers), np.bool_)
+    np.not_equal(numbers[1:] >> ignored_bits, numbers[:-1] >> ignored_bits, out=first[1:])
+    return numbers[first]
+
+
 def _pairs(index: _Index) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields (row, partner, similarity) of all similar pairs found, some of them several times."""
     windows = len(perceptual.WINDOWS)
@@ -119,11 +131,13 @@ def _pairs(index: _Index) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
         words, keys = _sign_words(positive), _band_keys(positive)
         rows = at + np.arange(len(vectors)) // windows
         found = [index.partners(number, keys[:, band], rows) for number, band in enumerate(index.bands)]
-        pair = np.unique(np.concatenate([lookup * len(index.hashes) + partner for lookup, partner in found]))
+        pair = _distinct(np.concatenate([lookup * len(index.hashes) + partner for lookup, partner in found]))
         lookup, partner = np.divmod(pair, len(index.hashes))
-        apart = words[lookup] ^ index.words[partner]
-        signs = np.bitwise_count(apart).sum(axis=1)
-        mirrored = np.bitwise_count(apart ^ _MIRROR_WORDS).sum(axis=1)
+        signs = mirrored = np.zeros(len(pair), np.uint8)
+        for word, others, mirror in zip(words.T, index.words.T, _MIRROR_WORDS, strict=True):
+            apart = word[lookup] ^ others[partner]
+            signs = signs + np.bitwise_count(apart)
+            mirrored = mirrored + np.bitwise_count(apart ^ mirror)
         near = (np.minimum(signs, mirrored) <= _MAX_SIGNS_APART) & (partner != rows[lookup])
         lookup, partner = lookup[near], partner[near]
         for start in range(0, len(lookup), _PAIRS):
@@ -134,13 +148,17 @@ def _pairs(index: _Index) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
             yield rows[part[similar]], others[similar], similarity[similar]
 
 
-def _find(parents: dict[bytes, bytes], item: bytes) -> bytes:
-    root = item
-    while (parent := parents.setdefault(root, root)) != root:
-        root = parent
-    while parents[item] != root:
-        parents[item], item = root, parents[item]
-    return root
+def _root(parents: list[int], item: int) -> int:
+    while parents[item] != item:
+        parents[item] = item = parents[parents[item]]
+    return item
+
+
+def _numbered(edges: np.ndarray) -> tuple[list[bytes], np.ndarray]:
+    """The ids that edges touch, ascending; and the edges' ends as their numbers, int [2, n]."""
+    found, numbers = np.unique(np.concatenate([edges["a"], edges["b"]]).view(f"S{ID_BYTES}"), return_inverse=True)
+    raw = found.tobytes()
+    return [raw[at : at + ID_BYTES] for at in range(0, len(raw), ID_BYTES)], numbers.reshape(2, -1)
 
 
 def components(edges: np.ndarray, *, at_least: float = 0.0) -> dict[bytes, bytes]:
@@ -150,25 +168,37 @@ def components(edges: np.ndarray, *, at_least: float = 0.0) -> dict[bytes, bytes
       edges: EDGE [n].
       at_least: similarity below which an edge does not count.
     """
-    parents: dict[bytes, bytes] = {}
-    for a, b, permille in edges.tolist():
-        if permille >= at_least * 1000:
-            roots = sorted((_find(parents, a), _find(parents, b)))
-            parents[roots[1]] = roots[0]
-    return {item: _find(parents, item) for item in list(parents)}
+    ids, ends = _numbered(edges[edges["permille"] >= at_least * 1000])
+    parents = list(range(len(ids)))
+    for a, b in ends.T.tolist():
+        first, second = sorted((_root(parents, a), _root(parents, b)))
+        parents[second] = first
+    return {item: ids[_root(parents, number)] for number, item in enumerate(ids)}
+
+
+def _forest(a: np.ndarray, b: np.ndarray, permille: np.ndarray) -> np.ndarray:
+    """Which of the edges between the numbered ends `a` and `b` a maximum spanning forest keeps: indices, best first."""
+    order = np.argsort(-permille.astype(np.int32), kind="stable")
+    parents = list(range(1 + max(a.max(initial=-1), b.max(initial=-1))))
+    kept = []
+    for number, start, other_start in zip(order.tolist(), a[order].tolist(), b[order].tolist(), strict=True):
+        one, other = _root(parents, start), _root(parents, other_start)
+        if one != other:
+            parents[one] = other
+            kept.append(number)
+    return np.array(kept, np.intp)
 
 
 def spanning_forest(edges: np.ndarray) -> np.ndarray:
     """The edges of a maximum spanning forest: as few as possible, with the same components at every similarity."""
-    ordered = edges[np.argsort(-edges["permille"].astype(np.int32), kind="stable")]
-    parents: dict[bytes, bytes] = {}
-    kept = []
-    for number, (a, b, _) in enumerate(ordered.tolist()):
-        root_a, root_b = _find(parents, a), _find(parents, b)
-        if root_a != root_b:
-            parents[root_a] = root_b
-            kept.append(number)
-    return ordered[kept]
+    _, ends = _numbered(edges)
+    return edges[_forest(ends[0], ends[1], edges["permille"])]
+
+
+def _unpacked(pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of `count` rows, packed by `similar` → lower rows, higher rows, permilles of similarity."""
+    lower, higher = np.divmod((pairs >> _PERMILLE_BITS).astype(np.int64), count)
+    return lower, higher, 1000 - (pairs & ((1 << _PERMILLE_BITS) - 1)).astype(np.int32)
 
 
 def similar(sketches: np.ndarray, bands: Sequence[int] = range(BANDS)) -> np.ndarray:
@@ -181,18 +211,28 @@ def similar(sketches: np.ndarray, bands: Sequence[int] = range(BANDS)) -> np.nda
     Returns:
       EDGE [m]: a maximum spanning forest of the pairs found; the same for any order of the sketches.
     """
-    edges = np.empty(0, EDGE)
     if len(sketches) < 2:
-        return edges
+        return np.empty(0, EDGE)
     # By hash, then id: NumPy cannot sort by fields of bytes, but by one of all bytes.
     sketches.view(f"S{SKETCH.itemsize}").sort()
-    index = _Index(sketches, bands)
-    ids = sketches["id"]
-    for rows, partners, similarity in _pairs(index):
-        new = np.empty(len(rows), EDGE)
-        new["a"], new["b"] = ids[np.minimum(rows, partners)], ids[np.maximum(rows, partners)]
-        new["permille"] = np.minimum(1000, np.rint(similarity * 1000))
-        edges = np.concatenate([edges, new])
-        if len(edges) > _MAX_EDGES:
-            edges = spanning_forest(edges)
-    return spanning_forest(edges)
+    # One number a pair: lower row, higher row, 1000 - permille of similarity; so the smallest is the most similar.
+    count = len(sketches)
+    found = [np.empty(0, np.uint64)]
+    for rows, partners, similarity in _pairs(_Index(sketches, bands)):
+        pairs = np.minimum(rows, partners) * count + np.maximum(rows, partners)
+        unlike = np.maximum(0, 1000 - np.rint(similarity * 1000)).astype(np.uint64)
+        found.append(pairs.astype(np.uint64) << _PERMILLE_BITS | unlike)
+        if sum(map(len, found)) > _MAX_EDGES:
+            found = [_distinct(np.concatenate(found), ignored_bits=_PERMILLE_BITS)]
+            if len(found[0]) > _MAX_EDGES // 2:
+                found = [found[0][_forest(*_unpacked(found[0], count))]]
+    pairs = _distinct(np.concatenate(found), ignored_bits=_PERMILLE_BITS)
+    lower, higher, permille = _unpacked(pairs, count)
+    kept = _forest(lower, higher, permille)
+    edges = np.empty(len(kept), EDGE)
+    edges["a"], edges["b"], edges["permille"] = (
+        sketches["id"][lower[kept]],
+        sketches["id"][higher[kept]],
+        permille[kept],
+    )
+    return edges

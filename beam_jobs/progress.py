@@ -15,8 +15,6 @@ import uuid
 from collections.abc import Iterator
 from typing import TextIO
 
-from tqdm import tqdm
-
 _WRITE_SECONDS = 0.5
 _LOG_SECONDS = 30.0
 
@@ -57,7 +55,11 @@ class _Display:
         self._stage, self._total, self._out = stage, total, out
         self._start = time.monotonic()
         self._next_line = self._start + _LOG_SECONDS
-        self._bar = tqdm(total=total, desc=stage, unit=" images", leave=False, file=out) if out.isatty() else None
+        self._bar = None
+        if out.isatty():
+            from tqdm import tqdm  # takes longer to import than all else here, and workers show nothing
+
+            self._bar = tqdm(total=total, desc=stage, unit=" images", leave=False, file=out)
 
     def show(self, count: int) -> None:
         if self._bar is not None:

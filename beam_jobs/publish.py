@@ -153,3 +153,10 @@ def clean(root: str, *, keep: set[str]) -> None:
         path = os.path.join(work, name)
         if os.path.isdir(path) and name not in {"inspected", "downloads", "unpacked"} | keep:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_unfinished(directory: str) -> None:
+    """Removes the temporary files in which a build was killed in the middle of writing; for who holds the lock."""
+    for name in os.listdir(directory):
+        if name.endswith(".tmp"):
+            os.unlink(os.path.join(directory, name))

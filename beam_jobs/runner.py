@@ -6,11 +6,9 @@ import argparse
 import contextlib
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import NoReturn
 
 import apache_beam as beam
@@ -21,23 +19,28 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.worker import statesampler
 from apache_beam.transforms import environments
 
-from beam_jobs import worker
+from beam_jobs import stopping, worker
+from beam_jobs.crew import LOCAL_RUNNERS
 from beam_jobs.errors import command_error
 from pipeline.cli import ExitCode, UsageError, nearest
 
 # Below this many images a second worker does not pay for itself.
 _SMALL = 500
-# Starting worker processes takes seconds, and decoding lets go of Python's lock: few threads do as well as processes,
-# on two cores to 6 %; many would wait for each other.
+# What follows is for downloads; a build's images are handled by a crew (crew.py) unless the user names a running mode.
+# Starting worker processes takes seconds, and waiting lets go of Python's lock: few threads do as well as processes;
+# many would wait for each other.
 _MANY = 10_000
 _THREADS = 2
 _MAX_THREADS = 4
 # Workers in threads send their output every second, from another thread than the one that writes it, and lose what is
 # written meanwhile (Beam 2.77, TimeBasedBufferingClosableOutputStream): about 3 % of 100,000 rows were gone.
 _NEVER_MS = 30 * 24 * 3600 * 1000
-_LOCAL = ("DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
+# At the end of every stage, Beam waits for the thread that samples where time goes; it sleeps for a fifth of what the
+# stage took so far, up to 0.2 s. Nobody looks at its samples.
+_SAMPLING_MS = 10
 
 
 class _Parser(argparse.ArgumentParser):
@@ -81,7 +84,7 @@ def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images:
 
     Beam's own default, DirectRunner, first tries to download a binary and then ignores the direct_* options.
     """
-    if _is_given(arguments, "runner") and options.view_as(StandardOptions).runner.split(".")[-1] not in _LOCAL:
+    if _is_given(arguments, "runner") and options.view_as(StandardOptions).runner.split(".")[-1] not in LOCAL_RUNNERS:
         return None
     direct = options.view_as(DirectOptions)
     mode = direct.direct_running_mode if _is_given(arguments, "direct_running_mode") else None
@@ -110,41 +113,25 @@ def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Makes Ctrl-C, SIGTERM and the death of a worker end the process at once; Beam would wait, perhaps for ever.
-
-    At once means without cleaning up: whatever is on disk must be fit for a SIGKILL at any moment anyway.
-    """
+    """Makes signals and the death of a Beam worker end the process at once; Beam would wait, perhaps for ever."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals cannot be handled here
+        yield
         return
-    launcher, stderr = os.getpid(), sys.stderr
-
-    def end(message: str, code: int) -> None:
-        worker.kill_all(launcher)
-        print(message, file=stderr, flush=True)
-        os._exit(code)
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT:
-            end("interrupted; run the same command again to continue", 128 + signal.SIGINT)
-        end("error: terminated; run the same command again to continue", ExitCode.AGAIN)
+    stderr = sys.stderr
 
     def on_thread_error(args: threading.ExceptHookArgs) -> None:
         if args.thread is not None and args.thread.name == "run_worker":
             reason = "a worker process died, probably for want of memory (fewer: --direct_num_workers)"
-            end(f"error: {reason}; run the same command again to continue", ExitCode.AGAIN)
+            stopping.end(f"error: {reason}; run the same command again to continue", ExitCode.AGAIN, stderr)
         if not isinstance(args.exc_value, grpc.RpcError):  # those only say that a worker has gone
             threads_hook(args)
 
     threads_hook, threading.excepthook = threading.excepthook, on_thread_error
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         # Workers in threads print every exception besides passing it on.
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        with stopping.at_once(), open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
             yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         threading.excepthook = threads_hook
 
 
@@ -156,6 +143,7 @@ def run(build: Callable[[beam.Pipeline], None], options: PipelineOptions, runner
       Exception: whatever else the runner raises: a bug.
     """
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # it logs what it raises
+    statesampler.StateSampler.__init__.__defaults__ = (_SAMPLING_MS,)
     pipeline = beam.Pipeline(runner=runner, options=options)
     build(pipeline)
     try:

@@ -123,3 +123,9 @@ def cuts_by_rank(groups: Iterable[tuple[int, int]], fractions: SplitFractions) -
             taken += 1
         bounds.append(ordered[taken][0])
     return Cuts(names=fractions.names, bounds=tuple(bounds))
+
+
+def split_order(names: Sequence[str]) -> list[str]:
+    """The usual order: train, validation, test, then others by name."""
+    usual = ["train", "validation", "test"]
+    return sorted(names, key=lambda name: (usual.index(name) if name in usual else len(usual), name))

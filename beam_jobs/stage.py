@@ -2,70 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 
 import apache_beam as beam
 
-from beam_jobs import splits
-from beam_jobs.images import PixelPolicy
-from beam_jobs.previous import PreviousVersion
+from beam_jobs.job_config import JobConfig
 from beam_jobs.rows import pack
-from beam_jobs.sources import Source
 from beam_jobs.spool import Block, Spool
-
-_ROWS_PER_PARTITION = 4_000
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class JobConfig:
-    """Everything that the workers need to know; picklable.
-
-    Attributes:
-      source: where images come from.
-      policy: what is accepted and what a record looks like.
-      name: of the dataset.
-      labels: class names, in order.
-      total: number of images listed.
-      fractions: of the splits that the build chooses.
-      split_by: "rank" or "hash".
-      near_duplicates: "keep", "drop" or "group"; see duplicates.py.
-      validation_fraction: part of the official training images that becomes validation where the source has none.
-      official: the official splits that the source names.
-      seed: of the split.
-      max_reject_fraction: above this part of refused images nothing is written.
-      listing: directory with the bucket files.
-      cache: directory with the inspection cache.
-      staging: directory in which the dataset version is put together.
-      reports: directory for the shards' reports.
-      progress: directory for the workers' counters.
-      spool: directory for blocks of rows on their way from step to step.
-      previous: the version whose encoded images can be taken over, or None.
-    """
-
-    source: Source
-    policy: PixelPolicy
-    name: str
-    labels: tuple[str, ...]
-    total: int
-    fractions: splits.SplitFractions
-    split_by: str
-    near_duplicates: str
-    validation_fraction: float
-    official: tuple[str, ...]
-    seed: int
-    max_reject_fraction: float
-    listing: str
-    cache: str
-    staging: str
-    reports: str
-    progress: str
-    spool: str
-    previous: PreviousVersion | None
-
-    @property
-    def partitions(self) -> int:
-        return -(-self.total // _ROWS_PER_PARTITION)
 
 
 class Spooling(beam.DoFn):

@@ -56,10 +56,17 @@ class Survey:
     items: Mapping[str, SourceItem]
 
 
-def _first(pictures: Collection[Picture], count: int, key: Callable[[Picture], float]) -> list[Picture]:
-    """The first few by `key`, each picture once."""
+def _first(
+    kept: list[Picture], more: Collection[Picture], count: int, key: Callable[[Picture], float]
+) -> list[Picture]:
+    """The first few by `key` of what was kept so far and some more pictures, each picture once."""
+    if len(kept) == count:
+        last = key(kept[-1])
+        more = [picture for picture in more if key(picture) <= last]
+        if not more:
+            return kept
     chosen: dict[str, Picture] = {}
-    for picture in heapq.nsmallest(4 * count, pictures, key=lambda p: (key(p), p.facts.sha256, p.item.uri)):
+    for picture in heapq.nsmallest(4 * count, [*kept, *more], key=lambda p: (key(p), p.facts.sha256, p.item.uri)):
         chosen.setdefault(picture.facts.pixel_sha256, picture)
     return list(chosen.values())[:count]
 
@@ -94,8 +101,8 @@ def survey(
             if found and isinstance(found.result, ImageFacts) and hash(item.uri) not in left_out:
                 pictures[item.label].append(Picture(item=item, facts=found.result))
         for label, members in pictures.items():
-            picked[label] = _first(picked[label] + members, samples, _chance)
+            picked[label] = _first(picked[label], members, samples, _chance)
         everything = [picture for members in pictures.values() for picture in members]
         for name, (key, _) in EXTREMES.items():
-            ends[name] = _first(ends[name] + everything, extremes, key)
+            ends[name] = _first(ends[name], everything, extremes, key)
     return Survey(samples=dict(sorted(picked.items())), extremes=ends, items=items)

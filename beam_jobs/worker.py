@@ -35,7 +35,8 @@ def kill_all(launcher: int) -> None:
                 os.kill(int(name), signal.SIGKILL)
 
 
-def _die_with(launcher: int) -> None:
+def die_with(launcher: int) -> None:
+    """Ends this process when the launcher's thread that started it ends, however that comes about."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != launcher:
@@ -43,7 +44,7 @@ def _die_with(launcher: int) -> None:
 
 
 def main() -> None:
-    _die_with(int(sys.argv[1]))
+    die_with(int(sys.argv[1]))
     heap.give_back()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, which ends this process
     logging.disable(logging.CRITICAL)  # errors reach the launcher as exceptions

@@ -6,12 +6,13 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-from etils import epath
+from typing import TYPE_CHECKING, Any
 
 from pipeline import records
 from pipeline.cli import DataError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from etils import epath
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -129,6 +130,8 @@ class DatasetVersion:
 
     def read(self, split: str) -> Iterator[records.Record]:
         """Yields a split's records in file order; DataError naming the shard and the record if one is damaged."""
+        from etils import epath  # as long to import as NumPy, which a worker that needs `Shard` only should not pay
+
         for path in self.shard_paths(split):
             with epath.Path(path).open("rb") as file:
                 try:
@@ -140,6 +143,8 @@ class DatasetVersion:
 
 def current_version(root: epath.PathLike) -> str | None:
     """The version that `CURRENT` names, or None where nothing has been published yet."""
+    from etils import epath  # see `DatasetVersion.read`
+
     pointer = epath.Path(root) / CURRENT_FILE
     return pointer.read_text().strip() if pointer.exists() else None
 
@@ -154,6 +159,8 @@ def open_dataset(path: epath.PathLike) -> DatasetVersion:
       UsageError: the path does not exist, or holds no published dataset.
       DataError: the manifest or a shard it lists is damaged or absent.
     """
+    from etils import epath  # see `DatasetVersion.read`
+
     root = epath.Path(path)
     if not root.exists():
         raise UsageError(f"--data={root}: no such directory; build it with python -m beam_jobs.build_tfrecords")

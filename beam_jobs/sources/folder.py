@@ -118,7 +118,7 @@ class FolderSource:
     def read(self, item: SourceItem) -> bytes:
         """See `Source`."""
         try:
-            with open(os.path.join(self.root, item.uri), "rb") as file:
+            with open(os.path.join(self.root, item.uri), "rb", buffering=0) as file:
                 return file.read()
         except OSError as error:
             raise ReadError(RejectCode.UNREADABLE, error.strerror or str(error)) from error

@@ -122,15 +122,32 @@ def test_a_second_run_does_nothing_and_a_touched_file_changes_no_version(folder,
     assert sorted(os.listdir(tmp_path / "out/versions")) == ["1.0.0"]
 
 
-def test_the_runner_does_not_matter(folder, built, tmp_path):
-    expected = files_of(built.directory)
-    for number, mode in enumerate(("multi_threading", "multi_processing")):
-        other = run_build(
-            folder,
-            tmp_path / str(number),
-            beam_arguments=[f"--direct_running_mode={mode}", f"--direct_num_workers={3 - number}"],
-        )
-        assert files_of(other.directory) == expected, mode
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--direct_running_mode=multi_threading", "--direct_num_workers=3"],
+        ["--direct_running_mode=multi_processing", "--direct_num_workers=2"],
+        ["--direct_num_workers=2"],
+        ["--direct_num_workers=3"],
+    ],
+)
+def test_the_runner_does_not_matter(folder, built, tmp_path, options):
+    other = run_build(folder, tmp_path / "out", beam_arguments=options)
+    assert files_of(other.directory) == files_of(built.directory)
+
+
+def test_what_a_killed_build_was_writing_is_not_published(folder, tmp_path):
+    with pytest.raises(DataError, match="allows"):
+        run_build(folder, tmp_path / "out", max_reject_fraction=0.0)
+    cache, staging = (
+        next((tmp_path / "out").glob(".build/inspected/*")),
+        next((tmp_path / "out").glob(".build/*/version")),
+    )
+    (cache / "7f.1.a.tmp").write_text("half")
+    (staging / "photos-train.tfrecord-00000-of-00001.1.b.tmp").write_text("half")
+    with pytest.raises(DataError, match="allows"):
+        run_build(folder, tmp_path / "out", max_reject_fraction=0.0)
+    assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
 def test_new_images_make_a_new_version_equal_to_one_from_scratch(folder, tmp_path):

@@ -12,7 +12,8 @@ import pytest
 from pipeline.manifest import current_version, open_dataset
 from tests.beam_jobs.image_folders import command, files_of, make_folder, run_build, run_command
 
-_MODE = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+_BEAM = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")  # Beam's own worker processes
+_CREW = ("--direct_num_workers=2",)  # ours
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +29,20 @@ def expected(folder, tmp_path_factory) -> dict[str, bytes]:
 
 
 def workers_of(launcher: int) -> list[int]:
-    """Process ids of the launcher's Beam workers."""
+    """Process ids of the launcher's workers, Beam's and ours."""
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             arguments = pathlib.Path("/proc", name, "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"beam_jobs.worker" in arguments and str(launcher).encode() in arguments:
+        if {b"beam_jobs.worker", b"beam_jobs.crew_member"} & set(arguments) and str(launcher).encode() in arguments:
             found.append(int(name))
     return found
 
 
-def start(folder: pathlib.Path, output: pathlib.Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(command(folder, output, *_MODE), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(folder: pathlib.Path, output: pathlib.Path, mode=_BEAM) -> subprocess.Popen[str]:
+    return subprocess.Popen(command(folder, output, *mode), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def until_it_works(process: subprocess.Popen[str], output: pathlib.Path) -> None:
@@ -61,19 +62,19 @@ def check_nothing_half_done_shows(output: pathlib.Path, expected: dict[str, byte
         open_dataset(output)
 
 
-def kill_and_rerun(folder, output, expected, *, kills: int, seed: int) -> None:
+def kill_and_rerun(folder, output, expected, *, mode, kills: int, seed: int) -> None:
     rng = random.Random(seed)
     start_time = time.monotonic()
-    whole = run_command(folder, output.with_name("timed"), *_MODE)
+    whole = run_command(folder, output.with_name("timed"), *mode)
     seconds = time.monotonic() - start_time
     assert whole.returncode == 0, whole.stderr
     for _ in range(kills):
-        process = start(folder, output)
+        process = start(folder, output, mode)
         time.sleep(rng.uniform(0, seconds))
         process.kill()
         process.communicate()
         check_nothing_half_done_shows(output, expected)
-    last = run_command(folder, output, *_MODE)
+    last = run_command(folder, output, *mode)
     assert last.returncode == 0, last.stderr
     assert files_of(output / "versions/1.0.0") == expected
     assert sorted(os.listdir(output / "versions")) == ["1.0.0"]
@@ -81,28 +82,29 @@ def kill_and_rerun(folder, output, expected, *, kills: int, seed: int) -> None:
     assert not list(output.rglob("*.tmp"))
 
 
-def test_killed_at_random_moments(folder, expected, tmp_path):
-    kill_and_rerun(folder, tmp_path / "out", expected, kills=1, seed=0)
+@pytest.mark.parametrize("mode", [_CREW, pytest.param(_BEAM, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(folder, expected, tmp_path, mode):
+    kill_and_rerun(folder, tmp_path / "out", expected, mode=mode, kills=1, seed=0)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", [_CREW, _BEAM])
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_killed_at_twenty_random_moments(folder, expected, tmp_path, seed):
-    kill_and_rerun(folder, tmp_path / "out", expected, kills=4, seed=seed)
+def test_killed_at_twenty_random_moments(folder, expected, tmp_path, seed, mode):
+    kill_and_rerun(folder, tmp_path / "out", expected, mode=mode, kills=4, seed=seed)
 
 
+@pytest.mark.parametrize("mode", [_CREW, pytest.param(_BEAM, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("number", "returncode", "message"),
     [
         (signal.SIGTERM, 75, "error: terminated; run the same command again to continue\n"),
-        pytest.param(signal.SIGKILL, -9, "", marks=pytest.mark.slow),
-        pytest.param(
-            signal.SIGINT, 130, "interrupted; run the same command again to continue\n", marks=pytest.mark.slow
-        ),
+        (signal.SIGKILL, -9, ""),
+        (signal.SIGINT, 130, "interrupted; run the same command again to continue\n"),
     ],
 )
-def test_a_signal_ends_the_build_at_once_with_all_its_workers(folder, tmp_path, number, returncode, message):
-    process = start(folder, tmp_path / "out")
+def test_a_signal_ends_the_build_at_once_with_all_its_workers(folder, tmp_path, number, returncode, message, mode):
+    process = start(folder, tmp_path / "out", mode)
     until_it_works(process, tmp_path / "out")
     assert workers_of(process.pid)
     process.send_signal(number)
@@ -114,8 +116,9 @@ def test_a_signal_ends_the_build_at_once_with_all_its_workers(folder, tmp_path, 
     assert workers_of(process.pid) == []
 
 
-def test_a_dead_worker_ends_the_build_in_one_line(folder, tmp_path):
-    process = start(folder, tmp_path / "out")
+@pytest.mark.parametrize("mode", [_CREW, pytest.param(_BEAM, marks=pytest.mark.slow)])
+def test_a_dead_worker_ends_the_build_in_one_line(folder, tmp_path, mode):
+    process = start(folder, tmp_path / "out", mode)
     until_it_works(process, tmp_path / "out")
     os.kill(workers_of(process.pid)[0], signal.SIGKILL)
     _, stderr = process.communicate(timeout=30)
