@@ -27,7 +27,6 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 import venv
@@ -38,6 +37,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
+from benchmarks.process_tree import peak_bytes
 from pipeline.cli import UsageError, run_command
 
 _PHOTOS = flags.DEFINE_string("photos", None, "Folder of photos, one sub-folder a class.")
@@ -295,40 +295,11 @@ def _compare_urls(folder: pathlib.Path, scratch: pathlib.Path) -> None:
         _measure(runs, images=len(files), scratch=scratch)
 
 
-def _tree(root: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            fields = pathlib.Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
-            children.setdefault(int(fields[1]), []).append(int(name))
-    found, todo = [], [root]
-    while todo:
-        found.append(todo.pop())
-        todo += children.get(found[-1], [])
-    return found
-
-
-def _peak_bytes(command: Sequence[str]) -> int:
-    """Largest sum of resident memory over the command's processes, looked at 20 times a second."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    peak, page = 0, os.sysconf("SC_PAGE_SIZE")
-    while process.poll() is None:
-        total = 0
-        for pid in _tree(process.pid):
-            with contextlib.suppress(OSError):
-                total += int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
-        peak = max(peak, total)
-        threading.Event().wait(0.05)
-    if process.returncode:
-        raise RuntimeError(f"the builder ended with {process.returncode}")
-    return peak
-
-
 def _measure_memory(scratch: pathlib.Path) -> None:
     first = 0
     for size in map(int, _MEMORY_SIZES.value):
         folder = _small_images(scratch / f"small-{size}", size)
-        peak = _peak_bytes(_builder("folder", folder, scratch / f"out-{size}"))
+        peak = peak_bytes(_builder("folder", folder, scratch / f"out-{size}"))
         first = first or peak
         print(f"{size:8d} small images: {peak / 1e6:5.0f} MB at the peak, {peak / first:.2f} times the first")
 
