@@ -21,6 +21,7 @@ from trainer.config import Recipe
 from trainer.evaluate import Evaluator
 from trainer.feed import distribute, feature_batches
 from trainer.models import backbone_info
+from trainer.models.twin import lean_twin
 from trainer.plan import TRAIN
 from trainer.step import TrainStep
 
@@ -167,7 +168,8 @@ class Sweep:
                 seed=seed,
             )
         if phase.cached_features:
-            features = Evaluator(strategy, lambda images: classifier.backbone(images, training=False))
+            backbone = lean_twin(classifier.backbone)
+            features = Evaluator(strategy, lambda images: backbone(images, training=False))
             self._inputs, _ = features(lambda host: self._batches(np.arange(len(self.labels)), host))
         self._variables = [*classifier.backbone.variables, *classifier.head.variables]
         self._first_values = [variable.numpy() for variable in self._variables]

@@ -49,24 +49,18 @@ class FoldedConvolution(layers.Layer):
         return tf.nn.bias_add(outputs, ops.cast(shift, self.compute_dtype))  # its gradient sums faster than that of +
 
 
-def fold_batch_norm(model: keras.Model) -> keras.Model:
-    """The same function of the same variables, for `training=False`, with every batch normalisation folded that can be.
+def folded_layers(model: keras.Model) -> dict[str, layers.Layer]:
+    """What takes the place of a functional model's layers, by their names, where batch norm is used for inference.
 
-    That is one over the channels right after a convolution without activation that feeds nothing else. To be trained
-    and evaluated, not to be saved: `model` itself is what exports hold.
-
-    Args:
-      model: functional; its layers are shared, not copied.
+    Everything that can be folded is: batch normalisation over the channels, right after a convolution that has no
+    activation and feeds nothing else.
     """
-    pairs = {layer.name: convolution for layer in model.layers if (convolution := _foldable(layer))}
-    folded = {convolution.name for convolution in pairs.values()}
-
-    def replace(layer: layers.Layer) -> layers.Layer:
-        if layer.name in folded:
-            return layers.Identity(name=layer.name, dtype=layer.dtype_policy)
-        return FoldedConvolution(pairs[layer.name], layer) if layer.name in pairs else layer
-
-    return keras.models.clone_model(model, clone_function=replace)
+    replaced: dict[str, layers.Layer] = {}
+    for layer in model.layers:
+        if convolution := _foldable(layer):
+            replaced[convolution.name] = layers.Identity(name=convolution.name, dtype=convolution.dtype_policy)
+            replaced[layer.name] = FoldedConvolution(convolution, layer)
+    return replaced
 
 
 def _foldable(layer: layers.Layer) -> layers.Layer | None:

@@ -72,7 +72,7 @@ class Lowering:
 
     def forward(self, *, batch: int) -> Program:
         """Evaluation (and the computing of features to cache) on `batch` images: forward only."""
-        backbone, head = self._classifier.backbone, self._classifier.head
+        backbone, head = lean_twin(self._classifier.backbone), self._classifier.head
 
         def run(image: tf.Tensor) -> tf.Tensor:
             return self._strategy.run(

@@ -1,4 +1,4 @@
-"""Folded batch normalisation against Keras' own."""
+"""The lean twin against the model: folded batch normalisation and resizing by products, against Keras' own."""
 
 import keras
 import numpy as np
@@ -7,7 +7,8 @@ import tensorflow as tf
 from keras import layers
 
 from trainer.models import build_classifier
-from trainer.models.folding import fold_batch_norm
+from trainer.models.resizing import BilinearResize
+from trainer.models.twin import lean_twin
 
 
 def _lived_in(model):
@@ -48,7 +49,7 @@ def _kinds(model):
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_b0", "resnet50"])
 def test_gives_the_outputs_and_the_gradients_of_the_model(name):
     model = _backbone(name, "float64")  # in float32 a unit at the corner of its activation may fall on another side
-    folded = fold_batch_norm(model)
+    folded = lean_twin(model)
     assert "BatchNormalization" not in _kinds(folded)
     variables = model.trainable_variables
     expected, expected_gradients = _gradients(model, variables, _images())
@@ -61,7 +62,7 @@ def test_gives_the_outputs_and_the_gradients_of_the_model(name):
 
 def test_follows_the_variables_of_the_model():
     model = _backbone("efficientnet_lite0", "float64")
-    folded = fold_batch_norm(model)
+    folded = lean_twin(model)
     for variable in model.trainable_variables:
         variable.assign(variable.numpy() * 1.01)
     np.testing.assert_allclose(
@@ -71,8 +72,8 @@ def test_follows_the_variables_of_the_model():
 
 def test_every_phase_can_fold_anew():
     model = _backbone("efficientnet_lite0")
-    fold_batch_norm(model)
-    assert "BatchNormalization" not in _kinds(fold_batch_norm(model))
+    lean_twin(model)
+    assert "BatchNormalization" not in _kinds(lean_twin(model))
     assert _kinds(model).count("BatchNormalization") == 49
 
 
@@ -96,7 +97,7 @@ def test_leaves_what_cannot_be_folded():
         )
     ]
     model = _lived_in(keras.Model(images, layers.Concatenate()(outputs)))
-    folded = fold_batch_norm(model)
+    folded = lean_twin(model)
     left = {layer.name for layer in folded.layers if isinstance(layer, layers.BatchNormalization)}
     assert left == {"comes_first", "of_shared", "of_active"}
     np.testing.assert_allclose(
@@ -106,10 +107,23 @@ def test_leaves_what_cannot_be_folded():
 
 def test_in_bfloat16_is_as_close_to_float32_as_the_model_itself():
     exact, model = _backbone("efficientnet_lite0"), _backbone("efficientnet_lite0", "mixed_bfloat16")
-    folded = fold_batch_norm(model)
+    folded = lean_twin(model)
     reference = exact(_images(), training=False).numpy()
     error, own = (
         np.linalg.norm(tf.cast(m(_images(), training=False), tf.float32) - reference) for m in (folded, model)
     )
     assert own > 1e-4 * np.linalg.norm(reference)  # they do compute in bfloat16
     assert error < 1.3 * own
+
+
+@pytest.mark.parametrize(("height", "width", "resize_to"), [(32, 32, 224), (40, 33, 64), (64, 48, 50)])
+def test_resizes_inside_the_model_as_tensorflow_does(height, width, resize_to):
+    model = build_classifier(
+        backbone="cifar10_cnn", weights="none", num_classes=3, height=height, width=width, resize_to=resize_to, seed=0
+    ).backbone
+    twin = lean_twin(model)
+    assert "Resize" not in [type(operation).__name__ for operation in twin.operations]
+    images = tf.constant(np.random.default_rng(1).uniform(0, 1, (4, height, width, 3)).astype(np.float32))
+    resized = next(layer for layer in twin.layers if isinstance(layer, BilinearResize))(images)
+    np.testing.assert_allclose(resized, tf.image.resize(images, (resize_to, resize_to)), atol=1e-5)
+    np.testing.assert_allclose(twin(images, training=False), model(images, training=False), rtol=1e-3, atol=1e-5)
