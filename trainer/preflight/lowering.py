@@ -15,6 +15,7 @@ import tensorflow as tf
 from pipeline.cli import CommandError
 from trainer.checkpoint import build_from_recipe
 from trainer.config import Phase, Recipe
+from trainer.models.twin import lean_twin
 from trainer.optimizer import trainable_groups
 from trainer.preflight.feeding import batch_spec
 from trainer.preflight.flops import channel_fill, training_flops
