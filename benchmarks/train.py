@@ -7,8 +7,8 @@ DATA is any built dataset, e.g. CIFAR-10 from beam_jobs.build_tfrecords. Three c
    All contestants are processes of one run that take turns, round by round; a ratio is of two times of one round.
    Ours is the whole Trainer with its progress line, metrics files and checkpoints (one falls due at the start of almost
    every round, because the others' rounds pass meanwhile: more than in a run of its own). Keras' `fit` is taken as it
-   comes and tuned (20 steps a call as ours, no XLA); so is tf_keras'. Part of ours is trainer.memory, which spares page
-   faults on a CPU; theirs run without it.
+   comes and tuned (20 steps a call as ours, no XLA); so is tf_keras'. Part of ours are trainer.memory, which spares page
+   faults on a CPU, and the model's lean twin (trainer.models.twin); theirs run without them.
  * cached features: epochs of a phase that trains the head alone, with and without `cached_features`.
  * the share of an uninterrupted run's time, validation included and compilation excluded, that goes into the progress
    line, metrics files, events and checkpoints.
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -29,15 +28,13 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
-from collections.abc import Callable
 from importlib import metadata
 from typing import IO, Any
 
 from absl import flags
 
-from pipeline.cli import CommandError, TryAgainError, UsageError, run_command
-from pipeline.manifest import DatasetVersion, open_dataset
+from benchmarks.train_contestant import CACHED, FIT, FROZEN, MARK, OURS, SHARE, Contest, first_images
+from pipeline.cli import CommandError, UsageError, run_command
 
 _DATA = flags.DEFINE_string("data", None, "Dataset root, or one version directory.", required=True)
 _MODELS = flags.DEFINE_list("models", ["efficientnet_lite0@64", "cifar10_cnn@32"], "Backbones and their image sizes.")
@@ -47,262 +44,9 @@ _IMAGES = flags.DEFINE_integer("images", 0, "Take as many shards as hold about t
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured rounds of each contestant.", lower_bound=1)
 _SHARE_SECONDS = flags.DEFINE_integer("share_seconds", 240, "How long the uninterrupted run lasts.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", "train.json", "Where the figures go.")
-_WORKER = flags.DEFINE_string("worker", None, "Internal: the contestant that this process is.")
 
-STEPS_PER_CALL = 20
 EPOCHS_OF_THE_HEAD = 30  # of the recipe `photos`
-_MARK = "@@ "  # a worker's lines that are meant for the benchmark
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-
-TUNED: dict[str, Any] = {"steps_per_execution": STEPS_PER_CALL, "jit_compile": False}
-FIT: dict[str, tuple[str, dict[str, Any]]] = {
-    "keras fit": ("keras", {}),
-    "keras fit, tuned": ("keras", TUNED),
-    "tf_keras fit": ("tf_keras", {}),
-    "tf_keras fit, tuned": ("tf_keras", TUNED),
-}
-OURS, CACHED, FROZEN, SHARE = "ours", "cached features", "frozen backbone", "share"
-
-
-# --- workers: one process each ---------------------------------------------------------------------------------------
-
-
-class Laps:
-    """Times rounds: tells the benchmark how long one took, and waits until it is this process's turn again."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic(), time.process_time()
-
-    def lap(self) -> bool:
-        """Returns whether there is another round."""
-        wall, processor = time.monotonic() - self._start[0], time.process_time() - self._start[1]
-        print(_MARK + json.dumps({"wall": wall, "processor": processor}), flush=True)
-        more = sys.stdin.readline().strip() == "go"
-        self._start = time.monotonic(), time.process_time()
-        return more
-
-
-def _data() -> DatasetVersion:
-    """The dataset with the first shards only of its training split."""
-    data = open_dataset(_DATA.value)
-    if not _IMAGES.value:
-        return data
-    shards, images = [], 0
-    for shard in data.manifest.shards("train"):
-        if images < _IMAGES.value:
-            shards.append(shard)
-            images += shard.examples
-    splits = {**data.manifest.splits, "train": tuple(shards)}
-    return dataclasses.replace(data, manifest=dataclasses.replace(data.manifest, splits=splits))
-
-
-def _without_validation(data: DatasetVersion) -> DatasetVersion:
-    splits = {"train": data.manifest.splits["train"]}
-    return dataclasses.replace(data, manifest=dataclasses.replace(data.manifest, splits=splits))
-
-
-def _recipe(model: str, *, head_only: bool = False, cached: bool = False) -> Any:
-    from trainer.config import OptimizerConfig, Phase, Recipe
-    from trainer.models import HeadConfig
-    from trainer.schedule import Duration
-
-    backbone, side = model.split("@")
-    own = backbone == "cifar10_cnn"
-    return Recipe(
-        name="benchmark",
-        backbone=backbone,
-        weights="none" if own else "imagenet",
-        image_size=int(side),
-        head=HeadConfig(pooling="flatten", hidden=512) if own else HeadConfig(pooling="avg"),
-        batch_size=_BATCH.value,
-        optimizer=OptimizerConfig(name="adam"),
-        steps_per_call=STEPS_PER_CALL,
-        phases=(
-            Phase(
-                name="all",
-                duration=Duration.parse("1000ep"),
-                schedule="constant",
-                lr_max=1e-4,
-                augment=False,
-                trainable=(("head/", 1.0), ("backbone/", None)) if head_only else ((".*", 1.0),),
-                cached_features=cached,
-            ),
-        ),
-    )
-
-
-def _plan(recipe: Any, data: DatasetVersion, run: pathlib.Path, stop_requested: Callable[[], bool]) -> Any:
-    import numpy as np
-    from etils import epath
-
-    from trainer.loop import Plan
-
-    ones = np.ones(data.manifest.num_classes, np.float32)
-    return Plan(
-        recipe=recipe, data=data, seed=0, run=epath.Path(run), class_weights=ones, stop_requested=stop_requested
-    )
-
-
-def _train(recipe: Any, data: DatasetVersion, run: pathlib.Path, stop_requested: Callable[[], bool]) -> None:
-    """Runs the real Trainer until `stop_requested`, which it asks after every host call."""
-    from trainer.checkpoint import build_from_recipe
-    from trainer.loop import Trainer
-    from trainer.strategy import make_strategy
-
-    strategy = make_strategy("")
-    with strategy.scope():
-        classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=0)
-    trainer = Trainer(_plan(recipe, data, run, stop_requested), classifier, strategy)
-    with contextlib.suppress(TryAgainError):
-        trainer.train()
-
-
-def _calls_per_epoch(recipe: Any, data: DatasetVersion) -> int:
-    """How often the loop asks `stop_requested` in an epoch: after every host call."""
-    return -(-data.manifest.num_examples("train") // (recipe.batch_size * STEPS_PER_CALL))
-
-
-def _ours(recipe: Any, run: pathlib.Path) -> None:
-    """The real Trainer; a round is an epoch."""
-    data = _without_validation(_data())
-    calls_per_epoch = _calls_per_epoch(recipe, data)
-    laps, calls = Laps(), 0
-
-    def stop_requested() -> bool:
-        nonlocal calls
-        calls += 1
-        return calls % calls_per_epoch == 0 and not laps.lap()
-
-    _train(recipe, data, run, stop_requested)
-
-
-def _fit(recipe: Any, run: pathlib.Path, framework: str, options: dict[str, Any]) -> None:
-    """`compile` and `fit`, one epoch a round."""
-    import tensorflow as tf
-
-    from trainer.checkpoint import build_from_recipe
-    from trainer.loop import HostSlice
-
-    data = _without_validation(_data())
-    classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=0)
-    if framework == "keras":
-        import keras as library
-
-        backbone, head = classifier.backbone, classifier.head
-    else:
-        import tf_keras as library
-
-        backbone, head = (in_tf_keras(part) for part in (classifier.backbone, classifier.head))
-    images = library.Input(classifier.backbone.input_shape[1:])
-    model = library.Model(images, head(backbone(images, training=False)))
-    model.compile(
-        optimizer=library.optimizers.Adam(recipe.phases[0].lr_max),
-        loss=library.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        **options,
-    )
-    plan = _plan(recipe, data, run, lambda: False)
-    batches = plan.train_data(epoch=0, skip_batches=0, augment=False)(HostSlice())
-    batches = batches.map(lambda batch: (batch["image"], batch["label"], batch["weight"])).prefetch(2)
-    # tf_keras wants to know it for several steps a call.
-    batches = batches.apply(tf.data.experimental.assert_cardinality(plan.steps_per_epoch))
-    laps = Laps()
-    while True:
-        model.fit(batches, epochs=1, verbose=0)
-        if not laps.lap():
-            return
-
-
-_KEPT = ("name", "filters", "kernel_size", "strides", "padding", "use_bias", "activation", "units", "pool_size", "rate")
-_KEPT_BY_BATCH_NORM = ("name", "momentum", "epsilon")
-
-
-def in_tf_keras(model: Any) -> Any:
-    """The same functional model, weights included, as a tf_keras one; checks that it gives the same outputs."""
-    import numpy as np
-    import tensorflow as tf
-    import tf_keras
-
-    tensors: dict[int, Any] = {}
-    for layer in model.layers:
-        kind = type(layer).__name__
-        if kind == "InputLayer":
-            tensors[id(layer.output)] = tf_keras.Input(layer.output.shape[1:], name=layer.name)
-            continue
-        kept = _KEPT_BY_BATCH_NORM if kind == "BatchNormalization" else _KEPT
-        config = {key: value for key, value in layer.get_config().items() if key in kept}
-        if config.get("activation") == "relu6":
-            config["activation"] = tf.nn.relu6
-        inputs = [tensors[id(tensor)] for tensor in layer._inbound_nodes[0].input_tensors]
-        twin = getattr(tf_keras.layers, kind)(**config)
-        tensors[id(layer.output)] = twin(inputs[0] if len(inputs) == 1 else inputs)
-        twin.set_weights([weight for weight in layer.get_weights() if weight.dtype.kind == "f"])
-    converted = tf_keras.Model(tensors[id(model.input)], tensors[id(model.output)], name=model.name)
-    probe = np.random.default_rng(0).uniform(-1, 1, (2, *model.input_shape[1:])).astype(np.float32)
-    np.testing.assert_allclose(converted(probe), model(probe, training=False), rtol=1e-3, atol=1e-4)
-    return converted
-
-
-def _share(recipe: Any, run: pathlib.Path) -> None:
-    """Runs undisturbed, timing every call that logs or saves; ends with one line."""
-    from trainer import loop
-    from trainer.checkpoint import StateCheckpoint
-    from trainer.metrics import MetricsLog
-    from trainer.progress import Progress
-
-    spent = {"checkpoints": 0.0, "selected weights": 0.0, "metrics": 0.0, "progress": 0.0}
-    saves = 0
-
-    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            nonlocal saves
-            saves += name == "checkpoints"
-            start = time.monotonic()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                spent[name] += time.monotonic() - start
-
-        return wrapper
-
-    owners: list[tuple[str, Any, str]] = [
-        ("checkpoints", StateCheckpoint, "save"),
-        ("selected weights", loop, "save_best"),
-        ("metrics", MetricsLog, "add"),
-        ("progress", Progress, "update"),
-    ]
-    for name, owner, attribute in owners:
-        setattr(owner, attribute, timed(name, getattr(owner, attribute)))
-    data = _data()
-    calls_left, start = _calls_per_epoch(recipe, data), 0.0
-
-    def stop_requested() -> bool:
-        nonlocal calls_left, start, saves
-        calls_left -= 1
-        if calls_left == 0:  # the first epoch has compiled everything
-            start, saves = time.monotonic(), 0
-            spent.update(dict.fromkeys(spent, 0.0))
-        return bool(start) and time.monotonic() - start > _SHARE_SECONDS.value
-
-    _train(recipe, data, run, stop_requested)
-    seconds = time.monotonic() - start
-    print(_MARK + json.dumps({"seconds": seconds, "spent": spent, "checkpoints_written": saves}), flush=True)
-
-
-def work(contestant: str, model: str, run: pathlib.Path) -> None:
-    """What a worker process does."""
-    if contestant in FIT:
-        _fit(_recipe(model), run, *FIT[contestant])
-    elif contestant == OURS:
-        _ours(_recipe(model), run)
-    elif contestant == SHARE:
-        _share(_recipe(model), run)
-    else:
-        _ours(_recipe(model, head_only=True, cached=contestant == CACHED), run)
-
-
-# --- the benchmark ---------------------------------------------------------------------------------------------------
 
 
 class Worker:
@@ -311,13 +55,20 @@ class Worker:
     def __init__(self, contestant: str, model: str, folder: pathlib.Path, python: str) -> None:
         self.contestant = contestant
         self._log = folder / f"{contestant}-{model}.log".replace(" ", "-").replace(",", "")
-        flags_to_hand_on = [f"--data={_DATA.value}", f"--batch_size={_BATCH.value}", f"--images={_IMAGES.value}"]
         run = self._log.with_suffix("")
         run.mkdir()
-        command = [python, "-m", "benchmarks.train", f"--worker={contestant}", f"--models={model}", f"--output={run}"]
+        contest = Contest(
+            contestant=contestant,
+            model=model,
+            data=_DATA.value,
+            run=str(run),
+            batch_size=_BATCH.value,
+            images=_IMAGES.value,
+            share_seconds=_SHARE_SECONDS.value,
+        )
         self._stderr: IO[str] = self._log.open("w")
         self._process = subprocess.Popen(
-            [*command, *flags_to_hand_on, f"--share_seconds={_SHARE_SECONDS.value}"],
+            [python, "-m", "benchmarks.train_contestant", json.dumps(dataclasses.asdict(contest))],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -330,8 +81,8 @@ class Worker:
         """What the worker says next; CommandError with the end of its log if it ended instead."""
         assert self._process.stdout
         for line in self._process.stdout:
-            if line.startswith(_MARK):
-                return json.loads(line.removeprefix(_MARK))
+            if line.startswith(MARK):
+                return json.loads(line.removeprefix(MARK))
         self._process.wait()
         raise CommandError(f"{self.contestant} ended early:\n{self._log.read_text()[-2000:]}")
 
@@ -458,11 +209,9 @@ def share(model: str, folder: pathlib.Path) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     """Makes the comparisons asked for, prints tables, writes the JSON."""
     del arguments
-    if _WORKER.value:
-        return work(_WORKER.value, _MODELS.value[0], pathlib.Path(_OUTPUT.value))
     if unknown := set(_PARTS.value) - {"throughput", "cached", "share"}:
         raise UsageError(f"--parts={min(unknown)}: there are throughput, cached and share")
-    images = _data().manifest.num_examples("train")
+    images = first_images(_DATA.value, _IMAGES.value).manifest.num_examples("train")
     figures: dict[str, Any] = {
         "command": ["python", "-m", "benchmarks.train", *sys.argv[1:]],
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
