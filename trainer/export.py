@@ -12,11 +12,12 @@ DIR (default RUN/export) then holds
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pathlib
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -28,6 +29,7 @@ from pipeline import preprocess as preprocessing
 from pipeline.cli import CommandError, UsageError, run_command
 from pipeline.decode import decode_and_resize
 from trainer.models import Classifier
+from trainer.models.twin import lean_twin
 
 FLAGS = flags.FLAGS
 
@@ -82,6 +84,18 @@ def export_classifier(
     _swap(staging, target)
 
 
+@contextlib.contextmanager
+def _float32_policy() -> Iterator[None]:
+    """Within, layers that are given no precision get float32, whatever the training's is."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+@_float32_policy()
 def _write(
     classifier: Classifier, labels: Sequence[str], height: int, width: int, mode: str, directory: pathlib.Path
 ) -> None:
@@ -134,6 +148,7 @@ def _preprocess_layers(images: keras.KerasTensor, mode: str) -> keras.KerasTenso
     return keras.layers.Rescaling(scale, offset, name="preprocess")(images)
 
 
+@_float32_policy()
 def inference_model(classifier: Classifier, *, height: int, width: int, preprocess: str) -> keras.Model:
     """One float32 model, pixels 0..255 [B, H, W, 3] → probabilities [B, C], with copies of the classifier's weights.
 
@@ -152,7 +167,7 @@ def inference_model(classifier: Classifier, *, height: int, width: int, preproce
 def _write_saved_model(
     model: keras.Model, labels: Sequence[str], height: int, width: int, mode: str, directory: pathlib.Path
 ) -> None:
-    backbone, head = model.get_layer("backbone"), model.get_layer("head")
+    backbone, head = lean_twin(model.get_layer("backbone")), model.get_layer("head")
     module = tf.Module()
     module.model_variables = [variable.value for variable in [*backbone.variables, *head.variables]]
     image = tf.TensorSpec([height, width, 3], tf.float32)

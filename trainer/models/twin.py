@@ -1,4 +1,4 @@
-"""A model's twin to train and evaluate with: the same function of the same variables, cheaper to compute."""
+"""A model's twin to train, evaluate and serve with: the same function of the same variables, cheaper to compute."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainer.models.resizing import products_for_resizing
 def lean_twin(model: keras.Model) -> keras.Model:
     """`model`, for `training=False`, without batch normalisations that can be folded and without XLA's resizing.
 
-    Not to be saved: `model` itself, of Keras' own layers only, is what exports hold.
+    A SavedModel may be traced from it; a `.keras` file must hold `model` itself, which has Keras' own layers only.
 
     Args:
       model: functional; its layers are shared, not copied.
