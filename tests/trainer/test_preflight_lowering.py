@@ -156,11 +156,16 @@ def recipe():
     return override(config.load_recipe("photos", DataFacts(num_train=100, num_classes=3, max_side=16)), small)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def policy_of_the_other_tests():
+    before = keras.config.dtype_policy()
+    yield
+    keras.config.set_dtype_policy(before)  # a Lowering sets it for the process
+
+
 @pytest.fixture(scope="module")
 def lowering(recipe):
-    before = keras.config.dtype_policy()
-    yield Lowering(recipe, num_classes=3)
-    keras.config.set_dtype_policy(before)
+    return Lowering(recipe, num_classes=3)
 
 
 @pytest.fixture(scope="module")
