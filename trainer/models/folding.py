@@ -46,7 +46,7 @@ class FoldedConvolution(layers.Layer):
             padding=convolution.padding,
             dilation_rate=convolution.dilation_rate,
         )
-        return tf.nn.bias_add(outputs, ops.cast(shift, self.compute_dtype))  # its gradient sums faster than that of +
+        return tf.nn.bias_add(outputs, ops.cast(shift, self.compute_dtype))
 
 
 def folded_layers(model: keras.Model) -> dict[str, layers.Layer]:
