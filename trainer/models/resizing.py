@@ -25,6 +25,7 @@ class BilinearResize(layers.Layer):
     """[B, H, W, C] → float32 [B, *size, C].
 
     XLA's own bilinear resizing gathers every pixel's neighbourhood into a tensor that is nearly all padding on a TPU.
+    There, products of float32 are computed as all others: by default from bfloat16 factors.
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
