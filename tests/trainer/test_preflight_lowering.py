@@ -8,11 +8,12 @@ import pytest
 import tensorflow as tf
 
 from pipeline.augment import AugmentConfig
-from pipeline.cli import CommandError
+from pipeline.cli import CommandError, UsageError
 from trainer import config
 from trainer.config import DataFacts
 from trainer.overrides import override
 from trainer.preflight import feeding, flops, hlo
+from trainer.preflight.cache import installed
 from trainer.preflight.lowering import Lowering, unsupported_operations
 
 
@@ -45,7 +46,7 @@ PRODUCTS = [
 
 
 @pytest.mark.parametrize(("function", "left", "right"), PRODUCTS)
-def test_products_of_a_program_are_counted_without_what_falls_on_padding(function, left, right):
+def test_products_of_a_program_are_counted_without_what_falls_on_padding(function, left, right, xla):
     assert hlo.product_flops(program_text(function, left, right)) == 2 * multiplications(function, left, right)
 
 
@@ -164,7 +165,7 @@ def policy_of_the_other_tests():
 
 
 @pytest.fixture(scope="module")
-def lowering(recipe):
+def lowering(recipe, xla):
     return Lowering(recipe, num_classes=3)
 
 
@@ -218,7 +219,7 @@ def test_the_step_takes_what_the_input_pipeline_gives(augment, expected, recipe,
 
 
 @pytest.mark.slow
-def test_colours_changed_on_the_chip_are_part_of_the_step(recipe):
+def test_colours_changed_on_the_chip_are_part_of_the_step(recipe, xla):
     augment = AugmentConfig(brightness=0.1, cutout_count=1, cutout_size=0.4, on_accelerator=True)
     changed = dataclasses.replace(recipe, augment=augment)
     program = Lowering(changed, num_classes=3).train_step(changed.phases[1], batch=4, steps_per_epoch=10)
@@ -231,6 +232,12 @@ def test_an_operation_that_xla_lacks_is_named(lowering):
 
     with pytest.raises(CommandError, match="cannot be compiled for a TPU: PyFunc"):
         lowering._program(on_the_host, [tf.TensorSpec([2])], 2, 0)
+
+
+@pytest.mark.skipif("tensorflow-tpu" not in installed(), reason="only tensorflow-tpu has no XLA for CPUs")
+def test_a_tensorflow_without_xla_for_cpus_is_named(recipe):
+    with pytest.raises(UsageError, match="tensorflow-tpu has none"):
+        Lowering(recipe, num_classes=3).train_step(recipe.phases[1], batch=4, steps_per_epoch=10)
 
 
 def test_other_refusals_are_quoted():

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.cli import CommandError
+from pipeline.cli import CommandError, UsageError
 from trainer.checkpoint import build_from_recipe
 from trainer.config import Phase, Recipe
 from trainer.models.twin import lean_twin
@@ -134,6 +134,11 @@ class Lowering:
             hlo = lowered(stage="hlo_serialized", platform_name="CPU")
             text = lowered(stage="hlo", platform_name="CPU")
         except (tf.errors.OpError, ValueError) as error:
+            if "transfer manager for platform Host" in str(error):
+                raise UsageError(
+                    "preflight lowers the step with XLA for CPUs, and tensorflow-tpu has none; run it where plain "
+                    "tensorflow is installed, it needs no TPU: pip install '.[cpu,preflight]'"
+                ) from error
             raise CommandError(
                 f"the step cannot be compiled for a TPU: {unsupported_operations(str(error))}; "
                 "operations that XLA does not know must move to the input pipeline"
