@@ -24,7 +24,6 @@ from trainer.evaluate import Evaluator, compute_metrics
 from trainer.feed import FeatureCache, distribute
 from trainer.metrics import MetricsLog
 from trainer.models import Classifier, backbone_info
-from trainer.models.twin import lean_twin
 from trainer.plan import TRAIN, VALIDATION, Plan, Position
 from trainer.progress import Progress
 from trainer.step import TrainStep
@@ -45,7 +44,7 @@ class Trainer:
         self._state = StateCheckpoint(self._checkpoints)
         self._saved_at = time.monotonic()
         self._input_checked = False
-        head, backbone = classifier.head, lean_twin(classifier.backbone)
+        head, backbone = classifier.head, classifier.lean_backbone
         self._features = Evaluator(strategy, lambda images: backbone(images, training=False))
         self._on_features = Evaluator(strategy, lambda x: tf.nn.softmax(head(x, training=False)))
         self._on_images = Evaluator(

@@ -13,7 +13,6 @@ from pipeline.render import finish
 from trainer.config import Phase, Recipe
 from trainer.dropout import dropout_seed
 from trainer.models import Classifier, backbone_info
-from trainer.models.twin import lean_twin
 from trainer.optimizer import TableSchedule, make_optimizer, trainable_groups
 
 Batch = Mapping[str, tf.Tensor]
@@ -234,5 +233,5 @@ def training_forward(classifier: Classifier, phase: Phase) -> Forward:
         return lambda features: classifier.head(features, training=True)
     if phase.batch_norm == "train":
         return lambda images: classifier.head(classifier.backbone(images, training=True), training=True)
-    backbone = lean_twin(classifier.backbone)
+    backbone = classifier.lean_backbone
     return lambda images: classifier.head(backbone(images, training=False), training=True)

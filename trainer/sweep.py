@@ -21,7 +21,6 @@ from trainer.config import Recipe
 from trainer.evaluate import Evaluator
 from trainer.feed import distribute, feature_batches
 from trainer.models import backbone_info
-from trainer.models.twin import lean_twin
 from trainer.plan import TRAIN
 from trainer.step import TrainStep
 
@@ -168,7 +167,7 @@ class Sweep:
                 seed=seed,
             )
         if phase.cached_features:
-            backbone = lean_twin(classifier.backbone)
+            backbone = classifier.lean_backbone
             features = Evaluator(strategy, lambda images: backbone(images, training=False))
             self._inputs, _ = features(lambda host: self._batches(np.arange(len(self.labels)), host))
         self._variables = [*classifier.backbone.variables, *classifier.head.variables]

@@ -127,3 +127,17 @@ def test_resizes_inside_the_model_as_tensorflow_does(height, width, resize_to):
     resized = next(layer for layer in twin.layers if isinstance(layer, BilinearResize))(images)
     np.testing.assert_allclose(resized, tf.image.resize(images, (resize_to, resize_to)), atol=1e-5)
     np.testing.assert_allclose(twin(images, training=False), model(images, training=False), rtol=1e-3, atol=1e-5)
+
+
+def test_a_classifier_has_one_lean_backbone_that_sees_later_weights():
+    classifier = build_classifier(
+        backbone="efficientnet_lite0", weights="none", num_classes=3, height=64, width=64, seed=0
+    )
+    lean = classifier.lean_backbone
+    assert {id(v) for v in lean.variables} <= {id(v) for v in classifier.backbone.variables}
+    before = lean(_images(), training=False).numpy()
+    _lived_in(classifier.backbone)
+    expected = classifier.backbone(_images(), training=False).numpy()
+    assert np.abs(expected - before).max() > 0.1 * np.abs(expected).max()
+    np.testing.assert_allclose(lean(_images(), training=False), expected, rtol=1e-3, atol=1e-4)
+    assert classifier.lean_backbone is lean

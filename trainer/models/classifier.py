@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import random
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from keras import layers
 
 from pipeline.cli import UsageError, nearest
 from trainer.models import backbones, pretrained
+from trainer.models.twin import lean_twin
 
 POOLINGS = ("avg", "flatten")
 
@@ -53,6 +55,14 @@ class Classifier:
 
     backbone: keras.Model
     head: keras.Model
+
+    @functools.cached_property
+    def lean_backbone(self) -> keras.Model:
+        """The backbone for `training=False`, cheaper; see `lean_twin`. One is enough: its variables are the backbone's.
+
+        Not to be read for the first time inside a traced function: the layers would be made in its graph.
+        """
+        return lean_twin(self.backbone)
 
 
 @contextlib.contextmanager

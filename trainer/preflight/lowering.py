@@ -15,7 +15,6 @@ import tensorflow as tf
 from pipeline.cli import CommandError, UsageError
 from trainer.checkpoint import build_from_recipe
 from trainer.config import Phase, Recipe
-from trainer.models.twin import lean_twin
 from trainer.optimizer import trainable_groups
 from trainer.preflight.feeding import batch_spec
 from trainer.preflight.flops import channel_fill, training_flops
@@ -73,7 +72,7 @@ class Lowering:
 
     def forward(self, *, batch: int) -> Program:
         """Evaluation (and the computing of features to cache) on `batch` images: forward only."""
-        backbone, head = lean_twin(self._classifier.backbone), self._classifier.head
+        backbone, head = self._classifier.lean_backbone, self._classifier.head
 
         def run(image: tf.Tensor) -> tf.Tensor:
             return self._strategy.run(
