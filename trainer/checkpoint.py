@@ -14,6 +14,7 @@ from absl import logging
 from etils import epath
 
 from pipeline.cli import DataError, UsageError
+from pipeline.files import write_atomically
 from trainer.config import Recipe
 from trainer.dropout import seed_dropout
 from trainer.models import Classifier, build_classifier
@@ -77,14 +78,6 @@ def training_state(
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def write_atomically(path: epath.Path, content: bytes | str) -> None:
-    """Writes a file under a temporary name and renames it: a reader sees the old or the new content, never half."""
-    temporary = path.parent / f".{path.name}.tmp"
-    data = content.encode() if isinstance(content, str) else content
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def save_best(directory: epath.Path, classifier: Classifier) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.cli import CommandError
 from pipeline.dataset import HostSlice
-from trainer.checkpoint import write_atomically
+from pipeline.files import write_atomically
 from trainer.plan import Plan, Position
 
 

@@ -20,8 +20,8 @@ from etils import epath
 
 from pipeline.cli import DataError, run_command
 from pipeline.dataset import HostSlice
+from pipeline.files import write_atomically
 from pipeline.manifest import DatasetVersion, open_dataset
-from trainer.checkpoint import write_atomically
 from trainer.feed import distribute
 from trainer.predict import load_signature
 

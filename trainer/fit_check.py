@@ -22,10 +22,10 @@ from etils import epath
 from matplotlib.figure import Figure
 
 from pipeline.cli import UsageError, nearest, run_command
+from pipeline.files import write_atomically
 from pipeline.manifest import open_dataset
 from trainer.advice import Advice, advise, best_trial, fits, fitting_accuracy, next_rate, rates_to_try, with_own
 from trainer.charts import GRID, INK, KEPT_COLOUR, TRAIN_COLOUR, VALIDATION_COLOUR
-from trainer.checkpoint import write_atomically
 from trainer.config import Recipe
 from trainer.overrides import to_dict
 from trainer.request import Request

@@ -7,6 +7,7 @@ import json
 
 from etils import epath
 
+from pipeline.files import write_atomically
 from pipeline.manifest import DatasetVersion
 
 FINISHED = "_SUCCESS"  # written last: its presence says that the run is whole
@@ -34,6 +35,4 @@ class Request:
         return file.exists() and file.read_text() == self._text(data)
 
     def mark_done(self, run: epath.Path, data: DatasetVersion) -> None:
-        temporary = run / f".{FINISHED}.tmp"
-        temporary.write_text(self._text(data))
-        temporary.replace(run / FINISHED)
+        write_atomically(run / FINISHED, self._text(data))

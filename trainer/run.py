@@ -17,9 +17,10 @@ from etils import epath
 
 from pipeline import dataset, verify
 from pipeline.cli import DataError, ExitCode
+from pipeline.files import write_atomically
 from pipeline.manifest import DatasetVersion
 from trainer import config, export, overrides, provenance, report
-from trainer.checkpoint import build_from_recipe, load_best, write_atomically
+from trainer.checkpoint import build_from_recipe, load_best
 from trainer.cluster import Workers, read_cluster
 from trainer.config import DataFacts, Recipe
 from trainer.evaluate import Metrics, compute_metrics, prediction_row, write_predictions

@@ -10,6 +10,8 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pipeline.files import write_atomically
+
 _PACKAGES = ("tensorflow", "tensorflow-tpu", "keras")
 
 
@@ -64,9 +66,9 @@ class Cache:
             return
         file = self._file(self._directory, key)
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"key": key, "value": value}, indent=1, sort_keys=True) + "\n")
-        temporary.replace(file)
+        text = json.dumps({"key": key, "value": value}, indent=1, sort_keys=True) + "\n"
+        # Phases of one program are compiled side by side, and two commands may run at once.
+        write_atomically(file, text, shared=True)
 
     @staticmethod
     def _file(directory: pathlib.Path, key: Mapping[str, Any]) -> pathlib.Path:
