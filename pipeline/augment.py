@@ -2,9 +2,8 @@
 
 Flip, shift, zoom, shear, rotation and random resized crop compose with the resize into one affine map from output
 to source; brightness, contrast, saturation and hue into one 3×4 matrix; all cutouts into one mask. Parameters are
-drawn for many examples at once (`draw`), each from its own counter-based stream, then applied image by image
-(`geometry`) or to one image or a whole batch alike (`recolour`, `cut_out`: these also compile with XLA, so they may
-run on the accelerator).
+drawn for many examples at once (`draw`), each from its own counter-based stream, and applied by `geometry` and
+`colour`.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from pipeline.colour import LUMA
 from pipeline.random_bits import uniforms
 
-LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow's convert("L")
 # Hue turns the I and Q axes of YIQ (tf.image.rgb_to_yiq): from_yiq @ turn @ to_yiq = fixed + cos * even + sin * odd.
 _TO_YIQ = np.array([LUMA, [0.59590059, -0.27455667, -0.32134392], [0.21153661, -0.52273617, 0.31119955]])
 _HUE_PARTS = tuple(
@@ -266,51 +265,3 @@ def describe(config: AugmentConfig, identities: tf.Tensor, *, key: tf.Tensor) ->
         # Two to a line.
         lines.append([", ".join(used[i : i + 2]) for i in range(0, len(used), 2)])
     return lines
-
-
-def recolour(images: tf.Tensor, matrix: tf.Tensor, contrast: tf.Tensor, brightness: tf.Tensor) -> tf.Tensor:
-    """Applies the colour matrix and clips to 0..255.
-
-    Args:
-      images: float32 `[..., H, W, 3]`, an image or a batch, sizes static.
-      matrix: float32 `[..., 3, 3]`; contrast, brightness: float32 `[...]`.
-
-    Returns:
-      float32, the same shape.
-    """
-    height, width = images.shape[-3], images.shape[-2]
-    batch = tf.shape(images)[:-3]
-    # The mean as a matrix product over whole rows: a reduction over the colour axis is ten times slower.
-    rows = tf.reshape(images, tf.concat([batch, [height, width * 3]], axis=0))
-    weights = np.tile(np.array(LUMA, np.float32), width) / np.float32(height * width)
-    grey = tf.reduce_sum(tf.linalg.matvec(rows, tf.constant(weights)), axis=-1)
-    # The matrix leaves grey alone, so contrast around a grey and brightness together are one number for all channels.
-    offset = grey * (1.0 - contrast) + brightness
-    pixels = tf.reshape(images, tf.concat([batch, [height * width, 3]], axis=0))
-    linear = matrix * contrast[..., tf.newaxis, tf.newaxis]
-    out = tf.matmul(pixels, linear, transpose_b=True) + offset[..., tf.newaxis, tf.newaxis]
-    return tf.reshape(tf.clip_by_value(out, 0.0, 255.0), tf.shape(images))
-
-
-def cut_out(images: tf.Tensor, cutouts: tf.Tensor, *, fill: float) -> tf.Tensor:
-    """Overwrites squares.
-
-    Args:
-      images: float32 `[..., H, W, 3]`, an image or a batch, sizes static.
-      cutouts: float32 `[..., count, 4]` from `draw_cutouts`.
-
-    Returns:
-      float32, the same shape.
-    """
-    height, width = images.shape[-3], images.shape[-2]
-
-    def inside(low: tf.Tensor, high: tf.Tensor, size: int, repeats: int) -> tf.Tensor:
-        centres = tf.constant(np.repeat((np.arange(size) + 0.5) / size, repeats), tf.float32)
-        return tf.cast((centres >= low[..., tf.newaxis]) & (centres < high[..., tf.newaxis]), tf.float32)
-
-    # Rows times columns, three columns a pixel: one matrix product gives the mask in the layout of the pixels.
-    rows = inside(cutouts[..., 1], cutouts[..., 3], height, 1)
-    columns = inside(cutouts[..., 0], cutouts[..., 2], width, 3)
-    keep = tf.nn.relu(1.0 - tf.matmul(rows, columns, transpose_a=True))
-    flat = tf.reshape(images, tf.shape(keep))
-    return tf.reshape(flat * keep if fill == 0.0 else (flat - fill) * keep + fill, tf.shape(images))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 
 from pipeline import augment as augment_lib
-from pipeline import geometry
+from pipeline import colour, geometry
 from pipeline.augment import AugmentConfig
 from pipeline.decode import decode_and_resize, decode_jpeg, resize, usable_ratios
 from pipeline.preprocess import preprocess
@@ -98,9 +98,9 @@ class Renderer:
 def _colour_and_cut(images: tf.Tensor, drawn: Mapping[str, tf.Tensor], config: AugmentConfig) -> tf.Tensor:
     """The part of an augmentation that leaves pixels where they are, of an image or a batch."""
     if config.recolours:
-        images = augment_lib.recolour(images, drawn["matrix"], drawn["contrast"], drawn["brightness"])
+        images = colour.recolour(images, drawn["matrix"], drawn["contrast"], drawn["brightness"])
     if config.cutout_count:
-        images = augment_lib.cut_out(images, drawn["cutouts"], fill=config.cutout_fill)
+        images = colour.cut_out(images, drawn["cutouts"], fill=config.cutout_fill)
     return images
 
 
@@ -146,6 +146,6 @@ def traced_render(
 
     def render(row: dict[str, tf.Tensor], pixels: tf.Tensor | None) -> tf.Tensor:
         image = renderer.render(row, pixels)
-        return image if mode is None or image.dtype == tf.uint8 else preprocess(image, mode)
+        return image if mode is None or renderer.augment.on_accelerator else preprocess(image, mode)
 
     return tf.function(render, autograph=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -165,7 +164,9 @@ class Trainer:
                 self._end_epoch(position, step, rates, cache)
                 if rate and cache is None and self._workers.is_chief and not self._input_checked:
                     self._check_input(position, rate)
-                if self._is_out_of_patience(position):
+                stale = plan.stale_epochs(position)
+                if phase.patience and stale >= phase.patience:
+                    logging.info("phase %s: no better validation for %d epochs, stopping it early", phase.name, stale)
                     position.step = total
                 self._save_if_due(position, step)
         finally:
@@ -174,17 +175,6 @@ class Trainer:
             for variable, average in zip(step.averaged, step.average, strict=True):
                 variable.assign(average)
         return step
-
-    def _is_out_of_patience(self, position: Position) -> bool:
-        phase = self._plan.recipe.phases[position.phase]
-        if not phase.patience or position.best is None:
-            return False
-        first = self._plan.first_epoch(position.phase)
-        epoch = first + math.ceil(position.step / self._plan.steps_per_epoch)
-        stale = epoch - max(position.best["improved_epoch"], first)
-        if stale >= phase.patience:
-            logging.info("phase %s: no better validation for %d epochs, stopping it early", phase.name, stale)
-        return stale >= phase.patience
 
     def _cache_features(self) -> FeatureCache:
         plan = self._plan
@@ -233,7 +223,7 @@ class Trainer:
             position.step += count
             position.sums = [before + float(new) for before, new in zip(position.sums, sums, strict=True)]
             loss, hits = (value / position.sums[2] for value in position.sums[:2])
-            epoch = plan.first_epoch(position.phase) + (position.step - 1) // plan.steps_per_epoch + 1
+            epoch = plan.epochs_begun(position)
             progress.update(
                 step=position.step, epoch=epoch, loss=loss, accuracy=hits, learning_rate=float(rates[position.step - 1])
             )
@@ -277,7 +267,7 @@ class Trainer:
         phase = plan.recipe.phases[position.phase]
         where = {
             "step": plan.first_step(position.phase) + position.step,
-            "epoch": plan.first_epoch(position.phase) + math.ceil(position.step / plan.steps_per_epoch),
+            "epoch": plan.epochs_begun(position),
             "phase": phase.name,
         }
         loss, hits, weight = position.sums

@@ -91,6 +91,16 @@ class Plan:
         per_epoch = self.steps_per_epoch
         return sum(math.ceil(p.steps(steps_per_epoch=per_epoch) / per_epoch) for p in self.recipe.phases[:phase])
 
+    def epochs_begun(self, position: Position) -> int:
+        """Epochs of the run up to `position`, the one that it is in included."""
+        return self.first_epoch(position.phase) + math.ceil(position.step / self.steps_per_epoch)
+
+    def stale_epochs(self, position: Position) -> int:
+        """Epochs of the phase since validation was last better than ever; 0 before the first validation."""
+        if position.best is None:
+            return 0
+        return self.epochs_begun(position) - max(position.best["improved_epoch"], self.first_epoch(position.phase))
+
     def eval_data(self, split: str) -> Callable[[HostSlice], tf.data.Dataset]:
         """A factory of the split's un-augmented batches."""
         return lambda host: dataset.eval_dataset(

@@ -6,7 +6,7 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance
 from scipy import ndimage, stats
 
-from pipeline import augment, geometry
+from pipeline import augment, colour, geometry
 from pipeline.augment import AugmentConfig
 from pipeline.decode import resize
 from pipeline.random_bits import mix_numpy
@@ -141,7 +141,7 @@ def _recolour(config, count=8):
     pixels = DECODED.astype(np.float32)
     drawn = _draw(config, count)
     rows = [{name: value[i] for name, value in drawn.items()} for i in range(count)]
-    images = [augment.recolour(pixels, row["matrix"], row["contrast"], row["brightness"]).numpy() for row in rows]
+    images = [colour.recolour(pixels, row["matrix"], row["contrast"], row["brightness"]).numpy() for row in rows]
     return images, {name: value.numpy() for name, value in drawn.items()}
 
 
@@ -182,7 +182,7 @@ def test_all_colours_together_equal_one_after_the_other_but_for_clipping():
     config = AugmentConfig(brightness=0.05, contrast=0.1, saturation=0.5)
     images, drawn = _recolour(config)
     for i, image in enumerate(images):
-        grey = (DECODED @ np.array(augment.LUMA)).mean()
+        grey = (DECODED @ np.array(colour.LUMA)).mean()
         step = (DECODED - grey) * drawn["contrast"][i] + grey
         step = step @ drawn["matrix"][i].T + drawn["brightness"][i]
         np.testing.assert_allclose(image, np.clip(step, 0, 255), atol=1e-2)
@@ -208,8 +208,8 @@ def test_a_batch_equals_its_images_and_xla_equals_both(xla):
     batch = tf.constant(np.stack([np.roll(DECODED, i, axis=0) for i in range(4)]).astype(np.float32))
 
     def both(images, row):
-        coloured = augment.recolour(images, row["matrix"], row["contrast"], row["brightness"])
-        return augment.cut_out(coloured, row["cutouts"], fill=0.0)
+        coloured = colour.recolour(images, row["matrix"], row["contrast"], row["brightness"])
+        return colour.cut_out(coloured, row["cutouts"], fill=0.0)
 
     single = np.stack([both(batch[i], {k: v[i] for k, v in drawn.items()}) for i in range(4)])
     np.testing.assert_allclose(both(batch, drawn), single, atol=1e-3)
