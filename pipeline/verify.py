@@ -20,7 +20,8 @@ from etils import epath
 
 from pipeline import records
 from pipeline.cli import DataError, ExitCode, UsageError, run_command
-from pipeline.manifest import DatasetVersion, Manifest, Shard, open_dataset
+from pipeline.files import write_atomically
+from pipeline.manifest import MANIFEST_FILE, DatasetVersion, Manifest, Shard, open_dataset
 from pipeline.records import Record, RecordError
 
 _CHUNK = 256  # records that are decoded side by side
@@ -122,20 +123,21 @@ def named_errors(data: DatasetVersion, split: str) -> Iterator[None]:
         ) from error
 
 
-def without_bad_records(data: DatasetVersion, directory: epath.PathLike) -> tuple[DatasetVersion, list[Problem]]:
-    """Copies a dataset without its damaged records, if it has any, and logs what was left out.
-
-    The copy's manifest counts what is there, so order, resume and evaluation stay exact on every host.
-
-    Returns:
-      The dataset itself, or the copy in `directory`; and the problems.
-    """
+def log_problems(data: DatasetVersion) -> list[Problem]:
+    """Everything that is wrong with a dataset, each with a warning that it is left out."""
     listed = [problem for split in data.manifest.splits for problem in problems(data, split)]
-    if not listed:
-        return data, []
     for problem in listed:
         logging.warning("left out: %s", problem)
-    logging.warning("left out %d damaged records", sum(problem.record is not None for problem in listed))
+    if listed:
+        logging.warning("left out %d damaged records", sum(problem.record is not None for problem in listed))
+    return listed
+
+
+def copy_good_records(data: DatasetVersion, directory: epath.PathLike) -> DatasetVersion:
+    """Copies a dataset to `directory` without its damaged records.
+
+    The copy's manifest, which is written last, counts what is there: order, resume and evaluation stay exact.
+    """
     target = epath.Path(directory)
     target.mkdir(parents=True, exist_ok=True)
     splits = {
@@ -143,7 +145,8 @@ def without_bad_records(data: DatasetVersion, directory: epath.PathLike) -> tupl
         for split, shards in data.manifest.splits.items()
     }
     manifest: Manifest = dataclasses.replace(data.manifest, splits=splits)
-    return DatasetVersion(path=target, manifest=manifest), listed
+    write_atomically(target / MANIFEST_FILE, manifest.to_json())
+    return DatasetVersion(path=target, manifest=manifest)
 
 
 def _copy_good(data: DatasetVersion, shard: Shard, target: epath.Path) -> Shard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -16,9 +17,9 @@ from absl import logging
 from etils import epath
 
 from pipeline import dataset, verify
-from pipeline.cli import DataError, ExitCode
+from pipeline.cli import DataError, ExitCode, UsageError
 from pipeline.files import write_atomically
-from pipeline.manifest import DatasetVersion
+from pipeline.manifest import DatasetVersion, open_dataset
 from trainer import config, export, overrides, provenance, report
 from trainer.checkpoint import build_from_recipe, load_best
 from trainer.cluster import Workers, read_cluster
@@ -70,8 +71,7 @@ def _train_and_evaluate(
 ) -> None:
     started = provenance.now()
     if request.skip_bad_records:
-        own = "good_records" if workers.is_chief else f"good_records-{os.getpid()}"
-        data, _ = verify.without_bad_records(data, directory / own)
+        data = _without_bad_records(request, data, directory, workers)
     asked = resolve(request, data)
     recipe = fit_batch(asked, replicas=strategy.num_replicas_in_sync, directory=directory)
     _check_schedules(recipe, data)
@@ -107,6 +107,30 @@ def _train_and_evaluate(
         origin = provenance.collect(data, seed=request.seed, started=started)
         _write_results(plan, classifier, trainer.rows, position, scores, origin)
         request.mark_done(directory, data)
+
+
+def _without_bad_records(
+    request: Request, data: DatasetVersion, directory: epath.Path, workers: Workers
+) -> DatasetVersion:
+    """The dataset, or if some of its records are damaged a copy without them in the run's directory.
+
+    Raises:
+      UsageError: the workers do not find the same damage: each would train on other images.
+    """
+    workers.require_same(dataclasses.asdict(request), what="flags")  # before minutes of reading
+    found = [str(problem) for problem in verify.log_problems(data)]
+    workers.require_same(found, what="the damaged records of --data")
+    if not found:
+        return data
+    copy = directory / "good_records"
+    if workers.is_chief:
+        verify.copy_good_records(data, copy)
+    workers.wait()
+    if not copy.exists():
+        raise UsageError(
+            f"{copy}: the chief has written it, but it is not here; --workdir is one folder for all workers"
+        )
+    return open_dataset(copy)
 
 
 def _write_results(

@@ -9,7 +9,7 @@ from pipeline import records, source, verify
 from pipeline.augment import AugmentConfig
 from pipeline.cli import DataError
 from pipeline.dataset import eval_dataset, example_ids, train_dataset
-from pipeline.manifest import DatasetVersion
+from pipeline.manifest import DatasetVersion, open_dataset
 from tests.datasets import random_records, write_dataset
 
 LABELS = ["a", "b", "c"]
@@ -100,18 +100,18 @@ def test_damage_is_named_in_training_and_left_out_on_demand(data, damage, tmp_pa
             _train(data, cache)
         assert f"{SHARD}, {reason}" in str(raised.value)
         assert "--skip_bad_records" in str(raised.value)
-    cleaned, problems = verify.without_bad_records(data, tmp_path / "clean")
-    assert reason.partition(": ")[2] in problems[0].reason
+    assert reason.partition(": ")[2] in verify.log_problems(data)[0].reason
+    cleaned = verify.copy_good_records(data, tmp_path / "clean")
+    assert open_dataset(tmp_path / "clean") == cleaned
     assert cleaned.manifest.num_examples("train") == left == len(example_ids(cleaned, "train"))
     assert list(verify.problems(cleaned, "train")) == []
     batches = _train(cleaned, "none")
     assert sum(batch["weight"].sum() for batch in batches) == left
 
 
-def test_a_whole_dataset_is_left_alone(data, tmp_path):
+def test_a_whole_dataset_has_no_problems(data):
     assert list(verify.problems(data, "train")) == []
-    assert verify.without_bad_records(data, tmp_path / "clean") == (data, [])
-    assert not (tmp_path / "clean").exists()
+    assert verify.log_problems(data) == []
 
 
 def test_records_that_the_manifest_does_not_know_of_are_a_problem(data):

@@ -1,9 +1,11 @@
 """Two real processes on loopback train one model: the same result as one process, also when one of them is killed."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +14,9 @@ import time
 
 import numpy as np
 import pytest
+from etils import epath
 
+from pipeline.manifest import open_dataset
 from tests.trainer.runs import SMALL
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -42,8 +46,8 @@ def _command(data, workdir, *more):
     return [sys.executable, "-m", "trainer.main", *flags]
 
 
-def _start_two(data, workdir, logs, *more):
-    """Starts both workers; their output goes to logs/0 and logs/1."""
+def _start_two(data, workdir, logs, *more, directories=(ROOT, ROOT)):
+    """Starts both workers, each in its directory; their output goes to logs/0 and logs/1."""
     logs.mkdir(parents=True, exist_ok=True)
     workers = [f"localhost:{port}" for port in _free_ports(2)]
     processes = []
@@ -53,17 +57,22 @@ def _start_two(data, workdir, logs, *more):
             processes.append(
                 subprocess.Popen(
                     _command(data, workdir, *more[index : index + 1]),
-                    cwd=ROOT,
+                    cwd=directories[index],
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "TF_CONFIG": json.dumps(config)},
+                    env={
+                        **os.environ,
+                        "PYTHONPATH": str(ROOT),
+                        "TF_CPP_MIN_LOG_LEVEL": "2",
+                        "TF_CONFIG": json.dumps(config),
+                    },
                 )
             )
     return processes
 
 
-def _run_two(data, workdir, logs, *more):
-    processes = _start_two(data, workdir, logs, *more)
+def _run_two(data, workdir, logs, *more, **how):
+    processes = _start_two(data, workdir, logs, *more, **how)
     return [process.wait(timeout=400) for process in processes]
 
 
@@ -86,10 +95,13 @@ def test_two_workers_equal_one_process_with_the_same_global_batch(together, tiny
     alone = tmp_path / "alone"
     result = subprocess.run(_command(tiny_data, alone), cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    run = together / "run"
+    _assert_same_run(together / "run", alone)
+
+
+def _assert_same_run(run, alone, *, atol=1e-5):
     expected, found = _weights(alone), _weights(run)
     for name in expected:
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=atol, err_msg=name)
     for a, b in zip(*((r / "metrics.jsonl").read_text().splitlines() for r in (alone, run)), strict=True):
         one, two = json.loads(a), json.loads(b)
         assert two.pop("loss") == pytest.approx(one.pop("loss"), rel=1e-4)
@@ -175,3 +187,55 @@ def test_a_worker_that_waits_for_the_others_ends_on_sigterm(tiny_data, tmp_path)
     time.sleep(1)
     processes[0].send_signal(signal.SIGTERM)
     assert processes[0].wait(timeout=30) == -signal.SIGTERM
+
+
+def _damage(data, *places):
+    """Changes a byte of the first record of each shard, given as (split, number)."""
+    for split, number in places:
+        shard = pathlib.Path(data.shard_paths(split)[number])
+        content = bytearray(shard.read_bytes())
+        content[100] ^= 0xFF
+        shard.write_bytes(bytes(content))
+
+
+def _copy(data, root):
+    shutil.copytree(data.path, root)
+    return open_dataset(root)
+
+
+def test_damaged_records_are_left_out_alike_by_two_workers_and_one(tiny_data, tmp_path):
+    data = _copy(tiny_data, tmp_path / "data")
+    _damage(data, ("train", 0), ("train", 1), ("test", 0))
+    alone, run, logs = tmp_path / "alone", tmp_path / "run", tmp_path / "logs"
+    command = _command(data, alone, "--skip_bad_records")
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    codes = _run_two(data, run, logs, "--skip_bad_records", "--skip_bad_records")
+    assert codes == [0, 0], [(logs / str(index)).read_text() for index in range(2)]
+    assert all("left out 3 damaged records" in (logs / str(index)).read_text() for index in range(2))
+    _assert_same_run(run, alone, atol=1e-4)  # on these images a unit at the corner of its ReLU falls on either side
+    assert {path.name for path in run.iterdir()} == {path.name for path in alone.iterdir()}
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_record_that_is_damaged_on_one_host_only_ends_both(tiny_data, tmp_path, skip):
+    """Each host has its own copy of the data under the same path."""
+    hosts = [tmp_path / "one", tmp_path / "two"]
+    copies = [_copy(tiny_data, host / "data") for host in hosts]
+    _damage(copies[1], ("train", 1))
+    if skip:  # as many images are left on both, but others
+        _damage(copies[0], ("train", 0))
+    data = dataclasses.replace(copies[0], path=epath.Path("data"))
+    flag = "--skip_bad_records" if skip else "--noskip_bad_records"
+    codes = _run_two(data, tmp_path / "run", tmp_path / "logs", flag, flag, directories=hosts)
+    logs = [(tmp_path / "logs" / str(index)).read_text() for index in range(2)]
+    assert "Traceback" not in "".join(logs)
+    if skip:  # whoever sees it first leaves, and the other one may see only that
+        assert set(codes) <= {64, 75}
+        assert 64 in codes
+        assert any("the damaged records of --data must be the same for all workers" in log for log in logs)
+    else:
+        assert codes == [75, 65]
+        assert "another worker is gone" in logs[0]
+        assert "checksum mismatch" in logs[1]
+    assert not (tmp_path / "run" / "_SUCCESS").exists()
