@@ -13,6 +13,7 @@ import pytest
 from pipeline.cli import CommandError, ExitCode, UsageError
 from tests import datasets
 from trainer import config
+from trainer.overrides import override
 from trainer.preflight.batches import Attempt, largest_batch
 from trainer.preflight.cache import Cache
 from trainer.preflight.compiling import Compiler, find_versions
@@ -66,6 +67,22 @@ def test_every_phase_of_every_recipe_compiles_with_the_operations_that_its_layer
         assert compiled.traffic > compiled.arguments / 2  # most variables are read, many are written
         assert 0 < compiled.arguments < compiled.needed
         assert compiled.on_host == ()
+
+
+@pytest.mark.parametrize("name", ["cifar10_cnn", "scraped_vgg16"])  # all layers train, the last ones only
+def test_the_second_pass_of_sharpness_aware_minimisation_compiles_and_is_counted(name, jax_python, compiled_once):
+    compiler, counts = Compiler(jax_python, V5E, compiled_once), published_counts(name)
+    once, twice = (override(recipe_of(name), ["image_size=64", f"sam_rho={rho}"]) for rho in (0, 0.05))
+    found = []
+    for recipe in (once, twice):
+        lowering = Lowering(recipe, num_classes=counts.classes)
+        program = lowering.train_step(recipe.phases[-1], batch=BATCH, steps_per_epoch=100)
+        compiled = compile_for(compiler, program)
+        assert compiled.fits, compiled.error
+        assert compiled.product_flops == pytest.approx(program.flops, rel=0.05)
+        found.append(compiled)
+    assert found[1].product_flops > 1.1 * found[0].product_flops
+    assert found[1].arguments == pytest.approx(found[0].arguments, rel=0.01)  # no further variables
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)

@@ -139,6 +139,20 @@ def test_what_is_frozen_costs_less(trained, expected):
     assert flops.training_flops(model, paths) == (expected, bool(trained))
 
 
+@pytest.mark.parametrize(
+    ("trained", "expected"),
+    [
+        (("third",), FIRST + SECOND + 2 * 2 * THIRD),  # the frozen layers give both passes the same
+        (("second", "third"), FIRST + 2 * (2 * SECOND + 3 * THIRD)),
+        (("first", "second", "third"), 2 * (2 * FIRST + 3 * SECOND + 3 * THIRD)),
+    ],
+)
+def test_a_second_pass_costs_again_what_its_other_weights_change(trained, expected):
+    model = tiny_model()
+    paths = {v.path for name in trained for v in model.get_layer(name).trainable_variables}
+    assert flops.training_flops(model, paths, passes=2)[0] == expected
+
+
 def test_channels_that_fill_the_matrix_unit_are_full():
     inputs = keras.Input((128,))
     full = keras.Model(inputs, keras.layers.Dense(256)(inputs))
@@ -192,6 +206,13 @@ def test_a_phase_on_cached_features_costs_the_head_alone(lowering, recipe):
     units = 128  # of the backbone's features, which need no gradient
     assert cached.flops == 4 * 2 * (2 * units * 16 + 3 * 16 * 3)
     assert hlo.product_flops(cached.text) == cached.flops + LOSS
+
+
+def test_sharpness_aware_minimisation_takes_the_products_of_two_passes(recipe, whole, xla):
+    sharp = dataclasses.replace(recipe, sam_rho=0.05)
+    program = Lowering(sharp, num_classes=3).train_step(recipe.phases[1], batch=4, steps_per_epoch=10)
+    assert program.flops == 2 * whole.flops
+    assert hlo.product_flops(program.text) == 2 * hlo.product_flops(whole.text)
 
 
 def test_gradients_are_those_of_what_trains(lowering, recipe):

@@ -2,7 +2,8 @@
 
 Convolutions and dense layers only, a multiplication and an addition being two. What trains costs its forward pass
 once more for the gradient of its kernel, and everything behind the first trained layer once more for the gradient of
-its input; a frozen stretch before it costs the forward pass alone.
+its input; a frozen stretch before it costs the forward pass alone. Where a step takes several passes, on the same
+images with other weights, that stretch has the same answer in all of them, and the compiler computes it once.
 """
 
 from __future__ import annotations
@@ -52,13 +53,16 @@ def _taps(layer: keras.Layer, axis: int) -> int:
     )
 
 
-def training_flops(model: keras.Model, trained: Collection[str], *, input_trains: bool = False) -> tuple[int, bool]:
+def training_flops(
+    model: keras.Model, trained: Collection[str], *, input_trains: bool = False, passes: int = 1
+) -> tuple[int, bool]:
     """Of one image in one step.
 
     Args:
       model: a functional model.
       trained: paths of the variables that train.
       input_trains: whether something before the model trains, so that the gradient of its input is wanted.
+      passes: how often a step computes gradients, each time with other values of what trains.
 
     Returns:
       The operations, and whether the gradient of the model's output is wanted by something that trains.
@@ -73,7 +77,8 @@ def training_flops(model: keras.Model, trained: Collection[str], *, input_trains
             before = any(wanted[id(tensor)] for tensor in node.input_tensors)
             own = any(variable.path in trained for variable in getattr(layer, "trainable_variables", ()))
             kernel = any(v.path in trained for v in getattr(layer, "trainable_variables", ()) if "kernel" in v.name)
-            total += forward_flops(layer) * (1 + before + kernel)
+            forward_passes = passes if before or own else 1
+            total += forward_flops(layer) * (forward_passes + passes * (before + kernel))
             for tensor in node.output_tensors:
                 wanted[id(tensor)] = before or own
     return total, any(wanted[id(tensor)] for tensor in model.outputs)

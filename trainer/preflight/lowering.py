@@ -121,9 +121,10 @@ class Lowering:
         """Of one image in a step of `phase`, or of the forward pass if None."""
         groups = trainable_groups(self._classifier, phase) if phase else {}
         trained = {variable.path for group in groups.values() for variable in group}
-        backbone, behind = training_flops(self._classifier.backbone, trained)
+        passes = 2 if phase and self._recipe.sam_rho else 1
+        backbone, behind = training_flops(self._classifier.backbone, trained, passes=passes)
         cached = phase is not None and phase.cached_features
-        head, _ = training_flops(self._classifier.head, trained, input_trains=behind and not cached)
+        head, _ = training_flops(self._classifier.head, trained, input_trains=behind and not cached, passes=passes)
         return head if cached else backbone + head
 
     def _program(self, run: Callable[..., tf.Tensor], specs: list[tf.TensorSpec], batch: int, flops: int) -> Program:
