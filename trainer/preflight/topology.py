@@ -51,9 +51,10 @@ class Generation:
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
 
-# Peak, memory and interconnect: the tables "Key chip specifications" of the pages named as source, read in 2026. Memory
-# limits: what libtpu 0.0.52 states. Not read anywhere, so to be checked before they are relied on: the host_cores of v4
-# and v6e, and v4's interconnect (6 links of 50 GB/s each way).
+# Peak, memory and interconnect: the tables "Key chip specifications" of the pages named as source, read in 2026. v4's
+# page has no interconnect: its 6 links of 50 GB/s each way are in table 4 of arXiv:2304.01433. Memory limits: what
+# libtpu 0.0.52 states. host_cores of v4 and v6e are not Google's word: 240 is what a machine with four v4 chips (PCI
+# 0x005e) lists, 44 what a ct6e-standard-1t lists; 180 of ct6e-standard-4t and -8t is copied in tables of others.
 GENERATIONS: dict[str, Generation] = {
     generation.name: generation
     for generation in (
@@ -142,9 +143,18 @@ class Slice:
         return 1 if self.chips in self.generation.host_cores else self.chips // _CHIPS_OF_MANY
 
     @property
+    def chips_of_host(self) -> int:
+        return self.chips // self.hosts
+
+    @property
     def host_cores(self) -> int:
+        """vCPUs of one host."""
+        return self.generation.host_cores[self.chips_of_host]
+
+    @property
+    def cores(self) -> int:
         """vCPUs of all hosts."""
-        return self.hosts * self.generation.host_cores[self.chips // self.hosts]
+        return self.hosts * self.host_cores
 
 
 def known_slices() -> list[Slice]:
