@@ -63,11 +63,20 @@ def test_every_slice_of_the_table_is_found_by_its_name():
         assert same_size.chips == slice_.chips
 
 
-def test_cores_are_those_of_the_virtual_machines():
-    assert parse_topology("v5e:1x1").host_cores == 24
-    assert parse_topology("v5e:2x4").host_cores == 224
-    assert parse_topology("v5e:4x4").host_cores == 448
-    assert parse_topology("v4:4x4x4").host_cores == 16 * 240
+@pytest.mark.parametrize(
+    ("text", "chips_of_host", "of_host", "of_all"),
+    [
+        ("v5e:1x1", 1, 24, 24),
+        ("v5e:2x4", 8, 224, 224),
+        ("v5e:4x4", 4, 112, 448),
+        ("v6e:2x4", 8, 180, 180),
+        ("v6e:8x8", 4, 180, 16 * 180),
+        ("v4:4x4x4", 4, 240, 16 * 240),
+    ],
+)
+def test_cores_are_those_of_the_virtual_machines(text, chips_of_host, of_host, of_all):
+    found = parse_topology(text)
+    assert (found.chips_of_host, found.host_cores, found.cores) == (chips_of_host, of_host, of_all)
 
 
 def test_every_generation_has_its_source():
@@ -333,7 +342,26 @@ def test_the_report_says_what_follows_from_the_figures():
 def test_the_report_says_when_the_chips_would_wait():
     slow = _report(feed={"core_seconds": 0.00448, "cores": 2, "sample": "a sample"})  # 224 cores: 50,000 images/s
     text = "\n".join(report.lines(slow, V5E))
-    assert "all takes 2.0 h, 16 chip-hours, at their rate; the chips wait 50% of it" in text
+    assert 'cannot feed "phase all" as fast: the whole recipe takes 2.0 h, 16 chip-hours, at their rate' in text
+    assert "the chips wait 50% of it" in text
+
+
+def test_the_report_shares_the_input_out_to_several_hosts():
+    text = "\n".join(report.lines(_report(), parse_topology("v5e:4x4")))
+    assert "slice: v5e:4x4, 16 chips on 4 hosts of 112 vCPUs" in text
+    assert "at most 12,500 images/s a chip, 200,000 a slice: bound by memory" in text
+    assert re.search(r"1,800,000 steps +60\.0 min +16 chip-hours", text)
+    # 200,000 images/s at 1 ms each: 200 cores; the hosts have 448.
+    assert "takes 200,000 images/s: 200 cores like these" in text
+    assert "that is 50,000 images/s and 50 cores for each of 4 hosts" in text
+    assert "the slice's 448 vCPUs about 448,000" in text
+    assert "the hosts can feed that" in text
+
+
+def test_the_report_on_one_host_has_no_shares():
+    text = "\n".join(report.lines(_report(), V5E))
+    assert "8 chips on 1 host of 224 vCPUs" in text
+    assert "for each of" not in text
 
 
 def test_what_does_not_fit_has_no_hours_and_is_a_usage_error():

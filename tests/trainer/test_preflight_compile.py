@@ -4,6 +4,7 @@ They need jax and libtpu (`pip install '.[preflight]'`), in this Python or in th
 """
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -111,6 +112,23 @@ def test_the_largest_batch_of_a_real_step(jax_python, compiled_once):
     # Another few per cent would not fit: most of the memory is taken.
     assert fitting.needed > 0.85 * V5E.generation.memory_limit
     assert len(found.attempts) <= 6
+
+
+def test_a_slice_of_several_hosts(jax_python, tmp_path):
+    command = [
+        sys.executable, "-m", "trainer.preflight", "--recipe=cifar10_cnn", "--topology=v5litepod-16", "--nosearch",
+        "--set=batch_size=48", "--set=augment.mixup=0.2", "--num_train=4800", f"--cache={tmp_path}",
+        f"--jax_python={jax_python}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == ExitCode.DONE, done.stderr
+    assert "slice: v5e:4x4, 16 chips on 4 hosts of 112 vCPUs" in done.stdout
+    assert "phase all, 3 images a chip" in done.stdout  # an odd number, of which a host has 12
+    (rate,) = re.findall(r"at most [\d,]+ images/s a chip, ([\d,]+) a slice: bound by \w+\n  padding", done.stdout)[:1]
+    seconds = 5 * 4800 / float(rate.replace(",", ""))
+    (hours,) = re.findall(r"phase all +500 steps .* ([\d.e-]+) chip-hours", done.stdout)
+    assert float(hours) == pytest.approx(16 * seconds / 3600, rel=0.01)
+    assert re.search(r"that is [\d,]+ images/s and [\d,]+ cores for each of 4 hosts", done.stdout)
 
 
 def test_what_cannot_be_compiled_is_said_and_not_kept(jax_python, tmp_path):

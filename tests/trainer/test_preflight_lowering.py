@@ -239,6 +239,14 @@ def test_the_step_takes_what_the_input_pipeline_gives(augment, expected, recipe,
     assert shapes == expected
 
 
+def test_a_host_mixes_pairs_of_all_its_chips(recipe):
+    mixed, phase = dataclasses.replace(recipe, augment=AugmentConfig(mixup=0.2)), recipe.phases[1]
+    spec = feeding.batch_spec(mixed, phase, batch=5, classes=3, chips_of_host=8)
+    assert spec["image"].shape == (5, 16, 16, 3)
+    with pytest.raises(UsageError, match="a host's batch must be even, got 5"):
+        feeding.batch_spec(mixed, phase, batch=5, classes=3)
+
+
 @pytest.mark.slow
 def test_colours_changed_on_the_chip_are_part_of_the_step(recipe, xla):
     augment = AugmentConfig(brightness=0.1, cutout_count=1, cutout_size=0.4, on_accelerator=True)

@@ -112,7 +112,7 @@ class _Study:
     def __init__(self, recipe: Recipe, counts: Counts, target: Slice, compiler: Compiler) -> None:
         self._recipe, self._counts, self._target, self._compiler = recipe, counts, target, compiler
         self._per_epoch = math.ceil(counts.train / recipe.batch_size)
-        self._lowering = Lowering(recipe, num_classes=counts.classes)
+        self._lowering = Lowering(recipe, num_classes=counts.classes, chips_of_host=target.chips_of_host)
 
     def steps(self) -> tuple[list[Step], list[Work]]:
         """What the recipe consists of: a training step for every phase, and evaluation."""

@@ -98,12 +98,18 @@ def _run(recipe: Recipe, data: DatasetVersion, *, cache: str, seconds: float) ->
     return count, time.process_time() - cpu
 
 
-def batch_spec(recipe: Recipe, phase: Phase, *, batch: int, classes: int) -> dict[str, tf.TensorSpec]:
-    """What the input pipeline hands a training step of `phase`, for a chip's `batch`; not for cached features."""
+def batch_spec(
+    recipe: Recipe, phase: Phase, *, batch: int, classes: int, chips_of_host: int = 1
+) -> dict[str, tf.TensorSpec]:
+    """What the input pipeline hands a training step of `phase`, for a chip's `batch`; not for cached features.
+
+    Raises:
+      UsageError: what the input pipeline refuses, such as an odd number of images of a host to be mixed in pairs.
+    """
     side = recipe.image_size
     with tempfile.TemporaryDirectory(prefix="preflight-") as directory:
         data = write_sample(pathlib.Path(directory), count=1, height=side, width=side, classes=classes)
-        return dataset.train_dataset(
+        of_host = dataset.train_dataset(
             data,
             "train",
             height=side,
@@ -112,9 +118,10 @@ def batch_spec(recipe: Recipe, phase: Phase, *, batch: int, classes: int) -> dic
             augment=recipe.augment if phase.augment else AugmentConfig(),
             seed=0,
             epoch=0,
-            global_batch_size=batch,
+            global_batch_size=batch * chips_of_host,
             cache="none",
         ).element_spec
+    return {name: tf.TensorSpec([batch, *spec.shape[1:]], spec.dtype) for name, spec in of_host.items()}
 
 
 def write_sample(directory: pathlib.Path, *, count: int, height: int, width: int, classes: int = 2) -> DatasetVersion:

@@ -48,10 +48,11 @@ class Program:
 class Lowering:
     """Lowers the steps of one recipe. The model's weights are random: no operation depends on their values."""
 
-    def __init__(self, recipe: Recipe, *, num_classes: int) -> None:
+    def __init__(self, recipe: Recipe, *, num_classes: int, chips_of_host: int = 1) -> None:
         """Builds the model in the precision that a TPU would use (bfloat16 unless the recipe says float32)."""
         keras.config.set_dtype_policy("float32" if recipe.precision == "float32" else "mixed_bfloat16")
         self._recipe, self._classes = dataclasses.replace(recipe, weights="none"), num_classes
+        self._chips_of_host = chips_of_host
         self._strategy = tf.distribute.OneDeviceStrategy(_DEVICE)
         with self._strategy.scope():
             self._classifier = build_from_recipe(self._recipe, num_classes=num_classes, seed=0)
@@ -96,7 +97,9 @@ class Lowering:
 
     def _batch_spec(self, phase: Phase, batch: int) -> dict[str, tf.TensorSpec]:
         if not phase.cached_features:
-            return batch_spec(self._recipe, phase, batch=batch, classes=self._classes)
+            return batch_spec(
+                self._recipe, phase, batch=batch, classes=self._classes, chips_of_host=self._chips_of_host
+            )
         features = self._classifier.backbone.output.shape[1:]
         return {
             "image": tf.TensorSpec([batch, *features]),

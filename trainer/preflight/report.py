@@ -18,7 +18,8 @@ def lines(report: Report, target: Slice) -> Iterator[str]:
     yield report.title
     yield f"data: {report.data}"
     yield (
-        f"slice: {target.name}, {_count(target.chips, 'chip')} on {_count(target.hosts, 'host')}; a chip: "
+        f"slice: {target.name}, {_count(target.chips, 'chip')} on {_count(target.hosts, 'host')} of "
+        f"{target.host_cores} vCPUs; a chip: "
         f"{generation.peak_flops / 1e12:.0f} TFLOP/s bfloat16, {generation.memory_bandwidth / 1e9:.0f} GB/s, "
         f"{generation.memory_limit / GIB:.2f} GiB for a program ({generation.source})"
     )
@@ -142,18 +143,22 @@ def _feed_lines(report: Report, target: Slice, parts: list[Stretch]) -> Iterator
     main = max(hungry, key=lambda part: part.total)
     rate = main.images / main.seconds
     yield f"  {main.name} at the roofline takes {rate:,.0f} images/s: {cores_needed(rate, cost):,.0f} cores like these"
+    if target.hosts > 1:
+        own = rate / target.hosts
+        yield f"  that is {own:,.0f} images/s and {cores_needed(own, cost):,.0f} cores for each of {target.hosts} hosts"
+    slice_rate = target.cores / cost
     yield (
-        f"  this machine's {cores} deliver {cores / cost:,.0f} images/s, the slice's {target.host_cores} vCPUs about "
-        f"{target.host_cores / cost:,.0f} if they are as fast"
+        f"  this machine's {cores} deliver {cores / cost:,.0f} images/s, the slice's {target.cores} vCPUs about "
+        f"{slice_rate:,.0f} if they are as fast"
     )
-    host_rate = target.host_cores / cost
-    starving = [part for part in hungry if part.images / part.seconds > host_rate]
+    starving = [part for part in hungry if part.images / part.seconds > slice_rate]
     if not starving:
         yield "  the hosts can feed that"
         return
-    fed, free = total_seconds(parts, input_rate=host_rate), total_seconds(parts)
+    fed, free = total_seconds(parts, input_rate=slice_rate), total_seconds(parts)
     advice = ", so a smaller slice does as well" if main in starving else ""
+    names = ", ".join(f'"{part.name}"' for part in starving)
     yield (
-        f"  the hosts cannot feed {', '.join(part.name for part in starving)}: all takes {_hours(fed)}, "
+        f"  the hosts cannot feed {names} as fast: the whole recipe takes {_hours(fed)}, "
         f"{fed / 3600 * target.chips:.3g} chip-hours, at their rate; the chips wait {1 - free / fed:.0%} of it{advice}"
     )
