@@ -310,7 +310,7 @@ def _report(**changes):
         "notes": ("a note",),
         "steps": (step, evaluation),
         "work": (findings.Work(name="phase all", step=0, count=1_800_000, needs_input=True),),
-        "searched": findings.Searched(name="phase all", largest=step, too_large=1024),
+        "searched": findings.Searched(name="phase all", largest=step, too_large=1024, images=5000),
         "channel_fill": 0.25,
         "feed": {"core_seconds": 0.001, "cores": 2, "sample": "a sample"},
         "versions": {"jax": "0.10.2", "jaxlib": "0.10.2", "libtpu": "0.0.52"},
@@ -327,16 +327,38 @@ def test_a_report_survives_the_cache():
 
 def test_the_report_says_what_follows_from_the_figures():
     text = "\n".join(report.lines(_report(), V5E))
-    assert "fits: 2.00 of 15.75 GiB" in text
+    assert "fits: 2.00 GiB of 15.75 GiB (arguments 0.50 GiB, temporaries 1.50 GiB)" in text
     assert "compute 25,000, memory 12,500 images/s a chip" in text
     assert "at most 12,500 images/s a chip, 100,000 a slice: bound by memory" in text
     assert "10.0% of the memory" in text
     assert "channels 96 → 128  (stem)" in text
-    assert "25 a chip fits in 2.00 GiB, 200 a slice; 1024 does not" in text
+    assert "25 a chip fits in 2.00 GiB, 200 a slice; 1,024 does not" in text
     assert re.search(r"1,800,000 steps +60\.0 min +8 chip-hours", text)
     # 100,000 images/s at 1 ms each: 100 cores; the host has 224.
     assert "takes 100,000 images/s: 100 cores like these" in text
     assert "the hosts can feed that" in text
+
+
+@pytest.mark.parametrize(
+    ("images", "said"), [(25, "there are no more than 25 training images a chip"), (50, "a larger one was not tried")]
+)
+def test_the_report_says_why_the_search_ended_where_all_fitted(images, said):
+    searched = findings.Searched(name="phase all", largest=_report().steps[0], too_large=None, images=images)
+    text = "\n".join(report.lines(_report(searched=searched), V5E))
+    assert f"25 a chip fits in 2.00 GiB, 200 a slice; {said}\n" in text
+
+
+def test_the_report_of_a_small_step_is_not_all_noughts():
+    step = _report().steps[0]
+    padding = ((90_000, "u32[1]: channels 1 → 128", "seed"),)
+    small = dataclasses.replace(step.compiled, needed=300_000, traffic=819e3, flops=1e6, worst_padding=padding)
+    work = (findings.Work(name="phase head", step=0, count=3, needs_input=False),)
+    changed = _report(steps=(dataclasses.replace(step, compiled=small, gradient_bytes=0),), work=work, searched=None)
+    text = "\n".join(report.lines(changed, V5E))
+    assert "fits: 0.286 MiB of 15.75 GiB" in text
+    assert re.search(r"phase head +3 steps +3e-06 s", text)
+    assert "10.0% of the memory that tensors take\n" in text
+    assert "u32[1]" not in text
 
 
 def test_the_report_says_when_the_chips_would_wait():
@@ -367,10 +389,10 @@ def test_the_report_on_one_host_has_no_shares():
 def test_what_does_not_fit_has_no_hours_and_is_a_usage_error():
     step = _report().steps[0]
     failed = dataclasses.replace(step, compiled=compiling.summarize({"error": OOM}, pathlib.Path(), batch=25))
-    bad = _report(steps=(failed,), searched=findings.Searched(name="phase all", largest=None, too_large=8))
+    bad = _report(steps=(failed,), searched=findings.Searched(name="phase all", largest=None, too_large=8, images=75))
     text = "\n".join(report.lines(bad, V5E))
     assert not bad.fits
-    assert "does not fit: 81.71 GiB, there are 15.75" in text
+    assert "does not fit: 81.71 GiB, there are 15.75 GiB" in text
     assert "none fits; 8 a chip was the smallest one tried" in text
     assert "chip-hours" not in text
 

@@ -163,13 +163,16 @@ class _Study:
             tried[batch] = dataclasses.replace(steps[index], compiled=compiled, product_flops=program.flops)
             return _attempt(compiled)
 
+        images = math.ceil(self._counts.train / self._target.chips)
         found = largest_batch(
             attempt,
             _attempt(first),
             limit=first.limit or self._target.generation.memory_limit,
-            most=max(math.ceil(self._counts.train / self._target.chips), first.batch),
+            most=max(images, first.batch),
         )
-        return Searched(name=steps[index].name, largest=tried.get(found.largest), too_large=found.too_large)
+        return Searched(
+            name=steps[index].name, largest=tried.get(found.largest), too_large=found.too_large, images=images
+        )
 
     def _train(self, index: int, batch: int) -> Program:
         phase = self._recipe.phases[index]

@@ -62,11 +62,13 @@ class Searched:
       name: of the step that takes the most memory.
       largest: that step with the largest batch a chip that was seen to fit, or None.
       too_large: the smallest batch a chip that was seen not to fit, or None.
+      images: a chip's share of the training set, more than which was not tried.
     """
 
     name: str
     largest: Step | None
     too_large: int | None
+    images: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

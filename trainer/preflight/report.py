@@ -10,6 +10,8 @@ from trainer.preflight.roofline import Stretch, cores_needed, total_seconds
 from trainer.preflight.topology import GIB, Slice
 
 _MORE_THAN_ASKED = 1.05
+_BYTES_WORTH_A_LINE = 100_000  # of padding
+_NEARLY_ALL = 0.97  # as near as the search goes
 
 
 def lines(report: Report, target: Slice) -> Iterator[str]:
@@ -55,8 +57,8 @@ def _step_lines(step: Step, target: Slice) -> Iterator[str]:
     bounds = step.bounds(target)
     limit = target.generation.memory_limit
     yield (
-        f"  memory      fits: {c.needed / GIB:.2f} of {limit / GIB:.2f} GiB (arguments {c.arguments / GIB:.3f}, "
-        f"temporaries {c.temporaries / GIB:.2f})"
+        f"  memory      fits: {_size(c.needed)} of {_size(limit)} (arguments {_size(c.arguments)}, "
+        f"temporaries {_size(c.temporaries)})"
     )
     yield (
         f"  work        {c.flops / 1e9:.4g} GFLOP, {c.product_flops / 1e9:.4g} of them in convolutions and matrix "
@@ -79,8 +81,9 @@ def _step_lines(step: Step, target: Slice) -> Iterator[str]:
         f"bound by {bounds.bound_by}"
     )
     waste = 1 - c.plain_bytes / c.padded_bytes if c.padded_bytes else 0.0
-    yield f"  padding     {waste:.1%} of the memory that tensors take" + (", most of it:" if c.worst_padding else "")
-    for wasted, what, where in c.worst_padding:
+    worst = [padding for padding in c.worst_padding if padding[0] >= _BYTES_WORTH_A_LINE]
+    yield f"  padding     {waste:.1%} of the memory that tensors take" + (", most of it:" if worst else "")
+    for wasted, what, where in worst:
         yield f"              {wasted / 1e6:,.1f} MB  {what}" + (f"  ({where})" if where else "")
     yield f"  host        {', '.join(c.on_host) if c.on_host else 'no operation falls to the host'}"
 
@@ -90,12 +93,15 @@ def _search_lines(searched: Searched, target: Slice) -> Iterator[str]:
         yield f"largest batch ({searched.name}): none fits; {searched.too_large} a chip was the smallest one tried"
         return
     largest = searched.largest.compiled
-    seen = (
-        f"{searched.too_large} does not" if searched.too_large else "that is the whole training set, or as far as tried"
-    )
+    if searched.too_large:
+        beyond = f"{searched.too_large:,} does not"
+    elif largest.batch > _NEARLY_ALL * searched.images:
+        beyond = f"there are no more than {searched.images:,} training images a chip"
+    else:
+        beyond = "a larger one was not tried"
     yield (
-        f"largest batch ({searched.name}): {largest.batch:,} a chip fits in {largest.needed / GIB:.2f} GiB, "
-        f"{largest.batch * target.chips:,} a slice; {seen}"
+        f"largest batch ({searched.name}): {largest.batch:,} a chip fits in {_size(largest.needed)}, "
+        f"{largest.batch * target.chips:,} a slice; {beyond}"
     )
     bounds = searched.largest.bounds(target)
     rate = largest.batch / bounds.seconds
@@ -107,7 +113,7 @@ def _search_lines(searched: Searched, target: Slice) -> Iterator[str]:
 
 def _failure_lines(c: Compiled) -> Iterator[str]:
     if c.out_of_memory:
-        sizes = f": {c.needed / GIB:.2f} GiB, there are {c.limit / GIB:.2f}" if c.needed else ""
+        sizes = f": {_size(c.needed)}, there are {_size(c.limit)}" if c.needed else ""
         yield f"  memory      does not fit{sizes}; a smaller batch, --set=accumulate=N, or more chips"
     else:
         yield f"  does not compile: {c.error.splitlines()[0][:300]}"
@@ -115,7 +121,7 @@ def _failure_lines(c: Compiled) -> Iterator[str]:
 
 def _time_lines(report: Report, target: Slice) -> Iterator[str]:
     parts = report.stretches(target)
-    yield "the whole recipe, at the roofline (real steps are slower)"
+    yield "the whole recipe, at the roofline (real steps are slower; starting, compiling and exporting are not counted)"
     for part in parts:
         yield _time_line(part.name, part.steps, part.total, target)
     seconds = sum(part.total for part in parts)
@@ -128,9 +134,14 @@ def _time_line(name: str, steps: int, seconds: float, target: Slice) -> str:
     return f"  {name:<32} {steps:>9,} steps  {_hours(seconds):>14}  {seconds / 3600 * target.chips:>8.3g} chip-hours"
 
 
+def _size(count: float) -> str:
+    """Bytes."""
+    return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.3g} MiB"
+
+
 def _hours(seconds: float) -> str:
     if seconds < 60:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
