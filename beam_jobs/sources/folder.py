@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 
+from beam_jobs.files import announce_file
 from beam_jobs.images import RejectCode
 from beam_jobs.sources import ReadError, SourceItem
 from pipeline.cli import UsageError
@@ -122,6 +123,10 @@ class FolderSource:
                 return file.read()
         except OSError as error:
             raise ReadError(RejectCode.UNREADABLE, error.strerror or str(error)) from error
+
+    def announce(self, item: SourceItem) -> None:
+        """See `AnnouncedSource`."""
+        announce_file(os.path.join(self.root, item.uri))
 
     def labels(self) -> list[str] | None:
         """None: a folder's classes are the sorted names of its sub-folders."""

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
+from beam_jobs.files import announce_file
 from beam_jobs.images import RejectCode
 from beam_jobs.sources import ReadError, SourceItem
 from pipeline.cli import DataError, UsageError
@@ -123,6 +124,10 @@ class OxfordPetsSource:
                 return file.read()
         except OSError as error:
             raise ReadError(RejectCode.UNREADABLE, error.strerror or str(error)) from error
+
+    def announce(self, item: SourceItem) -> None:
+        """See `AnnouncedSource`."""
+        announce_file(os.path.join(self.root, item.uri))
 
     def labels(self) -> list[str]:
         """The breeds in the order of their class numbers: 37 in the whole set."""

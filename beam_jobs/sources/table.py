@@ -199,6 +199,11 @@ class TableSource:
         except OSError as error:
             raise ReadError(RejectCode.UNREADABLE, error.strerror or str(error)) from error
 
+    def announce(self, item: SourceItem) -> None:
+        """See `AnnouncedSource`."""
+        if not is_url(item.uri):
+            files.announce_file(self._path(item.uri))
+
     def _read_download(self, item: SourceItem) -> bytes:
         kind, _, digest = item.stamp.partition(":")
         problem = ""
