@@ -25,7 +25,7 @@ from PIL import (
 )
 
 from beam_jobs.jpeg import plain_frame
-from beam_jobs.policy import PixelPolicy, Refused, RejectCode
+from beam_jobs.policy import PixelPolicy, Refused, RejectCode, too_many_bytes
 
 try:
     import pillow_heif
@@ -111,7 +111,7 @@ def open_image(data: bytes, policy: PixelPolicy) -> Image.Image:
       Refused: with the code and the reason.
     """
     if len(data) > policy.max_bytes:
-        raise Refused(RejectCode.TOO_MANY_BYTES, f"{len(data)} bytes, at most {policy.max_bytes} allowed")
+        raise Refused(RejectCode.TOO_MANY_BYTES, too_many_bytes(len(data), policy.max_bytes))
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:

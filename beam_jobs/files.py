@@ -40,18 +40,6 @@ def open_file(path: str) -> IO[bytes]:
         return file
 
 
-def announce_file(path: str) -> None:
-    """Has the system begin to bring a local file to memory; only a hint, so nothing is raised."""
-    if is_remote(path) or not hasattr(os, "posix_fadvise"):  # macOS
-        return
-    with contextlib.suppress(OSError, ValueError):  # ValueError: a null byte
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # or a FIFO would wait for its writer
-        try:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-        finally:
-            os.close(descriptor)
-
-
 def file_stamp(path: str) -> tuple[int, str]:
     """(size in bytes, "size:time of the last change"); OSError if the file is absent."""
     with _as_os_error():

@@ -4,9 +4,8 @@ import os
 
 import pytest
 
-from beam_jobs.files import announce_file
 from beam_jobs.read_ahead import read_ahead
-from beam_jobs.sources import SourceItem
+from beam_jobs.sources import SourceItem, local
 from beam_jobs.sources.folder import FolderSource
 from beam_jobs.sources.table import CsvSource
 
@@ -102,5 +101,4 @@ def test_an_announced_file_comes_to_memory(tmp_path, source_of):
 def test_announcing_what_cannot_be_read_says_nothing(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in ("absent", "pipe", "", "name\0null"):
-        announce_file(str(tmp_path / path))
-    announce_file("gs://bucket/image.jpg")
+        local.announce(str(tmp_path / path))
