@@ -24,6 +24,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from beam_jobs import tiff
 from beam_jobs.jpeg import plain_frame
 from beam_jobs.policy import PixelPolicy, Refused, RejectCode, too_many_bytes
 
@@ -247,7 +248,10 @@ def decode(image: Image.Image, policy: PixelPolicy) -> tuple[Image.Image, tuple[
         if size != image.size:
             image.draft(image.mode, size)
         bits = _bits(image)
-        image.load()
+        if form == "TIFF":
+            tiff.load_whole(image)
+        else:
+            image.load()
         orientation = _orientation(image)
         pixels = _to_rgb_or_grey(image, format=form, bits=bits)
         if orientation != 1:

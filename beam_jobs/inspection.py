@@ -28,7 +28,7 @@ from beam_jobs.sources import ReadError, Source, SourceItem
 from beam_jobs.spool import Place
 
 # Part of the cache's key: to be raised when `images.inspect` answers differently for the same bytes.
-INSPECTION_VERSION = 2
+INSPECTION_VERSION = 3
 
 _LOOKS = 16  # finished together: so few stay in the cache of the processor
 
