@@ -27,8 +27,8 @@ from beam_jobs.sources import SourceItem
 from pipeline.cli import ExitCode
 
 LOCAL_RUNNERS = ("DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
-# Below this many images a crew does not pay for itself.
-_SMALL = 500
+# Below this many images a second process does not pay for itself.
+SMALL = 500
 
 
 class MemberDied(Exception):
@@ -68,7 +68,7 @@ def crew_size(arguments: Sequence[str], *, images: int) -> int:
     parser.add_argument("--direct_num_workers", type=int)
     known, _ = parser.parse_known_args(list(arguments))
     remote = known.runner and known.runner.split(".")[-1] not in LOCAL_RUNNERS
-    if remote or known.direct_running_mode or (known.direct_num_workers is None and images < _SMALL):
+    if remote or known.direct_running_mode or (known.direct_num_workers is None and images < SMALL):
         return 0
     size = known.direct_num_workers or len(os.sched_getaffinity(0))
     return size if size > 1 else 0

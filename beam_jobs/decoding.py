@@ -24,8 +24,9 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from beam_jobs import tiff
 from beam_jobs.jpeg import plain_frame
-from beam_jobs.policy import PixelPolicy, Refused, RejectCode
+from beam_jobs.policy import PixelPolicy, Refused, RejectCode, too_many_bytes
 
 try:
     import pillow_heif
@@ -111,7 +112,7 @@ def open_image(data: bytes, policy: PixelPolicy) -> Image.Image:
       Refused: with the code and the reason.
     """
     if len(data) > policy.max_bytes:
-        raise Refused(RejectCode.TOO_MANY_BYTES, f"{len(data)} bytes, at most {policy.max_bytes} allowed")
+        raise Refused(RejectCode.TOO_MANY_BYTES, too_many_bytes(len(data), policy.max_bytes))
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
@@ -247,7 +248,10 @@ def decode(image: Image.Image, policy: PixelPolicy) -> tuple[Image.Image, tuple[
         if size != image.size:
             image.draft(image.mode, size)
         bits = _bits(image)
-        image.load()
+        if form == "TIFF":
+            tiff.load_whole(image)
+        else:
+            image.load()
         orientation = _orientation(image)
         pixels = _to_rgb_or_grey(image, format=form, bits=bits)
         if orientation != 1:

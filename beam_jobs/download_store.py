@@ -36,30 +36,27 @@ class DownloadStore:
 
     def refresh(self) -> None:
         """Takes note of what other processes have added, for `find`."""
-        if not self.is_remote:
-            self._packs.refresh()
+        self._packs.refresh()
 
     def find(self, url: str) -> Download | None:
         """What came of `url` as of the last `refresh` in this process; None if it was never tried, or is damaged."""
-        found = None if self.is_remote else self._packs.find(url)
-        return found or self._objects.find(url)
+        return self._packs.find(url) or self._objects.find(url)
 
     def lookup(self, url: str) -> Download | None:
         """What came of `url` up to now, or None if it has never been tried (or its entry is damaged)."""
         found = self.find(url)
-        if found is None and not self.is_remote and self._packs.refresh():
+        if found is None and self._packs.refresh():
             found = self._packs.find(url)
         return found
 
     def has_blob(self, download: Download) -> bool:
         """Whether the bytes are there, in full; after a power failure an entry may have outlived its blob."""
-        in_pack = not self.is_remote and self._packs.place(download.sha256) is not None
-        return in_pack or self._objects.has_blob(download)
+        return self._packs.place(download.sha256) is not None or self._objects.has_blob(download)
 
     def read(self, sha256: str) -> bytes:
         """The bytes with this digest; OSError if they are absent or damaged."""
-        place = None if self.is_remote else self._packs.place(sha256)
-        if place is None and not self.is_remote and self._packs.refresh():
+        place = self._packs.place(sha256)
+        if place is None and self._packs.refresh():
             place = self._packs.place(sha256)
         if place is not None:
             path, data = self._packs.path(place[0]), self._packs.read(place)
@@ -86,4 +83,5 @@ class DownloadStore:
 
     @property
     def _packs(self) -> Packs:
+        # Of a bucket's path there is no local directory, so no packs either.
         return packs_of(self.root)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 _UNCOMPRESSED = "uncompressed"  # CompressionTypes.UNCOMPRESSED: bytes as they are, whatever the file is called
@@ -21,26 +22,31 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        # A null byte in the path; or the scheme's file system is not installed, and the message names the fix.
+        raise OSError(str(error)) from error
+
+
 def open_file(path: str) -> IO[bytes]:
     """Opens a file for reading; OSError if it cannot be."""
-    if not is_remote(path):
-        return open(path, "rb")
-    try:
+    with _as_os_error():
+        if not is_remote(path):
+            return open(path, "rb")
         file: IO[bytes] = _file_systems().open(path, compression_type=_UNCOMPRESSED)
-    except ValueError as error:  # the scheme's file system is not installed; the message names the fix
-        raise OSError(str(error)) from error
-    return file
+        return file
 
 
 def file_stamp(path: str) -> tuple[int, str]:
     """(size in bytes, "size:time of the last change"); OSError if the file is absent."""
-    if not is_remote(path):
-        status = os.stat(path)
-        return status.st_size, f"{status.st_size}:{status.st_mtime_ns}"
-    try:
+    with _as_os_error():
+        if not is_remote(path):
+            status = os.stat(path)
+            return status.st_size, f"{status.st_size}:{status.st_mtime_ns}"
         found = _file_systems().get_filesystem(path).metadata(path)
-    except ValueError as error:
-        raise OSError(str(error)) from error
     return found.size_in_bytes, f"{found.size_in_bytes}:{found.last_updated_in_seconds}"
 
 

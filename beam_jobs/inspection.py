@@ -22,12 +22,13 @@ from beam_jobs import turbo
 from beam_jobs.decoding import FORMATS
 from beam_jobs.images import ImageFacts, Look, PixelPolicy, Reject, RejectCode, look, make_facts
 from beam_jobs.progress import Counter
+from beam_jobs.read_ahead import read_ahead
 from beam_jobs.rows import RejectRow, Row
 from beam_jobs.sources import ReadError, Source, SourceItem
 from beam_jobs.spool import Place
 
 # Part of the cache's key: to be raised when `images.inspect` answers differently for the same bytes.
-INSPECTION_VERSION = 2
+INSPECTION_VERSION = 3
 
 _LOOKS = 16  # finished together: so few stay in the cache of the processor
 
@@ -161,6 +162,11 @@ def read_cache(path: str) -> dict[str, Inspected]:
     return entries
 
 
+def _is_known(item: SourceItem, known: Mapping[str, Inspected]) -> bool:
+    entry = known.get(item.uri)
+    return entry is not None and entry.stamp == item.stamp
+
+
 def inspected_row(item: SourceItem, size: int, facts: ImageFacts, image: Place | None = None) -> Row:
     """The row of an accepted image whose file takes `size` bytes; `image`: see `Row`."""
     return Row(
@@ -207,7 +213,8 @@ def inspect_items(
       OSError: the cache cannot be written.
     """
     known = read_cache(cache_file)
-    entries: dict[str, Inspected] = {}
+    entries = {item.uri: known[item.uri] for item in items if _is_known(item, known)}
+    progress.add(len(entries))
     unread: dict[str, RejectRow] = {}  # not cached: reading may work next time although the stamp is the same
     images: dict[str, Place] = {}
     looks: list[tuple[SourceItem, int, Look]] = []
@@ -217,12 +224,9 @@ def inspect_items(
             entries[item.uri] = Inspected(stamp=item.stamp, bytes=size, result=facts)
         looks.clear()
 
-    for item in items:
+    unknown = [item for item in items if item.uri not in entries]
+    for item in read_ahead(unknown, source, item=lambda item: item):
         progress.add()
-        entry = known.get(item.uri)
-        if entry is not None and entry.stamp == item.stamp:
-            entries[item.uri] = entry
-            continue
         try:
             data = source.read(item)
         except ReadError as error:

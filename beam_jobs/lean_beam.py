@@ -6,7 +6,7 @@ import gc
 import sys
 
 # Beam imports each of its connectors whose package is there, and does without where it is not: 35 MB a process.
-_UNUSED = ("bson", "pyarrow", "pymongo")
+_UNUSED = ("apache_beam.io.gcp.bigquery", "bson", "pyarrow", "pymongo")
 
 
 def import_beam() -> None:

@@ -56,6 +56,11 @@ class Refused(Exception):
         self.reject = Reject(code=code, detail=detail)
 
 
+def too_many_bytes(size: int, limit: int) -> str:
+    """What a reject of that code says."""
+    return f"{size} bytes, at most {limit} allowed"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PixelPolicy:
     """What is accepted and what a record's image looks like.

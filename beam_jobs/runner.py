@@ -23,12 +23,10 @@ from apache_beam.runners.worker import statesampler
 from apache_beam.transforms import environments
 
 from beam_jobs import stopping, worker
-from beam_jobs.crew import LOCAL_RUNNERS
+from beam_jobs.crew import LOCAL_RUNNERS, SMALL
 from beam_jobs.errors import command_error
 from pipeline.cli import ExitCode, UsageError, nearest
 
-# Below this many images a second worker does not pay for itself.
-_SMALL = 500
 # What follows is for downloads; a build's images are handled by a crew (crew.py) unless the user names a running mode.
 # Starting worker processes takes seconds, and waiting lets go of Python's lock: few threads do as well as processes;
 # many would wait for each other.
@@ -91,7 +89,7 @@ def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images:
     workers = direct.direct_num_workers if _is_given(arguments, "direct_num_workers") else None
     cores = len(os.sched_getaffinity(0))
     if workers is None:
-        workers = 1 if mode == "in_memory" or (mode is None and images < _SMALL) else 0
+        workers = 1 if mode == "in_memory" or (mode is None and images < SMALL) else 0
     workers = workers or cores
     if mode is None:
         threads = workers <= _THREADS or images < _MANY

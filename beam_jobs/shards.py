@@ -122,20 +122,20 @@ def write_shard(
     directory: str,
     reports: str,
     name: str,
-    record: Callable[[Row], Record],
+    records: Callable[[Sequence[Row]], Iterable[Record]],
     progress: Callable[[], None],
 ) -> ShardReport:
     """Writes one shard and its report, or finds that an earlier run has finished it.
 
     Args:
-      rows: the shard's rows, in any order; their records are asked for by ascending id.
+      rows: the shard's rows, in any order.
       directory: where the shard goes.
       reports: where `<name>.json`, the report, goes; written last, it says that the shard is whole.
       name: of the shard file.
-      record: row → record; see `make_record`.
+      records: rows, by ascending id → their records; see `make_record`.
       progress: called after every example.
 
-    Raises: what `record` raises; OSError (the disk is full).
+    Raises: what `records` raises; OSError (the disk is full).
     """
     ordered = sorted(rows, key=lambda row: row.id)
     path, report_path = os.path.join(directory, name), os.path.join(reports, f"{name}.json")
@@ -148,8 +148,7 @@ def write_shard(
     checksum, size, tally = hashlib.sha256(), 0, Tally()
     try:
         with open(temporary, "wb", buffering=1 << 20) as file:
-            for row in ordered:
-                example = record(row)
+            for row, example in zip(ordered, records(ordered), strict=True):
                 framed = frame(encode_example(example))
                 file.write(framed)
                 checksum.update(framed)

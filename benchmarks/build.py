@@ -4,12 +4,15 @@
     python -m benchmarks.build --photos=DIR --images=20000 --peers=img2dataset      # URLs on loopback, same output size
     python -m benchmarks.build --photos=DIR --memory                                # 10,000 and 100,000 small images
 
---images: the photos are multiplied to that many *distinct* ones (random crops, encoded anew), because copies would be
-dropped. Bare loop: one process a core that reads, decodes (Pillow) and hashes each file, once its bytes only and once
-its pixels too. TFDS: a `beam` builder of the same folder, on the same runner. img2dataset: in a virtual environment of
-its own, which takes the network. Every figure is from a process's start to its end, as wall-clock time and as processor
-time of all its processes; "without start-up" leaves out what a build of 20 images takes. The runs take turns. All have
-their byte code cached, as after an installation. Measure on a machine that does nothing else, with two cores as:
+--images: the photos are multiplied to that many different ones, because copies would be dropped: parts of two photos
+laid over each other, so that hardly any look alike; with --alike random crops of one, for which the builder looks
+longer. --cold: before each run the files leave memory, as they are when a build is a folder's first reader.
+
+Bare loop: one process a core that reads, decodes (Pillow) and hashes each file, once its bytes only and once its pixels
+too. TFDS: a `beam` builder of the same folder, on the same runner. img2dataset: in a virtual environment of its own,
+which takes the network. Every figure is from a process's start to its end, as wall-clock time and as processor time of
+all its processes; "without start-up" leaves out what a build of 20 images takes. The runs take turns. All have their
+byte code cached, as after an installation. Measure on a machine that does nothing else, with two cores as:
 taskset -c 0,1 python -m benchmarks.build … (Processor times bear other work better.) --memory adds up the processes'
 resident memory, so it counts shared pages several times.
 """
@@ -42,6 +45,8 @@ from pipeline.cli import UsageError, run_command
 
 _PHOTOS = flags.DEFINE_string("photos", None, "Folder of photos, one sub-folder a class.")
 _IMAGES = flags.DEFINE_integer("images", 0, "Multiply the photos to this many distinct ones; 0: take them as they are.")
+_ALIKE = flags.DEFINE_bool("alike", False, "Multiply them to crops of the same photos, which look alike.")
+_COLD = flags.DEFINE_bool("cold", False, "Have the files read from the disk instead of from memory.")
 _PEERS = flags.DEFINE_list("peers", ["bare"], "What to compare with: bare, tfds, img2dataset.")
 _MEMORY = flags.DEFINE_bool("memory", False, "Measure memory instead, over numbers of small images.")
 _MEMORY_SIZES = flags.DEFINE_list("memory_images", ["10000", "100000"], "Numbers of small images.")
@@ -51,6 +56,7 @@ _BEAM = flags.DEFINE_multi_string("beam", [], "Beam option for the builder, for 
 _IMG2DATASET = "img2dataset==1.47.0"
 _START_UP = "beam_jobs, 20 images"
 _SIDE = 256  # pixels, for the comparison with img2dataset
+_SMALL = 64  # pixels, for memory
 
 _TFDS_BUILDER = """
 import pathlib, sys
@@ -87,34 +93,32 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _crops(task: tuple[str, str, int]) -> None:
-    """Writes so many distinct crops of one photo."""
-    source, stem, count = task
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(stem.encode()).digest()[:8], "big"))
-    with Image.open(source) as photo:
-        image = photo.convert("RGB")
-    for number in range(count):
-        width, height = (round(side * rng.uniform(0.9, 0.99)) for side in image.size)
-        x, y = rng.integers(0, image.width - width + 1), rng.integers(0, image.height - height + 1)
-        image.crop((x, y, x + width, y + height)).save(f"{stem}-{number}.jpg", quality=90)
+def _opened(path: pathlib.Path) -> Image.Image:
+    with Image.open(path) as photo:
+        return photo.convert("RGB")
 
 
-def _small(task: tuple[str, str, str, int]) -> None:
-    """Writes so many distinct 64×64 images: two photos' crops laid over each other, so that none look alike."""
-    first, second, stem, count = task
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(stem.encode()).digest()[:8], "big"))
-    photos = []
-    for path in (first, second):
-        with Image.open(path) as photo:
-            photos.append(photo.convert("RGB"))
-    for number in range(count):
-        parts = []
-        for image in photos:
-            side = round(min(image.size) * rng.uniform(0.15, 0.6))
-            x, y = rng.integers(0, image.width - side + 1), rng.integers(0, image.height - side + 1)
-            part = image.resize((64, 64), box=(x, y, x + side, y + side), reducing_gap=1.0)
-            parts.append(part.rotate(int(rng.integers(0, 4)) * 90))
-        Image.blend(*parts, alpha=0.5).save(f"{stem}-{number}.jpg", quality=88)
+def _crop(
+    image: Image.Image, rng: np.random.Generator, *, part: tuple[float, float], size: tuple[int, int]
+) -> Image.Image:
+    width, height = (side * rng.uniform(*part) for side in image.size)
+    x, y = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
+    return image.resize(size, box=(x, y, x + width, y + height), reducing_gap=1.0)
+
+
+def _multiply(number: int, *, photos: Sequence[pathlib.Path], root: pathlib.Path, each: int, side: int) -> None:
+    """Writes so many images, all different, of one photo; `side` 0: of the photo's size."""
+    rng = np.random.default_rng(number)
+    photo = _opened(photos[number])
+    size = (side, side) if side else photo.size
+    for copy in range(each):
+        if _ALIKE.value:
+            image = _crop(photo, rng, part=(0.9, 0.99), size=size)
+        else:
+            other = _opened(photos[rng.integers(len(photos))]).transpose(Image.Transpose(rng.integers(7)))
+            parts = [_crop(one, rng, part=(0.2, 0.7), size=size) for one in (photo, other)]
+            image = Image.blend(*parts, alpha=0.5)
+        image.save(root / photos[number].parent.name / f"{number}-{copy}.jpg", quality=90)
 
 
 def _photos() -> list[pathlib.Path]:
@@ -123,28 +127,13 @@ def _photos() -> list[pathlib.Path]:
     return sorted(path for path in pathlib.Path(_PHOTOS.value).glob("*/*") if path.is_file())
 
 
-def _multiplied(root: pathlib.Path, images: int) -> pathlib.Path:
+def _multiplied(root: pathlib.Path, images: int, *, side: int = 0) -> pathlib.Path:
     photos = _photos()
-    each = -(-images // len(photos))
-    tasks = []
-    for number, photo in enumerate(photos):
-        (root / photo.parent.name).mkdir(parents=True, exist_ok=True)
-        tasks.append((str(photo), str(root / photo.parent.name / str(number)), each))
+    for label in {photo.parent.name for photo in photos}:
+        (root / label).mkdir(parents=True)
+    make = functools.partial(_multiply, photos=photos, root=root, each=-(-images // len(photos)), side=side)
     with multiprocessing.Pool(_cores()) as pool:
-        pool.map(_crops, tasks, chunksize=4)
-    return root
-
-
-def _small_images(root: pathlib.Path, images: int) -> pathlib.Path:
-    photos = _photos()
-    each = -(-images // len(photos))
-    tasks = []
-    for number, photo in enumerate(photos):
-        (root / photo.parent.name).mkdir(parents=True, exist_ok=True)
-        other = photos[(number * 7 + 11) % len(photos)]
-        tasks.append((str(photo), str(other), str(root / photo.parent.name / str(number)), each))
-    with multiprocessing.Pool(_cores()) as pool:
-        pool.map(_small, tasks, chunksize=4)
+        pool.map(make, range(len(photos)), chunksize=4)
     return root
 
 
@@ -229,10 +218,22 @@ def _cost(run: Callable[[pathlib.Path], None], output: pathlib.Path) -> _Cost:
     return _Cost(time.monotonic() - start, usage.ru_utime + usage.ru_stime)
 
 
-def _measure(runs: dict[str, Callable[[pathlib.Path], None]], *, images: int, scratch: pathlib.Path) -> None:
+def _forget(folder: pathlib.Path) -> None:
+    """Has the system drop the files' contents from memory (Linux)."""
+    os.sync()  # what is not written yet stays
+    for path in folder.glob("*/*"):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def _measure(runs: dict[str, Callable[[pathlib.Path], None]], *, folder: pathlib.Path, scratch: pathlib.Path) -> None:
+    images = sum(1 for _ in folder.glob("*/*"))
     costs: dict[str, list[_Cost]] = {name: [] for name in runs}
     for repeat in range(_REPEATS.value):
         for number, (name, run) in enumerate(runs.items()):
+            if _COLD.value:
+                _forget(folder)
             # Nothing is removed between runs: after many removals ext4 makes new files slowly for seconds.
             costs[name].append(_cost(run, scratch / f"run-{repeat}-{number}"))
     best = {name: _Cost(*map(min, zip(*several, strict=True))) for name, several in costs.items()}
@@ -257,7 +258,6 @@ def _some(folder: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
 
 
 def _compare_folder(folder: pathlib.Path, scratch: pathlib.Path) -> None:
-    images = sum(1 for _ in folder.glob("*/*"))
     few = _some(folder, scratch / "few")
     runs: dict[str, Callable[[pathlib.Path], None]] = {
         "beam_jobs": lambda out: _run(_builder("folder", folder, out)),
@@ -272,7 +272,7 @@ def _compare_folder(folder: pathlib.Path, scratch: pathlib.Path) -> None:
         runs["TFDS beam builder"] = lambda out: _run(
             [sys.executable, str(script), str(folder), str(out), str(_cores())]
         )
-    _measure(runs, images=images, scratch=scratch)
+    _measure(runs, folder=folder, scratch=scratch)
 
 
 def _compare_urls(folder: pathlib.Path, scratch: pathlib.Path) -> None:
@@ -292,13 +292,13 @@ def _compare_urls(folder: pathlib.Path, scratch: pathlib.Path) -> None:
             "beam_jobs": lambda out: _run(_builder("csv", table, out, *ours)),
             "img2dataset": lambda out: _run([*peer, f"--output_folder={out}"]),
         }
-        _measure(runs, images=len(files), scratch=scratch)
+        _measure(runs, folder=folder, scratch=scratch)
 
 
 def _measure_memory(scratch: pathlib.Path) -> None:
     first = 0
     for size in map(int, _MEMORY_SIZES.value):
-        folder = _small_images(scratch / f"small-{size}", size)
+        folder = _multiplied(scratch / f"small-{size}", size, side=_SMALL)
         peak = peak_bytes(_builder("folder", folder, scratch / f"out-{size}"))
         first = first or peak
         print(f"{size:8d} small images: {peak / 1e6:5.0f} MB at the peak, {peak / first:.2f} times the first")

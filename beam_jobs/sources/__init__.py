@@ -102,6 +102,14 @@ class RemoteSource(Source, Protocol):
         """The URLs of all images that come from elsewhere. Raises what `items` raises."""
 
 
+@runtime_checkable
+class AnnouncedSource(Source, Protocol):
+    """A source whose images can be on their way before they are read."""
+
+    def announce(self, item: SourceItem) -> None:
+        """Says that the item will be read soon. Raises nothing: what is wrong with it shows when it is read."""
+
+
 # name → (module, class); the class takes (input, options). Modules load on demand: none may slow down the others.
 SOURCES: dict[str, tuple[str, str]] = {
     "folder": ("beam_jobs.sources.folder", "FolderSource"),

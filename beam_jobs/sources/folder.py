@@ -6,8 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 
-from beam_jobs.images import RejectCode
-from beam_jobs.sources import ReadError, SourceItem
+from beam_jobs.sources import SourceItem, local
 from pipeline.cli import UsageError
 
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
@@ -117,11 +116,11 @@ class FolderSource:
 
     def read(self, item: SourceItem) -> bytes:
         """See `Source`."""
-        try:
-            with open(os.path.join(self.root, item.uri), "rb", buffering=0) as file:
-                return file.read()
-        except OSError as error:
-            raise ReadError(RejectCode.UNREADABLE, error.strerror or str(error)) from error
+        return local.read_image(os.path.join(self.root, item.uri))
+
+    def announce(self, item: SourceItem) -> None:
+        """See `AnnouncedSource`."""
+        local.announce(os.path.join(self.root, item.uri))
 
     def labels(self) -> list[str] | None:
         """None: a folder's classes are the sorted names of its sub-folders."""

@@ -11,8 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
-from beam_jobs.images import RejectCode
-from beam_jobs.sources import ReadError, SourceItem
+from beam_jobs.sources import SourceItem, local
 from pipeline.cli import DataError, UsageError
 
 _SPLIT_FILES = {"train": "trainval.txt", "test": "test.txt"}
@@ -118,11 +117,11 @@ class OxfordPetsSource:
 
     def read(self, item: SourceItem) -> bytes:
         """See `Source`."""
-        try:
-            with open(os.path.join(self.root, item.uri), "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise ReadError(RejectCode.UNREADABLE, error.strerror or str(error)) from error
+        return local.read_image(os.path.join(self.root, item.uri))
+
+    def announce(self, item: SourceItem) -> None:
+        """See `AnnouncedSource`."""
+        local.announce(os.path.join(self.root, item.uri))
 
     def labels(self) -> list[str]:
         """The breeds in the order of their class numbers: 37 in the whole set."""

@@ -21,7 +21,8 @@ from typing import Any, ClassVar
 from beam_jobs import files
 from beam_jobs.download_store import DownloadStore, is_url
 from beam_jobs.images import RejectCode
-from beam_jobs.sources import ReadError, SourceItem
+from beam_jobs.policy import PixelPolicy
+from beam_jobs.sources import ReadError, SourceItem, local
 from pipeline.cli import DataError, UsageError, nearest
 
 _REQUIRED = ("uri", "label")
@@ -193,11 +194,22 @@ class TableSource:
         """See `Source`."""
         if is_url(item.uri):
             return self._read_download(item)
+        path = self._path(item.uri)
+        if not files.is_remote(path):
+            return local.read_image(path)
         try:
-            with files.open_file(self._path(item.uri)) as file:
-                return file.read()
+            with files.open_file(path) as file:
+                data = file.read(PixelPolicy.max_bytes + 1)
         except OSError as error:
             raise ReadError(RejectCode.UNREADABLE, error.strerror or str(error)) from error
+        if len(data) > PixelPolicy.max_bytes:
+            raise ReadError(RejectCode.TOO_MANY_BYTES, f"more than the {PixelPolicy.max_bytes} bytes allowed")
+        return data
+
+    def announce(self, item: SourceItem) -> None:
+        """See `AnnouncedSource`."""
+        if not is_url(item.uri):
+            local.announce(self._path(item.uri))
 
     def _read_download(self, item: SourceItem) -> bytes:
         kind, _, digest = item.stamp.partition(":")

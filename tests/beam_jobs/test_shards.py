@@ -49,7 +49,7 @@ def write(rows, directory: pathlib.Path, name: str = "x-train.tfrecord-00000-of-
         directory=str(directory),
         reports=str(directory / "reports"),
         name=name,
-        record=make,
+        records=lambda ordered: map(make, ordered),
         progress=lambda: None,
     )
 

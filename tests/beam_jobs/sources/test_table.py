@@ -144,6 +144,15 @@ def test_missing_files_are_rejects(folder):
         assert caught.value.code is RejectCode.UNREADABLE
 
 
+def test_a_path_that_no_file_can_have_is_a_reject(folder):
+    source = table(folder / "t.csv", "uri,label\nfile:///a%00.jpg,cat\n")
+    (item,) = source.items()
+    source.announce(item)
+    with pytest.raises(ReadError, match="null byte") as caught:
+        source.read(item)
+    assert caught.value.code is RejectCode.UNREADABLE
+
+
 def test_repeated_rows_count_once_and_contradictions_are_errors(folder):
     text = "uri,label,split\nphotos/a.jpg,cat,train\nphotos/a.jpg,cat,train\n"
     assert len(rows(table(folder / "t.csv", text))) == 1
