@@ -84,6 +84,11 @@ def _paths() -> tuple[str, str]:
     input_path = _INPUT.value or _SOURCE.value.partition(":")[2]
     if not input_path or not _OUTPUT.value:
         raise UsageError(f"--{'output' if input_path else 'input'} is missing (--help lists the flags)")
+    if "://" in _OUTPUT.value:
+        raise UsageError(
+            f"--output={_OUTPUT.value}: builds go to a local directory. Give one (DATA), then: gcloud storage rsync -r "
+            f"DATA/versions {_OUTPUT.value}/versions && gcloud storage cp DATA/CURRENT {_OUTPUT.value}/"
+        )
     source, output = os.path.realpath(input_path), os.path.realpath(_OUTPUT.value)
     if os.path.isdir(source) and os.path.commonpath([source, output]) == source:
         raise UsageError(

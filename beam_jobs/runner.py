@@ -66,7 +66,13 @@ def parse_options(arguments: Sequence[str], *, own_flags: Sequence[str]) -> Pipe
         what = "unknown flag" if unknown[0].startswith("-") else "unexpected argument"
         raise UsageError(f'{what} "{unknown[0]}".{nearest(name, [*own_flags, *known])} (--help lists the flags)')
     options = PipelineOptions(list(arguments))
-    if "dask" in (options.view_as(StandardOptions).runner or "").lower():
+    runner = (options.view_as(StandardOptions).runner or "").lower()
+    if "dataflow" in runner:
+        raise UsageError(
+            "--runner=DataflowRunner: its workers cannot see the local directory that a build goes to; leave --runner "
+            "out to run here, or take a runner whose workers share this file system"
+        )
+    if "dask" in runner:
         raise UsageError(
             "--runner=DaskRunner: Beam's DaskRunner silently loses outputs; leave --runner out to run here"
         )
@@ -142,7 +148,10 @@ def run(build: Callable[[beam.Pipeline], None], options: PipelineOptions, runner
     """
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # it logs what it raises
     statesampler.StateSampler.__init__.__defaults__ = (_SAMPLING_MS,)
-    pipeline = beam.Pipeline(runner=runner, options=options)
+    try:
+        pipeline = beam.Pipeline(runner=runner, options=options)
+    except ValueError as error:
+        raise UsageError(f"Beam's options: {' '.join(str(error).split())}") from error
     build(pipeline)
     try:
         with _stoppable():

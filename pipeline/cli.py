@@ -49,6 +49,23 @@ class TryAgainError(CommandError):
     exit_code = ExitCode.AGAIN
 
 
+# What TensorFlow's file systems raise: its classes, by name, because most commands that end so need no TensorFlow.
+_REFUSED = ("NotFoundError", "PermissionDeniedError", "UnauthenticatedError")
+_OUT_OF_REACH = ("AbortedError", "DeadlineExceededError", "FailedPreconditionError", "UnavailableError")
+
+
+def _bucket_error(error: Exception) -> CommandError | None:
+    """The user's side of an error that a bucket answered with; None for other errors."""
+    kind, text = type(error), " ".join(str(error).split())
+    if not kind.__module__.startswith("tensorflow.") or "gs://" not in text:
+        return None
+    if kind.__name__ in _REFUSED:
+        return UsageError(f"{text[:500]} (is the name right? python -m trainer.doctor tests the credentials)")
+    if kind.__name__ in _OUT_OF_REACH:
+        return TryAgainError(f"{text[:500]} (run the same command again)")
+    return None
+
+
 def nearest(name: str, candidates: Sequence[str]) -> str:
     """Returns ` Did you mean "x"?` for the candidate nearest to `name`, or an empty string if none is near."""
     matches = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
@@ -99,7 +116,9 @@ def run_command(
         except KeyboardInterrupt:
             print("interrupted; run the same command again to continue", file=sys.stderr)
             return 128 + signal.SIGINT
-        except Exception:
+        except Exception as error:
+            if known := _bucket_error(error):
+                fail(known, known.exit_code)
             # A bug of ours, or a machine that failed: the traceback is for the report, the code for the scheduler.
             traceback.print_exc()
             return int(ExitCode.INTERNAL)

@@ -14,7 +14,6 @@ import concurrent.futures
 import csv
 import io
 import os
-import pathlib
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,16 +46,21 @@ def find_files(arguments: Iterable[str]) -> list[str]:
             continue
         for folder, folders, files in os.walk(argument):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            found += [os.path.join(folder, name) for name in sorted(files) if not name.startswith(".")]
+            paths = [os.path.join(folder, name) for name in sorted(files) if not name.startswith(".")]
+            # A pipe would be waited for; a broken link is reported when it is read.
+            found += [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
     return found
 
 
 def read_image(path: str) -> bytes | str:
     """The file as the JPEG that the builder would make of it, or (a str) why it cannot be read."""
     try:
-        data = pathlib.Path(path).read_bytes()
+        with open(path, "rb") as file:
+            data = file.read(_POLICY.max_bytes + 1)  # not all of a video
     except OSError as error:
         return error.strerror or str(error)
+    if len(data) > _POLICY.max_bytes:
+        return f"more than the {_POLICY.max_bytes} bytes allowed"
     facts = images.inspect(data, _POLICY)
     return facts.detail if isinstance(facts, images.Reject) else images.render(data, _POLICY)
 

@@ -46,6 +46,11 @@ class FolderSource:
 
     def items(self) -> Iterator[SourceItem]:
         """See `Source`. URIs are paths relative to the folder, so moving the folder changes nothing."""
+        if "://" in self.root:
+            raise UsageError(
+                f"--input={self.root}: --source=folder reads a local folder; --source=csv takes a table of files in a "
+                "bucket (uri,label)"
+            )
         if not os.path.isdir(self.root):
             what = "is a file, not a folder" if os.path.exists(self.root) else "no such folder"
             raise UsageError(f"--input={self.root}: {what}; give the folder that holds one sub-folder a class")

@@ -66,13 +66,15 @@ def run_build(
     return build.build(FolderSource(str(folder)), config(output, **changes), beam_arguments)
 
 
-def command(folder: pathlib.Path, output: pathlib.Path, *arguments: str) -> list[str]:
+def command(folder: pathlib.Path | str, output: pathlib.Path | str, *arguments: str) -> list[str]:
     """The build as a command line."""
     paths = [f"--input={folder}", f"--output={output}"]
     return [sys.executable, "-m", "beam_jobs.build_tfrecords", *paths, "--name=photos", *arguments]
 
 
-def run_command(folder: pathlib.Path, output: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_command(
+    folder: pathlib.Path | str, output: pathlib.Path | str, *arguments: str
+) -> subprocess.CompletedProcess[str]:
     """Runs the command to its end."""
     return subprocess.run(command(folder, output, *arguments), capture_output=True, text=True, timeout=120, check=False)
 

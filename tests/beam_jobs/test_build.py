@@ -266,6 +266,25 @@ def test_unknown_flags_and_runners_that_lose_data_are_refused(tmp_path, folder):
     assert not (tmp_path / "out").exists()
 
 
+def test_buckets_are_refused_where_they_cannot_work(tmp_path, folder):
+    """A name with a scheme would be taken for a local directory of that name."""
+    output = run_command(folder, "gs://some-bucket/data")
+    assert (output.returncode, output.stderr.count("\n")) == (64, 1)
+    assert "gcloud storage" in output.stderr
+    assert not os.path.exists("gs:")
+    source = run_command("gs://some-bucket/photos", tmp_path / "out")
+    assert (source.returncode, source.stderr.count("\n")) == (64, 1)
+    assert "--source=csv" in source.stderr
+
+
+def test_runners_whose_workers_see_no_local_directory_are_refused(tmp_path, folder):
+    options = ("--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://b/t")
+    done = run_command(folder, tmp_path / "out", *options)
+    assert (done.returncode, done.stderr.count("\n")) == (64, 1)
+    assert "DataflowRunner" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_says_what_it_did_and_nothing_else(folder, tmp_path, built):
     plan = run_command(folder, tmp_path / "out", "--dry_run")
     assert plan.returncode == 0

@@ -41,6 +41,29 @@ def test_every_end_has_its_code_and_no_traceback(tmp_path, body, code, message):
     assert (result.returncode, result.stderr) == (code, message)
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "fix"),
+    [
+        ("PermissionDeniedError", 64, "trainer.doctor"),
+        ("FailedPreconditionError", 75, "run the same command again"),
+    ],
+)
+def test_what_a_bucket_refuses_is_one_line(tmp_path, error, code, fix):
+    answer = "Error executing an HTTP request: HTTP response code 4xx\\n when reading gs://b/x"
+    result = _run(tmp_path, f"import tensorflow as tf; raise tf.errors.{error}(None, None, '{answer}')")
+    assert result.returncode == code
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("error: "))
+    assert "Traceback" not in result.stderr
+    assert "gs://b/x" in line
+    assert fix in line
+
+
+def test_errors_of_tensorflow_that_concern_no_bucket_are_bugs(tmp_path):
+    result = _run(tmp_path, "import tensorflow as tf; raise tf.errors.UnavailableError(None, None, 'socket closed')")
+    assert result.returncode == 70
+    assert "Traceback" in result.stderr
+
+
 def test_a_bug_keeps_its_traceback_and_exits_70(tmp_path):
     result = _run(tmp_path, "return 1 / 0")
     assert result.returncode == 70

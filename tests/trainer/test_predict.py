@@ -150,6 +150,18 @@ def test_orientation_is_applied(shared_data):
     assert np.abs(thumbnail(files[3].read_bytes()) - upright).mean() > 30  # upside down without it
 
 
+def test_pipes_and_videos_in_a_folder_cost_neither_time_nor_memory(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    with open(tmp_path / "video.jpg", "wb") as file:
+        file.truncate(1 << 40)
+    answers = {os.path.basename(path): read_image(path) for path in find_files([str(tmp_path)])}
+    assert answers == {
+        "gone.jpg": "No such file or directory",
+        "video.jpg": f"more than the {64 << 20} bytes allowed",
+    }
+
+
 def test_every_odd_file_is_answered_or_refused(signature, shared_data):
     files = find_files([str(shared_data / "odd_images" / "tensorflow_testdata")])
     files += find_files([str(shared_data / "odd_images" / "pillow")])[::4]
