@@ -139,8 +139,8 @@ def _run_pipeline(
     size = crew.crew_size(beam_arguments, images=listing.total)
     with (
         stopping.at_once(),
-        crew.at_work(size, job_config) as helpers,  # before there are threads
         progress.shown(directories["progress"], stages=STAGES, total=listing.total),
+        crew.at_work(size, job_config) as helpers,
     ):
         if helpers:
             helpers.begin_inspection(job_config.bucket_groups)

@@ -1,8 +1,7 @@
 """Light processes that handle the images of a local build, while Beam in the launcher's process handles the rows.
 
 Beam's own worker processes take a second each to start and 100 MB, and threads share one interpreter lock: two of them
-keep 1.4 cores busy. A member of the crew is a copy of the launcher from before it imported Beam, or a process that
-imports neither Beam nor what commands need, and works while Beam is loaded.
+keep 1.4 cores busy. A member of the crew imports neither Beam nor what commands need, and starts while Beam is loaded.
 It has no state that matters: whatever it leaves on disk is fit for a SIGKILL at any moment.
 """
 
@@ -15,6 +14,8 @@ import os
 import pickle
 import queue
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -22,7 +23,6 @@ from typing import Any
 from beam_jobs.errors import BuildError
 from beam_jobs.inspection import read_bucket
 from beam_jobs.job_config import JobConfig
-from beam_jobs.member import Member, can_fork
 from beam_jobs.sources import SourceItem
 from pipeline.cli import ExitCode
 
@@ -95,8 +95,7 @@ class Crew:
         self._config = config
         self._tasks: queue.SimpleQueue[tuple[concurrent.futures.Future[Any], str, tuple] | None] = queue.SimpleQueue()
         self._ahead: dict[tuple[str, ...], concurrent.futures.Future[Any]] = {}
-        # Before there are threads.
-        self._members = {number: Member.fork() for number in range(size)} if can_fork() else {}
+        self._members: dict[int, subprocess.Popen[bytes]] = {}
         self._closed = False
         self._threads = [threading.Thread(target=self._serve, args=(i,), daemon=True) for i in range(size)]
         for thread in self._threads:
@@ -140,20 +139,19 @@ class Crew:
         self._ahead = {buckets: self.submit("inspect", buckets) for buckets in groups}
 
     def _serve(self, number: int) -> None:
-        # A member's life ends with the thread that made it, so the one that starts another one stays with it.
-        first = self._members.get(number)
+        # The member's life ends with this thread's (see worker.die_with), so the thread that starts it is the one that
+        # stays with it.
         while not self._closed:
             future: concurrent.futures.Future[Any] | None = None
             failure: Exception
             try:
-                member = self._members[number] = first or Member.spawn()
-                first = None
+                member = self._members[number] = self._start()
                 try:
-                    member.send(self._config)
+                    self._send(member, self._config)
                     while task := self._tasks.get():
                         future, *request = task
-                        member.send(request)
-                        value, error = member.receive()
+                        self._send(member, request)
+                        value, error = self._receive(member)
                         if error:
                             future.set_exception(TaskFailed(error))
                         else:
@@ -170,17 +168,35 @@ class Crew:
                 future = task[0]
             future.set_exception(failure)
 
+    @staticmethod
+    def _start() -> subprocess.Popen[bytes]:
+        # Beam's worker is the model: see there for why it gets the launcher's process id.
+        command = [sys.executable, "-m", "beam_jobs.crew_member", str(os.getpid())]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+    @staticmethod
+    def _send(member: subprocess.Popen[bytes], message: Any) -> None:
+        assert member.stdin
+        member.stdin.write(pickle.dumps(message, protocol=5))
+        member.stdin.flush()
+
+    @staticmethod
+    def _receive(member: subprocess.Popen[bytes]) -> tuple[Any, str]:
+        assert member.stdout
+        answer: tuple[Any, str] = pickle.load(member.stdout)
+        return answer
+
     def close(self) -> None:
         """Ends the processes, in the middle of their tasks if need be."""
         self._closed = True
         for _ in self._threads:
             self._tasks.put(None)
-        for member in list(self._members.values()):
+        for member in self._members.values():
             member.kill()
         for thread in self._threads:
             thread.join()
         for member in self._members.values():
-            member.wait()
+            member.communicate()
 
 
 _crew: Crew | None = None
