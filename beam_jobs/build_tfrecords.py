@@ -19,6 +19,7 @@ from beam_jobs.addresses import ANY_NETWORK
 from beam_jobs.build_config import BuildConfig
 from beam_jobs.downloads import DownloadPolicy
 from beam_jobs.fetch_policy import USER_AGENT, FetchPolicy
+from beam_jobs.files import is_remote
 from beam_jobs.images import PixelPolicy
 from beam_jobs.sources import SOURCES, open_source
 from beam_jobs.splits import SplitFractions, split_order
@@ -84,7 +85,7 @@ def _paths() -> tuple[str, str]:
     input_path = _INPUT.value or _SOURCE.value.partition(":")[2]
     if not input_path or not _OUTPUT.value:
         raise UsageError(f"--{'output' if input_path else 'input'} is missing (--help lists the flags)")
-    if "://" in _OUTPUT.value:
+    if is_remote(_OUTPUT.value):
         raise UsageError(
             f"--output={_OUTPUT.value}: builds go to a local directory. Give one (DATA), then: gcloud storage rsync -r "
             f"DATA/versions {_OUTPUT.value}/versions && gcloud storage cp DATA/CURRENT {_OUTPUT.value}/"

@@ -10,12 +10,13 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from beam_jobs.images import PixelPolicy, render
 from beam_jobs.inspection import write_atomically
+from beam_jobs.read_ahead import read_ahead
 from beam_jobs.rows import Row
-from beam_jobs.sources import Source
+from beam_jobs.sources import Source, SourceItem
 from beam_jobs.spool import content
 from beam_jobs.statistics import Tally
 from pipeline.manifest import Shard
@@ -116,6 +117,23 @@ def make_record(
     return Record(image=image, label=label, id=row.id.hex(), source=row.uri, height=row.height, width=row.width)
 
 
+def make_records(
+    rows: Iterable[Row],
+    source: Source,
+    *,
+    policy: PixelPolicy,
+    labels: Mapping[str, int],
+    previous: Callable[[Row], bytes | None] | None,
+) -> Iterator[Record]:
+    """The records of rows in ascending order of ids, see `make_record`; `labels`: class name → number."""
+
+    def needed(row: Row) -> SourceItem | None:
+        return row.item() if row.image is None and (row.keeps_bytes or not previous) else None
+
+    for row in read_ahead(rows, source, item=needed):
+        yield make_record(row, source, policy=policy, label=labels[row.label], previous=previous)
+
+
 def write_shard(
     rows: Iterable[Row],
     *,
@@ -132,7 +150,7 @@ def write_shard(
       directory: where the shard goes.
       reports: where `<name>.json`, the report, goes; written last, it says that the shard is whole.
       name: of the shard file.
-      records: rows, by ascending id → their records; see `make_record`.
+      records: rows, by ascending id → their records; see `make_records`.
       progress: called after every example.
 
     Raises: what `records` raises; OSError (the disk is full).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -15,13 +15,11 @@ from beam_jobs.images import look
 from beam_jobs.inspection import inspect_items, read_bucket
 from beam_jobs.job_config import JobConfig
 from beam_jobs.progress import Counter
-from beam_jobs.read_ahead import read_ahead
 from beam_jobs.rows import RejectRow, Row, pack, unpack
-from beam_jobs.shards import SourceChanged, make_record, shard_name, write_shard
+from beam_jobs.shards import SourceChanged, make_records, shard_name, write_shard
 from beam_jobs.sources import ReadError, SourceItem
 from beam_jobs.spool import Block, Spool, content
 from pipeline.cli import ExitCode
-from pipeline.records import Record
 
 STAGES = ("inspecting", "writing")
 
@@ -89,15 +87,6 @@ class Tasks:
         """
         config = self._config
         previous = config.previous.reader(shard).find if config.previous else None
-
-        def needed(row: Row) -> SourceItem | None:
-            return row.item() if row.image is None and (row.keeps_bytes or not previous) else None
-
-        def records(rows: Iterable[Row]) -> Iterator[Record]:
-            for row in read_ahead(rows, config.source, item=needed):
-                label = self._labels[row.label]
-                yield make_record(row, config.source, policy=config.policy, label=label, previous=previous)
-
         try:
             with storage_errors(config.staging):
                 write_shard(
@@ -105,7 +94,9 @@ class Tasks:
                     directory=config.staging,
                     reports=config.reports,
                     name=shard_name(name=config.name, split=split, shard=shard, count=count),
-                    records=records,
+                    records=lambda rows: make_records(
+                        rows, config.source, policy=config.policy, labels=self._labels, previous=previous
+                    ),
                     progress=self._written.add,
                 )
         except SourceChanged as error:

@@ -24,6 +24,7 @@ from etils import epath
 from tqdm import tqdm
 
 from beam_jobs import images
+from beam_jobs.sources import ReadError, read_bounded
 from pipeline.cli import DataError, UsageError, run_command
 
 FLAGS = flags.FLAGS
@@ -56,11 +57,11 @@ def read_image(path: str) -> bytes | str:
     """The file as the JPEG that the builder would make of it, or (a str) why it cannot be read."""
     try:
         with open(path, "rb") as file:
-            data = file.read(_POLICY.max_bytes + 1)  # not all of a video
+            data = read_bounded(file)  # not all of a video
     except OSError as error:
         return error.strerror or str(error)
-    if len(data) > _POLICY.max_bytes:
-        return f"more than the {_POLICY.max_bytes} bytes allowed"
+    except ReadError as error:
+        return error.detail
     facts = images.inspect(data, _POLICY)
     return facts.detail if isinstance(facts, images.Reject) else images.render(data, _POLICY)
 

@@ -25,6 +25,7 @@ from etils import epath
 from PIL import Image
 
 from pipeline.cli import DataError, UsageError, run_command
+from pipeline.files import write_atomically
 from pipeline.manifest import VERSIONS_DIR, DatasetVersion, open_dataset
 from pipeline.records import Record, RecordError, decode_example, read_frames
 from trainer import charts, scores
@@ -75,9 +76,7 @@ def write_report(run: epath.Path, data: DatasetVersion) -> None:
     environment.filters.update(percent=_percent, number=_number, md=_escape_markdown, quote=shlex.quote)
     for template, name in (("report.html.j2", "report.html"), ("model_card.md.j2", "model_card.md")):
         text = environment.get_template(template).render(context)
-        unfinished = run / f"{name}.tmp"
-        unfinished.write_text(text)
-        unfinished.replace(run / name)
+        write_atomically(run / name, text)
 
 
 def _context(run: epath.Path, data: DatasetVersion) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import dataclasses
 import hashlib
 import importlib
 from collections.abc import Iterator, Mapping
-from typing import Protocol, runtime_checkable
+from typing import IO, Protocol, runtime_checkable
 
 from beam_jobs.download_store import DownloadStore
 from beam_jobs.images import RejectCode
+from beam_jobs.policy import PixelPolicy
 from pipeline.cli import UsageError, nearest
 
 # Begins the stamp of an image that has no file: the sha256 of its raw pixels follows, which is the record's id.
@@ -63,6 +64,14 @@ class ReadError(Exception):
 
     def __str__(self) -> str:
         return f"{self.code.value}: {self.detail}"
+
+
+def read_bounded(file: IO[bytes]) -> bytes:
+    """All of a file whose size only reading tells. Raises ReadError: it is too large to be an image."""
+    data = file.read(PixelPolicy.max_bytes + 1)
+    if len(data) > PixelPolicy.max_bytes:
+        raise ReadError(RejectCode.TOO_MANY_BYTES, f"more than the {PixelPolicy.max_bytes} bytes allowed")
+    return data
 
 
 class Source(Protocol):

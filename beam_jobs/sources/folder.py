@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 
+from beam_jobs.files import is_remote
 from beam_jobs.sources import SourceItem, local
 from pipeline.cli import UsageError
 
@@ -46,7 +47,7 @@ class FolderSource:
 
     def items(self) -> Iterator[SourceItem]:
         """See `Source`. URIs are paths relative to the folder, so moving the folder changes nothing."""
-        if "://" in self.root:
+        if is_remote(self.root):
             raise UsageError(
                 f"--input={self.root}: --source=folder reads a local folder; --source=csv takes a table of files in a "
                 "bucket (uri,label)"

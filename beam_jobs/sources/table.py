@@ -21,8 +21,7 @@ from typing import Any, ClassVar
 from beam_jobs import files
 from beam_jobs.download_store import DownloadStore, is_url
 from beam_jobs.images import RejectCode
-from beam_jobs.policy import PixelPolicy
-from beam_jobs.sources import ReadError, SourceItem, local
+from beam_jobs.sources import ReadError, SourceItem, local, read_bounded
 from pipeline.cli import DataError, UsageError, nearest
 
 _REQUIRED = ("uri", "label")
@@ -199,12 +198,9 @@ class TableSource:
             return local.read_image(path)
         try:
             with files.open_file(path) as file:
-                data = file.read(PixelPolicy.max_bytes + 1)
+                return read_bounded(file)
         except OSError as error:
             raise ReadError(RejectCode.UNREADABLE, error.strerror or str(error)) from error
-        if len(data) > PixelPolicy.max_bytes:
-            raise ReadError(RejectCode.TOO_MANY_BYTES, f"more than the {PixelPolicy.max_bytes} bytes allowed")
-        return data
 
     def announce(self, item: SourceItem) -> None:
         """See `AnnouncedSource`."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from beam_jobs.files import is_remote
 from beam_jobs.images import RejectCode
 from beam_jobs.sources import ReadError, SourceItem
 from pipeline.cli import DataError, UsageError, nearest
@@ -122,7 +123,7 @@ def _prepare(spec: str, data_dir: str | None, *, dry_run: bool) -> _Prepared:
             f"tfds convert_format --dataset_version_dir={builder.data_path} --out_file_format=tfrecord --out_dir=DIR, "
             "then give --input=DIR"
         )
-    if "://" in str(builder.data_path):
+    if is_remote(str(builder.data_path)):
         raise UsageError(f"tfds:{info.full_name} is in {builder.data_path}; copy it to a local --tfds_data_dir first")
     image, label, labels = _features(info)
     shards = {

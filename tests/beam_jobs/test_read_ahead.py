@@ -58,16 +58,16 @@ def test_only_what_is_needed_is_announced():
 
 def _resident(path: str) -> float:
     """Part of the file's pages that are in memory (mincore(2))."""
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ) as view:
-        pages = -(-len(view) // mmap.PAGESIZE)
-        found = (ctypes.c_ubyte * pages)()
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.mmap.restype = ctypes.c_void_p
-        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
-        address = libc.mmap(None, len(view), mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
-        assert libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(len(view)), found) == 0
-        libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(len(view)))
-    return sum(page & 1 for page in found) / pages
+    size = os.path.getsize(path)
+    found = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+    with open(path, "rb") as file:
+        address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+    assert libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), found) == 0
+    libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))
+    return sum(page & 1 for page in found) / len(found)
 
 
 def _cold(path: str, size: int) -> None:

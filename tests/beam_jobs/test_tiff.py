@@ -13,18 +13,18 @@ from PIL import Image
 from beam_jobs.images import ImageFacts, PixelPolicy, Reject, RejectCode, inspect
 
 _LOOK = """
-import pathlib, pickle, sys
+import pickle, sys
 from beam_jobs.images import PixelPolicy, inspect
 found = [inspect(data, PixelPolicy(min_side=1)) for data in pickle.load(open(sys.argv[1], "rb"))]
 pickle.dump(found, open(sys.argv[2], "wb"))
 """
 
 
-def drawing(seed: int, compression: str, *, mode: str = "1") -> bytes:
+def drawing(seed: int, compression: str) -> bytes:
     rng = np.random.default_rng(seed)
     pixels = np.kron(rng.random((30, 40)) < 0.3, np.ones((8, 8), bool))
     out = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(out, "TIFF", compression=compression)
+    Image.fromarray(pixels).save(out, "TIFF", compression=compression)
     return out.getvalue()
 
 

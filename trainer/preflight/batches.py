@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+TOLERANCE = 0.03  # share by which the answer may be too small
 _NEARLY_FULL = 0.9  # of the limit
 _STEP_WHERE_FULL = 1.25
 _GRANULE = 8  # rows of a tile: a batch between multiples of it takes the memory of the next
@@ -45,7 +46,7 @@ def largest_batch(
     first: Attempt,
     *,
     limit: float,
-    tolerance: float = 0.03,
+    tolerance: float = TOLERANCE,
     most: int = 2**17,
     compiles: int = 5,
 ) -> Search:

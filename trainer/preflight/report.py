@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trainer.preflight.batches import TOLERANCE
 from trainer.preflight.compiling import Compiled
 from trainer.preflight.findings import Report, Searched, Step
 from trainer.preflight.roofline import Stretch, cores_needed, total_seconds
@@ -11,7 +12,6 @@ from trainer.preflight.topology import GIB, Slice
 
 _MORE_THAN_ASKED = 1.05
 _BYTES_WORTH_A_LINE = 100_000  # of padding
-_NEARLY_ALL = 0.97  # as near as the search goes
 
 
 def lines(report: Report, target: Slice) -> Iterator[str]:
@@ -95,7 +95,7 @@ def _search_lines(searched: Searched, target: Slice) -> Iterator[str]:
     largest = searched.largest.compiled
     if searched.too_large:
         beyond = f"{searched.too_large:,} does not"
-    elif largest.batch > _NEARLY_ALL * searched.images:
+    elif largest.batch > (1 - TOLERANCE) * searched.images:
         beyond = f"there are no more than {searched.images:,} training images a chip"
     else:
         beyond = "a larger one was not tried"
