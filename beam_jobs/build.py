@@ -18,8 +18,8 @@ from beam_jobs.job_config import JobConfig
 from beam_jobs.previous import PreviousVersion
 from beam_jobs.sources import RemoteSource, Source
 from beam_jobs.tasks import STAGES
-from pipeline.cli import DataError, UsageError
-from pipeline.manifest import MANIFEST_FILE, VERSIONS_DIR, Manifest, current_version
+from pipeline.command import DataError, UsageError
+from pipeline.format.manifest import MANIFEST_FILE, VERSIONS_DIR, Manifest, current_version
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

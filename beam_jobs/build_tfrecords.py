@@ -23,7 +23,7 @@ from beam_jobs.files import is_remote
 from beam_jobs.images import PixelPolicy
 from beam_jobs.sources import SOURCES, open_source
 from beam_jobs.splits import SplitFractions, split_order
-from pipeline.cli import UsageError, run_command
+from pipeline.command import UsageError, run_command
 
 _SOURCE = flags.DEFINE_string("source", "folder", f"Where the images come from: {', '.join(SOURCES)}.")
 _INPUT = flags.DEFINE_string("input", None, "The folder, file or archive with the images.")

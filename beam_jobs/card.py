@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from pipeline.manifest import Manifest
-from pipeline.records import HEIGHT, ID, IMAGE, LABEL, SOURCE, WIDTH
+from pipeline.format.manifest import Manifest
+from pipeline.format.records import HEIGHT, ID, IMAGE, LABEL, SOURCE, WIDTH
 
 _MANY_CLASSES = 50
 

@@ -24,7 +24,7 @@ from beam_jobs.errors import BuildError
 from beam_jobs.inspection import read_bucket
 from beam_jobs.job_config import JobConfig
 from beam_jobs.sources import SourceItem
-from pipeline.cli import ExitCode
+from pipeline.command import ExitCode
 
 LOCAL_RUNNERS = ("DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
 # Below this many images a second process does not pay for itself.

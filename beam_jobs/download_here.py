@@ -13,7 +13,7 @@ from beam_jobs.download_store import DownloadStore
 from beam_jobs.downloads import DownloadPolicy, download
 from beam_jobs.errors import BuildError, command_error
 from beam_jobs.fetch import Fetcher
-from pipeline.cli import ExitCode
+from pipeline.command import ExitCode
 
 STAGE = "downloading"
 _WORKERS = 2  # that this one process stands for

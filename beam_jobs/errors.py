@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from pipeline.cli import CommandError, ExitCode
+from pipeline.command import CommandError, ExitCode
 
 # As the text of whatever the runner raises has it.
 _BUILD_ERROR = re.compile(r"BuildError: \[(\d+)\] (.*?)(?: \[while running .*)?$", re.MULTILINE)

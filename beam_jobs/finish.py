@@ -17,7 +17,7 @@ from beam_jobs.shards import ShardReport
 from beam_jobs.sources import Source
 from beam_jobs.splits import split_order
 from beam_jobs.statistics import merged, statistics_json
-from pipeline.manifest import MANIFEST_FILE, Manifest
+from pipeline.format.manifest import MANIFEST_FILE, Manifest
 
 
 def _read_reports(directory: str, plan: Mapping[str, Any]) -> dict[str, list[ShardReport]]:

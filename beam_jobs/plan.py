@@ -17,7 +17,7 @@ from beam_jobs.rows import Row, split_group, split_stratum, unpack, unpack_rejec
 from beam_jobs.shards import num_shards, record_bytes
 from beam_jobs.spool import Block
 from beam_jobs.stage import Spooling
-from pipeline.cli import DataError, ExitCode
+from pipeline.command import DataError, ExitCode
 
 # A copy is no fault of the input: nothing is lost by leaving it out.
 _NO_FAULT = frozenset(

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 
 from beam_jobs.rows import Row
-from pipeline.records import Record, RecordError, decode_example, read_frames
+from pipeline.format.records import Record, RecordError, decode_example, read_frames
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from beam_jobs.inspection import write_atomically
-from pipeline.cli import TryAgainError
-from pipeline.manifest import CURRENT_FILE, MANIFEST_FILE, VERSIONS_DIR, current_version
+from pipeline.command import TryAgainError
+from pipeline.format.manifest import CURRENT_FILE, MANIFEST_FILE, VERSIONS_DIR, current_version
 
 WORK_DIR = ".build"
 _ALIASES = "same_content.json"

@@ -21,7 +21,7 @@ from beam_jobs.images import PixelPolicy
 from beam_jobs.policy import Refused
 from beam_jobs.sources import ReadError, Source, SourceItem
 from beam_jobs.survey import EXTREMES, survey
-from pipeline.manifest import Manifest
+from pipeline.format.manifest import Manifest
 
 _THUMBNAIL = 112  # pixels, longer side
 _QUALITY = 72

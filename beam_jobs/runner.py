@@ -25,7 +25,7 @@ from apache_beam.transforms import environments
 from beam_jobs import stopping, worker
 from beam_jobs.crew import LOCAL_RUNNERS, SMALL
 from beam_jobs.errors import command_error
-from pipeline.cli import ExitCode, UsageError, nearest
+from pipeline.command import ExitCode, UsageError, nearest
 
 # What follows is for downloads; a build's images are handled by a crew (crew.py) unless the user names a running mode.
 # Starting worker processes takes seconds, and waiting lets go of Python's lock: few threads do as well as processes;

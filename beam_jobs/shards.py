@@ -19,8 +19,8 @@ from beam_jobs.rows import Row
 from beam_jobs.sources import Source, SourceItem
 from beam_jobs.spool import content
 from beam_jobs.statistics import Tally
-from pipeline.manifest import Shard
-from pipeline.records import Record, encode_example, frame
+from pipeline.format.manifest import Shard
+from pipeline.format.records import Record, encode_example, frame
 
 # Large enough to stream well from object stores, small enough that many hosts and workers get one each.
 _SHARD_BYTES = 64 << 20

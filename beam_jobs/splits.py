@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from pipeline.cli import DataError, UsageError
+from pipeline.command import DataError, UsageError
 
 POSITIONS = 1 << 64
 _NAME = re.compile(r"^[a-z][a-z0-9_]*$")

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import NoReturn, TextIO
 
 from beam_jobs import worker
-from pipeline.cli import ExitCode
+from pipeline.command import ExitCode
 
 
 def end(message: str, code: int, out: TextIO) -> NoReturn:

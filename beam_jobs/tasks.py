@@ -19,7 +19,7 @@ from beam_jobs.rows import RejectRow, Row, pack, unpack
 from beam_jobs.shards import SourceChanged, make_records, shard_name, write_shard
 from beam_jobs.sources import ReadError, SourceItem
 from beam_jobs.spool import Block, Spool, content
-from pipeline.cli import ExitCode
+from pipeline.command import ExitCode
 
 STAGES = ("inspecting", "writing")
 

@@ -41,7 +41,7 @@ from absl import flags
 from PIL import Image
 
 from benchmarks.process_tree import peak_bytes
-from pipeline.cli import UsageError, run_command
+from pipeline.command import UsageError, run_command
 
 _PHOTOS = flags.DEFINE_string("photos", None, "Folder of photos, one sub-folder a class.")
 _IMAGES = flags.DEFINE_integer("images", 0, "Multiply the photos to this many distinct ones; 0: take them as they are.")

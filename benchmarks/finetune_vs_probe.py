@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
-from pipeline.cli import CommandError, UsageError, run_command
-from pipeline.manifest import DatasetVersion, open_dataset
+from pipeline.command import CommandError, UsageError, run_command
+from pipeline.format.manifest import DatasetVersion, open_dataset
 from trainer.request import Request
 
 if TYPE_CHECKING:

@@ -35,9 +35,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from pipeline import records
-from pipeline.cli import CommandError, UsageError, run_command
-from pipeline.manifest import DatasetVersion, open_dataset
+from pipeline.command import CommandError, UsageError, run_command
+from pipeline.format import records
+from pipeline.format.manifest import DatasetVersion, open_dataset
 
 _DATA = flags.DEFINE_string("data", None, "Dataset of real photos.")
 _OUTPUT = flags.DEFINE_string("output", "", "JSON file for the figures.")
@@ -270,7 +270,7 @@ def write_small(directory: pathlib.Path, count: int, shards: int = 64) -> Datase
 
     from PIL import Image
 
-    from pipeline.manifest import MANIFEST_FILE, Manifest, Shard
+    from pipeline.format.manifest import MANIFEST_FILE, Manifest, Shard
 
     rng = np.random.default_rng(0)
     images = []

@@ -24,7 +24,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from beam_jobs import lsh, perceptual
 from beam_jobs.images import ImageFacts, PixelPolicy, inspect
-from pipeline.cli import UsageError, run_command
+from pipeline.command import UsageError, run_command
 
 _PHOTOS = flags.DEFINE_multi_string("photos", [], "Folder with photos, searched with its sub-folders.")
 _LIMIT = flags.DEFINE_integer("limit", 0, "Take every n-th photo so that about this many remain; 0 for all.")

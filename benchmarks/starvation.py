@@ -24,8 +24,8 @@ from typing import Any
 
 from absl import flags
 
-from pipeline.cli import run_command
-from pipeline.manifest import open_dataset
+from pipeline.command import run_command
+from pipeline.format.manifest import open_dataset
 
 _DATA = flags.DEFINE_string("data", None, "Dataset to train on.", required=True)
 _RECIPE = flags.DEFINE_string("recipe", "photos", "Recipe to measure.")

@@ -34,7 +34,7 @@ from typing import IO, Any
 from absl import flags
 
 from benchmarks.train_contestant import CACHED, FIT, FROZEN, MARK, OURS, SHARE, Contest, first_images
-from pipeline.cli import CommandError, UsageError, run_command
+from pipeline.command import CommandError, UsageError, run_command
 
 _DATA = flags.DEFINE_string("data", None, "Dataset root, or one version directory.", required=True)
 _MODELS = flags.DEFINE_list("models", ["efficientnet_lite0@64", "cifar10_cnn@32"], "Backbones and their image sizes.")

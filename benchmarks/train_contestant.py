@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.cli import TryAgainError
-from pipeline.manifest import DatasetVersion, open_dataset
+from pipeline.command import TryAgainError
+from pipeline.format.manifest import DatasetVersion, open_dataset
 
 STEPS_PER_CALL = 20
 MARK = "@@ "  # a line that is meant for the benchmark

@@ -24,8 +24,8 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from pipeline.cli import CommandError, ExitCode, run_command
-from pipeline.manifest import open_dataset
+from pipeline.command import CommandError, ExitCode, run_command
+from pipeline.format.manifest import open_dataset
 
 _OUTPUT = flags.DEFINE_string("output", "demo-output", "Where everything goes.")
 

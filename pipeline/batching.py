@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import source
-from pipeline.cli import UsageError
+from pipeline.command import UsageError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

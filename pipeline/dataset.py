@@ -7,11 +7,12 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from pipeline import policies, records, source
+from pipeline import policies, source
 from pipeline.augment import AugmentConfig
 from pipeline.batching import ONE_HOST, Batching, HostSlice
-from pipeline.cli import UsageError
-from pipeline.manifest import DatasetVersion
+from pipeline.command import UsageError
+from pipeline.format import records
+from pipeline.format.manifest import DatasetVersion
 from pipeline.preprocess import assert_range, check_mode
 from pipeline.preprocess import preprocess as preprocess_images
 from pipeline.random_bits import stream_key

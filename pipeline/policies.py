@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from pipeline.cli import UsageError, nearest
+from pipeline.command import UsageError, nearest
 from pipeline.random_bits import uniforms
 
 # name → class in keras_cv.layers and its arguments.

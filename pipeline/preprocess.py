@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from pipeline.cli import UsageError, nearest
+from pipeline.command import UsageError, nearest
 
 # name → what the backbone expects. "tf", "caffe" are Keras's names (keras.applications.imagenet_utils).
 PREPROCESS = {

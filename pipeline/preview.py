@@ -15,10 +15,11 @@ import tensorflow as tf
 from absl import flags
 from PIL import Image, ImageDraw
 
-from pipeline import augment, policies, records, source
+from pipeline import augment, policies, source
 from pipeline.augment import AugmentConfig
-from pipeline.cli import UsageError, run_command
-from pipeline.manifest import DatasetVersion, open_dataset
+from pipeline.command import UsageError, run_command
+from pipeline.format import records
+from pipeline.format.manifest import DatasetVersion, open_dataset
 from pipeline.random_bits import stream_key
 from pipeline.render import Renderer
 

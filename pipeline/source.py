@@ -18,9 +18,10 @@ import tensorflow as tf
 from absl import logging
 from etils import epath
 
-from pipeline import order, records
-from pipeline.cli import DataError, UsageError
-from pipeline.manifest import DatasetVersion, Manifest, Shard
+from pipeline import order
+from pipeline.command import DataError, UsageError
+from pipeline.format import records
+from pipeline.format.manifest import DatasetVersion, Manifest, Shard
 
 CACHES = ("auto", "none", "bytes", "pixels", "disk")
 

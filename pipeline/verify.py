@@ -18,11 +18,11 @@ import tensorflow as tf
 from absl import logging
 from etils import epath
 
-from pipeline import records
-from pipeline.cli import DataError, ExitCode, UsageError, run_command
-from pipeline.files import write_atomically
-from pipeline.manifest import MANIFEST_FILE, DatasetVersion, Manifest, Shard, open_dataset
-from pipeline.records import Record, RecordError
+from pipeline.command import DataError, ExitCode, UsageError, run_command
+from pipeline.format import records
+from pipeline.format.manifest import MANIFEST_FILE, DatasetVersion, Manifest, Shard, open_dataset
+from pipeline.format.records import Record, RecordError
+from pipeline.format.storage import write_atomically
 
 _CHUNK = 256  # records that are decoded side by side
 

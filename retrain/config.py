@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.cli import UsageError, nearest
+from pipeline.command import UsageError, nearest
 from retrain.gate import GateConfig
 
 Scalar = str | int | float | bool

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from pipeline.cli import DataError
+from pipeline.command import DataError
 from retrain.noninferiority import PairedCounts, images_needed, lower_limit, p_value
 
 

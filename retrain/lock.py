@@ -9,7 +9,7 @@ import pathlib
 import time
 from collections.abc import Iterator
 
-from pipeline.cli import TryAgainError
+from pipeline.command import TryAgainError
 
 
 @contextlib.contextmanager

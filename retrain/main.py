@@ -22,8 +22,8 @@ from typing import Any
 
 from absl import flags
 
-from pipeline import cli
-from pipeline.manifest import DatasetVersion, Manifest, open_dataset
+from pipeline.command import ExitCode, UsageError, run_command
+from pipeline.format.manifest import DatasetVersion, Manifest, open_dataset
 from retrain import gate, registry, steps
 from retrain.config import RetrainConfig, load_config
 from retrain.lock import exclusive
@@ -90,7 +90,7 @@ def _challenge(
     )
 
 
-def run_pass(config: RetrainConfig, *, commands: steps.Commands, lock: int) -> cli.ExitCode:
+def run_pass(config: RetrainConfig, *, commands: steps.Commands, lock: int) -> ExitCode:
     """One pass, under the lock whose descriptor is `lock`."""
     registry.clean(config.models)
     steps.build(config, commands=commands, lock=lock)
@@ -102,7 +102,7 @@ def run_pass(config: RetrainConfig, *, commands: steps.Commands, lock: int) -> c
     if _unchanged(key, history, champion):
         last = history[-1]
         print(f"nothing changed since {last['time']} ({last['decision']}: {last['reasons'][-1]})")
-        return cli.ExitCode.SKIPPED
+        return ExitCode.SKIPPED
 
     pass_id = f"{len(history)}-{key}"
     model = registry.find(config.models, pass_id)  # published by this pass before it was killed
@@ -124,7 +124,7 @@ def run_pass(config: RetrainConfig, *, commands: steps.Commands, lock: int) -> c
         if not verdict.promote:
             registry.append_decision(config.models, record | {"champion_after": record["champion_before"]})
             print(f"not promoted: {'; '.join(verdict.reasons)}")
-            return cli.ExitCode.SKIPPED
+            return ExitCode.SKIPPED
         exported = {child.name: child for child in sorted((run / EXPORT_DIR).iterdir())}
         _note_training_images(data, run / registry.TRAINED_ON_FILE)
         documents = {file: run / file for file in _DOCUMENTS if (run / file).exists()}
@@ -134,17 +134,17 @@ def run_pass(config: RetrainConfig, *, commands: steps.Commands, lock: int) -> c
     registry.set_champion(config.models, model)
     registry.append_decision(config.models, record | {"champion_after": model.number})
     print(f"promoted to {model.path}: {'; '.join(record['reasons'])}")
-    return cli.ExitCode.DONE
+    return ExitCode.DONE
 
 
-def main(arguments: list[str]) -> cli.ExitCode:
+def main(arguments: list[str]) -> ExitCode:
     """Runs one pass under the lock of the registry."""
     if not _CONFIG.value:
-        raise cli.UsageError("--config=FILE.yaml is missing; examples/retrain.yaml shows one")
+        raise UsageError("--config=FILE.yaml is missing; examples/retrain.yaml shows one")
     config = load_config(_CONFIG.value)
     with steps.stop_on_sigterm(), exclusive(config.models / LOCK_FILE) as descriptor:
         return run_pass(config, commands=steps.Commands(), lock=descriptor)
 
 
 if __name__ == "__main__":
-    cli.run_command(main)
+    run_command(main)

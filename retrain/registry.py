@@ -23,7 +23,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.cli import DataError
+from pipeline.command import DataError
 
 CHAMPION = "champion"
 DECISIONS_FILE = "decisions.jsonl"

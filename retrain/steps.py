@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
-from pipeline.cli import CommandError, DataError, ExitCode, TryAgainError, UsageError
+from pipeline.command import CommandError, DataError, ExitCode, TryAgainError, UsageError
 from retrain.config import RetrainConfig
 
 TEST_SPLIT = "test"

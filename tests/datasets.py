@@ -11,9 +11,17 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from pipeline import records
-from pipeline.manifest import CURRENT_FILE, MANIFEST_FILE, VERSIONS_DIR, DatasetVersion, Manifest, Shard, open_dataset
-from pipeline.records import Record
+from pipeline.format import records
+from pipeline.format.manifest import (
+    CURRENT_FILE,
+    MANIFEST_FILE,
+    VERSIONS_DIR,
+    DatasetVersion,
+    Manifest,
+    Shard,
+    open_dataset,
+)
+from pipeline.format.records import Record
 
 
 def jpeg(pixels: np.ndarray, *, quality: int = 90) -> bytes:

@@ -13,8 +13,8 @@ import tensorflow as tf
 from absl import logging
 from etils import epath
 
-from pipeline.cli import DataError, UsageError
-from pipeline.files import write_atomically
+from pipeline.command import DataError, UsageError
+from pipeline.format.storage import write_atomically
 from trainer.config import Recipe
 from trainer.dropout import seed_dropout
 from trainer.models import Classifier, build_classifier

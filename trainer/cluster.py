@@ -17,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from pipeline.cli import TryAgainError, UsageError
+from pipeline.command import TryAgainError, UsageError
 
 _EXAMPLE = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
 _SECONDS_BETWEEN_TRIES = 0.2

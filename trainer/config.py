@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from pipeline.augment import AugmentConfig
-from pipeline.cli import UsageError, nearest
+from pipeline.command import UsageError, nearest
 from trainer import recipes, schedule
 from trainer.models import HeadConfig, backbone_info
 from trainer.overrides import from_dict

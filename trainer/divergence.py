@@ -6,9 +6,9 @@ import io
 
 import numpy as np
 
-from pipeline.cli import CommandError
+from pipeline.command import CommandError
 from pipeline.dataset import HostSlice
-from pipeline.files import write_atomically
+from pipeline.format.storage import write_atomically
 from trainer.plan import Plan, Position
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from absl import flags
 
-from pipeline.cli import ExitCode, run_command
+from pipeline.command import ExitCode, run_command
 from trainer.doctor_checks import (
     TENSORFLOW_WHEELS,
     Chips,

@@ -9,7 +9,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from pipeline.cli import ExitCode
+from pipeline.command import ExitCode
 
 # Distributions that own the folder `tensorflow`: of two, the one installed last has overwritten parts of the other.
 TENSORFLOW_WHEELS = ("tensorflow", "tensorflow-tpu", "tensorflow-cpu", "tensorflow-gpu", "tf-nightly", "tf-nightly-tpu")

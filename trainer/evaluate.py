@@ -18,10 +18,10 @@ import tensorflow as tf
 from absl import flags
 from etils import epath
 
-from pipeline.cli import DataError, run_command
+from pipeline.command import DataError, run_command
 from pipeline.dataset import HostSlice
-from pipeline.files import write_atomically
-from pipeline.manifest import DatasetVersion, open_dataset
+from pipeline.format.manifest import DatasetVersion, open_dataset
+from pipeline.format.storage import write_atomically
 from trainer.feed import distribute
 from trainer.predict import load_signature
 

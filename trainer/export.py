@@ -26,7 +26,7 @@ from absl import flags
 from etils import epath
 
 from pipeline import preprocess as preprocessing
-from pipeline.cli import CommandError, UsageError, run_command
+from pipeline.command import CommandError, UsageError, run_command
 from pipeline.decode import decode_and_resize
 from trainer.models import Classifier
 from trainer.models.twin import lean_twin

@@ -21,9 +21,9 @@ from absl import flags
 from etils import epath
 from matplotlib.figure import Figure
 
-from pipeline.cli import UsageError, nearest, run_command
-from pipeline.files import write_atomically
-from pipeline.manifest import open_dataset
+from pipeline.command import UsageError, nearest, run_command
+from pipeline.format.manifest import open_dataset
+from pipeline.format.storage import write_atomically
 from trainer.advice import Advice, advise, best_trial, fits, fitting_accuracy, next_rate, rates_to_try, with_own
 from trainer.charts import GRID, INK, KEPT_COLOUR, TRAIN_COLOUR, VALIDATION_COLOUR
 from trainer.config import Recipe

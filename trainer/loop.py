@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from pipeline.cli import TryAgainError
+from pipeline.command import TryAgainError
 from pipeline.dataset import HostSlice
 from pipeline.render import finish
 from trainer import input_rate

@@ -13,8 +13,8 @@ import os
 from absl import flags
 from etils import epath
 
-from pipeline.cli import ExitCode, run_command
-from pipeline.manifest import open_dataset
+from pipeline.command import ExitCode, run_command
+from pipeline.format.manifest import open_dataset
 from trainer.doctor_checks import find_chips
 from trainer.request import Request
 from trainer.tpu_slice import find_host, leaves_it_to_another

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 from etils import epath
 
-from pipeline.files import write_atomically
+from pipeline.format.storage import write_atomically
 
 _COLUMNS = ("step", "epoch", "phase", "split", "loss", "accuracy", "learning_rate")
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.cli import UsageError
+from pipeline.command import UsageError
 from trainer.config import OptimizerConfig, Phase
 from trainer.models import Classifier
 

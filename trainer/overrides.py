@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from pipeline.cli import UsageError, nearest
+from pipeline.command import UsageError, nearest
 from trainer.schedule import Duration
 
 Settings = TypeVar("Settings")

@@ -14,7 +14,7 @@ from etils import epath
 from pipeline import dataset
 from pipeline.augment import AugmentConfig
 from pipeline.dataset import HostSlice
-from pipeline.manifest import DatasetVersion
+from pipeline.format.manifest import DatasetVersion
 from trainer.config import Recipe
 from trainer.models import backbone_info
 

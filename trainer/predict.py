@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from beam_jobs import images
 from beam_jobs.sources import ReadError, read_bounded
-from pipeline.cli import DataError, UsageError, run_command
+from pipeline.command import DataError, UsageError, run_command
 
 FLAGS = flags.FLAGS
 

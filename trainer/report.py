@@ -24,10 +24,10 @@ from absl import flags
 from etils import epath
 from PIL import Image
 
-from pipeline.cli import DataError, UsageError, run_command
-from pipeline.files import write_atomically
-from pipeline.manifest import VERSIONS_DIR, DatasetVersion, open_dataset
-from pipeline.records import Record, RecordError, decode_example, read_frames
+from pipeline.command import DataError, UsageError, run_command
+from pipeline.format.manifest import VERSIONS_DIR, DatasetVersion, open_dataset
+from pipeline.format.records import Record, RecordError, decode_example, read_frames
+from pipeline.format.storage import write_atomically
 from trainer import charts, scores
 
 _GALLERY_MISTAKES, _GALLERY_UNSURE, _LISTED_CONFUSIONS = 24, 12, 15

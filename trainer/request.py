@@ -7,8 +7,8 @@ import json
 
 from etils import epath
 
-from pipeline.files import write_atomically
-from pipeline.manifest import DatasetVersion
+from pipeline.format.manifest import DatasetVersion
+from pipeline.format.storage import write_atomically
 
 FINISHED = "_SUCCESS"  # written last: its presence says that the run is whole
 

@@ -17,9 +17,9 @@ from absl import logging
 from etils import epath
 
 from pipeline import dataset, verify
-from pipeline.cli import DataError, ExitCode, UsageError
-from pipeline.files import write_atomically
-from pipeline.manifest import DatasetVersion, open_dataset
+from pipeline.command import DataError, ExitCode, UsageError
+from pipeline.format.manifest import DatasetVersion, open_dataset
+from pipeline.format.storage import write_atomically
 from trainer import config, export, overrides, provenance, report
 from trainer.checkpoint import build_from_recipe, load_best
 from trainer.cluster import Workers, read_cluster

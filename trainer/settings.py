@@ -9,8 +9,8 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from pipeline.cli import UsageError
-from pipeline.manifest import DatasetVersion
+from pipeline.command import UsageError
+from pipeline.format.manifest import DatasetVersion
 from trainer import overrides
 from trainer.checkpoint import read_config
 from trainer.config import Recipe

@@ -9,7 +9,7 @@ import socket
 import tensorflow as tf
 from absl import logging
 
-from pipeline.cli import TryAgainError, UsageError
+from pipeline.command import TryAgainError, UsageError
 from trainer.cluster import Cluster, Workers, wait_for_others
 from trainer.doctor_checks import find_chips
 from trainer.memory import keep_freed_memory

@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from pipeline import dataset
 from pipeline.augment import AugmentConfig
-from pipeline.cli import CommandError, DataError
-from pipeline.manifest import DatasetVersion
+from pipeline.command import CommandError, DataError
+from pipeline.format.manifest import DatasetVersion
 from trainer.checkpoint import build_from_recipe
 from trainer.config import Recipe
 from trainer.evaluate import Evaluator

@@ -12,7 +12,7 @@ import dataclasses
 import urllib.request
 from collections.abc import Mapping
 
-from pipeline.cli import UsageError
+from pipeline.command import UsageError
 
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 _SECONDS = 3

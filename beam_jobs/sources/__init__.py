@@ -11,7 +11,7 @@ from typing import IO, Protocol, runtime_checkable
 from beam_jobs.download_store import DownloadStore
 from beam_jobs.images import RejectCode
 from beam_jobs.policy import PixelPolicy
-from pipeline.cli import UsageError, nearest
+from pipeline.command import UsageError, nearest
 
 # Begins the stamp of an image that has no file: the sha256 of its raw pixels follows, which is the record's id.
 RAW_PIXELS = "pixels:"

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from beam_jobs.sources import SourceItem, local
-from pipeline.cli import DataError, UsageError
+from pipeline.command import DataError, UsageError
 
 _SPLIT_FILES = {"train": "trainval.txt", "test": "test.txt"}
 _LIST = "list.txt"

@@ -22,7 +22,7 @@ from beam_jobs import files
 from beam_jobs.download_store import DownloadStore, is_url
 from beam_jobs.images import RejectCode
 from beam_jobs.sources import ReadError, SourceItem, local, read_bounded
-from pipeline.cli import DataError, UsageError, nearest
+from pipeline.command import DataError, UsageError, nearest
 
 _REQUIRED = ("uri", "label")
 _SPLITS = ("train", "validation", "test")

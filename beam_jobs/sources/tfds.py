@@ -21,8 +21,8 @@ import numpy as np
 from beam_jobs.files import is_remote
 from beam_jobs.images import RejectCode
 from beam_jobs.sources import ReadError, SourceItem
-from pipeline.cli import DataError, UsageError, nearest
-from pipeline.records import FRAME_BYTES, Buffer, RecordError, read_features, read_frames
+from pipeline.command import DataError, UsageError, nearest
+from pipeline.format.records import FRAME_BYTES, Buffer, RecordError, read_features, read_frames
 
 _SPEC = re.compile(r"(?P<name>[a-z]\w*)(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")
 _SPLITS = ("train", "validation", "test")

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from beam_jobs.splits import SplitFractions
-from pipeline import records
-from pipeline.cli import DataError, UsageError
-from pipeline.manifest import open_dataset
+from pipeline.command import DataError, UsageError
+from pipeline.format import records
+from pipeline.format.manifest import open_dataset
 from tests.beam_jobs.image_folders import command, files_of, make_folder, run_build, run_command, save_image
 
 

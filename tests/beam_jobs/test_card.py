@@ -5,7 +5,7 @@ import tensorflow_datasets as tfds
 
 from beam_jobs.card import tfds_metadata
 from beam_jobs.shards import shard_name
-from pipeline.manifest import Manifest, Shard
+from pipeline.format.manifest import Manifest, Shard
 
 
 def test_the_files_are_the_ones_that_tfds_would_write(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from beam_jobs import build, crew
 from beam_jobs.sources import SourceItem
 from beam_jobs.sources.folder import FolderSource
-from pipeline.cli import CommandError, ExitCode
+from pipeline.command import CommandError, ExitCode
 from tests.beam_jobs.image_folders import config, files_of, make_folder, run_build
 
 _TWO = ["--direct_num_workers=2"]

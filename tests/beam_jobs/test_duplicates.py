@@ -250,8 +250,8 @@ def build_with_copies(root, mode):
 
 
 def splits_by_picture(version):
-    from pipeline.manifest import open_dataset
-    from pipeline.records import decode_example, read_frames
+    from pipeline.format.manifest import open_dataset
+    from pipeline.format.records import decode_example, read_frames
 
     data = open_dataset(version)
     splits = {}

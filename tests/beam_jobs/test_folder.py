@@ -6,7 +6,7 @@ import pytest
 from beam_jobs.images import RejectCode
 from beam_jobs.sources import ReadError, open_source
 from beam_jobs.sources.folder import FolderSource
-from pipeline.cli import UsageError
+from pipeline.command import UsageError
 
 
 def put(root: pathlib.Path, *paths: str) -> FolderSource:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from pipeline.manifest import current_version, open_dataset
+from pipeline.format.manifest import current_version, open_dataset
 from tests.beam_jobs.image_folders import command, files_of, make_folder, run_build, run_command
 
 _BEAM = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")  # Beam's own worker processes

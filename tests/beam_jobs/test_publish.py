@@ -8,8 +8,8 @@ import time
 import pytest
 
 from beam_jobs import publish
-from pipeline.cli import TryAgainError
-from pipeline.manifest import Manifest, Shard, current_version
+from pipeline.command import TryAgainError
+from pipeline.format.manifest import Manifest, Shard, current_version
 
 _HOLDER = """
 import sys, time

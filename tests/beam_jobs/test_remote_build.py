@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.manifest import open_dataset
-from pipeline.records import decode_example, read_frames
+from pipeline.format.manifest import open_dataset
+from pipeline.format.records import decode_example, read_frames
 from tests.beam_jobs.misbehaving_server import running_server
 
 

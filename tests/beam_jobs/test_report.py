@@ -142,7 +142,7 @@ def test_the_page_stays_small_for_many_images_and_classes(tmp_path, built):
         def read(self, item):
             return image
 
-    from pipeline.manifest import Manifest
+    from pipeline.format.manifest import Manifest
 
     data = json.loads((version / "manifest.json").read_text())
     data["labels"] = [f"class-{number:03d}" for number in range(1000)]

@@ -7,7 +7,7 @@ import apache_beam as beam
 import pytest
 
 from beam_jobs import runner
-from pipeline.cli import UsageError
+from pipeline.command import UsageError
 
 _SECONDS = 2.5  # Beam's time limit for buffered output is one
 

@@ -11,7 +11,7 @@ from beam_jobs.images import PixelPolicy
 from beam_jobs.previous import PreviousVersion
 from beam_jobs.rows import Row
 from beam_jobs.sources import SourceItem
-from pipeline import records
+from pipeline.format import records
 
 
 def row(number: int, *, keeps_bytes: bool = True) -> Row:

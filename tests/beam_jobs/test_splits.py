@@ -5,7 +5,7 @@ import pytest
 
 from beam_jobs import splits
 from beam_jobs.splits import SplitFractions
-from pipeline.cli import DataError, UsageError
+from pipeline.command import DataError, UsageError
 
 THREE = SplitFractions.parse("train:0.8,validation:0.1,test:0.1")
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from beam_jobs import errors, spool
-from pipeline.cli import ExitCode
+from pipeline.command import ExitCode
 
 
 def test_blocks_come_back_from_their_file(tmp_path):

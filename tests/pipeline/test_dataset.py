@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from pipeline import render, source
 from pipeline.augment import AugmentConfig
-from pipeline.cli import UsageError
+from pipeline.command import UsageError
 from pipeline.dataset import HostSlice, eval_dataset, example_ids, train_dataset
 from tests.datasets import jpeg, random_records, record, write_dataset
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.cli import UsageError
+from pipeline.command import UsageError
 from pipeline.preprocess import PREPROCESS, assert_range, preprocess, value_range
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)

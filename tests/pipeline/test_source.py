@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from pipeline import policies, source
-from pipeline.cli import DataError
-from pipeline.manifest import Manifest, Shard
+from pipeline.command import DataError
+from pipeline.format.manifest import Manifest, Shard
 from pipeline.source import Machine
 from tests.datasets import random_records, write_dataset
 

@@ -5,11 +5,12 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline import records, source, verify
+from pipeline import source, verify
 from pipeline.augment import AugmentConfig
-from pipeline.cli import DataError
+from pipeline.command import DataError
 from pipeline.dataset import eval_dataset, example_ids, train_dataset
-from pipeline.manifest import DatasetVersion, open_dataset
+from pipeline.format import records
+from pipeline.format.manifest import DatasetVersion, open_dataset
 from tests.datasets import random_records, write_dataset
 
 LABELS = ["a", "b", "c"]

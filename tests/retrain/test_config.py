@@ -2,7 +2,7 @@ import pathlib
 
 import pytest
 
-from pipeline.cli import UsageError
+from pipeline.command import UsageError
 from retrain.config import load_config
 
 MINIMAL = """

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pipeline.cli import DataError
+from pipeline.command import DataError
 from retrain.gate import GateConfig, Prediction, judge, read_predictions
 
 CONFIG = GateConfig(margin=0.02, minimum_accuracy=0.8)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipeline.cli import TryAgainError
+from pipeline.command import TryAgainError
 from retrain.lock import exclusive
 
 HOLD = """

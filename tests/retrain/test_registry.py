@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pipeline.cli import DataError
+from pipeline.command import DataError
 from retrain import registry
 
 LABELS = "cat\ndog\n"

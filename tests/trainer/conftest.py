@@ -1,7 +1,7 @@
 import pytest
 import tensorflow as tf
 
-from pipeline.manifest import DatasetVersion
+from pipeline.format.manifest import DatasetVersion
 from tests import datasets, two_cpus  # noqa: F401  (two_cpus before any test uses a device)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
-from pipeline.manifest import DatasetVersion
+from pipeline.format.manifest import DatasetVersion
 from trainer.checkpoint import build_from_recipe
 from trainer.config import DataFacts, Recipe, load_recipe
 from trainer.loop import Trainer

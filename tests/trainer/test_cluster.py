@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from pipeline.manifest import open_dataset
+from pipeline.format.manifest import open_dataset
 from tests.trainer.runs import SMALL
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

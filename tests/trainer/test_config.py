@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.cli import UsageError
+from pipeline.command import UsageError
 from trainer import config, overrides
 
 FACTS = config.DataFacts(num_train=1000, num_classes=5, max_side=400)

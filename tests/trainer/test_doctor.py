@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-from pipeline.cli import ExitCode
+from pipeline.command import ExitCode
 from trainer import doctor, doctor_checks, doctor_machine
 from trainer.doctor_checks import Chips, Finding, Status
 

@@ -15,10 +15,10 @@ import tensorflow as tf
 from etils import epath
 
 from pipeline import preprocess
-from pipeline.cli import UsageError
+from pipeline.command import UsageError
 from pipeline.dataset import eval_dataset
 from pipeline.decode import decode_and_resize
-from pipeline.records import decode_example, read_frames
+from pipeline.format.records import decode_example, read_frames
 from tests import datasets
 from tests.trainer import runs
 from trainer import export

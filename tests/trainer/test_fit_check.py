@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipeline.cli import DataError, UsageError
+from pipeline.command import DataError, UsageError
 from tests import datasets
 from tests.trainer.runs import small_recipe, train
 from trainer.advice import advise, fitting_accuracy, next_rate, rates_to_try, with_own

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.cli import UsageError
+from pipeline.command import UsageError
 from trainer.models import build_classifier, pretrained, torch_weights
 
 

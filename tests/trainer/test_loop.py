@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
-from pipeline.cli import CommandError, TryAgainError, UsageError
+from pipeline.command import CommandError, TryAgainError, UsageError
 from tests import datasets
 from tests.trainer.runs import small_recipe, train, weights
 from trainer.run import class_weights

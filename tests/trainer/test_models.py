@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.cli import UsageError
+from pipeline.command import UsageError
 from trainer.models import BACKBONES, Classifier, HeadConfig, backbone_info, build_classifier, pretrained
 
 
@@ -118,7 +118,7 @@ def test_every_path_tells_backbone_from_head():
 
 
 _ANOTHER_PROCESS = """
-from pipeline.cli import run_command
+from pipeline.command import run_command
 from trainer.models import HeadConfig, build_classifier
 for name in ("efficientnet_b0", "resnet50"):
     c = build_classifier(backbone=name, weights="none", num_classes=3, height=64, width=64, seed=1,

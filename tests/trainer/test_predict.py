@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipeline.cli import UsageError
+from pipeline.command import UsageError
 from pipeline.decode import decode_and_resize
 from pipeline.preprocess import preprocess
 from trainer.export import export_classifier

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from pipeline.cli import DataError, ExitCode, UsageError
+from pipeline.command import DataError, ExitCode, UsageError
 from tests import datasets
 from trainer import config
 from trainer.preflight import batches, cache, compiling, examine, facts, feeding, findings, report, roofline, topology

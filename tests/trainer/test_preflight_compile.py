@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from pipeline.cli import CommandError, ExitCode, UsageError
+from pipeline.command import CommandError, ExitCode, UsageError
 from tests import datasets
 from trainer import config
 from trainer.overrides import override

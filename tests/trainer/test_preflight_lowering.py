@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.augment import AugmentConfig
-from pipeline.cli import CommandError, UsageError
+from pipeline.command import CommandError, UsageError
 from trainer import config
 from trainer.config import DataFacts
 from trainer.overrides import override

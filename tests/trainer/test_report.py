@@ -13,7 +13,7 @@ from etils import epath
 from PIL import Image
 from sklearn import metrics
 
-from pipeline.cli import DataError, UsageError
+from pipeline.command import DataError, UsageError
 from tests import datasets
 from trainer import charts, report
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from etils import epath
 
-from pipeline.cli import TryAgainError, UsageError
+from pipeline.command import TryAgainError, UsageError
 from tests.trainer.runs import small_recipe
 from trainer.cluster import Cluster, Workers, read_cluster, wait_for_others
 from trainer.overrides import to_dict

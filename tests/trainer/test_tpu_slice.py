@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from pipeline.cli import UsageError
+from pipeline.command import UsageError
 from trainer.tpu_slice import SliceHost, find_host, leaves_it_to_another
 
 NOBODY = "http://127.0.0.1:9/"

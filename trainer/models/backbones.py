@@ -8,7 +8,7 @@ from collections.abc import Callable
 import keras
 from keras import layers
 
-from pipeline.cli import UsageError, nearest
+from pipeline.command import UsageError, nearest
 from trainer.models import efficientnet
 
 _MIN_SIZE = 32  # five halvings; keras.applications refuses less

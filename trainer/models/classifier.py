@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import keras
 from keras import layers
 
-from pipeline.cli import UsageError, nearest
+from pipeline.command import UsageError, nearest
 from trainer.models import backbones, pretrained
 from trainer.models.twin import lean_twin
 

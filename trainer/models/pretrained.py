@@ -12,7 +12,7 @@ import h5py
 import keras
 import numpy as np
 
-from pipeline.cli import UsageError
+from pipeline.command import UsageError
 from trainer.models import efficientnet, torch_weights
 from trainer.models.backbones import APPLICATIONS
 

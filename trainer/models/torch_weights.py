@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from pipeline.cli import UsageError
+from pipeline.command import UsageError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001

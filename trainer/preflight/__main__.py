@@ -20,8 +20,8 @@ from absl import flags
 
 import pipeline
 import trainer
-from pipeline.cli import ExitCode, UsageError, run_command
-from pipeline.manifest import DatasetVersion, open_dataset
+from pipeline.command import ExitCode, UsageError, run_command
+from pipeline.format.manifest import DatasetVersion, open_dataset
 from trainer.preflight import cache as caching
 from trainer.preflight.compiling import Compiler
 from trainer.preflight.findings import Report

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipeline.files import write_atomically
+from pipeline.format.storage import write_atomically
 
 _PACKAGES = ("tensorflow", "tensorflow-tpu", "keras")
 

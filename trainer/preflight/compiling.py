@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.cli import CommandError, UsageError
+from pipeline.command import CommandError, UsageError
 from trainer.preflight import hlo
 from trainer.preflight.cache import Cache, digest
 from trainer.preflight.topology import GIB, Slice

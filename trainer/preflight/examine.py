@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from pipeline.manifest import DatasetVersion
+from pipeline.format.manifest import DatasetVersion
 from trainer import config, overrides
 from trainer.config import Recipe
 from trainer.preflight import feeding

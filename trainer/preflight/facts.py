@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipeline.cli import DataError, UsageError
-from pipeline.manifest import DatasetVersion
+from pipeline.command import DataError, UsageError
+from pipeline.format.manifest import DatasetVersion
 from trainer.config import DataFacts
 
 

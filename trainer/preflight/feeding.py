@@ -16,9 +16,10 @@ import tensorflow as tf
 from etils import epath
 from PIL import Image
 
-from pipeline import dataset, records
+from pipeline import dataset
 from pipeline.augment import AugmentConfig
-from pipeline.manifest import DatasetVersion, Manifest, Shard
+from pipeline.format import records
+from pipeline.format.manifest import DatasetVersion, Manifest, Shard
 from trainer.config import Phase, Recipe
 from trainer.models import backbone_info
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.cli import CommandError, UsageError
+from pipeline.command import CommandError, UsageError
 from trainer.checkpoint import build_from_recipe
 from trainer.config import Phase, Recipe
 from trainer.optimizer import trainable_groups

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from pipeline.cli import UsageError, nearest
+from pipeline.command import UsageError, nearest
 
 GIB = 2**30
 _CHIPS_OF_MANY = 4  # of each machine of a slice with several

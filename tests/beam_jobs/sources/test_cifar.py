@@ -14,7 +14,7 @@ from PIL import Image
 
 from beam_jobs.sources import open_source
 from beam_jobs.sources.cifar_batches import BatchError, read_binary, read_pickled_meta, read_python
-from pipeline.cli import DataError, UsageError
+from pipeline.command import DataError, UsageError
 
 NAMES = [f"class{i}" for i in range(10)]
 CHANCE = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from beam_jobs.download_entry import Body
 from beam_jobs.download_store import DownloadStore
 from beam_jobs.images import RejectCode
 from beam_jobs.sources import ReadError, RemoteSource, open_source
-from pipeline.cli import DataError, UsageError
+from pipeline.command import DataError, UsageError
 
 
 class BucketFileSystem(LocalFileSystem):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from beam_jobs.images import RejectCode
 from beam_jobs.sources import ReadError, open_source
-from pipeline.cli import DataError, UsageError
+from pipeline.command import DataError, UsageError
 
 SIZES = {"train": 30, "test": 7, "unlabelled": 3}
 

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from pipeline import cli
+from pipeline import command
 from retrain import steps
 from retrain.config import load_config
 from retrain.lock import exclusive
@@ -11,11 +11,11 @@ from retrain.main import run_pass
 STAND_INS = steps.Commands(build="stand_in", train="stand_in", evaluate="stand_in")
 
 
-def main(arguments: list[str]) -> cli.ExitCode:
+def main(arguments: list[str]) -> command.ExitCode:
     config = load_config(flags.FLAGS.config)
     with steps.stop_on_sigterm(), exclusive(config.models / ".lock") as descriptor:
         return run_pass(config, commands=STAND_INS, lock=descriptor)
 
 
 if __name__ == "__main__":
-    cli.run_command(main)
+    command.run_command(main)

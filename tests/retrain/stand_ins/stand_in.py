@@ -12,7 +12,7 @@ import pathlib
 import sys
 import time
 
-from pipeline.manifest import Manifest, Shard, open_dataset
+from pipeline.format.manifest import Manifest, Shard, open_dataset
 
 STEP_SECONDS = 0.03
 

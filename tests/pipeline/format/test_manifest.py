@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from pipeline import manifest
-from pipeline.cli import DataError, UsageError
+from pipeline.command import DataError, UsageError
+from pipeline.format import manifest
 
 
 def _manifest(**changes):

@@ -7,7 +7,7 @@ import sys
 import pytest
 import tensorflow as tf
 
-from pipeline import records
+from pipeline.format import records
 
 
 def _record(**changes):
@@ -76,7 +76,7 @@ def test_a_record_validates_itself(change, message):
 
 def test_what_beam_workers_import_is_free_of_tensorflow():
     code = (
-        "import sys, pkgutil, importlib, beam_jobs, pipeline.records, pipeline.manifest\n"
+        "import sys, pkgutil, importlib, beam_jobs, pipeline.format.records, pipeline.format.manifest\n"
         "for m in pkgutil.walk_packages(beam_jobs.__path__, 'beam_jobs.'): importlib.import_module(m.name)\n"
         "print([m for m in ('tensorflow', 'keras', 'jax') if m in sys.modules])"
     )

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipeline import records
-from pipeline.cli import DataError, UsageError, nearest
+from pipeline.command import DataError, UsageError, nearest
+from pipeline.format import records
 
 if TYPE_CHECKING:
     from etils import epath

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 
-from pipeline.files import write_atomically
+from pipeline.format.storage import write_atomically
 
 
 def test_replaces_a_file_and_leaves_nothing_beside_it(tmp_path):
@@ -45,7 +45,7 @@ def test_writers_of_one_shared_file_do_not_meet(tmp_path):
 
 def test_what_answers_at_once_is_free_of_tensorflow():
     code = (
-        "import sys, pipeline.files, trainer.request, trainer.preflight.__main__\n"
+        "import sys, pipeline.format.storage, trainer.request, trainer.preflight.__main__\n"
         "print([m for m in ('tensorflow', 'keras', 'jax') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

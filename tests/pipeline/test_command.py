@@ -8,14 +8,14 @@ import pytest
 PROGRAM = """
 import sys
 from absl import flags
-from pipeline import cli
+from pipeline import command
 flags.DEFINE_integer("count", 1, "How many.")
 
 def main(arguments):
     {body}
 
 if __name__ == "__main__":
-    cli.run_command(main, {options})
+    command.run_command(main, {options})
 """
 
 
@@ -29,10 +29,10 @@ def _run(tmp_path, body, *arguments, options=""):
     ("body", "code", "message"),
     [
         ("return None", 0, ""),
-        ("raise cli.UsageError('--x=3: no')", 64, "error: --x=3: no\n"),
-        ("raise cli.DataError('empty')", 65, "error: empty\n"),
-        ("raise cli.TryAgainError('locked')", 75, "error: locked\n"),
-        ("return cli.ExitCode.SKIPPED", 99, ""),
+        ("raise command.UsageError('--x=3: no')", 64, "error: --x=3: no\n"),
+        ("raise command.DataError('empty')", 65, "error: empty\n"),
+        ("raise command.TryAgainError('locked')", 75, "error: locked\n"),
+        ("return command.ExitCode.SKIPPED", 99, ""),
         ("raise KeyboardInterrupt", 130, "interrupted; run the same command again to continue\n"),
     ],
 )

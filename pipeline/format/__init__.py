@@ -1,0 +1,1 @@
+"""What lies on disk between the builder, the trainer and the gate. Free of TensorFlow and of Beam."""
