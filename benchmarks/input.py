@@ -117,7 +117,7 @@ def decode_resize(data: DatasetVersion) -> Iterator[Any]:
 
 
 def _ours(data: DatasetVersion, cache: str) -> Iterator[Any]:
-    from pipeline.augment import AugmentConfig
+    from pipeline.augment.config import AugmentConfig
     from pipeline.dataset import train_dataset
 
     augment = AugmentConfig(flip=True, shift=0.1, saturation=0.2, contrast=0.2, cutout_count=2, cutout_size=0.4)

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from pipeline import source
+from pipeline import reader
 from pipeline.command import UsageError
 
 
@@ -85,7 +85,7 @@ class Batching:
             places = batch * self.global_batch_size + tf.range(first, first + self.size, dtype=tf.int64)
             part = serialized[first : first + self.size] if self.host.count > 1 else serialized
             return {
-                **source.parse(part, num_classes=num_classes),
+                **reader.parse(part, num_classes=num_classes),
                 "weight": tf.cast(places < self.examples, tf.float32),
             }
 

@@ -7,16 +7,17 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from pipeline import policies, source
-from pipeline.augment import AugmentConfig
+from pipeline import reader
+from pipeline.augment.batch import Mix, keras_cv_policy
+from pipeline.augment.config import AugmentConfig
+from pipeline.augment.random_bits import stream_key
+from pipeline.augment.render import Renderer, finish_columns, traced_draw, traced_render
 from pipeline.batching import ONE_HOST, Batching, HostSlice
 from pipeline.command import UsageError
 from pipeline.format import records
 from pipeline.format.manifest import DatasetVersion
 from pipeline.preprocess import assert_range, check_mode
 from pipeline.preprocess import preprocess as preprocess_images
-from pipeline.random_bits import stream_key
-from pipeline.render import Renderer, finish_columns, traced_draw, traced_render
 
 
 def example_ids(data: DatasetVersion, split: str) -> list[str]:
@@ -42,11 +43,11 @@ def _options() -> tf.data.Options:
 def _batch_images(
     batches: tf.data.Dataset,
     renderer: Renderer,
-    columns: source.Columns | None,
+    columns: reader.Columns | None,
     *,
     size: int,
     mode: str,
-    mix: policies.Mix | None = None,
+    mix: Mix | None = None,
 ) -> tf.data.Dataset:
     """Batches of columns → batches of preprocessed images; the first batch's range is asserted."""
     pixels = columns.pixels if columns else None
@@ -81,7 +82,7 @@ def _batch_images(
     images = batches.unbatch().map(render, num_parallel_calls=calls, deterministic=True)
     images = images.batch(size, drop_remainder=True)
     if renderer.augment.policy:
-        change = policies.keras_cv_policy(renderer.augment.policy)
+        change = keras_cv_policy(renderer.augment.policy)
         images = images.map(lambda batch: {**batch, "image": change(batch["image"])})
     return images.enumerate().map(finish).prefetch(2).with_options(_options())
 
@@ -110,7 +111,7 @@ def train_dataset(
     Args:
       skip_batches: batches of this epoch already trained on; skipped before anything is decoded.
       host: the part of each global batch that this host feeds.
-      cache: one of `source.CACHES`; changes the speed only.
+      cache: one of `reader.CACHES`; changes the speed only.
 
     Returns:
       `ceil(N / global_batch_size) - skip_batches` elements {"image": float32 `[b, height, width, 3]` preprocessed,
@@ -133,17 +134,17 @@ def train_dataset(
             f"batch_size={global_batch_size + host.count} would do"
         )
     renderer = Renderer(height=height, width=width, largest=(manifest.max_height, manifest.max_width), augment=augment)
-    data, columns = source.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
+    data, columns = reader.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
     if columns:
-        batches = batching.from_memory(columns.rows, source.train_order(manifest, split, seed=seed, epoch=epoch))
+        batches = batching.from_memory(columns.rows, reader.train_order(manifest, split, seed=seed, epoch=epoch))
     else:
-        stream = source.train_stream(data, split, seed=seed, epoch=epoch)
+        stream = reader.train_stream(data, split, seed=seed, epoch=epoch)
         batches = batching.from_stream(stream, num_classes=manifest.num_classes)
     key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="augment"), tf.uint64)
     mix = None
     if augment.mixup or augment.cutmix:
         mix_key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="mix"), tf.uint64)
-        mix = policies.Mix(mixup=augment.mixup, cutmix=augment.cutmix, key=mix_key, num_classes=manifest.num_classes)
+        mix = Mix(mixup=augment.mixup, cutmix=augment.cutmix, key=mix_key, num_classes=manifest.num_classes)
     trace = traced_draw(renderer)
 
     @tf.autograph.experimental.do_not_convert
@@ -169,9 +170,9 @@ def eval_dataset(
     manifest = data.manifest
     batching = Batching(examples=manifest.num_examples(split), global_batch_size=global_batch_size, host=host)
     renderer = Renderer(height=height, width=width, largest=(manifest.max_height, manifest.max_width))
-    data, columns = source.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
+    data, columns = reader.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
     if columns:
         batches = batching.from_memory(columns.rows, np.arange(batching.examples))
     else:
-        batches = batching.from_stream(source.stream(data, split), num_classes=manifest.num_classes)
+        batches = batching.from_stream(reader.stream(data, split), num_classes=manifest.num_classes)
     return _batch_images(batches, renderer, columns, size=batching.size, mode=preprocess)

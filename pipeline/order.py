@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.random_bits import mix_numpy, stream_key
+from pipeline.augment.random_bits import mix_numpy, stream_key
 
 INTERLEAVE = 16  # shards read side by side
 BLOCK = 16  # records taken from a shard before the next one's turn; one at a time costs reading speed

@@ -15,13 +15,15 @@ import tensorflow as tf
 from absl import flags
 from PIL import Image, ImageDraw
 
-from pipeline import augment, policies, source
-from pipeline.augment import AugmentConfig
+from pipeline import reader
+from pipeline.augment.batch import Mix, keras_cv_policy
+from pipeline.augment.config import AugmentConfig
+from pipeline.augment.describe import describe
+from pipeline.augment.random_bits import stream_key
+from pipeline.augment.render import Renderer
 from pipeline.command import UsageError, run_command
 from pipeline.format import records
 from pipeline.format.manifest import DatasetVersion, open_dataset
-from pipeline.random_bits import stream_key
-from pipeline.render import Renderer
 
 _DATA = flags.DEFINE_string("data", None, "Dataset root or version directory.", required=True)
 _RECIPE = flags.DEFINE_string("recipe", None, "Name in trainer/recipes, or a run's config.json.", required=True)
@@ -65,7 +67,7 @@ def render_epochs(
     config = dataclasses.replace(config, on_accelerator=False)  # the same functions, here
     plain = Renderer(height=height, width=width, largest=largest)
     renderer = Renderer(height=height, width=width, largest=largest, augment=config)
-    columns = source.parse(tf.constant(serialized), num_classes=manifest.num_classes)
+    columns = reader.parse(tf.constant(serialized), num_classes=manifest.num_classes)
     names = [manifest.labels[label] for label in columns["label"].numpy()]
 
     def render(chosen: Renderer, rows: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -76,13 +78,13 @@ def render_epochs(
         key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="augment"), tf.uint64)
         images = render(renderer, renderer.draw(columns, key))
         if config.policy:
-            images = policies.keras_cv_policy(config.policy)(images)
+            images = keras_cv_policy(config.policy)(images)
         if config.mixup or config.cutmix:
             mix_key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="mix"), tf.uint64)
-            mix = policies.Mix(mixup=config.mixup, cutmix=config.cutmix, key=mix_key, num_classes=manifest.num_classes)
+            mix = Mix(mixup=config.mixup, cutmix=config.cutmix, key=mix_key, num_classes=manifest.num_classes)
             images, _ = mix.apply(images, columns["label"], columns["identity"])
         sheets.append(images)
-        captions.append(augment.describe(config, columns["identity"], key=key))
+        captions.append(describe(config, columns["identity"], key=key))
     pixels = tf.cast(tf.round(tf.stack(sheets, axis=1)), tf.uint8).numpy()
     return pixels, [["\n".join(column[row]) for column in captions] for row in range(len(serialized))]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from pipeline.augment import AugmentConfig
+from pipeline.augment.config import AugmentConfig
 from pipeline.command import UsageError, nearest
 from trainer import recipes, schedule
 from trainer.models import HeadConfig, backbone_info

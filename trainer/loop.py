@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from pipeline.augment.render import finish
 from pipeline.command import TryAgainError
 from pipeline.dataset import HostSlice
-from pipeline.render import finish
 from trainer import input_rate
 from trainer.checkpoint import StateCheckpoint, save_best, training_state
 from trainer.cluster import Workers

@@ -12,7 +12,7 @@ import tensorflow as tf
 from etils import epath
 
 from pipeline import dataset
-from pipeline.augment import AugmentConfig
+from pipeline.augment.config import AugmentConfig
 from pipeline.dataset import HostSlice
 from pipeline.format.manifest import DatasetVersion
 from trainer.config import Recipe

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.render import finish
+from pipeline.augment.render import finish
 from trainer.config import Phase, Recipe
 from trainer.dropout import dropout_seed
 from trainer.models import Classifier, backbone_info

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import dataset
-from pipeline.augment import AugmentConfig
+from pipeline.augment.config import AugmentConfig
 from pipeline.command import CommandError, DataError
 from pipeline.format.manifest import DatasetVersion
 from trainer.checkpoint import build_from_recipe

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import render, source
-from pipeline.augment import AugmentConfig
+from pipeline import reader
+from pipeline.augment import render
+from pipeline.augment.config import AugmentConfig
 from pipeline.command import UsageError
 from pipeline.dataset import HostSlice, eval_dataset, example_ids, train_dataset
 from tests.datasets import jpeg, random_records, record, write_dataset
@@ -131,7 +132,7 @@ def test_nothing_skipped_is_decoded(tmp_path):
     """The first records cannot be decoded, yet a resume after them works."""
     broken = [record(jpeg(np.zeros((24, 32, 3), np.uint8)), 0, name=str(i)) for i in range(8)]
     data = write_dataset(tmp_path, {"train": broken}, ["a"], shards=1)
-    positions = source.train_order(data.manifest, "train", seed=0, epoch=0)[:4]
+    positions = reader.train_order(data.manifest, "train", seed=0, epoch=0)[:4]
     for position in positions:
         broken[position] = type(broken[0])(**{**vars(broken[position]), "image": b"\xff\xd8\xff not a JPEG"})
     damaged = write_dataset(tmp_path / "damaged", {"train": broken}, ["a"], shards=1)
@@ -162,7 +163,7 @@ def _colour_coded(tmp_path, count):
 def test_every_example_once_over_all_hosts_and_labels_stay_with_their_images(tmp_path, cache, monkeypatch):
     count = 517
     data = _colour_coded(tmp_path, count)
-    monkeypatch.setattr(source, "_WINDOW_BYTES", sum(s.bytes for s in data.manifest.shards("train")) // 5)
+    monkeypatch.setattr(reader, "_WINDOW_BYTES", sum(s.bytes for s in data.manifest.shards("train")) // 5)
     augment = AugmentConfig(flip=True, shift=0.2, zoom=0.1)
     seen = []
     for index in range(4):
@@ -175,11 +176,11 @@ def test_every_example_once_over_all_hosts_and_labels_stay_with_their_images(tmp
 
 def test_the_stream_is_in_the_order_that_is_promised(tmp_path, monkeypatch):
     data = _colour_coded(tmp_path, 517)
-    monkeypatch.setattr(source, "_WINDOW_BYTES", sum(s.bytes for s in data.manifest.shards("train")) // 5)
+    monkeypatch.setattr(reader, "_WINDOW_BYTES", sum(s.bytes for s in data.manifest.shards("train")) // 5)
     ids = np.array(example_ids(data, "train"))
-    positions = source.train_order(data.manifest, "train", seed=3, epoch=1)
-    stream = source.train_stream(data, "train", seed=3, epoch=1)
-    streamed = [source.records.decode_example(payload).id for payload in stream.as_numpy_iterator()]
+    positions = reader.train_order(data.manifest, "train", seed=3, epoch=1)
+    stream = reader.train_stream(data, "train", seed=3, epoch=1)
+    streamed = [reader.records.decode_example(payload).id for payload in stream.as_numpy_iterator()]
     assert streamed == ids[positions].tolist()
 
 
@@ -188,7 +189,7 @@ def test_evaluation_is_in_file_order_without_augmentation(data):
     np.testing.assert_array_equal(run["label"], np.arange(N) % 3)
     assert example_ids(data, "train") == [r.id for r in random_records(N, classes=3)]
     plain = _join(_train(data, 10, augment=AugmentConfig()))
-    positions = source.train_order(data.manifest, "train", seed=1, epoch=2)
+    positions = reader.train_order(data.manifest, "train", seed=1, epoch=2)
     _assert_same(plain, {name: values[positions] for name, values in run.items()})
 
 
@@ -218,7 +219,7 @@ def test_large_images_are_reduced_while_decoding_in_both_paths_alike(tmp_path):
     data = write_dataset(tmp_path, {"train": examples}, ["a", "b", "c"])
     run = _join(_eval(data, 4, cache="bytes"))
     plain = _join(_train(data, 4, augment=AugmentConfig()))
-    positions = source.train_order(data.manifest, "train", seed=1, epoch=2)
+    positions = reader.train_order(data.manifest, "train", seed=1, epoch=2)
     _assert_same(plain, {name: values[positions] for name, values in run.items()})
     # A window that is the whole image goes another way to the same pixels.
     _assert_same(_join(_train(data, 4, augment=AugmentConfig(zoom=1e-9))), plain)

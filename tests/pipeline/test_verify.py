@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline import source, verify
-from pipeline.augment import AugmentConfig
+from pipeline import reader, verify
+from pipeline.augment.config import AugmentConfig
 from pipeline.command import DataError
 from pipeline.dataset import eval_dataset, example_ids, train_dataset
 from pipeline.format import records
@@ -150,7 +150,7 @@ def test_preview_shows_what_training_sees(data, tmp_path):
     for epoch in (0, 1):
         dataset = train_dataset(data, "train", augment=config, seed=5, epoch=epoch, **sizes)
         seen = next(dataset.as_numpy_iterator())["image"]
-        positions = source.train_order(data.manifest, "train", seed=5, epoch=epoch)
+        positions = reader.train_order(data.manifest, "train", seed=5, epoch=epoch)
         assert np.abs(seen - pixels[positions, 1 + epoch]).max() <= 0.51  # the sheet holds whole numbers
     assert captions[0][0] == "a"
     assert "saturation" in captions[0][1]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.augment import AugmentConfig
+from pipeline.augment.config import AugmentConfig
 from pipeline.command import CommandError, UsageError
 from trainer import config
 from trainer.config import DataFacts

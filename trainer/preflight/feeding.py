@@ -17,7 +17,7 @@ from etils import epath
 from PIL import Image
 
 from pipeline import dataset
-from pipeline.augment import AugmentConfig
+from pipeline.augment.config import AugmentConfig
 from pipeline.format import records
 from pipeline.format.manifest import DatasetVersion, Manifest, Shard
 from trainer.config import Phase, Recipe

@@ -6,7 +6,7 @@ Its source claims a test accuracy of 91.9 % (150/50/40 images a class).
 Measured here: not; needs the ImageNet weights of VGG16 and those photos.
 """
 
-from pipeline.augment import AugmentConfig
+from pipeline.augment.config import AugmentConfig
 from trainer.config import DataFacts, OptimizerConfig, Phase, Recipe
 from trainer.models import HeadConfig
 from trainer.schedule import Duration

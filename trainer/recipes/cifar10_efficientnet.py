@@ -9,7 +9,7 @@ Measured here: not with B0…B7, whose ImageNet weights we could not download. W
 seed 0 only: test 0.8055 in 28 minutes on a busy machine; a linear probe on the same features 0.684 at best.
 """
 
-from pipeline.augment import AugmentConfig
+from pipeline.augment.config import AugmentConfig
 from trainer.config import DataFacts, OptimizerConfig, Phase, Recipe
 from trainer.models import HeadConfig, backbone_info
 from trainer.schedule import Duration

@@ -7,7 +7,7 @@ Its source claims a test accuracy of 92.1 % (50/50/about 100 images a class).
 Measured here: not; needs the ImageNet weights of ResNet-50 and the whole data set.
 """
 
-from pipeline.augment import AugmentConfig
+from pipeline.augment.config import AugmentConfig
 from trainer.config import DataFacts, OptimizerConfig, Phase, Recipe
 from trainer.models import HeadConfig, backbone_info
 from trainer.schedule import Duration

@@ -6,7 +6,7 @@ Linear probing, then fine-tuning (arXiv 2202.10054): the head is trained to conv
 ImageNet backbone, then everything is fine-tuned gently from there.
 """
 
-from pipeline.augment import AugmentConfig
+from pipeline.augment.config import AugmentConfig
 from trainer.config import DataFacts, OptimizerConfig, Phase, Recipe
 from trainer.models import HeadConfig, backbone_info
 from trainer.schedule import Duration

@@ -3,7 +3,7 @@
 python -m trainer.main --data=DATA --recipe=quick --workdir=RUN
 """
 
-from pipeline.augment import AugmentConfig
+from pipeline.augment.config import AugmentConfig
 from trainer.config import DataFacts, OptimizerConfig, Phase, Recipe
 from trainer.models import HeadConfig
 from trainer.schedule import Duration

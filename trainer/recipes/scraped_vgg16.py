@@ -8,7 +8,7 @@ rate that fits the training set, then add them (`--set=phases.0.augment=false --
 Measured here: not; needs the ImageNet weights of VGG16.
 """
 
-from pipeline.augment import AugmentConfig
+from pipeline.augment.config import AugmentConfig
 from trainer.config import DataFacts, OptimizerConfig, Phase, Recipe
 from trainer.models import HeadConfig
 from trainer.schedule import Duration

@@ -1,7 +1,7 @@
 import numpy as np
 import tensorflow as tf
 
-from pipeline import random_bits
+from pipeline.augment import random_bits
 
 # The first outputs of SplitMix64 seeded with 1234567 (the reference C code, https://prng.di.unimi.it/splitmix64.c).
 REFERENCE = [6457827717110365317, 3203168211198807973, 9817491932198370423]

@@ -8,11 +8,42 @@ from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
-from pipeline import augment as augment_lib
-from pipeline import colour, geometry
-from pipeline.augment import AugmentConfig
+from pipeline.augment import colour, geometry, places
+from pipeline.augment.config import AugmentConfig
+from pipeline.augment.random_bits import uniforms
 from pipeline.decode import decode_and_resize, decode_jpeg, resize, usable_ratios
 from pipeline.preprocess import preprocess
+
+
+def draw(
+    config: AugmentConfig,
+    identities: tf.Tensor,
+    *,
+    key: tf.Tensor,
+    aspect: tf.Tensor,
+    output_aspect: float,
+) -> dict[str, tf.Tensor]:
+    """Draws the parameters of N examples.
+
+    Args:
+      identities: uint64 `[N]`, from the record's id.
+      key: uint64 scalar, `random_bits.stream_key(seed, epoch)`.
+      aspect: float32 `[N]`, width / height of each source image.
+      output_aspect: width / height of the output.
+
+    Returns:
+      Only what the configuration uses: "map" `[N, 2, 3]`; "matrix" `[N, 3, 3]`, "contrast" `[N]`, "brightness" `[N]`;
+      "cutouts" `[N, count, 4]`.
+    """
+    u = uniforms(identities, key=key, draws=places.draws(config.cutout_count))
+    parameters = {}
+    if config.moves:
+        parameters["map"] = geometry.draw_map(config, u, aspect=aspect, output_aspect=output_aspect)
+    if config.recolours:
+        parameters["matrix"], parameters["contrast"], parameters["brightness"] = colour.draw_colour(config, u)
+    if config.cutout_count:
+        parameters["cutouts"] = colour.draw_cutouts(config, u)
+    return parameters
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +76,7 @@ class Renderer:
           key: uint64 scalar.
         """
         heights, widths = columns["height"], columns["width"]
-        drawn = augment_lib.draw(
+        drawn = draw(
             self.augment,
             columns["identity"],
             key=key,

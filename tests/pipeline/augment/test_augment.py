@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance
+from pipeline.describe import describe
 from scipy import ndimage, stats
 
-from pipeline import augment, colour, geometry
-from pipeline.augment import AugmentConfig
+from pipeline.augment import colour, geometry
+from pipeline.augment.config import AugmentConfig
+from pipeline.augment.random_bits import mix_numpy, uniforms
+from pipeline.augment.render import Renderer, draw
 from pipeline.decode import resize
-from pipeline.random_bits import mix_numpy
-from pipeline.render import Renderer
 from tests.datasets import jpeg, smooth_image
 
 IMAGE = smooth_image(np.random.default_rng(5), height=48, width=64)
@@ -25,7 +26,7 @@ def _identities(count):
 
 def _draw(config, count, *, aspect=4 / 3, output_aspect=1.0):
     aspects = tf.fill([count], tf.constant(aspect, tf.float32))
-    return augment.draw(config, _identities(count), key=KEY, aspect=aspects, output_aspect=output_aspect)
+    return draw(config, _identities(count), key=KEY, aspect=aspects, output_aspect=output_aspect)
 
 
 def _render(config, count, *, height=48, width=64):
@@ -76,7 +77,7 @@ def _bilinear(pixels, affine, *, height, width):
 def test_rotation_equals_scipy(size):
     height, width = size
     images, rows = _render(AugmentConfig(rotation=30.0), 5, height=height, width=width)
-    turned = 2.0 * augment.uniforms(_identities(5), key=KEY, draws=16).numpy()[:, 5] - 1.0
+    turned = 2.0 * uniforms(_identities(5), key=KEY, draws=16).numpy()[:, 5] - 1.0
     for image, part in zip(images, turned, strict=True):
         angle = np.radians(30.0 * part)
         # A true rotation of the output's pixels, which lie on a square grid.
@@ -169,7 +170,7 @@ def test_saturation_equals_pillow():
 
 def test_hue_turns_the_colours_of_yiq():
     images, _ = _recolour(AugmentConfig(hue=0.1))
-    turns = 2.0 * augment.uniforms(_identities(8), key=KEY, draws=16).numpy()[:, 13] - 1.0
+    turns = 2.0 * uniforms(_identities(8), key=KEY, draws=16).numpy()[:, 13] - 1.0
     yiq = tf.image.rgb_to_yiq(DECODED / np.float32(255)).numpy()
     for image, turn in zip(images, turns, strict=True):
         angle = turn * 0.1 * 2 * np.pi
@@ -268,7 +269,7 @@ def test_descriptions_state_what_was_drawn():
     config = AugmentConfig(flip=True, brightness=0.5)
     drawn = _draw(config, 20)
     for lines, affine, brightness in zip(
-        augment.describe(config, _identities(20), key=KEY),
+        describe(config, _identities(20), key=KEY),
         drawn["map"].numpy(),
         drawn["brightness"].numpy(),
         strict=True,

@@ -5,10 +5,59 @@ For one image or a whole batch alike, and XLA can compile it, so it may run on t
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
+from pipeline.augment import places
+from pipeline.augment.config import AugmentConfig
+
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow's convert("L")
+
+# Hue turns the I and Q axes of YIQ (tf.image.rgb_to_yiq): from_yiq @ turn @ to_yiq = fixed + cos * even + sin * odd.
+_TO_YIQ = np.array([LUMA, [0.59590059, -0.27455667, -0.32134392], [0.21153661, -0.52273617, 0.31119955]])
+_HUE_PARTS = tuple(
+    np.linalg.inv(_TO_YIQ) @ np.array(turn, float) @ _TO_YIQ
+    for turn in (
+        [[1, 0, 0], [0, 0, 0], [0, 0, 0]],
+        [[0, 0, 0], [0, 1, 0], [0, 0, 1]],
+        [[0, 0, 0], [0, 0, -1], [0, 1, 0]],
+    )
+)
+
+
+def draw_colour(config: AugmentConfig, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The colour change of each example: `out = M @ (contrast * x + (1 - contrast) * grey) + brightness`.
+
+    Returns:
+      M float32 `[N, 3, 3]` (saturation, then hue; grey stays grey), contrast `[N]`, brightness `[N]` in 0..255 units.
+    """
+
+    def factor(draw: int, most: float) -> tf.Tensor:
+        return 1.0 + (u[:, draw] * 2.0 - 1.0) * most
+
+    saturation = factor(places.SATURATION, config.saturation)[:, tf.newaxis, tf.newaxis]
+    turned = tf.eye(3)
+    if config.hue:
+        cos, sin = (places.tabulated(f, u[:, places.HUE], most=config.hue * 2.0 * math.pi) for f in (np.cos, np.sin))
+        fixed, even, odd = (tf.constant(part, tf.float32) for part in _HUE_PARTS)
+        turned = fixed + even * cos[:, tf.newaxis, tf.newaxis] + odd * sin[:, tf.newaxis, tf.newaxis]
+    # Sums and products only: a matmul would round differently for other numbers of examples. Turning leaves grey alone,
+    # so turned @ (s * identity + (1 - s) * to_grey) = s * turned + (1 - s) * to_grey.
+    matrix = saturation * turned + (1.0 - saturation) * tf.constant([LUMA] * 3, tf.float32)
+    return (
+        matrix,
+        factor(places.CONTRAST, config.contrast),
+        (factor(places.BRIGHTNESS, config.brightness) - 1.0) * 255.0,
+    )
+
+
+def draw_cutouts(config: AugmentConfig, u: tf.Tensor) -> tf.Tensor:
+    """float32 `[N, count, 4]`: left, top, right, bottom of each square, as fractions of the output's sides."""
+    centres = tf.reshape(u[:, places.CUTOUT : places.CUTOUT + 2 * config.cutout_count], [-1, config.cutout_count, 2])
+    half = config.cutout_size / 2.0
+    return tf.concat([centres - half, centres + half], axis=-1)
 
 
 def recolour(images: tf.Tensor, matrix: tf.Tensor, contrast: tf.Tensor, brightness: tf.Tensor) -> tf.Tensor:

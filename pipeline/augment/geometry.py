@@ -6,9 +6,58 @@ plain resize. Its edges are rounded to whole source pixels. Otherwise the map go
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import tensorflow as tf
 
+from pipeline.augment import places
+from pipeline.augment.config import AugmentConfig
 from pipeline.decode import RATIOS, ratio_index, resize
+
+
+def _stack_matrix(rows: list[list[tf.Tensor]], like: tf.Tensor) -> tf.Tensor:
+    """Tensors or numbers, each `[N]` → float32 `[N, rows, columns]`."""
+    return tf.stack([tf.stack([c + tf.zeros_like(like) for c in row], axis=-1) for row in rows], axis=-2)
+
+
+def draw_map(config: AugmentConfig, u: tf.Tensor, *, aspect: tf.Tensor, output_aspect: float) -> tf.Tensor:
+    """The affine map of each example.
+
+    Args:
+      u: float32 `[N, draws]`, uniforms.
+      aspect: float32 `[N]`, width / height of each source image.
+      output_aspect: width / height of the output.
+
+    Returns:
+      float32 `[N, 2, 3]`: output (x, y, 1) → source (x, y), both from -0.5 to 0.5 across the image.
+    """
+
+    def signed(draw: int) -> tf.Tensor:
+        return u[:, draw] * 2.0 - 1.0
+
+    one = tf.ones_like(u[:, 0])
+    # Rotation and shear act on square pixels of the output; coordinates across a non-square image are not.
+    angle = math.radians(config.rotation)
+    cos, sin = (places.tabulated(f, u[:, places.ROTATION], most=angle) for f in (np.cos, np.sin))
+    shear = signed(places.SHEAR) * config.shear
+    scale = 1.0 + signed(places.ZOOM) * config.zoom
+    a, b = cos, cos * shear - sin
+    c, d = sin, sin * shear + cos
+    linear = _stack_matrix([[a * scale, b * scale / output_aspect], [c * scale * output_aspect, d * scale]], one)
+    mirror = tf.where(u[:, places.FLIP] < 0.5, -1.0, 1.0) if config.flip else one
+    linear = linear * tf.stack([mirror, one], axis=-1)[:, tf.newaxis, :]
+    shift = tf.stack([signed(places.SHIFT_X) * -config.shift, signed(places.SHIFT_Y) * -config.shift], axis=-1)
+    size = tf.ones_like(shift)
+    centre = tf.zeros_like(shift)
+    if config.random_resized_crop:
+        area = config.random_resized_crop + u[:, places.CROP_AREA] * (1.0 - config.random_resized_crop)
+        ratio = places.tabulated(np.exp, u[:, places.CROP_ASPECT], most=math.log(4.0 / 3.0))
+        size = tf.minimum(tf.stack([tf.sqrt(area * ratio / aspect), tf.sqrt(area / ratio * aspect)], axis=-1), 1.0)
+        centre = (tf.stack([u[:, places.CROP_X], u[:, places.CROP_Y]], axis=-1) - 0.5) * (1.0 - size)
+    linear = linear * size[:, :, tf.newaxis]
+    offset = shift * size + centre
+    return tf.concat([linear, offset[:, :, tf.newaxis]], axis=-1)
 
 
 def source_windows(

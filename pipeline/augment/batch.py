@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from pipeline.augment.random_bits import uniforms
 from pipeline.command import UsageError, nearest
-from pipeline.random_bits import uniforms
 
 # name → class in keras_cv.layers and its arguments.
 POLICIES = {

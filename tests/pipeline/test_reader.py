@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline import policies, source
+from pipeline import reader
+from pipeline.augment.batch import beta_quantiles
 from pipeline.command import DataError
 from pipeline.format.manifest import Manifest, Shard
-from pipeline.source import Machine
+from pipeline.reader import Machine
 from tests.datasets import random_records, write_dataset
 
 GIB = 1 << 30
@@ -27,7 +28,7 @@ def _choose(*, examples, size, side, remote=False, whole=True, memory=32, disk=1
         max_width=side,
     )
     machine = Machine(memory=memory * GIB, disk=disk * GIB, cores=cores)
-    return source.choose_cache(manifest, "train", machine=machine, remote=remote, whole_pixels=whole)
+    return reader.choose_cache(manifest, "train", machine=machine, remote=remote, whole_pixels=whole)
 
 
 def test_the_cache_follows_the_sizes():
@@ -55,14 +56,14 @@ def test_this_machine_is_sane():
 
 def test_local_copies_are_made_once_and_checked(tmp_path):
     data = write_dataset(tmp_path / "data", {"train": random_records(6, classes=2)}, ["a", "b"])
-    local = source.on_local_disk(data, "train", tmp_path / "cache")
+    local = reader.on_local_disk(data, "train", tmp_path / "cache")
     names = sorted(p.name for p in local.path.iterdir())
     assert names == sorted(s.name for s in data.manifest.shards("train"))
     for name in names:
         assert (local.path / name).read_bytes() == (data.path / name).read_bytes()
     for shard in data.manifest.shards("train"):
         (data.path / shard.name).unlink()
-    assert source.on_local_disk(data, "train", tmp_path / "cache") == local
+    assert reader.on_local_disk(data, "train", tmp_path / "cache") == local
 
 
 def test_a_damaged_shard_is_not_copied(tmp_path):
@@ -70,7 +71,7 @@ def test_a_damaged_shard_is_not_copied(tmp_path):
     shard = data.manifest.shards("train")[1]
     (data.path / shard.name).write_bytes(b"damaged")
     with pytest.raises(DataError, match=shard.name):
-        source.on_local_disk(data, "train", tmp_path / "cache")
+        reader.on_local_disk(data, "train", tmp_path / "cache")
     assert [p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()] == [data.manifest.shards("train")[0].name]
 
 
@@ -79,7 +80,7 @@ def test_a_shard_with_other_than_the_listed_records_is_named(tmp_path):
     first, second = data.manifest.shards("train")
     manifest = dataclasses.replace(data.manifest, splits={"train": (first, dataclasses.replace(second, examples=9))})
     with pytest.raises(DataError, match=f"{second.name} holds 3 records, its manifest says 9"):
-        source.load(dataclasses.replace(data, manifest=manifest), "train", "bytes")
+        reader.load(dataclasses.replace(data, manifest=manifest), "train", "bytes")
 
 
 @pytest.mark.parametrize(("size", "expected"), [(200, 8192), (100_000, (128 << 20) // 100_000)])
@@ -96,11 +97,11 @@ def test_windows_are_bounded_in_bytes_and_in_records(size, expected):
         max_height=8,
         max_width=8,
     )
-    assert source.window(manifest, "train") == expected
+    assert reader.window(manifest, "train") == expected
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.4, 1.0, 3.0])
 def test_quantiles_are_those_of_the_beta_distribution(alpha):
-    table = policies.beta_quantiles(alpha)
+    table = beta_quantiles(alpha)
     expected = stats.beta(alpha, alpha).ppf((np.arange(len(table)) + 0.5) / len(table))
     np.testing.assert_allclose(table, expected, atol=2e-3)
