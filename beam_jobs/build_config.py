@@ -9,8 +9,9 @@ import PIL
 from PIL import features
 
 from beam_jobs import downloads
-from beam_jobs.images import SHRINKING, PixelPolicy
 from beam_jobs.splits import SplitFractions
+from pipeline.images.encode import SHRINKING
+from pipeline.images.policy import PixelPolicy
 
 # Part of every build's key: to be raised when the same input and flags give other shards than before.
 FORMAT = 1

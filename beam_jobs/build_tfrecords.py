@@ -14,16 +14,17 @@ import tempfile
 
 from absl import flags
 
-from beam_jobs import build, heap, lean_beam, publish
+from beam_jobs import build, lean_beam, publish
 from beam_jobs.addresses import ANY_NETWORK
 from beam_jobs.build_config import BuildConfig
 from beam_jobs.downloads import DownloadPolicy
 from beam_jobs.fetch_policy import USER_AGENT, FetchPolicy
 from beam_jobs.files import is_remote
-from beam_jobs.images import PixelPolicy
 from beam_jobs.sources import SOURCES, open_source
 from beam_jobs.splits import SplitFractions, split_order
 from pipeline.command import UsageError, run_command
+from pipeline.images import heap
+from pipeline.images.policy import PixelPolicy
 
 _SOURCE = flags.DEFINE_string("source", "folder", f"Where the images come from: {', '.join(SOURCES)}.")
 _INPUT = flags.DEFINE_string("input", None, "The folder, file or archive with the images.")

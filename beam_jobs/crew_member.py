@@ -8,7 +8,8 @@ import signal
 import sys
 import traceback
 
-from beam_jobs import heap, worker
+from beam_jobs import worker
+from pipeline.images import heap
 
 
 def main() -> None:

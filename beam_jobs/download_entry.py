@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, Protocol
 
-from beam_jobs.images import RejectCode
+from pipeline.images.policy import RejectCode
 
 _MEMORY_BYTES = 1 << 20  # a body larger than this waits on disk
 _CHUNK_BYTES = 1 << 20

@@ -14,7 +14,7 @@ import json
 
 from beam_jobs import files
 from beam_jobs.download_entry import Body, Download
-from beam_jobs.images import RejectCode
+from pipeline.images.policy import RejectCode
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from beam_jobs.download_entry import Body, Download
 from beam_jobs.download_packs import BODIES_SUFFIX, KEY_DIGITS, LINES_SUFFIX, PACKS, key_of, packs_of
-from beam_jobs.images import RejectCode
+from pipeline.images.policy import RejectCode
 
 _MAX_PACK_BYTES = 256 << 20  # what a damaged file costs at most
 

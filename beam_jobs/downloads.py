@@ -16,7 +16,7 @@ from beam_jobs.download_store import DownloadStore
 from beam_jobs.fetch import Fetcher
 from beam_jobs.fetch_policy import FetchPolicy
 from beam_jobs.http_errors import FetchError
-from beam_jobs.images import RejectCode
+from pipeline.images.policy import RejectCode
 
 _LOOKUP_THREADS = 16
 _SILENCE = frozenset({RejectCode.DNS, RejectCode.CONNECTION, RejectCode.TIMEOUT, RejectCode.TLS})

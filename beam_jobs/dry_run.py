@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from beam_jobs import publish
 from beam_jobs.build import check_listing
 from beam_jobs.build_config import BuildConfig
-from beam_jobs.images import Reject, inspect
 from beam_jobs.inspection import BUCKETS, Listing, cache_key, inspected_row, read_bucket, read_cache, write_listing
 from beam_jobs.shards import num_shards, record_bytes
-from beam_jobs.sources import ReadError, Source, SourceItem
+from beam_jobs.sources import Source, SourceItem
 from beam_jobs.splits import split_order, targets
+from pipeline.images.facts import inspect
+from pipeline.images.policy import ReadError, Reject
 
 _SAMPLE = 64
 

@@ -22,10 +22,10 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_jobs import crew, lsh
 from beam_jobs.exact import Resolved, group_line, protection
-from beam_jobs.images import RejectCode
 from beam_jobs.rows import RejectRow, Row, pack, unpack
 from beam_jobs.spool import Block, Spool
 from beam_jobs.tasks import search_bands
+from pipeline.images.policy import RejectCode
 
 MODES = ("keep", "drop", "group")
 

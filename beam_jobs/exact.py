@@ -7,8 +7,8 @@ import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 
-from beam_jobs.images import RejectCode
 from beam_jobs.rows import RejectRow, Row
+from pipeline.images.policy import RejectCode
 
 # Of several copies the one in the most protected split stays: a test image must not be lost to a training copy of it.
 _PROTECTION = {"test": 0, "validation": 1}

@@ -19,8 +19,8 @@ from beam_jobs import addresses, http1, robots
 from beam_jobs.connections import IdleConnections, Origin, PinnedConnection
 from beam_jobs.fetch_policy import FetchPolicy
 from beam_jobs.http_errors import FetchError, as_fetch_error, parse_retry_after
-from beam_jobs.images import RejectCode
 from beam_jobs.urls import Target, parse_url
+from pipeline.images.policy import RejectCode
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRIED_STATUSES = frozenset({408, 425, 429})  # and all of 5xx

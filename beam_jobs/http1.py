@@ -11,7 +11,7 @@ import re
 from typing import Protocol
 
 from beam_jobs.http_errors import FetchError
-from beam_jobs.images import RejectCode
+from pipeline.images.policy import RejectCode
 
 OK = 200
 

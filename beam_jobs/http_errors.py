@@ -7,7 +7,7 @@ import errno
 import socket
 import ssl
 
-from beam_jobs.images import RejectCode
+from pipeline.images.policy import RejectCode
 
 
 class FetchError(Exception):

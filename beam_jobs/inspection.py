@@ -18,16 +18,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 import PIL
 
-from beam_jobs import turbo
-from beam_jobs.decoding import FORMATS
-from beam_jobs.images import ImageFacts, Look, PixelPolicy, Reject, RejectCode, look, make_facts
 from beam_jobs.progress import Counter
 from beam_jobs.read_ahead import read_ahead
 from beam_jobs.rows import RejectRow, Row
-from beam_jobs.sources import ReadError, Source, SourceItem
+from beam_jobs.sources import Source, SourceItem
 from beam_jobs.spool import Place
+from pipeline.images import jpeg
+from pipeline.images.facts import ImageFacts, Look, look, make_facts
+from pipeline.images.pixels import FORMATS
+from pipeline.images.policy import PixelPolicy, ReadError, Reject, RejectCode
 
-# Part of the cache's key: to be raised when `images.inspect` answers differently for the same bytes.
+# Part of the cache's key: to be raised when `facts.inspect` answers differently for the same bytes.
 INSPECTION_VERSION = 3
 
 _LOOKS = 16  # finished together: so few stay in the cache of the processor
@@ -112,7 +113,7 @@ def read_bucket(directory: str, bucket: str) -> list[SourceItem]:
 
 def cache_key(policy: PixelPolicy) -> str:
     """Names the cache directory: results found under another policy, inspector or decoder do not count."""
-    decoders = [INSPECTION_VERSION, PIL.__version__, turbo.VERSION, FORMATS]
+    decoders = [INSPECTION_VERSION, PIL.__version__, jpeg.DECODER_VERSION, FORMATS]
     text = json.dumps([*decoders, dataclasses.asdict(policy)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -6,9 +6,9 @@ import dataclasses
 
 from beam_jobs import splits
 from beam_jobs.inspection import BUCKETS
-from beam_jobs.policy import PixelPolicy
 from beam_jobs.previous import PreviousVersion
 from beam_jobs.sources import Source
+from pipeline.images.policy import PixelPolicy
 
 _ROWS_PER_PARTITION = 4_000
 # Enough for what is done once for several buckets not to count, few enough for many workers to share a small folder.

@@ -1,7 +1,7 @@
 """Pairs of similar perceptual hashes by banded locality-sensitive hashing: what agrees in one band is compared.
 
 A band is a choice of 17 of the hash's signs. Every image stands in one bucket a band. It looks for its partners in the
-buckets where it would stand itself if it were cropped to each of `perceptual.WINDOWS`; mirroring does not move an image
+buckets where it would stand itself if it were cropped to each of `hashing.WINDOWS`; mirroring does not move an image
 to another bucket. (Gionis, Indyk, Motwani 1999, with the query's side made the rich one: what is stored, sorted and
 shuffled is one row an image.) Memory: about 400 bytes an image where one worker has all bands.
 """
@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from beam_jobs import perceptual
+from pipeline.images import hashing
 
 BANDS = 20
 ID_BYTES = 16
-SKETCH = np.dtype([("hash", np.uint8, (perceptual.HASH_BYTES,)), ("id", f"V{ID_BYTES}")])
+SKETCH = np.dtype([("hash", np.uint8, (hashing.HASH_BYTES,)), ("id", f"V{ID_BYTES}")])
 EDGE = np.dtype([("a", f"V{ID_BYTES}"), ("b", f"V{ID_BYTES}"), ("permille", np.uint16)])
 
 # Measured by benchmarks/near_duplicates.py: on photos, copies lie above and different pictures below.
@@ -37,7 +37,7 @@ def _choose_bands() -> tuple[list[np.ndarray], np.ndarray]:
 
     A band of the first kind has one coefficient more: its first sign only says which way round the others are read.
     """
-    rows, columns = np.mgrid[: perceptual.FREQUENCIES, : perceptual.FREQUENCIES].reshape(2, -1)
+    rows, columns = np.mgrid[: hashing.FREQUENCIES, : hashing.FREQUENCIES].reshape(2, -1)
     usable = (rows + columns > 0) & (np.hypot(rows, columns) <= _MAX_FREQUENCY)
     generator = np.random.Generator(np.random.PCG64(0))
     bands: list[np.ndarray] = []
@@ -52,7 +52,7 @@ def _choose_bands() -> tuple[list[np.ndarray], np.ndarray]:
 
 
 _COEFFICIENTS, _MIRRORED = _choose_bands()
-_KEY_WEIGHTS = np.zeros((perceptual.COEFFICIENTS, BANDS), np.float32)
+_KEY_WEIGHTS = np.zeros((hashing.COEFFICIENTS, BANDS), np.float32)
 for _band, _chosen in enumerate(_COEFFICIENTS):
     _KEY_WEIGHTS[_chosen, _band] = 2.0 ** np.arange(len(_chosen))  # no coefficient stands twice in a band
 
@@ -68,11 +68,11 @@ def _band_keys(positive: np.ndarray) -> np.ndarray:
 def _sign_words(positive: np.ndarray) -> np.ndarray:
     """Signs bool [n, COEFFICIENTS] → uint64 [n, 3], for counting how many differ."""
     padded = np.zeros((len(positive), 192), np.bool_)
-    padded[:, : perceptual.COEFFICIENTS] = positive
+    padded[:, : hashing.COEFFICIENTS] = positive
     return np.packbits(padded, axis=1).view(np.uint64)
 
 
-_MIRROR_WORDS = _sign_words(perceptual.MIRROR[None] < 0)[0]
+_MIRROR_WORDS = _sign_words(hashing.MIRROR[None] < 0)[0]
 
 
 class _Index:
@@ -85,7 +85,7 @@ class _Index:
         self.words = np.empty((count, 3), np.uint64)
         keys = np.empty((len(self.bands), count), np.int32)
         for at in range(0, count, _CHUNK):
-            positive = perceptual.levels(self.hashes[at : at + _CHUNK]) > 0
+            positive = hashing.levels(self.hashes[at : at + _CHUNK]) > 0
             self.words[at : at + _CHUNK] = _sign_words(positive)
             keys[:, at : at + _CHUNK] = _band_keys(positive)[:, self.bands].T
         self.order = np.stack([np.argsort(key, kind="stable").astype(np.int32) for key in keys])
@@ -124,9 +124,9 @@ def _distinct(numbers: np.ndarray, *, ignored_bits: int = 0) -> np.ndarray:
 
 def _pairs(index: _Index) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields (row, partner, similarity) of all similar pairs found, some of them several times."""
-    windows = len(perceptual.WINDOWS)
+    windows = len(hashing.WINDOWS)
     for at in range(0, len(index.hashes), _CHUNK):
-        vectors = perceptual.describe_windows(index.hashes[at : at + _CHUNK]).reshape(-1, perceptual.COEFFICIENTS)
+        vectors = hashing.describe_windows(index.hashes[at : at + _CHUNK]).reshape(-1, hashing.COEFFICIENTS)
         positive = vectors > 0
         words, keys = _sign_words(positive), _band_keys(positive)
         rows = at + np.arange(len(vectors)) // windows
@@ -142,8 +142,8 @@ def _pairs(index: _Index) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
         lookup, partner = lookup[near], partner[near]
         for start in range(0, len(lookup), _PAIRS):
             part, others = lookup[start : start + _PAIRS], partner[start : start + _PAIRS]
-            mine, theirs = vectors[part], perceptual.describe(index.hashes[others])
-            similarity = np.maximum((mine * theirs).sum(axis=1), (mine * perceptual.MIRROR * theirs).sum(axis=1))
+            mine, theirs = vectors[part], hashing.describe(index.hashes[others])
+            similarity = np.maximum((mine * theirs).sum(axis=1), (mine * hashing.MIRROR * theirs).sum(axis=1))
             similar = similarity >= SIMILARITY
             yield rows[part[similar]], others[similar], similarity[similar]
 

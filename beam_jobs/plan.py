@@ -11,13 +11,13 @@ import apache_beam as beam
 
 from beam_jobs import splits
 from beam_jobs.errors import BuildError
-from beam_jobs.images import RejectCode
 from beam_jobs.job_config import JobConfig
 from beam_jobs.rows import Row, split_group, split_stratum, unpack, unpack_rejects
 from beam_jobs.shards import num_shards, record_bytes
 from beam_jobs.spool import Block
 from beam_jobs.stage import Spooling
 from pipeline.command import DataError, ExitCode
+from pipeline.images.policy import RejectCode
 
 # A copy is no fault of the input: nothing is lost by leaving it out.
 _NO_FAULT = frozenset(

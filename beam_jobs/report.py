@@ -16,12 +16,11 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from beam_jobs.decoding import decode, open_image
-from beam_jobs.images import PixelPolicy
-from beam_jobs.policy import Refused
-from beam_jobs.sources import ReadError, Source, SourceItem
+from beam_jobs.sources import Source, SourceItem
 from beam_jobs.survey import EXTREMES, survey
 from pipeline.format.manifest import Manifest
+from pipeline.images.pixels import decode, open_image
+from pipeline.images.policy import PixelPolicy, ReadError, Refused
 
 _THUMBNAIL = 112  # pixels, longer side
 _QUALITY = 72

@@ -10,9 +10,9 @@ import pickle
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from beam_jobs.images import RejectCode
 from beam_jobs.sources import SourceItem
 from beam_jobs.spool import Block, Place, content
+from pipeline.images.policy import RejectCode
 
 Digest = bytes  # in `Row` the name `bytes` is a field
 

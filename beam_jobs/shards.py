@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from beam_jobs.images import PixelPolicy, render
 from beam_jobs.inspection import write_atomically
 from beam_jobs.read_ahead import read_ahead
 from beam_jobs.rows import Row
@@ -21,6 +20,8 @@ from beam_jobs.spool import content
 from beam_jobs.statistics import Tally
 from pipeline.format.manifest import Shard
 from pipeline.format.records import Record, encode_example, frame
+from pipeline.images.encode import render
+from pipeline.images.policy import PixelPolicy
 
 # Large enough to stream well from object stores, small enough that many hosts and workers get one each.
 _SHARD_BYTES = 64 << 20

@@ -12,9 +12,9 @@ import heapq
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from beam_jobs.images import ImageFacts
 from beam_jobs.inspection import BUCKETS, read_bucket, read_cache
 from beam_jobs.sources import SourceItem
+from pipeline.images.facts import ImageFacts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,15 +11,16 @@ import numpy as np
 
 from beam_jobs import lsh
 from beam_jobs.errors import BuildError, storage_errors
-from beam_jobs.images import look
 from beam_jobs.inspection import inspect_items, read_bucket
 from beam_jobs.job_config import JobConfig
 from beam_jobs.progress import Counter
 from beam_jobs.rows import RejectRow, Row, pack, unpack
 from beam_jobs.shards import SourceChanged, make_records, shard_name, write_shard
-from beam_jobs.sources import ReadError, SourceItem
+from beam_jobs.sources import SourceItem
 from beam_jobs.spool import Block, Spool, content
 from pipeline.command import ExitCode
+from pipeline.images.facts import look
+from pipeline.images.policy import ReadError
 
 STAGES = ("inspecting", "writing")
 

@@ -8,7 +8,7 @@ import re
 import urllib.parse
 
 from beam_jobs.http_errors import FetchError
-from beam_jobs.images import RejectCode
+from pipeline.images.policy import RejectCode
 
 _PORTS = {"http": 80, "https": 443}
 _UNFIT_IN_HOST = re.compile(r"[^!-~]|[/?#@\\]")

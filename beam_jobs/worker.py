@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 
-from beam_jobs import heap, lean_beam
+from beam_jobs import lean_beam
+from pipeline.images import heap
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

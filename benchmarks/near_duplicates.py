@@ -22,9 +22,11 @@ import numpy as np
 from absl import flags
 from PIL import Image, ImageEnhance, ImageOps
 
-from beam_jobs import lsh, perceptual
-from beam_jobs.images import ImageFacts, PixelPolicy, inspect
+from beam_jobs import lsh
 from pipeline.command import UsageError, run_command
+from pipeline.images import hashing
+from pipeline.images.facts import ImageFacts, inspect
+from pipeline.images.policy import PixelPolicy
 
 _PHOTOS = flags.DEFINE_multi_string("photos", [], "Folder with photos, searched with its sub-folders.")
 _LIMIT = flags.DEFINE_integer("limit", 0, "Take every n-th photo so that about this many remain; 0 for all.")
@@ -118,7 +120,7 @@ def _time(paths: Sequence[pathlib.Path], count: int) -> None:
     """Hashes with real photos' spectra but random signs and small changes of level: as many different pictures."""
     real = _sketches([path.read_bytes() for path in paths[:200]], first_id=0)["hash"]
     generator = np.random.default_rng(0)
-    levels = perceptual.levels(real)[generator.integers(len(real), size=count)]
+    levels = hashing.levels(real)[generator.integers(len(real), size=count)]
     levels = (levels * generator.choice([-1, 1], size=levels.shape)).astype(np.int8)
     nibbles = (levels + 8).astype(np.uint8)
     sketches = np.zeros(count, lsh.SKETCH)

@@ -23,15 +23,16 @@ from absl import flags
 from etils import epath
 from tqdm import tqdm
 
-from beam_jobs import images
-from beam_jobs.sources import ReadError, read_bounded
 from pipeline.command import DataError, UsageError, run_command
+from pipeline.images.encode import render
+from pipeline.images.facts import inspect
+from pipeline.images.policy import PixelPolicy, ReadError, Reject, read_bounded
 
 FLAGS = flags.FLAGS
 
 _BATCH = 32
 _READERS = 4  # Pillow decodes without the interpreter's lock
-_POLICY = images.PixelPolicy()
+_POLICY = PixelPolicy()
 
 # Encoded images → {"label": [B] of bytes, "probabilities": float32 [B, C]}, or ValueError.
 Signature = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
@@ -62,8 +63,8 @@ def read_image(path: str) -> bytes | str:
         return error.strerror or str(error)
     except ReadError as error:
         return error.detail
-    facts = images.inspect(data, _POLICY)
-    return facts.detail if isinstance(facts, images.Reject) else images.render(data, _POLICY)
+    facts = inspect(data, _POLICY)
+    return facts.detail if isinstance(facts, Reject) else render(data, _POLICY)
 
 
 def load_signature(model: epath.PathLike) -> Signature:

@@ -6,11 +6,9 @@ import dataclasses
 import hashlib
 import importlib
 from collections.abc import Iterator, Mapping
-from typing import IO, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from beam_jobs.download_store import DownloadStore
-from beam_jobs.images import RejectCode
-from beam_jobs.policy import PixelPolicy
 from pipeline.command import UsageError, nearest
 
 # Begins the stamp of an image that has no file: the sha256 of its raw pixels follows, which is the record's id.
@@ -47,31 +45,6 @@ class SourceItem:
         """
         raw = data.split(b"\n", 3)[-1] if self.stamp.startswith(RAW_PIXELS) else data
         return hashlib.sha256(raw).digest()
-
-
-class ReadError(Exception):
-    """An image cannot be read; becomes a row of rejects.jsonl.
-
-    Attributes:
-      code: the reason, out of the closed list.
-      detail: what exactly happened, for a person.
-    """
-
-    def __init__(self, code: RejectCode, detail: str) -> None:
-        super().__init__(code, detail)  # both as args: the exception crosses process borders by pickle
-        self.code = code
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.code.value}: {self.detail}"
-
-
-def read_bounded(file: IO[bytes]) -> bytes:
-    """All of a file whose size only reading tells. Raises ReadError: it is too large to be an image."""
-    data = file.read(PixelPolicy.max_bytes + 1)
-    if len(data) > PixelPolicy.max_bytes:
-        raise ReadError(RejectCode.TOO_MANY_BYTES, f"more than the {PixelPolicy.max_bytes} bytes allowed")
-    return data
 
 
 class Source(Protocol):

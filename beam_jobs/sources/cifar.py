@@ -22,10 +22,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from beam_jobs.images import RejectCode
-from beam_jobs.sources import RAW_PIXELS, ReadError, SourceItem
+from beam_jobs.sources import RAW_PIXELS, SourceItem
 from beam_jobs.sources.cifar_batches import Batch, BatchError, read_binary, read_names, read_pickled_meta, read_python
 from pipeline.command import DataError, UsageError
+from pipeline.images.policy import ReadError, RejectCode
 
 SIDE = 32
 _HEADER = b"P6\n%d %d\n255\n" % (SIDE, SIDE)

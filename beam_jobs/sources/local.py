@@ -6,9 +6,7 @@ import contextlib
 import os
 import stat
 
-from beam_jobs.images import RejectCode
-from beam_jobs.policy import PixelPolicy, too_many_bytes
-from beam_jobs.sources import ReadError
+from pipeline.images.policy import PixelPolicy, ReadError, RejectCode, too_many_bytes
 
 # Opening a pipe without this waits for somebody to write into it.
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK

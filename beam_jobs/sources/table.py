@@ -20,9 +20,9 @@ from typing import Any, ClassVar
 
 from beam_jobs import files
 from beam_jobs.download_store import DownloadStore, is_url
-from beam_jobs.images import RejectCode
-from beam_jobs.sources import ReadError, SourceItem, local, read_bounded
+from beam_jobs.sources import SourceItem, local
 from pipeline.command import DataError, UsageError, nearest
+from pipeline.images.policy import ReadError, RejectCode, read_bounded
 
 _REQUIRED = ("uri", "label")
 _SPLITS = ("train", "validation", "test")

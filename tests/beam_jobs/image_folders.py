@@ -13,9 +13,9 @@ from PIL import Image
 
 from beam_jobs import build
 from beam_jobs.build_config import BuildConfig
-from beam_jobs.images import PixelPolicy
 from beam_jobs.sources.folder import FolderSource
 from beam_jobs.splits import SplitFractions
+from pipeline.images.policy import PixelPolicy
 
 SPLITS = "train:0.8,validation:0.1,test:0.1"
 

@@ -14,8 +14,8 @@ from beam_jobs.connections import IdleConnections, PinnedConnection
 from beam_jobs.fetch import Fetcher
 from beam_jobs.fetch_policy import FetchPolicy
 from beam_jobs.http_errors import FetchError
-from beam_jobs.images import RejectCode
 from beam_jobs.urls import parse_url
+from pipeline.images.policy import RejectCode
 
 BODY = bytes(range(256)) * 300
 HANG_UP = "hang up"

@@ -15,7 +15,7 @@ from beam_jobs import download_pack_writer, download_packs
 from beam_jobs.download_entry import Body, Download
 from beam_jobs.download_store import DownloadStore
 from beam_jobs.downloads import DownloadPolicy, pending
-from beam_jobs.images import RejectCode
+from pipeline.images.policy import RejectCode
 
 POLICY = DownloadPolicy()
 

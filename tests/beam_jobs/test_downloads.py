@@ -21,8 +21,8 @@ from beam_jobs.downloads import DownloadPolicy, backoff, download, pending
 from beam_jobs.fetch import Fetcher
 from beam_jobs.fetch_policy import PRODUCT, FetchPolicy
 from beam_jobs.http_errors import FetchError, parse_retry_after
-from beam_jobs.images import RejectCode
 from beam_jobs.urls import parse_url
+from pipeline.images.policy import RejectCode
 from tests.beam_jobs.misbehaving_server import PIXELS, running_server
 
 LOOPBACK = ("127.0.0.1/32",)

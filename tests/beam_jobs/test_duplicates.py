@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from beam_jobs import lsh, perceptual
+from beam_jobs import lsh
 from beam_jobs.duplicates import find_components, resolve_component
-from beam_jobs.images import ImageFacts, PixelPolicy, inspect
 from beam_jobs.rows import Row
+from pipeline.images import hashing
+from pipeline.images.facts import ImageFacts, inspect
+from pipeline.images.policy import PixelPolicy
 from tests.beam_jobs.image_folders import run_build, save_image
 
 
@@ -82,10 +84,10 @@ def test_copies_are_grouped_with_their_original_and_with_nothing_else(photos, or
 
 def all_pairs(hashes):
     """The same similarity without any index: the reference for the banded search."""
-    vectors, windows = perceptual.describe(hashes), perceptual.describe_windows(hashes)
+    vectors, windows = hashing.describe(hashes), hashing.describe_windows(hashes)
     best = np.full((len(hashes), len(hashes)), -1.0)
     for window in windows.swapaxes(0, 1):
-        best = np.maximum(best, np.maximum(window @ vectors.T, (window * perceptual.MIRROR) @ vectors.T))
+        best = np.maximum(best, np.maximum(window @ vectors.T, (window * hashing.MIRROR) @ vectors.T))
     best = np.maximum(best, best.T)
     np.fill_diagonal(best, -1)
     return best
@@ -117,9 +119,9 @@ def test_the_answer_depends_neither_on_order_nor_on_how_the_bands_are_shared_out
 
 def test_a_mirrored_image_stands_in_the_same_buckets(originals):
     hashes = np.stack([np.frombuffer(value, np.uint8) for value in originals])
-    positive = perceptual.describe(hashes) > 0
-    mirrored = perceptual.describe(hashes) * perceptual.MIRROR > 0
-    nonzero = (perceptual.levels(hashes) != 0).all(axis=1)
+    positive = hashing.describe(hashes) > 0
+    mirrored = hashing.describe(hashes) * hashing.MIRROR > 0
+    nonzero = (hashing.levels(hashes) != 0).all(axis=1)
     keys, mirrored_keys = lsh._band_keys(positive), lsh._band_keys(mirrored)
     assert (keys[nonzero] == mirrored_keys[nonzero]).all()
     assert len(np.unique(keys[:, 0])) > len(keys) / 3
@@ -131,9 +133,9 @@ def test_windows_are_what_cropping_does(photos):
     image = photos[0]
     cut = cropped(image, left=0.05, top=0.05, right=0.05, bottom=0.05)
     hashes = np.stack([np.frombuffer(hash_of(i), np.uint8) for i in (image, cut)])
-    vectors, windows = perceptual.describe(hashes), perceptual.describe_windows(hashes)
+    vectors, windows = hashing.describe(hashes), hashing.describe_windows(hashes)
     similarity = windows[0] @ vectors[1]
-    assert similarity.argmax() == perceptual.WINDOWS.index((0.05,) * 4)
+    assert similarity.argmax() == hashing.WINDOWS.index((0.05,) * 4)
     assert similarity.max() > similarity[0] + 0.1
     np.testing.assert_allclose(windows[:, 0], vectors, atol=1e-5)
 

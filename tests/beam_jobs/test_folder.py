@@ -3,10 +3,10 @@ import pathlib
 
 import pytest
 
-from beam_jobs.images import RejectCode
-from beam_jobs.sources import ReadError, open_source
+from beam_jobs.sources import open_source
 from beam_jobs.sources.folder import FolderSource
 from pipeline.command import UsageError
+from pipeline.images.policy import ReadError, RejectCode
 
 
 def put(root: pathlib.Path, *paths: str) -> FolderSource:

@@ -5,11 +5,12 @@ import pathlib
 import pytest
 
 from beam_jobs import inspection
-from beam_jobs.images import PixelPolicy, render
 from beam_jobs.progress import Counter
 from beam_jobs.sources import SourceItem
 from beam_jobs.sources.folder import FolderSource
 from beam_jobs.spool import Spool, content
+from pipeline.images.encode import render
+from pipeline.images.policy import PixelPolicy
 from tests.beam_jobs.image_folders import make_folder, save_image
 
 

@@ -7,11 +7,11 @@ import random
 import pytest
 
 from beam_jobs import shards
-from beam_jobs.images import PixelPolicy
 from beam_jobs.previous import PreviousVersion
 from beam_jobs.rows import Row
 from beam_jobs.sources import SourceItem
 from pipeline.format import records
+from pipeline.images.policy import PixelPolicy
 
 
 def row(number: int, *, keeps_bytes: bool = True) -> Row:

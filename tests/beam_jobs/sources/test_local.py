@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from beam_jobs.images import RejectCode
-from beam_jobs.sources import ReadError, SourceItem, open_source
+from beam_jobs.sources import SourceItem, open_source
 from beam_jobs.sources.local import read_image
+from pipeline.images.policy import ReadError, RejectCode
 from tests.beam_jobs.image_folders import make_folder
 
 

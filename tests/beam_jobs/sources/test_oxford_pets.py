@@ -4,9 +4,9 @@ import pickle
 
 import pytest
 
-from beam_jobs.images import RejectCode
-from beam_jobs.sources import ReadError, open_source
+from beam_jobs.sources import open_source
 from pipeline.command import DataError, UsageError
+from pipeline.images.policy import ReadError, RejectCode
 
 LIST = "#Image CLASS-ID SPECIES BREED ID\nAbyssinian_1 1 1 1\nbasset_hound_2 5 2 4\nBengal_10 6 1 2\nBengal_11 6 1 2\n"
 

@@ -9,9 +9,9 @@ from apache_beam.io.localfilesystem import LocalFileSystem
 
 from beam_jobs.download_entry import Body
 from beam_jobs.download_store import DownloadStore
-from beam_jobs.images import RejectCode
-from beam_jobs.sources import ReadError, RemoteSource, open_source
+from beam_jobs.sources import RemoteSource, open_source
 from pipeline.command import DataError, UsageError
+from pipeline.images.policy import ReadError, RejectCode
 
 
 class BucketFileSystem(LocalFileSystem):

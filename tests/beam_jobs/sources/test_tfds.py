@@ -12,9 +12,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from beam_jobs.images import RejectCode
-from beam_jobs.sources import ReadError, open_source
+from beam_jobs.sources import open_source
 from pipeline.command import DataError, UsageError
+from pipeline.images.policy import ReadError, RejectCode
 
 SIZES = {"train": 30, "test": 7, "unlabelled": 3}
 

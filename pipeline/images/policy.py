@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from typing import IO
 
 # Pillow's own limit, above which its plug-ins refuse; also what TensorFlow's decoder can address with three channels.
 _HARD_MAX_PIXELS = 178_956_970
@@ -56,6 +57,23 @@ class Refused(Exception):
         self.reject = Reject(code=code, detail=detail)
 
 
+class ReadError(Exception):
+    """An image cannot be read; becomes a row of rejects.jsonl.
+
+    Attributes:
+      code: the reason, out of the closed list.
+      detail: what exactly happened, for a person.
+    """
+
+    def __init__(self, code: RejectCode, detail: str) -> None:
+        super().__init__(code, detail)  # both as args: the exception crosses process borders by pickle
+        self.code = code
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.code.value}: {self.detail}"
+
+
 def too_many_bytes(size: int, limit: int) -> str:
     """What a reject of that code says."""
     return f"{size} bytes, at most {limit} allowed"
@@ -97,3 +115,11 @@ class PixelPolicy:
             raise ValueError(f"jpeg_quality must be 1 to 100, got {self.jpeg_quality}")
         if self.subsampling not in ("4:2:0", "4:4:4"):
             raise ValueError(f'subsampling must be "4:2:0" or "4:4:4", got {self.subsampling!r}')
+
+
+def read_bounded(file: IO[bytes]) -> bytes:
+    """All of a file whose size only reading tells. Raises ReadError: it is too large to be an image."""
+    data = file.read(PixelPolicy.max_bytes + 1)
+    if len(data) > PixelPolicy.max_bytes:
+        raise ReadError(RejectCode.TOO_MANY_BYTES, f"more than the {PixelPolicy.max_bytes} bytes allowed")
+    return data

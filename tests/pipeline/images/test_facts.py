@@ -17,17 +17,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beam_jobs import turbo
-from beam_jobs.decoding import conforms, decode, open_image
-from beam_jobs.images import ImageFacts, PixelPolicy, Reject, RejectCode, inspect, look, make_facts, render
-from beam_jobs.policy import Refused
+from pipeline.images.encode import render
+from pipeline.images.facts import ImageFacts, inspect, look, make_facts
+from pipeline.images.jpeg import decode_plain
+from pipeline.images.pixels import conforms, decode, open_image
+from pipeline.images.policy import PixelPolicy, Refused, Reject, RejectCode
 
 POLICY = PixelPolicy(min_side=1)
 
 # Runs in a process of its own, so that a crash, a hang or a ballooning decoder is seen.
 WORKER = """
 import json, pathlib, sys, time
-from beam_jobs.images import PixelPolicy, Reject, look, make_facts, render
+from beam_jobs.images import PixelPolicy, Reject, look, make_facts
 out = pathlib.Path(sys.argv[1])
 policy = PixelPolicy(min_side=1)
 results = {}
@@ -96,7 +97,7 @@ def odd(shared_data, tmp_path_factory):
         capture_output=True,
         text=True,
         timeout=300,
-        cwd=pathlib.Path(__file__).resolve().parents[2],
+        cwd=pathlib.Path(__file__).resolve().parents[3],
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
@@ -473,7 +474,7 @@ def test_equal_pixels_have_equal_digests_whatever_the_format():
 def test_plain_jpegs_have_the_pixels_that_pillow_reads(mode, options, height, width):
     data = save(photo(height, width, mode=mode), "JPEG", **options)
     with Image.open(io.BytesIO(data)) as reference:
-        pixels = turbo.decode_plain(data, grey=mode == "L")
+        pixels = decode_plain(data, grey=mode == "L")
         assert np.array_equal(pixels, np.asarray(reference))
 
 
@@ -494,7 +495,7 @@ def test_what_the_fast_decoder_takes_pillow_reads_as_well():
             continue
         if not conforms(bytes(data), opened, POLICY):
             continue
-        pixels = turbo.decode_plain(bytes(data), grey=opened.mode == "L")
+        pixels = decode_plain(bytes(data), grey=opened.mode == "L")
         outcomes[pixels is None] += 1
         if pixels is not None:
             assert np.array_equal(pixels, np.asarray(decode(opened, POLICY)[0]))
@@ -536,5 +537,5 @@ def test_brightness_and_sharpness_tell_dark_and_blurred_images():
 
 
 def test_no_tensorflow_is_imported():
-    code = "import sys, beam_jobs.images, beam_jobs.duplicates; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, pipeline.images.facts, beam_jobs.duplicates; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beam_jobs.images import ImageFacts, PixelPolicy, Reject, RejectCode, inspect
+from pipeline.images.facts import ImageFacts, inspect
+from pipeline.images.policy import PixelPolicy, Reject, RejectCode
 
 _LOOK = """
 import pickle, sys
-from beam_jobs.images import PixelPolicy, inspect
+from pipeline.images.facts import inspect
+from pipeline.images.policy import PixelPolicy
 found = [inspect(data, PixelPolicy(min_side=1)) for data in pickle.load(open(sys.argv[1], "rb"))]
 pickle.dump(found, open(sys.argv[2], "wb"))
 """

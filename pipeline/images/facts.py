@@ -1,34 +1,24 @@
-"""Bytes → facts or a reject, and bytes → the record's JPEG. Free of TensorFlow.
-
-Every record is a JPEG, RGB or greyscale, upright, within the size limits. A JPEG that is all that already keeps its
-bytes; everything else is decoded (decoding.py says how colours and transparency come out) and encoded again.
-"""
+"""Looks at an encoded image once and says what the builder wants to know of it, or why it is refused."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 from collections.abc import Sequence
 
 import google_crc32c
 import numpy as np
 from PIL import Image
 
-from beam_jobs import perceptual, turbo
-from beam_jobs.decoding import MAX_SCANNED_PIXELS, conforms, decode, open_image, record_size
-from beam_jobs.jpeg import plain_frame
-from beam_jobs.policy import PixelPolicy, Refused, Reject, RejectCode
+from pipeline.images import hashing
+from pipeline.images.encode import colour_profile, encode
+from pipeline.images.jpeg import decode_plain, plain_frame
+from pipeline.images.pixels import MAX_SCANNED_PIXELS, conforms, decode, open_image, record_size
+from pipeline.images.policy import PixelPolicy, Refused, Reject
 
-__all__ = ["ImageFacts", "Look", "PixelPolicy", "Reject", "RejectCode", "inspect", "look", "make_facts", "render"]
-
-# Antialiased, in less than half of LANCZOS's time; on photos shrunk by two 37 dB from it, averages of areas 32 dB.
-SHRINKING = Image.Resampling.HAMMING
-_POINTS = 2 * perceptual.SIDE
+_POINTS = 2 * hashing.SIDE
 _TWICE_CENTRES = 2 * np.arange(_POINTS) + 1
 _LUMA_WEIGHTS = tuple(np.uint32(weight) for weight in (19595, 38470, 7471))  # ITU-R BT.601, in 2^-16
-# A larger colour profile (scanners' and printers' tables) or the usual sRGB one is not worth its bytes in every record.
-_MAX_PROFILE_BYTES = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +34,7 @@ class ImageFacts:
       channels: 1 or 3.
       format: Pillow's name of the source format.
       keeps_bytes: whether the record's image is the source file as it stands.
-      perceptual_hash: 72 bytes, or none for a next to uniform image; see perceptual.py.
+      perceptual_hash: 72 bytes, or none for a next to uniform image; see `hashing`.
       brightness: mean luma, 0 to 1.
       sharpness: root mean square of the Laplacian of the luma (0 to 1) at 64x64; low means blurred or empty.
     """
@@ -117,7 +107,7 @@ def _plain_pixels(data: bytes, policy: PixelPolicy) -> np.ndarray | None:
     fits = policy.min_side <= min(size) and count <= policy.max_pixels and record_size(size, policy) == size
     if not fits or (frame.progressive and data.count(b"\xff\xda") * count > MAX_SCANNED_PIXELS):
         return None
-    return turbo.decode_plain(data, grey=frame.channels == 1)
+    return decode_plain(data, grey=frame.channels == 1)
 
 
 def look(data: bytes, policy: PixelPolicy) -> Look | Reject:
@@ -134,11 +124,11 @@ def look(data: bytes, policy: PixelPolicy) -> Look | Reject:
             opened = open_image(data, policy)
             form, keeps_bytes = opened.format or "", conforms(data, opened, policy)
             if keeps_bytes:
-                size, pixels = opened.size, turbo.decode_plain(data, grey=opened.mode == "L")
+                size, pixels = opened.size, decode_plain(data, grey=opened.mode == "L")
             if pixels is None:
-                profile = _profile(opened)
+                profile = colour_profile(opened)
                 upright, size = decode(opened, policy)
-                image = None if keeps_bytes else _encode(upright, size, profile=profile, policy=policy)
+                image = None if keeps_bytes else encode(upright, size, profile=profile, policy=policy)
                 pixels = np.asarray(upright)
         except Refused as refused:
             return refused.reject
@@ -164,7 +154,7 @@ def _lumas(looks: Sequence[Look]) -> np.ndarray:
         luma += (points & 255) * weight
     luma += 1 << 15
     luma >>= 16
-    cells = luma.reshape(len(looks), perceptual.SIDE, 2, perceptual.SIDE, 2)
+    cells = luma.reshape(len(looks), hashing.SIDE, 2, hashing.SIDE, 2)
     rows = cells[:, :, 0] + cells[:, :, 1]
     return ((rows[..., 0] + rows[..., 1] + 2) >> 2).astype(np.uint8)
 
@@ -195,7 +185,7 @@ def make_facts(looks: Sequence[Look]) -> list[ImageFacts]:
     if not looks:
         return []
     lumas = _lumas(looks)
-    hashes = perceptual.perceptual_hashes(lumas)
+    hashes = hashing.perceptual_hashes(lumas)
     brightness = lumas.mean(axis=(1, 2)) / 255
     return [
         ImageFacts(
@@ -220,38 +210,3 @@ def inspect(data: bytes, policy: PixelPolicy) -> ImageFacts | Reject:
     """An image's facts, or why it is refused."""
     seen = look(data, policy)
     return seen if isinstance(seen, Reject) else make_facts([seen])[0]
-
-
-def _profile(image: Image.Image) -> bytes | None:
-    """The colour profile that goes into the record. The numbers are kept as they are, so what they mean (Display P3,
-    Adobe RGB) is kept too, for programs that look."""
-    profile: bytes = image.info.get("icc_profile") or b""
-    colours_kept = image.mode in ("L", "RGB", "RGBA", "LA")
-    return profile if colours_kept and 0 < len(profile) <= _MAX_PROFILE_BYTES else None
-
-
-def _encode(pixels: Image.Image, size: tuple[int, int], *, profile: bytes | None, policy: PixelPolicy) -> bytes:
-    """Upright pixels → the record's JPEG of this (width, height)."""
-    if pixels.size != size:
-        pixels = pixels.resize(size, SHRINKING, reducing_gap=3.0)
-    out = io.BytesIO()
-    pixels.info = {}  # Pillow would write comments and metadata that it finds there
-    pixels.save(out, "JPEG", quality=policy.jpeg_quality, subsampling=policy.subsampling, icc_profile=profile)
-    return out.getvalue()
-
-
-def render(data: bytes, policy: PixelPolicy) -> bytes:
-    """The record's JPEG: `data` itself if it conforms, otherwise encoded anew; a pure function of its arguments.
-
-    Raises:
-      ValueError: `inspect` refuses these bytes.
-    """
-    try:
-        image = open_image(data, policy)
-        if conforms(data, image, policy):
-            return data
-        profile = _profile(image)
-        pixels, size = decode(image, policy)
-    except Refused as refused:
-        raise ValueError(f"refused: {refused.reject.code.value}: {refused.reject.detail}") from refused
-    return _encode(pixels, size, profile=profile, policy=policy)
