@@ -35,7 +35,7 @@ from pipeline.format.manifest import DatasetVersion, open_dataset
 from trainer.request import Request
 
 if TYPE_CHECKING:
-    from trainer.config import Recipe
+    from trainer.recipes.recipe import Recipe
 
 _PHOTOS = flags.DEFINE_string("photos", None, "Folder that holds one folder of photos a class.")
 _DATA = flags.DEFINE_string("data", None, "Instead of --photos: a dataset with train, validation and test.")
@@ -79,8 +79,8 @@ def features(data: DatasetVersion, split: str, recipe: Recipe) -> tuple[np.ndarr
     import tensorflow as tf
 
     from pipeline.dataset import eval_dataset
-    from trainer.checkpoint import build_from_recipe
     from trainer.models import backbone_info
+    from trainer.train.model import build_from_recipe
 
     backbone = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=0).backbone
     size = {"height": recipe.image_size, "width": recipe.image_size}
@@ -109,7 +109,7 @@ def probes(data: DatasetVersion, recipe: Recipe) -> tuple[float, float]:
 
 def measure(seed: int, work: pathlib.Path) -> Row:
     """Builds, probes and fine-tunes for one seed."""
-    from trainer.run import resolve
+    from trainer.recipes.load import resolve
 
     run = work / f"run-{seed}"
     data_root = _DATA.value or str(work / f"data-{seed}")

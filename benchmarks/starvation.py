@@ -43,14 +43,14 @@ def rates() -> dict[str, list[float]]:
     import tensorflow as tf
     from etils import epath
 
-    from pipeline.dataset import HostSlice
-    from trainer.checkpoint import build_from_recipe
-    from trainer.feed import distribute
-    from trainer.plan import Plan
+    from pipeline.batching import HostSlice
+    from trainer.devices.strategy import make_strategy
+    from trainer.recipes.load import resolve
     from trainer.request import Request
-    from trainer.run import resolve, set_precision
-    from trainer.step import TrainStep
-    from trainer.strategy import make_strategy
+    from trainer.train.feed import distribute
+    from trainer.train.model import build_from_recipe, set_precision
+    from trainer.train.plan import Plan
+    from trainer.train.step import TrainStep
 
     data = open_dataset(_DATA.value)
     request = Request(

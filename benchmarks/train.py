@@ -7,7 +7,7 @@ DATA is any built dataset, e.g. CIFAR-10 from beam_jobs.build_tfrecords. Three c
    All contestants are processes of one run that take turns, round by round; a ratio is of two times of one round.
    Ours is the whole Trainer with its progress line, metrics files and checkpoints (one falls due at the start of almost
    every round, because the others' rounds pass meanwhile: more than in a run of its own). Keras' `fit` is taken as it
-   comes and tuned (20 steps a call as ours, no XLA); so is tf_keras'. Part of ours: trainer.memory, which spares page
+   comes and tuned (20 steps a call as ours, no XLA); so is tf_keras'. Part of ours: devices.memory, which spares page
    faults on a CPU, and the model's lean twin (trainer.models.twin); theirs run without them.
  * cached features: epochs of a phase that trains the head alone, with and without `cached_features`.
  * the share of an uninterrupted run's time, validation included and compilation excluded, that goes into the progress

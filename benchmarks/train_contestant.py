@@ -90,9 +90,9 @@ def _without_validation(data: DatasetVersion) -> DatasetVersion:
 
 
 def _recipe(contest: Contest, *, head_only: bool = False, cached: bool = False) -> Any:
-    from trainer.config import OptimizerConfig, Phase, Recipe
     from trainer.models import HeadConfig
-    from trainer.schedule import Duration
+    from trainer.recipes.recipe import OptimizerConfig, Phase, Recipe
+    from trainer.recipes.schedule import Duration
 
     backbone, side = contest.model.split("@")
     own = backbone == "cifar10_cnn"
@@ -123,7 +123,7 @@ def _plan(recipe: Any, data: DatasetVersion, run: pathlib.Path, stop_requested: 
     import numpy as np
     from etils import epath
 
-    from trainer.loop import Plan
+    from trainer.train.plan import Plan
 
     ones = np.ones(data.manifest.num_classes, np.float32)
     return Plan(
@@ -133,9 +133,9 @@ def _plan(recipe: Any, data: DatasetVersion, run: pathlib.Path, stop_requested: 
 
 def _train(recipe: Any, data: DatasetVersion, run: pathlib.Path, stop_requested: Callable[[], bool]) -> None:
     """Runs the real Trainer until `stop_requested`, which it asks after every host call."""
-    from trainer.checkpoint import build_from_recipe
-    from trainer.loop import Trainer
-    from trainer.strategy import make_strategy
+    from trainer.devices.strategy import make_strategy
+    from trainer.train.loop import Trainer
+    from trainer.train.model import build_from_recipe
 
     strategy = make_strategy("")
     with strategy.scope():
@@ -168,8 +168,8 @@ def _fit(contest: Contest, framework: str, options: dict[str, Any]) -> None:
     """`compile` and `fit`, one epoch a round."""
     import tensorflow as tf
 
-    from trainer.checkpoint import build_from_recipe
-    from trainer.loop import HostSlice
+    from pipeline.batching import HostSlice
+    from trainer.train.model import build_from_recipe
 
     recipe, data = _recipe(contest), _without_validation(contest.open())
     classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=0)
@@ -233,10 +233,9 @@ def in_tf_keras(model: Any) -> Any:
 
 def _share(contest: Contest) -> None:
     """Runs undisturbed, timing every call that logs or saves; ends with one line."""
-    from trainer import loop
-    from trainer.checkpoint import StateCheckpoint
-    from trainer.metrics import MetricsLog
-    from trainer.progress import Progress
+    from trainer.train import loop
+    from trainer.train.checkpoint import StateCheckpoint
+    from trainer.train.metrics import MetricsLog, Progress
 
     spent = {"checkpoints": 0.0, "selected weights": 0.0, "metrics": 0.0, "progress": 0.0}
     saves = 0

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from pipeline.format.records import Record
+
 RATIOS = (1, 2, 4, 8)  # what libjpeg scales by while it decodes
 
 
@@ -89,6 +91,17 @@ def decode_and_resize(
         return resize(tf.switch_case(index_for(tf.shape(image)), branches), height=height, width=width)
 
     return tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
+
+
+def why_unusable(record: Record) -> str:
+    """Decodes a record as training does; returns what is wrong with its image, or an empty string."""
+    try:
+        height, width, _ = tf.io.decode_jpeg(record.image, channels=3).shape
+    except tf.errors.InvalidArgumentError as error:
+        return f"its image does not decode: {error.message.splitlines()[0]}"
+    if (height, width) != (record.height, record.width):
+        return f"its image is {height}x{width}, the record says {record.height}x{record.width}"
+    return ""
 
 
 def _decode_any(encoded: tf.Tensor) -> tf.Tensor:

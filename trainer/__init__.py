@@ -2,7 +2,7 @@
 
 import os
 
-from trainer.doctor_checks import find_chips
+from trainer.devices.chips import find_chips
 
 if not find_chips().usable:
     # libtpu would ask a metadata server for minutes (measured: 8) whenever TensorFlow is imported.

@@ -12,222 +12,21 @@ DIR (default RUN/export) then holds
 
 from __future__ import annotations
 
-import contextlib
-import math
-import pathlib
-import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-
-import keras
-import numpy as np
-import tensorflow as tf
 from absl import flags
 from etils import epath
 
-from pipeline import preprocess as preprocessing
-from pipeline.command import CommandError, UsageError, run_command
-from pipeline.decode import decode_and_resize
-from trainer.models import Classifier
-from trainer.models.twin import lean_twin
+from pipeline.command import run_command
 
 FLAGS = flags.FLAGS
-
-SAVED_MODEL = "saved_model"
-KERAS_FILE = "model.keras"
-TFLITE_FILE = "model.tflite"
-LABELS_FILE = "labels.txt"
-_TFLITE_TOLERANCE = 1e-3  # float32 in another order of summation; observed 1e-6
-SIGNATURE = "serving_default"
-_PARALLEL_DECODES = 16
-INPUT = "image_bytes"  # TensorFlow Serving's JSON knows by the suffix _bytes that base64 is meant
-
-
-def export_classifier(
-    classifier: Classifier,
-    *,
-    labels: Sequence[str],
-    height: int,
-    width: int,
-    preprocess: str,
-    directory: epath.PathLike,
-) -> None:
-    """Writes the four forms; `directory` appears, or is replaced, only when all are whole.
-
-    Args:
-      classifier: the live model, under any dtype policy and distribution strategy; exported in float32.
-      labels: names, in the order of the logits.
-      height: pixels, as the input pipeline delivers them.
-      width: pixels, as the input pipeline delivers them.
-      preprocess: mode of `pipeline.preprocess.preprocess`.
-      directory: local or gs://. On an object store, which cannot rename, saved_model.pb is uploaded last.
-
-    Raises:
-      UsageError: labels and logits differ in number, or a label cannot be a line of labels.txt.
-    """
-    classes = classifier.head.output.shape[-1]
-    if len(labels) != classes:
-        raise UsageError(f"{len(labels)} labels for a model of {classes} classes")
-    if broken := [label for label in labels if len(label.splitlines()) != 1]:
-        raise UsageError(f"label {broken[0]!r} is not one line of text, so {LABELS_FILE} cannot hold it; rename it")
-    target = epath.Path(directory)
-    if "://" in str(target):
-        with tempfile.TemporaryDirectory() as staging:
-            _write(classifier, labels, height, width, preprocess, pathlib.Path(staging))
-            upload(epath.Path(staging), target)
-        return
-    staging = target.parent / f".{target.name}.staging"
-    if staging.exists():  # of an export that was killed
-        staging.rmtree()
-    staging.mkdir(parents=True)
-    _write(classifier, labels, height, width, preprocess, pathlib.Path(staging))
-    _swap(staging, target)
-
-
-@contextlib.contextmanager
-def _float32_policy() -> Iterator[None]:
-    """Within, layers that are given no precision get float32, whatever the training's is."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(policy)
-
-
-@_float32_policy()
-def _write(
-    classifier: Classifier, labels: Sequence[str], height: int, width: int, mode: str, directory: pathlib.Path
-) -> None:
-    model = inference_model(classifier, height=height, width=width, preprocess=mode)
-    _write_saved_model(model, labels, height, width, mode, directory / SAVED_MODEL)
-    model.save(directory / KERAS_FILE)
-    (directory / TFLITE_FILE).write_bytes(_to_tflite(model))
-    (directory / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels))
-
-
-def _swap(staging: epath.Path, target: epath.Path) -> None:
-    """Puts `staging` in the place of `target`, which a reader sees whole, old or new, or for an instant not at all."""
-    old = target.parent / f".{target.name}.old"
-    if old.exists():
-        old.rmtree()
-    if target.exists():
-        target.rename(old)
-    staging.rename(target)
-    if old.exists():
-        old.rmtree()
-
-
-def upload(source: epath.Path, target: epath.Path) -> None:
-    """Copies a directory file by file, `saved_model.pb` last: TensorFlow Serving loads a directory that has it."""
-    pending = epath.Path(target) / SAVED_MODEL / "saved_model.pb"
-    if pending.exists():
-        pending.unlink()
-    files = [epath.Path(path) for path in pathlib.Path(source).rglob("*") if path.is_file()]
-    for file in sorted(files, key=lambda file: (file.name == "saved_model.pb", str(file))):
-        copy = target / file.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        file.copy(copy, overwrite=True)
-
-
-def _in_float32(layer: keras.Operation) -> keras.Operation:
-    config = layer.get_config()
-    if isinstance(layer, keras.layers.Layer):
-        config["dtype"] = "float32"
-    return layer.__class__.from_config(config)
-
-
-def _preprocess_layers(images: keras.KerasTensor, mode: str) -> keras.KerasTensor:
-    """`pipeline.preprocess.preprocess` in Keras layers, for the formats that cannot hold a TensorFlow function."""
-    if mode == "identity":
-        return images
-    if mode == "caffe":
-        minus_mean = [-value for value in preprocessing.IMAGENET_MEAN_BGR]
-        return keras.layers.Rescaling(1.0, minus_mean, name="preprocess")(keras.ops.flip(images, axis=-1))
-    scale, offset = {"tf": (1 / 127.5, -1.0), "lite": (1 / 128, -127 / 128), "unit": (1 / 255, 0.0)}[mode]
-    return keras.layers.Rescaling(scale, offset, name="preprocess")(images)
-
-
-@_float32_policy()
-def inference_model(classifier: Classifier, *, height: int, width: int, preprocess: str) -> keras.Model:
-    """One float32 model, pixels 0..255 [B, H, W, 3] → probabilities [B, C], with copies of the classifier's weights.
-
-    Its parts are the layers "preprocess" (but for mode "identity"), "backbone", "head" and "probabilities". Called
-    outside any strategy's scope, it has plain variables.
-    """
-    images = keras.Input((height, width, 3), dtype="float32", name="image")
-    x = _preprocess_layers(images, preprocess)
-    for part in (classifier.backbone, classifier.head):
-        copy = keras.models.clone_model(part, clone_function=_in_float32)
-        copy.set_weights(part.get_weights())
-        x = copy(x, training=False)
-    return keras.Model(images, keras.layers.Softmax(name="probabilities")(x), name="classifier")
-
-
-def _write_saved_model(
-    model: keras.Model, labels: Sequence[str], height: int, width: int, mode: str, directory: pathlib.Path
-) -> None:
-    backbone, head = lean_twin(model.get_layer("backbone")), model.get_layer("head")
-    module = tf.Module()
-    module.model_variables = [variable.value for variable in [*backbone.variables, *head.variables]]
-    image = tf.TensorSpec([height, width, 3], tf.float32)
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=INPUT)])
-    def serve(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
-        # The evaluation path itself, not another version of it.
-        pixels = tf.map_fn(
-            lambda one: decode_and_resize(one, height=height, width=width),
-            encoded,
-            fn_output_signature=image,
-            parallel_iterations=_PARALLEL_DECODES,
-        )
-        logits = head(backbone(preprocessing.preprocess(pixels, mode), training=False), training=False)
-        probabilities = tf.nn.softmax(logits)
-        index = tf.argmax(probabilities, axis=-1)
-        return {
-            "label": tf.gather(tf.constant(list(labels)), index),
-            "class_index": index,
-            "probabilities": probabilities,
-        }
-
-    module.serve = serve
-    tf.saved_model.save(module, str(directory), signatures={SIGNATURE: serve})
-
-
-def _to_tflite(model: keras.Model) -> bytes:
-    """Converts, and compares the probabilities for one image with the model's own.
-
-    By way of Keras' own SavedModel: from concrete functions, the converter leaves Keras 3's weights out and the file
-    answers nan (TF 2.21).
-    """
-    with tempfile.TemporaryDirectory() as directory:
-        model.export(directory, format="tf_saved_model", verbose=False)
-        content = tf.lite.TFLiteConverter.from_saved_model(directory).convert()
-    shape = (1, *model.input.shape[1:])
-    image = np.linspace(0, 255, math.prod(shape), dtype=np.float32).reshape(shape)
-    error = np.abs(run_tflite(content, image) - model(image, training=False).numpy()).max()
-    if not error <= _TFLITE_TOLERANCE:  # so put that nan fails
-        raise CommandError(f"{TFLITE_FILE} differs from the model by {error:g} in a probability; TF {tf.__version__}")
-    return content
-
-
-def run_tflite(content: bytes, images: np.ndarray) -> np.ndarray:
-    """Runs float32 0..255 [B, H, W, 3] through the bytes of a `model.tflite`; returns probabilities [B, C]."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TF's copy of the interpreter will move to a package of its own
-        interpreter = tf.lite.Interpreter(model_content=content)
-    (entry,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
-    interpreter.resize_tensor_input(entry["index"], images.shape)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(entry["index"], images)
-    interpreter.invoke()
-    return interpreter.get_tensor(result["index"])
+flags.DEFINE_string("run", None, "A finished run: the --workdir of trainer.main.", required=True)
+flags.DEFINE_string("output", None, "Where to export to; RUN/export if not given.")
 
 
 def main(arguments: list[str]) -> int | None:
     del arguments
-    from trainer.checkpoint import load_run
-    from trainer.models import backbone_info
+    from trainer.models import backbone_info  # takes seconds: TensorFlow
+    from trainer.rundir import load_run
+    from trainer.serving.export import export_classifier
 
     run = epath.Path(FLAGS.run)
     classifier, recipe, labels = load_run(run)
@@ -245,8 +44,4 @@ def main(arguments: list[str]) -> int | None:
 
 
 if __name__ == "__main__":
-    # Here and not above: trainer.main imports this module, and must not get its flags.
-    flags.DEFINE_string("run", None, "A finished run: the --workdir of trainer.main.")
-    flags.DEFINE_string("output", None, "Where to export to; RUN/export if not given.")
-    flags.mark_flag_as_required("run")
     run_command(main)

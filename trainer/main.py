@@ -15,18 +15,13 @@ from etils import epath
 
 from pipeline.command import ExitCode, run_command
 from pipeline.format.manifest import open_dataset
-from trainer.doctor_checks import find_chips
-from trainer.request import Request
-from trainer.tpu_slice import find_host, leaves_it_to_another
+from trainer.devices.chips import find_chips
+from trainer.devices.tpu_slice import find_host, leaves_it_to_another
+from trainer.request import Request, define_flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("data", None, "Dataset root (or one version directory) written by beam_jobs.build_tfrecords.")
-flags.DEFINE_string("recipe", "photos", "Name of a recipe in trainer/recipes, or the config.json of an earlier run.")
-flags.DEFINE_string("workdir", None, "Where the run lives: checkpoints, metrics, export, report.")
-flags.DEFINE_string("backbone", None, "Another backbone than the recipe's own, e.g. efficientnet_b5.")
-flags.DEFINE_string("weights", None, "imagenet, none, or the path of a weights file.")
-flags.DEFINE_multi_string("set", [], "Overrides a value of the recipe: --set=phases.1.lr_max=0.01 (repeatable).")
-flags.DEFINE_integer("seed", 0, "Seeds data order, augmentation, dropout and the head's first weights.", lower_bound=0)
+define_flags()
+flags.DEFINE_string("workdir", None, "Where the run lives: checkpoints, metrics, export, report.", required=True)
 flags.DEFINE_string("tpu", "", "local (TPU VM, Colab), a Cloud TPU's name or grpc://host:port. Empty: GPUs, else CPU.")
 flags.DEFINE_enum(
     "strategy",
@@ -43,15 +38,7 @@ def main(arguments: list[str]) -> int | None:
     del arguments
     data = open_dataset(FLAGS.data)
     workdir = epath.Path(FLAGS.workdir)
-    request = Request(
-        data=FLAGS.data,
-        recipe=FLAGS.recipe,
-        backbone=FLAGS.backbone,
-        weights=FLAGS.weights,
-        settings=tuple(FLAGS.set),
-        seed=FLAGS.seed,
-        skip_bad_records=FLAGS.skip_bad_records,
-    )
+    request = Request.from_flags(FLAGS)
     if request.is_done(workdir, data):
         print(f"nothing to do: {workdir} is finished (results: {workdir / 'result.json'})")
         return ExitCode.DONE
@@ -69,5 +56,4 @@ def main(arguments: list[str]) -> int | None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["data", "workdir"])
     run_command(main)

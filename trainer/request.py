@@ -1,16 +1,37 @@
-"""What a user asked trainer.main for, and whether a run has already done exactly that. Free of TensorFlow."""
+"""Says what a user asked a run for, and whether a run has already done exactly that. Free of TensorFlow.
+
+A `Request` is what the flags say. `recipes.load.resolve` makes a `Recipe` of it, every value that decides what a run
+computes; `rundir.settings` is that recipe as config.json holds it; a `Plan` is the recipe with its data and place.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 
+from absl import flags
 from etils import epath
 
 from pipeline.format.manifest import DatasetVersion
 from pipeline.format.storage import write_atomically
 
 FINISHED = "_SUCCESS"  # written last: its presence says that the run is whole
+
+
+def define_flags() -> None:
+    """Defines the flags that a request consists of; for commands, which alone have flags."""
+    flags.DEFINE_string(
+        "data", None, "Dataset root (or one version directory) written by beam_jobs.build_tfrecords.", required=True
+    )
+    flags.DEFINE_string(
+        "recipe", "photos", "Name of a recipe in trainer/recipes, or the config.json of an earlier run."
+    )
+    flags.DEFINE_string("backbone", None, "Another backbone than the recipe's own, e.g. efficientnet_b5.")
+    flags.DEFINE_string("weights", None, "imagenet, none, or the path of a weights file.")
+    flags.DEFINE_multi_string("set", [], "Overrides a value of the recipe: --set=phases.1.lr_max=0.01 (repeatable).")
+    flags.DEFINE_integer(
+        "seed", 0, "Seeds data order, augmentation, dropout and the head's first weights.", lower_bound=0
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +45,19 @@ class Request:
     settings: tuple[str, ...]
     seed: int
     skip_bad_records: bool = False
+
+    @classmethod
+    def from_flags(cls, values: flags.FlagValues) -> Request:
+        """Reads the flags of `define_flags`, and --skip_bad_records where the command has it."""
+        return cls(
+            data=values.data,
+            recipe=values.recipe,
+            backbone=values.backbone,
+            weights=values.weights,
+            settings=tuple(values.set),
+            seed=values.seed,
+            skip_bad_records="skip_bad_records" in values and values.skip_bad_records,
+        )
 
     def _text(self, data: DatasetVersion) -> str:
         content = {"version": data.manifest.version, "fingerprint": data.manifest.source_fingerprint}

@@ -10,27 +10,32 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
 from etils import epath
 
-from pipeline import dataset, verify
-from pipeline.command import DataError, ExitCode, UsageError
-from pipeline.format.manifest import DatasetVersion, open_dataset
+from pipeline import dataset
+from pipeline.command import ExitCode, UsageError
+from pipeline.decode import why_unusable
+from pipeline.format import verify
+from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, open_dataset
 from pipeline.format.storage import write_atomically
-from trainer import config, export, overrides, provenance, report
-from trainer.checkpoint import build_from_recipe, load_best
-from trainer.cluster import Workers, read_cluster
-from trainer.config import DataFacts, Recipe
-from trainer.evaluate import Metrics, compute_metrics, prediction_row, write_predictions
-from trainer.loop import Trainer
+from trainer.devices.cluster import Workers, read_cluster
+from trainer.devices.strategy import make_strategy
 from trainer.models import Classifier, backbone_info
-from trainer.plan import TEST, TRAIN, VALIDATION, Plan, Position
+from trainer.recipes.load import check_schedules, resolve
+from trainer.report.page import write_report
 from trainer.request import Request
-from trainer.settings import fit_batch, refuse_another_run, settings
-from trainer.strategy import describe, is_tpu, make_strategy
+from trainer.rundir import fit_batch, now, provenance, refuse_another_run, settings
+from trainer.serving.export import export_classifier
+from trainer.serving.score import prediction_row, write_predictions
+from trainer.train.checkpoint import load_best
+from trainer.train.evaluation import Metrics, compute_metrics
+from trainer.train.guards import named_errors
+from trainer.train.loop import Trainer
+from trainer.train.model import build_from_recipe, set_precision
+from trainer.train.plan import Plan, Position, class_weights
 
 
 def train_and_evaluate(
@@ -69,12 +74,12 @@ def _train_and_evaluate(
     *,
     profile: bool,
 ) -> None:
-    started = provenance.now()
+    started = now()
     if request.skip_bad_records:
         data = _without_bad_records(request, data, directory, workers)
     asked = resolve(request, data)
     recipe = fit_batch(asked, replicas=strategy.num_replicas_in_sync, directory=directory)
-    _check_schedules(recipe, data)
+    check_schedules(recipe, data)
     content = settings(request, data, recipe, asked_batch_size=asked.batch_size)
     workers.require_same(content, what="flags and dataset")
     refuse_another_run(directory, content)
@@ -98,13 +103,14 @@ def _train_and_evaluate(
     trainer = Trainer(plan, classifier, strategy)
     with contextlib.ExitStack() as stack:
         for split in data.manifest.splits:
-            stack.enter_context(verify.named_errors(data, split))
+            stack.enter_context(named_errors(data, split))
         position = trainer.train()
         workers.wait()  # for the weights that the chief has written
         load_best(directory / "checkpoints", classifier)
         scores = _score(trainer, data)
     if workers.is_chief:
-        origin = provenance.collect(data, seed=request.seed, started=started)
+        devices = [device.name for device in tf.config.list_logical_devices()]
+        origin = provenance(data, seed=request.seed, devices=devices, started=started)
         _write_results(plan, classifier, trainer.rows, position, scores, origin)
         request.mark_done(directory, data)
 
@@ -118,13 +124,13 @@ def _without_bad_records(
       UsageError: the workers do not find the same damage: each would train on other images.
     """
     workers.require_same(dataclasses.asdict(request), what="flags")  # before minutes of reading
-    found = [str(problem) for problem in verify.log_problems(data)]
+    found = [str(problem) for problem in verify.log_problems(data, why_unusable)]
     workers.require_same(found, what="the damaged records of --data")
     if not found:
         return data
     copy = directory / "good_records"
     if workers.is_chief:
-        verify.copy_good_records(data, copy)
+        verify.copy_good_records(data, copy, why_unusable)
     workers.wait()
     if not copy.exists():
         raise UsageError(
@@ -146,7 +152,7 @@ def _write_results(
     results = {split: compute_metrics(*score) for split, score in scores.items()}
     for split, score in scores.items():
         write_predictions(directory / f"predictions-{split}.jsonl", _prediction_rows(data, split, *score))
-    export.export_classifier(
+    export_classifier(
         classifier,
         labels=list(data.manifest.labels),
         height=recipe.image_size,
@@ -157,7 +163,7 @@ def _write_results(
     write_atomically(directory / "provenance.json", json.dumps(origin, indent=2) + "\n")
     result = _result(plan, position, rows, results)
     write_atomically(directory / "result.json", json.dumps(result, indent=2) + "\n")
-    report.write_report(directory, data)
+    write_report(directory, data)
     for split, metrics in results.items():
         print(f"{split}: accuracy {metrics.accuracy:.4f}, loss {metrics.loss:.4f}, {metrics.examples} images")
     print(result["diagnosis"])
@@ -167,51 +173,6 @@ def _write_results(
 def _score(trainer: Trainer, data: DatasetVersion) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Probabilities and labels of validation and test, as far as there are such splits."""
     return {split: trainer.predict(split) for split in (VALIDATION, TEST) if split in data.manifest.splits}
-
-
-def resolve(request: Request, data: DatasetVersion) -> Recipe:
-    """The recipe that a request means on a dataset, flags applied.
-
-    Raises:
-      UsageError: no such recipe, a wrong override, or schedules that do not fit their phases.
-      DataError: the dataset cannot be trained on.
-    """
-    manifest = data.manifest
-    if TRAIN not in manifest.splits or not manifest.num_examples(TRAIN):
-        raise DataError(f"{data.path}: no examples in split {TRAIN}; it has {', '.join(manifest.splits)}")
-    if manifest.num_classes < 2:
-        raise DataError(f"{data.path}: one label only ({manifest.labels[0]}); a classifier needs two or more")
-    facts = DataFacts(
-        num_train=manifest.num_examples(TRAIN),
-        num_classes=manifest.num_classes,
-        max_side=max(manifest.max_height, manifest.max_width),
-    )
-    recipe = config.load_recipe(request.recipe, facts, backbone=request.backbone)
-    weights = [f"weights={request.weights}"] if request.weights else []
-    recipe = overrides.override(recipe, [*weights, *request.settings])
-    _check_schedules(recipe, data)
-    return recipe
-
-
-def _check_schedules(recipe: Recipe, data: DatasetVersion) -> None:
-    """UsageError if a phase's schedule does not fit into its steps."""
-    for phase in recipe.phases:
-        phase.learning_rates(steps_per_epoch=-(-data.manifest.num_examples(TRAIN) // recipe.batch_size))
-
-
-def set_precision(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
-    """Sets Keras' precision: the recipe's, which by default is bfloat16 on TPU."""
-    low_precision = recipe.precision == "bfloat16" or (recipe.precision == "auto" and is_tpu(strategy))
-    keras.config.set_dtype_policy("mixed_bfloat16" if low_precision else "float32")
-    logging.info("%s, %s", describe(strategy), "bfloat16" if low_precision else "float32")
-
-
-def class_weights(recipe: Recipe, data: DatasetVersion) -> np.ndarray:
-    """float32 [C]: all 1, or for `balanced` N / (C · count of the label), as scikit-learn's `class_weight`."""
-    if recipe.class_weights == "none":
-        return np.ones(data.manifest.num_classes, np.float32)
-    counts = np.bincount([record.label for record in data.read(TRAIN)], minlength=data.manifest.num_classes)
-    return (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
 
 
 class _StopOnSignal:

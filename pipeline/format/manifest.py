@@ -18,6 +18,7 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "CURRENT"
 VERSIONS_DIR = "versions"
+TRAIN, VALIDATION, TEST = "train", "validation", "test"  # the splits that training knows
 
 _VERSION = re.compile(r"^\d+\.\d+\.\d+$")
 

@@ -10,8 +10,9 @@ import tensorflow as tf
 from pipeline import reader
 from pipeline.augment import render
 from pipeline.augment.config import AugmentConfig
+from pipeline.batching import HostSlice
 from pipeline.command import UsageError
-from pipeline.dataset import HostSlice, eval_dataset, example_ids, train_dataset
+from pipeline.dataset import eval_dataset, example_ids, train_dataset
 from tests.datasets import jpeg, random_records, record, write_dataset
 
 N = 53

@@ -8,6 +8,7 @@ import pytest
 from pipeline import reader, verify
 from pipeline.augment.config import AugmentConfig
 from pipeline.command import DataError
+from pipeline.contact_sheet import contact_sheet, first_records, render_epochs
 from pipeline.dataset import eval_dataset, example_ids, train_dataset
 from pipeline.format import records
 from pipeline.format.manifest import DatasetVersion, open_dataset
@@ -139,11 +140,9 @@ def test_the_command(data, capsys):
 
 
 def test_preview_shows_what_training_sees(data, tmp_path):
-    from pipeline import preview
-
     config = AugmentConfig(flip=True, shift=0.2, saturation=0.5, cutout_count=1, cutout_size=0.3)
-    serialized = preview.first_records(data, "train", 20)
-    pixels, captions = preview.render_epochs(data, serialized, config=config, height=24, width=32, seed=5, epochs=2)
+    serialized = first_records(data, "train", 20)
+    pixels, captions = render_epochs(data, serialized, config=config, height=24, width=32, seed=5, epochs=2)
     sizes = {"height": 24, "width": 32, "preprocess": "identity", "global_batch_size": 20}
     evaluated = next(eval_dataset(data, "train", **sizes).as_numpy_iterator())["image"]
     np.testing.assert_array_equal(pixels[:, 0], np.round(evaluated))
@@ -154,7 +153,7 @@ def test_preview_shows_what_training_sees(data, tmp_path):
         assert np.abs(seen - pixels[positions, 1 + epoch]).max() <= 0.51  # the sheet holds whole numbers
     assert captions[0][0] == "a"
     assert "saturation" in captions[0][1]
-    assert preview.contact_sheet(pixels, captions).size[0] == 3 * (4 * 32 + 4)
+    assert contact_sheet(pixels, captions).size[0] == 3 * (4 * 32 + 4)
 
 
 def test_the_preview_command_writes_the_sheet(data, tmp_path):

@@ -9,13 +9,13 @@ import tensorflow as tf
 from etils import epath
 
 from pipeline.format.manifest import DatasetVersion
-from trainer.checkpoint import build_from_recipe
-from trainer.config import DataFacts, Recipe, load_recipe
-from trainer.loop import Trainer
 from trainer.models import Classifier
-from trainer.overrides import override
-from trainer.plan import Plan, Position
-from trainer.run import class_weights
+from trainer.recipes.load import load_recipe
+from trainer.recipes.overrides import override
+from trainer.recipes.recipe import DataFacts, Recipe
+from trainer.train.loop import Trainer
+from trainer.train.model import build_from_recipe
+from trainer.train.plan import Plan, Position, class_weights
 
 SMALL = (
     "backbone=cifar10_cnn",

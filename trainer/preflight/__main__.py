@@ -22,11 +22,11 @@ import pipeline
 import trainer
 from pipeline.command import ExitCode, UsageError, run_command
 from pipeline.format.manifest import DatasetVersion, open_dataset
+from trainer.devices.tpus import parse_topology
 from trainer.preflight import cache as caching
 from trainer.preflight.compiling import Compiler
 from trainer.preflight.findings import Report
 from trainer.preflight.report import lines
-from trainer.preflight.topology import parse_topology
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("recipe", "photos", "Name of a recipe in trainer/recipes, or the config.json of a run.")

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.command import CommandError, UsageError
+from trainer.devices.tpus import GIB, Slice
 from trainer.preflight import hlo
 from trainer.preflight.cache import Cache, digest
-from trainer.preflight.topology import GIB, Slice
 
 INSTALL = "pip install '.[preflight]'"
 _WORKER = pathlib.Path(__file__).with_name("worker.py")

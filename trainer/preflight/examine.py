@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from absl import logging
 
 from pipeline.format.manifest import DatasetVersion
-from trainer import config, overrides
-from trainer.config import Recipe
+from trainer.devices.tpus import Slice
 from trainer.preflight import feeding
 from trainer.preflight.batches import Attempt, largest_batch
 from trainer.preflight.compiling import Compiled, Compiler
 from trainer.preflight.facts import Counts, counts_of, published_counts
 from trainer.preflight.findings import Report, Searched, Step, Work
 from trainer.preflight.lowering import Lowering, Program
-from trainer.preflight.topology import Slice
+from trainer.recipes import overrides
+from trainer.recipes.load import load_recipe
+from trainer.recipes.recipe import Recipe
 
 _PARALLEL_COMPILES = 4  # each takes one core and up to 2 GB
 
@@ -56,7 +57,7 @@ def examine(
       CommandError: the step cannot be lowered, or the compiler crashed.
     """
     counts = counts_of(data) if data else _assumed(recipe_name, num_train, num_classes)
-    recipe = config.load_recipe(recipe_name, counts.facts, backbone=backbone)
+    recipe = load_recipe(recipe_name, counts.facts, backbone=backbone)
     recipe = overrides.override(recipe, settings)
     recipe, notes = split_batch(recipe, target.chips)
     study = _Study(recipe, counts, target, compiler)

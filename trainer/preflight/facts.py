@@ -6,7 +6,7 @@ import dataclasses
 
 from pipeline.command import DataError, UsageError
 from pipeline.format.manifest import DatasetVersion
-from trainer.config import DataFacts
+from trainer.recipes.recipe import DataFacts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from pipeline import dataset
 from pipeline.augment.config import AugmentConfig
 from pipeline.format import records
 from pipeline.format.manifest import DatasetVersion, Manifest, Shard
-from trainer.config import Phase, Recipe
 from trainer.models import backbone_info
+from trainer.recipes.recipe import Phase, Recipe
 
 _SAMPLE_IMAGES = 256
 _MAX_BATCH = 64

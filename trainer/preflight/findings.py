@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.devices.tpus import Slice
 from trainer.preflight.compiling import Compiled
 from trainer.preflight.roofline import Bounds, Stretch, step_bounds
-from trainer.preflight.topology import Slice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Our own training step as XLA's HLO, without running it: what `trainer.step` hands a TPU, for one chip."""
+"""Our own training step as XLA's HLO, without running it: what `train.step` hands a TPU, for one chip."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.command import CommandError, UsageError
-from trainer.checkpoint import build_from_recipe
-from trainer.config import Phase, Recipe
-from trainer.optimizer import trainable_groups
 from trainer.preflight.feeding import batch_spec
 from trainer.preflight.flops import channel_fill, training_flops
-from trainer.step import TrainStep
+from trainer.recipes.recipe import Phase, Recipe
+from trainer.train.model import build_from_recipe
+from trainer.train.optimizer import trainable_groups
+from trainer.train.step import TrainStep
 
 _DEVICE = "/device:CPU:0"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trainer.devices.tpus import GIB, Slice
 from trainer.preflight.batches import TOLERANCE
 from trainer.preflight.compiling import Compiled
 from trainer.preflight.findings import Report, Searched, Step
 from trainer.preflight.roofline import Stretch, cores_needed, total_seconds
-from trainer.preflight.topology import GIB, Slice
 
 _MORE_THAN_ASKED = 1.05
 _BYTES_WORTH_A_LINE = 100_000  # of padding

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from trainer.preflight.topology import Slice
+from trainer.devices.tpus import Slice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

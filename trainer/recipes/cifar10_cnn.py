@@ -8,9 +8,9 @@ decoded from JPEG copies), 2 CPU cores, seeds 0 to 2: test 0.555, 0.545, 0.573, 
 from epoch 3 on: after the fifth 0.79 to 0.82 on training images, 0.54 to 0.57 on validation.
 """
 
-from trainer.config import DataFacts, OptimizerConfig, Phase, Recipe
 from trainer.models import HeadConfig
-from trainer.schedule import Duration
+from trainer.recipes.recipe import DataFacts, OptimizerConfig, Phase, Recipe
+from trainer.recipes.schedule import Duration
 
 
 def recipe(facts: DataFacts, backbone: str = "cifar10_cnn") -> Recipe:

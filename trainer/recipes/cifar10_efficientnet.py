@@ -10,9 +10,9 @@ seed 0 only: test 0.8055 in 28 minutes on a busy machine; a linear probe on the 
 """
 
 from pipeline.augment.config import AugmentConfig
-from trainer.config import DataFacts, OptimizerConfig, Phase, Recipe
 from trainer.models import HeadConfig, backbone_info
-from trainer.schedule import Duration
+from trainer.recipes.recipe import DataFacts, OptimizerConfig, Phase, Recipe
+from trainer.recipes.schedule import Duration
 
 
 def recipe(facts: DataFacts, backbone: str = "efficientnet_b0") -> Recipe:

@@ -8,9 +8,9 @@ Measured here: not; needs the ImageNet weights of ResNet-50 and the whole data s
 """
 
 from pipeline.augment.config import AugmentConfig
-from trainer.config import DataFacts, OptimizerConfig, Phase, Recipe
 from trainer.models import HeadConfig, backbone_info
-from trainer.schedule import Duration
+from trainer.recipes.recipe import DataFacts, OptimizerConfig, Phase, Recipe
+from trainer.recipes.schedule import Duration
 
 
 def recipe(facts: DataFacts, backbone: str = "resnet50") -> Recipe:

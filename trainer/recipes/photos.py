@@ -7,9 +7,9 @@ ImageNet backbone, then everything is fine-tuned gently from there.
 """
 
 from pipeline.augment.config import AugmentConfig
-from trainer.config import DataFacts, OptimizerConfig, Phase, Recipe
 from trainer.models import HeadConfig, backbone_info
-from trainer.schedule import Duration
+from trainer.recipes.recipe import DataFacts, OptimizerConfig, Phase, Recipe
+from trainer.recipes.schedule import Duration
 
 
 def recipe(facts: DataFacts, backbone: str = "efficientnet_lite0") -> Recipe:

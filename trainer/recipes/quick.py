@@ -4,9 +4,9 @@ python -m trainer.main --data=DATA --recipe=quick --workdir=RUN
 """
 
 from pipeline.augment.config import AugmentConfig
-from trainer.config import DataFacts, OptimizerConfig, Phase, Recipe
 from trainer.models import HeadConfig
-from trainer.schedule import Duration
+from trainer.recipes.recipe import DataFacts, OptimizerConfig, Phase, Recipe
+from trainer.recipes.schedule import Duration
 
 
 def recipe(facts: DataFacts, backbone: str = "efficientnet_lite0") -> Recipe:

@@ -9,9 +9,9 @@ Measured here: not; needs the ImageNet weights of VGG16.
 """
 
 from pipeline.augment.config import AugmentConfig
-from trainer.config import DataFacts, OptimizerConfig, Phase, Recipe
 from trainer.models import HeadConfig
-from trainer.schedule import Duration
+from trainer.recipes.recipe import DataFacts, OptimizerConfig, Phase, Recipe
+from trainer.recipes.schedule import Duration
 
 
 def recipe(facts: DataFacts, backbone: str = "vgg16") -> Recipe:

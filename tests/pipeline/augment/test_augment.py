@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance
-from pipeline.describe import describe
 from scipy import ndimage, stats
 
 from pipeline.augment import colour, geometry
 from pipeline.augment.config import AugmentConfig
+from pipeline.augment.describe import describe
 from pipeline.augment.random_bits import mix_numpy, uniforms
 from pipeline.augment.render import Renderer, draw
 from pipeline.decode import resize

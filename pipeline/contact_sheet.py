@@ -1,0 +1,93 @@
+"""Shows what the model will see: images as evaluation and as training epochs see them, on one sheet.
+
+The pixels come from the very functions, seed and keys that training uses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageDraw
+
+from pipeline import reader
+from pipeline.augment.batch import Mix, keras_cv_policy
+from pipeline.augment.config import AugmentConfig
+from pipeline.augment.describe import describe
+from pipeline.augment.random_bits import stream_key
+from pipeline.augment.render import Renderer
+from pipeline.format import records
+from pipeline.format.manifest import DatasetVersion
+
+_TEXT_HEIGHT, _LINE_HEIGHT, _LEAST_CELL = 52, 11, 128
+
+
+def first_records(data: DatasetVersion, split: str, count: int) -> list[bytes]:
+    """The first serialized records of a split."""
+
+    def everything() -> itertools.chain[bytes]:
+        return itertools.chain.from_iterable(
+            records.read_frames((data.path / shard.name).open("rb")) for shard in data.manifest.shards(split)
+        )
+
+    return list(itertools.islice(everything(), count))
+
+
+def render_epochs(
+    data: DatasetVersion,
+    serialized: list[bytes],
+    *,
+    config: AugmentConfig,
+    height: int,
+    width: int,
+    seed: int,
+    epochs: int,
+) -> tuple[np.ndarray, list[list[str]]]:
+    """Renders records as evaluation and as the first epochs of training see them.
+
+    Returns:
+      uint8 `[records, 1 + epochs, height, width, 3]`, and a caption for each.
+    """
+    manifest = data.manifest
+    largest = (manifest.max_height, manifest.max_width)
+    config = dataclasses.replace(config, on_accelerator=False)  # the same functions, here
+    plain = Renderer(height=height, width=width, largest=largest)
+    renderer = Renderer(height=height, width=width, largest=largest, augment=config)
+    columns = reader.parse(tf.constant(serialized), num_classes=manifest.num_classes)
+    names = [manifest.labels[label] for label in columns["label"].numpy()]
+
+    def render(chosen: Renderer, rows: dict[str, tf.Tensor]) -> tf.Tensor:
+        return tf.stack([chosen.render({k: v[i] for k, v in rows.items()}) for i in range(len(serialized))])
+
+    sheets, captions = [render(plain, columns)], [[[name] for name in names]]
+    for epoch in range(epochs):
+        key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="augment"), tf.uint64)
+        images = render(renderer, renderer.draw(columns, key))
+        if config.policy:
+            images = keras_cv_policy(config.policy)(images)
+        if config.mixup or config.cutmix:
+            mix_key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="mix"), tf.uint64)
+            mix = Mix(mixup=config.mixup, cutmix=config.cutmix, key=mix_key, num_classes=manifest.num_classes)
+            images, _ = mix.apply(images, columns["label"], columns["identity"])
+        sheets.append(images)
+        captions.append(describe(config, columns["identity"], key=key))
+    pixels = tf.cast(tf.round(tf.stack(sheets, axis=1)), tf.uint8).numpy()
+    return pixels, [["\n".join(column[row]) for column in captions] for row in range(len(serialized))]
+
+
+def contact_sheet(pixels: np.ndarray, captions: list[list[str]]) -> Image.Image:
+    """Pastes uint8 `[rows, columns, height, width, 3]` into one image, a caption below each cell."""
+    rows, columns, height, width, _ = pixels.shape
+    scale = max(1, -(-_LEAST_CELL // width))
+    cell_width, cell_height = width * scale + 4, height * scale + _TEXT_HEIGHT
+    sheet = Image.new("RGB", (columns * cell_width, rows * cell_height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, column in itertools.product(range(rows), range(columns)):
+        picture = Image.fromarray(pixels[row, column]).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+        at = (column * cell_width, row * cell_height)
+        sheet.paste(picture, at)
+        for line, text in enumerate(captions[row][column].splitlines()):
+            draw.text((at[0] + 2, at[1] + height * scale + 2 + line * _LINE_HEIGHT), text, fill="black")
+    return sheet

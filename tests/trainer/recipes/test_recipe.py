@@ -1,0 +1,121 @@
+"""Recipes, their overrides, and what they refuse."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pipeline.command import UsageError
+from trainer.recipes import overrides
+from trainer.recipes.load import load_recipe, recipe_names
+from trainer.recipes.recipe import DataFacts, Phase, Recipe
+from trainer.recipes.schedule import Duration
+
+FACTS = DataFacts(num_train=1000, num_classes=5, max_side=400)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_survives_a_round_trip_through_json(name):
+    recipe = load_recipe(name, FACTS)
+    plain = json.loads(json.dumps(overrides.to_dict(recipe)))
+    assert overrides.from_dict(Recipe, plain) == recipe
+    for phase in recipe.phases:
+        rates = phase.learning_rates(steps_per_epoch=32)
+        assert len(rates) == phase.steps(steps_per_epoch=32)
+        assert rates.max() == pytest.approx(phase.lr_max)
+
+
+def test_cifar10_efficientnet_is_the_published_schedule():
+    recipe = load_recipe("cifar10_efficientnet", FACTS)
+    top, whole = recipe.phases
+    assert (top.steps(steps_per_epoch=250), whole.steps(steps_per_epoch=250)) == (5 * 250, 35 * 250)
+    rates = whole.learning_rates(steps_per_epoch=250)
+    assert rates[[0, 2499, 3749, -1]] == pytest.approx([0.001, 0.025, 0.025, 0.001])
+    assert (recipe.batch_size, recipe.head.dropout, recipe.optimizer.momentum) == (200, 0.5, 0.9)
+    assert (recipe.augment.cutout_count, recipe.augment.cutout_size) == (2, 0.4)
+
+
+def test_any_b0_to_b7_by_flag_resizes_to_its_own_size():
+    assert load_recipe("cifar10_efficientnet", FACTS).resize_to == 224
+    larger = load_recipe("cifar10_efficientnet", FACTS, backbone="efficientnet_b5")
+    assert (larger.backbone, larger.image_size, larger.resize_to) == ("efficientnet_b5", 32, 456)
+
+
+def test_overrides():
+    recipe = load_recipe("photos", FACTS)
+    changed = overrides.override(
+        recipe,
+        ["phases.1.lr_max=0.01", "phases.0.duration=120st", "augment.flip=false", "head.hidden=64", "resize_to=260"],
+    )
+    assert changed.phases[1].lr_max == 0.01
+    assert changed.phases[0].steps(steps_per_epoch=7) == 120
+    assert changed.augment.flip is False
+    assert (changed.head.hidden, changed.resize_to) == (64, 260)
+    assert overrides.differences(overrides.to_dict(recipe), overrides.to_dict(changed)) == [
+        "augment.flip: true → false",
+        "head.hidden: 0 → 64",
+        'phases.0.duration: "30ep" → "120st"',
+        "phases.1.lr_max: " + json.dumps(recipe.phases[1].lr_max) + " → 0.01",
+        "resize_to: null → 260",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("phases.1.lr_mx=1", r'no setting "phases\.1\.lr_mx"\. Did you mean "lr_max"'),
+        ("phases.7.lr_max=1", r'no setting "phases\.7"'),
+        ("batchsize=3", 'Did you mean "batch_size"'),
+        ("batch_size", "write it as path=value"),
+        ("batch_size=many", "batch_size is of type int, got 'many'"),
+        ("batch_size=0", "batch_size must be 1 or more, got 0"),
+        ("phases.1.duration=5", '"5" is not a duration'),
+        ("phases.1.duration=10%", "give its duration in epochs"),
+        ("phases.1.schedule=cosin", "schedule of phase all must be one of"),
+        ("optimizer.name=sdg", 'Did you mean "sgd"'),
+        ("phases.1.lr_min=5", "lr_max 0.0001 is below lr_min 5"),
+        ("backbone=efficientnet_lite9", "no backbone"),
+        ('phases.1.trainable=[["(", 1.0]]', "not a regular expression"),
+        ("label_smoothing=1", r"label_smoothing must be in \[0, 1\)"),
+        ("batch_size.x=1", r'no setting "batch_size\.x"'),
+    ],
+)
+def test_bad_overrides_name_the_value_and_the_fix(assignment, message):
+    recipe = overrides.override(load_recipe("photos", FACTS), ["phases.1.lr_max=0.0001", "phases.1.lr_min=0"])
+    with pytest.raises(UsageError, match=message):
+        overrides.override(recipe, [assignment])
+
+
+def test_an_unknown_recipe_gets_the_nearest_name():
+    with pytest.raises(UsageError, match='no such recipe.*Did you mean "photos"'):
+        load_recipe("photo", FACTS)
+
+
+def test_a_schedule_longer_than_its_phase_is_refused():
+    recipe = overrides.override(load_recipe("cifar10_efficientnet", FACTS), ["phases.1.duration=12ep"])
+    with pytest.raises(UsageError, match="warmup 10ep and flat 5ep are 150 steps, but the phase has 120"):
+        recipe.phases[1].learning_rates(steps_per_epoch=10)
+
+
+def test_a_run_s_configuration_starts_an_identical_one(tmp_path):
+    recipe = overrides.override(load_recipe("photos", FACTS), ["batch_size=7"])
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"recipe": overrides.to_dict(recipe)}))
+    assert load_recipe(str(file), FACTS) == recipe
+    file.write_text("{}")
+    with pytest.raises(UsageError, match=r"not the config\.json of a run"):
+        load_recipe(str(file), FACTS)
+
+
+def test_step_decay_and_constant_phases():
+    phase = Phase(
+        name="x",
+        duration=Duration.parse("6ep"),
+        schedule="step_decay",
+        lr_max=1.0,
+        decay_factor=0.5,
+        decay_every=Duration.parse("2ep"),
+    )
+    np.testing.assert_allclose(
+        phase.learning_rates(steps_per_epoch=2), [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25]
+    )

@@ -1,0 +1,218 @@
+"""The training loop: what trains, what does not, resume, replicas."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from sklearn.utils.class_weight import compute_class_weight
+
+from pipeline.command import CommandError, TryAgainError, UsageError
+from tests import datasets
+from tests.trainer.runs import small_recipe, train, weights
+from trainer.train.plan import class_weights
+
+
+def _differing(before, after):
+    return {path for path in before if not np.array_equal(before[path], after[path])}
+
+
+def _stop_after(calls):
+    counter = itertools.count(1)
+    return lambda: next(counter) >= calls
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("uninterrupted")
+    trainer, classifier, position = train(tiny_data, small_recipe(), run)
+    return run, trainer, weights(classifier), position
+
+
+def test_it_learns_and_counts_every_example(tiny_data, tmp_path):
+    trainer, _, position = train(tiny_data, small_recipe("phases.1.duration=12ep", "phases.1.lr_max=0.003"), tmp_path)
+    assert position.best["validation_accuracy"] == max(
+        r["accuracy"] for r in trainer.rows if r["split"] == "validation"
+    )
+    probabilities, labels = trainer.predict("test")
+    assert probabilities.shape == (13, 3)
+    assert sorted(labels.tolist()) == sorted(i % 3 for i in range(13))
+    assert (probabilities.argmax(axis=1) == labels).mean() > 0.9
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_metrics_hold_one_row_per_epoch_and_split(uninterrupted):
+    run, trainer, _, _ = uninterrupted
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows == trainer.rows
+    assert [(r["epoch"], r["split"]) for r in rows] == [(e, s) for e in (1, 2, 3, 4) for s in ("train", "validation")]
+    assert [r["step"] for r in rows[::2]] == [5, 10, 15, 20]  # 37 images in batches of 8
+    lines = (run / "metrics.csv").read_text().splitlines()
+    assert lines[0] == "step,epoch,phase,split,loss,accuracy,learning_rate"
+    assert len(lines) == 9
+
+
+def test_a_frozen_backbone_stays_to_the_bit_and_the_head_moves(tiny_data, tmp_path):
+    recipe = small_recipe("phases.1.duration=1st", "phases.1.lr_min=0", "phases.1.lr_max=0")
+    _, first, _ = train(tiny_data, small_recipe("phases.0.duration=1st", "phases.0.lr_max=0",
+                                                "phases.1.duration=1st", "phases.1.lr_min=0", "phases.1.lr_max=0"),
+                        tmp_path / "untrained")  # fmt: skip
+    _, second, _ = train(tiny_data, recipe, tmp_path / "head")
+    moved = _differing(weights(first), weights(second))
+    assert moved
+    assert all(path.startswith("head/") for path in moved)
+
+
+def test_cached_features_train_the_head_as_the_frozen_backbone_would(tiny_data, tmp_path):
+    common = ("phases.0.augment=false", "head.dropout=0", "phases.1.duration=1st", "phases.1.lr_min=0",
+              "phases.1.lr_max=0")  # fmt: skip
+    _, cached, _ = train(tiny_data, small_recipe(*common), tmp_path / "cached")
+    _, computed, _ = train(tiny_data, small_recipe(*common, "phases.0.cached_features=false"), tmp_path / "computed")
+    # The order of the examples within the epoch differs, the convex problem is the same.
+    a, b = weights(cached), weights(computed)
+    assert _differing(a, b) <= {p for p in a if p.startswith("head/")}
+    assert np.linalg.norm(a["head/logits/kernel"] - b["head/logits/kernel"]) < 0.25 * np.linalg.norm(
+        a["head/logits/kernel"]
+    )
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 6, 9])
+def test_stopped_and_resumed_gives_the_same_weights_and_metrics(uninterrupted, tiny_data, tmp_path, stop_after):
+    run, _, expected, position = uninterrupted
+    with pytest.raises(TryAgainError, match="run the same command again"):
+        train(tiny_data, small_recipe(), tmp_path, stop_requested=_stop_after(stop_after))
+    _, classifier, resumed = train(tiny_data, small_recipe(), tmp_path)
+    assert _differing(expected, weights(classifier)) == set()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
+    assert resumed.best == position.best
+
+
+def test_a_finished_run_trains_no_further(uninterrupted, tiny_data):
+    run, _, expected, _ = uninterrupted
+    before = (run / "metrics.jsonl").read_bytes()
+    _, classifier, _ = train(tiny_data, small_recipe(), run)
+    assert _differing(expected, weights(classifier)) == set()
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete"])
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(uninterrupted, tiny_data, tmp_path, damage):
+    _, _, expected, _ = uninterrupted
+    with pytest.raises(TryAgainError):
+        train(tiny_data, small_recipe(), tmp_path, stop_requested=_stop_after(8))
+    states = sorted(
+        (tmp_path / "checkpoints" / "state").glob("*.data-*"), key=lambda p: int(p.name.split("-")[1].split(".")[0])
+    )
+    assert len(states) >= 2
+    if damage == "truncate":
+        states[-1].write_bytes(states[-1].read_bytes()[:1000])
+    else:
+        states[-1].unlink()
+    _, classifier, _ = train(tiny_data, small_recipe(), tmp_path)
+    assert _differing(expected, weights(classifier)) == set()
+
+
+def test_two_replicas_equal_one_with_the_same_global_batch(tiny_data, tmp_path, two_replicas):
+    recipe = small_recipe("head.dropout=0", "optimizer.clip_norm=0.5", "ema_decay=0.9")
+    one, single, _ = train(tiny_data, recipe, tmp_path / "one")
+    two, mirrored, _ = train(tiny_data, recipe, tmp_path / "two", strategy=two_replicas)
+    for a, b in zip(one.rows, two.rows, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=2e-3)
+    expected, found = weights(single), weights(mirrored)
+    for path in expected:
+        np.testing.assert_allclose(found[path], expected[path], atol=5e-3, err_msg=path)
+
+
+def test_augmentation_on_the_accelerator_trains_alike(tiny_data, tmp_path, two_replicas):
+    augment = ("augment.saturation=0.3", "augment.contrast=0.2", "augment.cutout_count=1", "augment.cutout_size=0.3")
+    host, _, _ = train(tiny_data, small_recipe("head.dropout=0", *augment), tmp_path / "host")
+    recipe = small_recipe("head.dropout=0", *augment, "augment.on_accelerator=true", "accumulate=2")
+    device, _, _ = train(tiny_data, recipe, tmp_path / "device", strategy=two_replicas)
+    plain, _, _ = train(tiny_data, small_recipe("head.dropout=0"), tmp_path / "plain")
+    # The first epoch that augments: later ones amplify what rounding the images to whole levels has changed.
+    first = next(i for i, row in enumerate(host.rows) if row["phase"] == host.rows[-1]["phase"])
+    losses = [trainer.rows[first]["loss"] for trainer in (host, device, plain)]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+    assert losses[2] != pytest.approx(losses[0], rel=2e-2)
+
+
+def test_replicas_drop_different_units_and_seeds_matter(tiny_data, tmp_path):
+    _, first, _ = train(tiny_data, small_recipe("phases.1.duration=1ep"), tmp_path / "a")
+    _, same, _ = train(tiny_data, small_recipe("phases.1.duration=1ep"), tmp_path / "b")
+    _, other, _ = train(tiny_data, small_recipe("phases.1.duration=1ep"), tmp_path / "c", seed=1)
+    assert _differing(weights(first), weights(same)) == set()
+    assert _differing(weights(first), weights(other))
+
+
+def test_gradients_are_clipped_by_their_global_norm(tiny_data, tmp_path):
+    """One SGD step at rate 1 moves the weights by exactly the gradient, so by the norm it was clipped to."""
+    still = ("phases.0.duration=1st", "phases.0.lr_max=0", "phases.0.l2=0", "optimizer.name=sgd",
+             "optimizer.momentum=0", "phases.1.duration=1st", "head.dropout=0")  # fmt: skip
+    _, before, _ = train(tiny_data, small_recipe(*still, "phases.1.lr_min=0", "phases.1.lr_max=0"), tmp_path / "before")
+    move = ("phases.1.lr_min=1", "phases.1.lr_max=1")
+    _, clipped, _ = train(tiny_data, small_recipe(*still, *move, "optimizer.clip_norm=0.01"), tmp_path / "clipped")
+    a, b = weights(before), weights(clipped)
+    assert np.sqrt(sum(np.square(a[p] - b[p]).sum() for p in a)) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("trainable", "message"),
+    [
+        ('[["head/", 1.0]]', r'no pattern of trainable covers "backbone/'),
+        ('[["head/", 1.0], ["bckbone/", null], [".*", null]]', r'pattern "bckbone/" of trainable matches no variable'),
+        ('[[".*", null]]', "nothing would train"),
+    ],
+)
+def test_the_trainable_table_must_cover_every_variable(tiny_data, tmp_path, trainable, message):
+    with pytest.raises(UsageError, match=message):
+        train(tiny_data, small_recipe(f"phases.1.trainable={trainable}"), tmp_path)
+
+
+def test_accumulated_gradients_equal_those_of_the_whole_batch(tiny_data, tmp_path):
+    common = ("head.dropout=0", "optimizer.name=sgd", "phases.1.duration=1ep")
+    _, whole, _ = train(tiny_data, small_recipe(*common), tmp_path / "whole")
+    _, pieces, _ = train(tiny_data, small_recipe(*common, "accumulate=4"), tmp_path / "pieces")
+    expected, found = weights(whole), weights(pieces)
+    for path in expected:
+        np.testing.assert_allclose(found[path], expected[path], atol=1e-5, err_msg=path)
+
+
+def test_balanced_class_weights_are_scikit_learns(tmp_path):
+    records = datasets.coloured_records(30, classes=3)[::2] + datasets.coloured_records(9, classes=3, seed=4)[::3]
+    data = datasets.write_dataset(tmp_path, {"train": records}, ["red", "green", "blue"])
+    labels = np.array([record.label for record in records])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    np.testing.assert_allclose(class_weights(small_recipe("class_weights=balanced"), data), expected, rtol=1e-6)
+    np.testing.assert_array_equal(class_weights(small_recipe(), data), 1)
+
+
+def test_class_weights_scale_the_gradient(tiny_data, tmp_path):
+    """One SGD step at rate 1 moves the logits' bias by minus the mean of weight · (probability - truth)."""
+    still = ("phases.0.duration=1st", "phases.0.lr_max=0", "phases.0.l2=0", "optimizer.name=sgd", "batch_size=37",
+             "optimizer.momentum=0", "phases.1.duration=1st", "head.dropout=0", "phases.1.augment=false")  # fmt: skip
+    trainer, before, _ = train(
+        tiny_data, small_recipe(*still, "phases.1.lr_min=0", "phases.1.lr_max=0"), tmp_path / "before"
+    )
+    probabilities, labels = trainer.predict("train")
+    recipe = small_recipe(*still, "phases.1.lr_min=1", "phases.1.lr_max=1", "class_weights=balanced")
+    factor = class_weights(recipe, tiny_data)[labels]
+    _, after, _ = train(tiny_data, recipe, tmp_path / "after")
+    step = weights(after)["head/logits/bias"] - weights(before)["head/logits/bias"]
+    np.testing.assert_allclose(step, -(factor[:, None] * (probabilities - np.eye(3)[labels])).mean(axis=0), atol=1e-6)
+
+
+def test_a_phase_ends_when_validation_has_not_improved_for_its_patience(tiny_data, tmp_path):
+    frozen = ("phases.1.lr_min=0", "phases.1.lr_max=0", "phases.1.duration=50ep", "phases.1.patience=2")
+    trainer, _, _ = train(tiny_data, small_recipe(*frozen), tmp_path)
+    epochs = [row["epoch"] for row in trainer.rows if row["phase"] == "all" and row["split"] == "validation"]
+    assert epochs == [3, 4]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_names_the_step_and_keeps_the_batch(tiny_data, tmp_path):
+    recipe = small_recipe("optimizer.name=sgd", "phases.1.lr_max=1e30", "phases.1.lr_min=1e30")
+    message = r"the loss became (nan|inf) in phase all at step \d+ .*bad_batch\.npz.*lower lr_max"
+    with pytest.raises(CommandError, match=message):
+        train(tiny_data, recipe, tmp_path)
+    with np.load(tmp_path / "bad_batch.npz") as batch:
+        assert batch["image"].shape == (8, 16, 16, 3)
+        assert batch["label"].shape == (8,)

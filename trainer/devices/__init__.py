@@ -1,0 +1,1 @@
+"""What trains: TPUs, GPUs, CPUs, several machines, behind one `tf.distribute.Strategy`."""

@@ -1,0 +1,1 @@
+"""Says what is installed and whether training can work here."""

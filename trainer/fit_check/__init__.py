@@ -1,0 +1,1 @@
+"""Finds out why a model does not learn."""

@@ -1,0 +1,99 @@
+r"""Finds out why a model does not learn: can it fit its training set at all, and from which learning rate?
+
+    python -m trainer.fit_check --data=DATA --recipe=photos [--set=key=value ...] [--out=DIR]
+
+On a sample of the training split, with augmentation, dropout and all other regularisation off, it first raises the
+learning rate step by step (the range test of arXiv 1506.01186), then trains from the first weights at each of a range
+of rates that the test suggests and at the recipe's own. Earlier phases are not run: the phase starts from the recipe's
+first weights. Prints a table and what to do; --out also gets fit_check.json and fit_check.png.
+"""
+
+from __future__ import annotations
+
+import json
+
+from absl import flags
+from etils import epath
+
+from pipeline.command import run_command
+from pipeline.format.manifest import open_dataset
+from pipeline.format.storage import write_atomically
+from trainer.request import Request, define_flags
+
+FLAGS = flags.FLAGS
+define_flags()
+flags.DEFINE_string("tpu", "", "As for trainer.main.")
+flags.DEFINE_enum("strategy", "auto", ["auto", "tpu", "mirrored", "cpu"], "As for trainer.main; on one machine.")
+flags.DEFINE_string("phase", None, "Which phase of the recipe to try; default: the last.")
+flags.DEFINE_integer("sample", 256, "Number of training images to fit.", lower_bound=2)
+flags.DEFINE_integer("epochs", 0, "Longest a rate is tried for; 0: 20, or as many as make 100 steps.", lower_bound=0)
+flags.DEFINE_list("rates", [], "Learning rates to try, e.g. 1e-4,1e-3; default: what the range test suggests.")
+flags.DEFINE_string("out", None, "Folder for fit_check.json and fit_check.png.")
+
+
+def main(arguments: list[str]) -> int | None:
+    del arguments
+    # Takes seconds: TensorFlow.
+    import numpy as np
+
+    from trainer.devices.strategy import make_strategy
+    from trainer.fit_check.advice import advise, fits, fitting_accuracy, next_rate, rates_to_try, with_own
+    from trainer.fit_check.check import TABLE_HEAD, figures, find_phase, parse_rates, plot, table_row
+    from trainer.fit_check.sweep import HIGHEST, Sweep, Trial, unregularised
+    from trainer.recipes.load import resolve
+    from trainer.rundir import fit_batch
+    from trainer.train.model import set_precision
+
+    data = open_dataset(FLAGS.data)
+    given = parse_rates(FLAGS.rates)
+    request = Request.from_flags(FLAGS)
+    full = resolve(request, data)
+    index = find_phase(full, FLAGS.phase)
+    recipe = unregularised(full, index)
+    (phase,) = recipe.phases
+    strategy = make_strategy(FLAGS.tpu, kind=FLAGS.strategy)
+    recipe = fit_batch(recipe, replicas=strategy.num_replicas_in_sync)
+    set_precision(recipe, strategy)
+    sweep = Sweep(recipe, data, strategy, sample=FLAGS.sample, epochs=FLAGS.epochs, seed=FLAGS.seed)
+    images, most_frequent = len(sweep.labels), float(np.bincount(sweep.labels).max() / len(sweep.labels))
+    fits_at = fitting_accuracy(most_frequent)
+    print(
+        f"phase {phase.name} of recipe {recipe.name} on {images} training images, nothing regularised, at most "
+        f"{sweep.epochs} epochs; fits: training accuracy {fits_at:.3f}"
+    )
+    ranged = sweep.range_test()
+    print(
+        f"range test: the loss falls fastest at {ranged.steepest():.2g} and is lowest at {ranged.lowest():.2g}",
+        flush=True,
+    )
+    rates = with_own(given or rates_to_try(lowest_loss_at=ranged.lowest()), phase.lr_max)
+    print(TABLE_HEAD)
+    trials: list[Trial] = []
+    while rates:
+        trials.append(sweep.trial(rates.pop(0), fits_at=fits_at))
+        print(table_row(trials[-1], fits_at), flush=True)
+        # Up to the first rate that is too high; those that fit take few epochs.
+        if not rates and not given and fits(trials[-1], fits_at) and trials[-1].rate < HIGHEST:
+            rates = [next_rate(trials[-1].rate)]
+    advice = advise(
+        trials,
+        own=phase.lr_max,
+        lr_min=phase.lr_min,
+        phase=index,
+        epochs=sweep.epochs,
+        images=images,
+        most_frequent=most_frequent,
+    )
+    print("\n".join(advice.text))
+    if FLAGS.out:
+        out = epath.Path(FLAGS.out)
+        out.mkdir(parents=True, exist_ok=True)
+        content = figures(ranged, trials, advice, recipe=recipe, images=images, seed=FLAGS.seed, fits_at=fits_at)
+        write_atomically(out / "fit_check.json", json.dumps(content, indent=2) + "\n")
+        write_atomically(out / "fit_check.png", plot(ranged, trials, fits_at=fits_at, own=phase.lr_max))
+        print(f"written to {out}: fit_check.json, fit_check.png")
+    return None
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,75 @@
+"""Finds a recipe by its name, and makes of a request the recipe that a run follows."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+
+from pipeline.command import DataError, UsageError, nearest
+from pipeline.format.manifest import TRAIN, DatasetVersion
+from trainer import recipes
+from trainer.models import backbone_info
+from trainer.recipes import overrides
+from trainer.recipes.recipe import DataFacts, Recipe
+from trainer.request import Request
+
+_NOT_RECIPES = ("load", "overrides", "recipe", "schedule")  # what else lies in the folder
+
+
+def recipe_names() -> list[str]:
+    return sorted({module.name for module in pkgutil.iter_modules(recipes.__path__)} - set(_NOT_RECIPES))
+
+
+def load_recipe(name: str, facts: DataFacts, *, backbone: str | None = None) -> Recipe:
+    """Builds the recipe `name` for a data set, or reads one back from a run's config.json.
+
+    Args:
+      name: of a file in trainer/recipes, or the path of a config.json.
+      facts: what the recipe may derive its settings from.
+      backbone: another backbone than the recipe's own; image sizes follow it.
+
+    Raises:
+      UsageError: no such recipe (names the nearest) or an invalid file.
+    """
+    if name.endswith(".json"):
+        try:
+            with open(name) as file:
+                return overrides.from_dict(Recipe, json.load(file)["recipe"])
+        except (OSError, KeyError, ValueError) as error:
+            raise UsageError(f"--recipe={name}: not the config.json of a run: {error}") from error
+    names = recipe_names()
+    if name not in names:
+        raise UsageError(f"--recipe={name}: no such recipe; there are {', '.join(names)}.{nearest(name, names)}")
+    build = importlib.import_module(f"trainer.recipes.{name}").recipe
+    return build(facts, backbone_info(backbone).name) if backbone else build(facts)
+
+
+def resolve(request: Request, data: DatasetVersion) -> Recipe:
+    """The recipe that a request means on a dataset, flags applied.
+
+    Raises:
+      UsageError: no such recipe, a wrong override, or schedules that do not fit their phases.
+      DataError: the dataset cannot be trained on.
+    """
+    manifest = data.manifest
+    if TRAIN not in manifest.splits or not manifest.num_examples(TRAIN):
+        raise DataError(f"{data.path}: no examples in split {TRAIN}; it has {', '.join(manifest.splits)}")
+    if manifest.num_classes < 2:
+        raise DataError(f"{data.path}: one label only ({manifest.labels[0]}); a classifier needs two or more")
+    facts = DataFacts(
+        num_train=manifest.num_examples(TRAIN),
+        num_classes=manifest.num_classes,
+        max_side=max(manifest.max_height, manifest.max_width),
+    )
+    recipe = load_recipe(request.recipe, facts, backbone=request.backbone)
+    weights = [f"weights={request.weights}"] if request.weights else []
+    recipe = overrides.override(recipe, [*weights, *request.settings])
+    check_schedules(recipe, data)
+    return recipe
+
+
+def check_schedules(recipe: Recipe, data: DatasetVersion) -> None:
+    """UsageError if a phase's schedule does not fit into its steps."""
+    for phase in recipe.phases:
+        phase.learning_rates(steps_per_epoch=-(-data.manifest.num_examples(TRAIN) // recipe.batch_size))

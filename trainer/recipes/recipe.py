@@ -1,0 +1,218 @@
+"""Says what a recipe is: frozen dataclasses, validated on construction."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+from pipeline.augment.config import AugmentConfig
+from pipeline.command import UsageError, nearest
+from trainer.models import HeadConfig, backbone_info
+from trainer.recipes import schedule
+from trainer.recipes.schedule import Duration
+
+SCHEDULES = ("warmup_flat_cooldown", "constant", "step_decay")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+PRECISIONS = ("auto", "float32", "bfloat16")
+BATCH_NORM_MODES = ("inference", "train")
+FROZEN = None
+
+
+def _choose(field: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f'{field} must be one of {", ".join(allowed)}, got "{value}".{nearest(value, list(allowed))}')
+
+
+def _at_least(field: str, value: float, least: float) -> None:
+    if value < least:
+        raise ValueError(f"{field} must be {least:g} or more, got {value:g}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Gradient descent.
+
+    Attributes:
+      name: sgd, adam or adamw.
+      momentum: of SGD.
+      weight_decay: of AdamW, decoupled (arXiv 1711.05101).
+      clip_norm: largest global norm of the summed gradient; 0 clips nothing.
+    """
+
+    name: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        _choose("optimizer.name", self.name, OPTIMIZERS)
+        _at_least("optimizer.clip_norm", self.clip_norm, 0)
+        if self.weight_decay and self.name != "adamw":
+            raise ValueError(f'optimizer.weight_decay needs optimizer.name=adamw, got "{self.name}"')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of training with one set of trainable variables and one learning-rate schedule.
+
+    Attributes:
+      name: shown in logs and metrics.
+      duration: in epochs or steps.
+      schedule: warmup_flat_cooldown, constant (at `lr_max`) or step_decay.
+      lr_min: first and last learning rate of warmup_flat_cooldown.
+      lr_max: the highest learning rate.
+      warmup: part of the phase that climbs from lr_min to lr_max.
+      flat: part that stays there; the rest cools down.
+      decay_factor: step_decay multiplies by this …
+      decay_every: … each time this much has passed.
+      trainable: (regex, multiplier) pairs: the first regex that matches the start of a variable's path gives the factor
+        of its learning rate, None freezes it. Together they must cover every variable of the model.
+      augment: whether training images are augmented in this phase.
+      batch_norm: inference (moving statistics, right for fine-tuning) or train.
+      cached_features: compute the frozen backbone's features once, un-augmented, and train on those.
+      l2: coefficient of 0.5·‖kernel‖² over the trainable kernels, added to the mean loss.
+      patience: end the phase when validation has not improved for this many epochs; 0 never does.
+    """
+
+    name: str
+    duration: Duration
+    schedule: str = "warmup_flat_cooldown"
+    lr_min: float = 0.0
+    lr_max: float
+    warmup: Duration = Duration(value=0, unit="%")
+    flat: Duration = Duration(value=0, unit="%")
+    decay_factor: float = 1.0
+    decay_every: Duration = Duration(value=1, unit="ep")
+    trainable: tuple[tuple[str, float | None], ...] = ((".*", 1.0),)
+    augment: bool = True
+    batch_norm: str = "inference"
+    cached_features: bool = False
+    l2: float = 0.0
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        _choose(f"schedule of phase {self.name}", self.schedule, SCHEDULES)
+        _choose(f"batch_norm of phase {self.name}", self.batch_norm, BATCH_NORM_MODES)
+        _at_least(f"lr_min of phase {self.name}", self.lr_min, 0)
+        _at_least(f"l2 of phase {self.name}", self.l2, 0)
+        _at_least(f"patience of phase {self.name}", self.patience, 0)
+        if self.lr_max < self.lr_min:
+            raise ValueError(f"phase {self.name}: lr_max {self.lr_max:g} is below lr_min {self.lr_min:g}")
+        if self.duration.unit == "%":
+            raise ValueError(
+                f"phase {self.name}: give its duration in epochs (5ep) or steps (2000st), got {self.duration}"
+            )
+        if not self.trainable:
+            raise ValueError(f"phase {self.name}: trainable must name what trains, e.g. [['head/.*', 1.0]]")
+        for pattern, multiplier in self.trainable:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f'phase {self.name}: "{pattern}" is not a regular expression: {error}') from error
+            if multiplier is not FROZEN:
+                _at_least(f'phase {self.name}: multiplier of "{pattern}"', multiplier, 0)
+        if self.cached_features and self.batch_norm == "train":
+            raise ValueError(f"phase {self.name}: cached features need a frozen backbone, so batch_norm=inference")
+
+    def steps(self, *, steps_per_epoch: int) -> int:
+        return max(1, self.duration.steps(steps_per_epoch=steps_per_epoch))
+
+    def learning_rates(self, *, steps_per_epoch: int) -> np.ndarray:
+        """float32 [steps]: the learning rate of every step of the phase, before the multipliers of `trainable`."""
+        steps = self.steps(steps_per_epoch=steps_per_epoch)
+        if self.schedule == "constant":
+            return np.full(steps, self.lr_max, np.float32)
+        if self.schedule == "step_decay":
+            every = max(1, self.decay_every.steps(steps_per_epoch=steps_per_epoch, whole=steps))
+            return schedule.step_decay(lr_max=self.lr_max, factor=self.decay_factor, every=every, steps=steps)
+        warmup = self.warmup.steps(steps_per_epoch=steps_per_epoch, whole=steps)
+        flat = self.flat.steps(steps_per_epoch=steps_per_epoch, whole=steps)
+        if warmup + flat > steps:
+            raise UsageError(
+                f"phase {self.name}: warmup {self.warmup} and flat {self.flat} are {warmup + flat} steps, "
+                f"but the phase has {steps}; shorten them or lengthen duration={self.duration}"
+            )
+        return schedule.warmup_flat_cooldown(
+            lr_min=self.lr_min, lr_max=self.lr_max, warmup=warmup, flat=flat, cooldown=steps - warmup - flat
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides what a training run computes, except the data and the seed.
+
+    Attributes:
+      name: of the recipe.
+      backbone: name in trainer.models.
+      weights: imagenet, none, or the path of a weights file.
+      image_size: pixels; the input pipeline delivers image_size × image_size.
+      resize_to: pixels the model resizes to on the device (small images travel small), or None.
+      head: what sits on the backbone.
+      batch_size: global, over all replicas.
+      accumulate: each replica computes its part of a batch in this many pieces and adds up their gradients, which takes
+        less memory.
+      augment: training-time augmentation.
+      optimizer: gradient descent.
+      label_smoothing: 0 to 1 (arXiv 1512.00567).
+      class_weights: none, or balanced: an example weighs in inverse proportion to how common its label is in training.
+      sam_rho: how far sharpness-aware minimisation looks uphill, which takes two passes a step; 0 is off
+        (arXiv 2010.01412, where it is 0.05 for CIFAR-10 and ImageNet). Each replica's piece of a batch looks by itself.
+      ema_decay: decay per step of a moving average of the weights, which then is evaluated and exported; 0 is off.
+      phases: one after the other.
+      precision: auto (bfloat16 on TPU, else float32), float32 or bfloat16.
+      steps_per_call: optimizer steps per host call: the larger, the less a TPU waits for its host.
+      selection: whether the weights with the highest validation accuracy are kept (best) or the last ones.
+    """
+
+    name: str
+    backbone: str
+    weights: str = "imagenet"
+    image_size: int
+    resize_to: int | None = None
+    head: HeadConfig
+    batch_size: int
+    accumulate: int = 1
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    label_smoothing: float = 0.0
+    class_weights: str = "none"
+    sam_rho: float = 0.0
+    ema_decay: float = 0.0
+    phases: tuple[Phase, ...]
+    precision: str = "auto"
+    steps_per_call: int = 20
+    selection: str = "best"
+
+    def __post_init__(self) -> None:
+        backbone_info(self.backbone)
+        _at_least("image_size", self.image_size, 8)
+        _at_least("batch_size", self.batch_size, 1)
+        _at_least("steps_per_call", self.steps_per_call, 1)
+        _at_least("accumulate", self.accumulate, 1)
+        _at_least("sam_rho", self.sam_rho, 0)
+        _choose("class_weights", self.class_weights, ("none", "balanced"))
+        _choose("precision", self.precision, PRECISIONS)
+        _choose("selection", self.selection, ("best", "last"))
+        if not self.phases:
+            raise ValueError("a recipe needs at least one phase")
+        for field, value in (("label_smoothing", self.label_smoothing), ("ema_decay", self.ema_decay)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{field} must be in [0, 1), got {value:g}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What a recipe may derive its settings from.
+
+    Attributes:
+      num_train: examples in the training split.
+      num_classes: number of labels.
+      max_side: pixels of the largest side of any image.
+    """
+
+    num_train: int
+    num_classes: int
+    max_side: int

@@ -1,0 +1,1 @@
+"""A run told to people: report.html and model_card.md."""

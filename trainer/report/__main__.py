@@ -1,0 +1,27 @@
+r"""RUN/report.html and RUN/model_card.md, from the files of a finished run. Free of TensorFlow.
+
+python -m trainer.report --run=RUN                # trainer.main has done it already; this writes them again
+
+"""
+
+from __future__ import annotations
+
+from absl import flags
+from etils import epath
+
+from pipeline.command import run_command
+from trainer.report.page import open_data_of, write_report
+
+flags.DEFINE_string("run", None, "A finished run: the --workdir of trainer.main.", required=True)
+flags.DEFINE_string("data", None, "Where the dataset is now, if it was moved since the training.")
+
+
+def main(arguments: list[str]) -> None:
+    del arguments
+    run = epath.Path(flags.FLAGS.run)
+    write_report(run, open_data_of(run, flags.FLAGS.data))
+    print(f"wrote {run / 'report.html'} and {run / 'model_card.md'}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,149 @@
+"""The report's charts as inline SVG. Text stays text, and equal input gives equal bytes."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from trainer.report.scores import ConfidenceBin
+
+TRAIN_COLOUR, VALIDATION_COLOUR, KEPT_COLOUR = "#8a94a6", "#1f5fbf", "#d0441c"
+INK, GRID = "#39424e", "#e4e8ee"
+_PHASE_COLOURS = ("#f5f7fa", "#e9eff8")
+_MOST_POINTS = 400  # a curve of more points is averaged: the page stays small and the line readable
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "text.parse_math": False,  # a label may hold "$"
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def _svg(figure: Figure) -> Markup:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    return Markup(text[text.index("<svg") :])  # without the XML prologue
+
+
+def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means over equal stretches, at most `_MOST_POINTS` of them."""
+    if len(x) <= _MOST_POINTS:
+        return x, y
+    groups = zip(np.array_split(x, _MOST_POINTS), np.array_split(y, _MOST_POINTS), strict=True)
+    xs, ys = zip(*((a.mean(), b.mean()) for a, b in groups), strict=True)
+    return np.array(xs), np.array(ys)
+
+
+def phases(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    """(phase, first step, last step) in the order of training; a phase begins where the one before it ended."""
+    found: list[tuple[str, int, int]] = []
+    for phase, group in itertools.groupby(sorted(rows, key=lambda r: r["step"]), key=lambda r: r["phase"]):
+        start = found[-1][2] if found else 0
+        found.append((phase, start, max(row["step"] for row in group)))
+    return found
+
+
+def learning_curves(rows: Sequence[dict[str, Any]], *, kept_step: int) -> Markup:
+    """Loss, accuracy and learning rate over the steps, phases shaded, the step whose weights were kept marked."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(10.6, 3.3), layout="constrained")
+        panels = figure.subplots(1, 3)
+        for axes, (key, title) in zip(
+            panels, (("loss", "Loss"), ("accuracy", "Accuracy"), ("learning_rate", "Learning rate")), strict=True
+        ):
+            _shade_phases(axes, phases(rows))
+            for split, colour in (("train", TRAIN_COLOUR), ("validation", VALIDATION_COLOUR)):
+                points = [(r["step"], r[key]) for r in rows if r["split"] == split and r.get(key) is not None]
+                if not points:
+                    continue
+                x, y = _thin(*(np.array(column, float) for column in zip(*points, strict=True)))
+                marker = "o" if len(x) <= 40 else None
+                axes.plot(x, y, color=colour, label=split, linewidth=1.6, marker=marker, markersize=3)
+                if split == "validation":
+                    value = np.interp(kept_step, x, y)
+                    axes.plot([kept_step], [value], "o", color="none", markeredgecolor=KEPT_COLOUR, markersize=9)
+                    place = {"xytext": (0, 9 if key == "loss" else -18), "textcoords": "offset points", "ha": "center"}
+                    axes.annotate("kept", (kept_step, value), color=KEPT_COLOUR, **place)
+            axes.set_title(title, loc="left", fontsize=11, color=INK, pad=16)
+            axes.set_xlabel("step")
+            axes.grid(axis="y", color=GRID)
+            axes.set_axisbelow(True)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+        panels[0].legend(frameon=False, loc="upper right")
+        _scale_rates(panels[2], rows)
+        return _svg(figure)
+
+
+def _shade_phases(axes: Axes, spans: Sequence[tuple[str, int, int]]) -> None:
+    for index, (name, start, end) in enumerate(spans):
+        axes.axvspan(start, end, color=_PHASE_COLOURS[index % 2], linewidth=0, zorder=0)
+        axes.annotate(
+            name, ((start + end) / 2, 1.02), xycoords=("data", "axes fraction"), ha="center", fontsize=8, color=INK
+        )
+
+
+def _scale_rates(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    """Logarithmic where the phases' highest rates are far apart: a fine-tuning phase would be a flat zero."""
+    highest: dict[str, float] = {}
+    for row in rows:
+        if row.get("learning_rate"):
+            highest[row["phase"]] = max(highest.get(row["phase"], 0.0), row["learning_rate"])
+    if highest and max(highest.values()) > 20 * min(highest.values()):
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_ylim(bottom=0)
+        axes.ticklabel_format(axis="y", style="plain", useOffset=False)
+
+
+def reliability_diagram(bins: Sequence[ConfidenceBin]) -> Markup:
+    """How often the model was right against how sure it was, with 95 % intervals, over the number of examples."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        upper.plot([0, 1], [0, 1], color=TRAIN_COLOUR, linestyle=(0, (4, 3)), linewidth=1)
+        confidence, accuracy = [b.confidence for b in bins], [b.accuracy for b in bins]
+        below = [max(0.0, b.accuracy - b.interval[0]) for b in bins]
+        above = [max(0.0, b.interval[1] - b.accuracy) for b in bins]
+        upper.errorbar(
+            confidence, accuracy, yerr=(below, above), fmt="o-", color=VALIDATION_COLOUR, elinewidth=1, markersize=5
+        )
+        upper.set_ylabel("was right")
+        lower.bar(
+            [b.low for b in bins],
+            [b.examples for b in bins],
+            width=[b.high - b.low for b in bins],
+            align="edge",
+            color="#c9d6ea",
+            edgecolor="white",
+        )
+        lower.set_ylabel("images")
+        lower.set_xlabel("was sure")
+        percent = FuncFormatter(lambda value, _: f"{100 * value:.0f} %")
+        upper.yaxis.set_major_formatter(percent)
+        lower.xaxis.set_major_formatter(percent)
+        lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        upper.set_ylim(-0.02, 1.02)
+        lower.set_xlim(0, 1)
+        for axes in (upper, lower):
+            axes.grid(axis="y", color=GRID)
+            axes.set_axisbelow(True)
+        return _svg(figure)

@@ -1,0 +1,267 @@
+"""Writes RUN/report.html and RUN/model_card.md from the files of a finished run. Free of TensorFlow.
+
+The page is one file without scripts and without anything to download.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime
+import io
+import json
+import pathlib
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from pipeline.command import DataError, UsageError
+from pipeline.format.manifest import VERSIONS_DIR, DatasetVersion, open_dataset
+from pipeline.format.records import Record, RecordError, decode_example, read_frames
+from pipeline.format.storage import write_atomically
+from trainer.report import charts, scores
+
+_GALLERY_MISTAKES, _GALLERY_UNSURE, _LISTED_CONFUSIONS = 24, 12, 15
+_THUMBNAIL_PIXELS = 168
+_MOST_MATRIX_LABELS = 120  # a larger matrix shows nothing that the list of confusions does not
+_RATES_DIGITS = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Thumbnail:
+    """One predicted image; `uri` is a data: URI, None where the dataset no longer holds the image."""
+
+    id: str
+    label: str
+    predicted: str
+    probability: float
+    source: str
+    uri: str | None
+
+    @property
+    def correct(self) -> bool:
+        return self.label == self.predicted
+
+
+def write_report(run: epath.Path, data: DatasetVersion) -> None:
+    """Writes `report.html` and `model_card.md` into `run`.
+
+    Args:
+      run: holds result.json, metrics.jsonl, config.json, provenance.json and, if the dataset has a test or validation
+        split, predictions-<split>.jsonl.
+      data: the dataset that the run was made with; the thumbnails are read from its shards.
+
+    Raises:
+      UsageError: a file of the run is absent.
+      DataError: a shard is damaged.
+    """
+    context = _context(run, data)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=jinja2.select_autoescape(enabled_extensions=(".html.j2",)),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(percent=_percent, number=_number, md=_escape_markdown, quote=shlex.quote)
+    for template, name in (("report.html.j2", "report.html"), ("model_card.md.j2", "model_card.md")):
+        text = environment.get_template(template).render(context)
+        write_atomically(run / name, text)
+
+
+def _context(run: epath.Path, data: DatasetVersion) -> dict[str, Any]:
+    result, settings = _read_json(run / "result.json"), _read_json(run / "config.json")
+    rows = _read_lines(run / "metrics.jsonl")
+    splits: dict[str, dict[str, Any]] = result["splits"]
+    split = next((name for name in ("test", "validation") if name in splits), None)
+    selected = bool(result["best"]) and settings["recipe"]["selection"] == "best"
+    kept = result["best"] if selected else rows[-1]
+    context: dict[str, Any] = {
+        "run": str(run),
+        "result": result,
+        "split": split,
+        "splits": {name: _summary(metrics) for name, metrics in splits.items()},
+        "curves": charts.learning_curves(rows, kept_step=kept["step"]),
+        "kept": kept,
+        "selected": selected,
+        "phases": charts.phases(rows),
+        "data": settings["data"],
+        "seed": settings["seed"],
+        "manifest": data.manifest,
+        "configuration": flatten(settings["recipe"]),
+        "provenance": (provenance := _read_json(run / "provenance.json")),
+        "duration": _duration(provenance["started"], provenance["finished"]),
+    }
+    if split is None:
+        return context
+    predictions = _read_lines(run / f"predictions-{split}.jsonl")
+    confidence = np.array([p["probability"] for p in predictions], float)
+    correct = np.array([p["label"] == p["predicted"] for p in predictions], bool)
+    confusion = np.array(splits[split]["confusion"], np.int64)
+    classes = scores.class_scores(result["labels"], confusion)
+    bins = scores.reliability(confidence, correct)
+    mistakes, unsure = gallery(predictions)
+    records = _find_records(data, split, {p["id"] for p in (*mistakes, *unsure)})
+    return context | {
+        "classes": sorted(classes, key=lambda c: (c.f1 is None, c.f1 or 0.0, c.label)),
+        "weakest": min((c for c in classes if c.recall is not None), key=lambda c: (c.recall, -c.examples)),
+        "majority": max(c.examples for c in classes) / confusion.sum(),
+        "matrix": _matrix(result["labels"], confusion) if len(classes) <= _MOST_MATRIX_LABELS else None,
+        "confusions": scores.most_confused(result["labels"], confusion, limit=_LISTED_CONFUSIONS),
+        "num_mistakes": int((~correct).sum()),
+        "mistakes": [_thumbnail(p, records.get(p["id"])) for p in mistakes],
+        "unsure": [_thumbnail(p, records.get(p["id"])) for p in unsure],
+        "bins": bins,
+        "calibration_error": scores.calibration_error(bins),
+        "mean_confidence": float(confidence.mean()),
+        "reliability": charts.reliability_diagram(bins),
+    }
+
+
+def _read_text(file: epath.Path) -> str:
+    if not file.exists():
+        raise UsageError(
+            f"{file}: no such file, so {file.parent} is no finished run; "
+            f"python -m trainer.main --workdir={file.parent} with its --data and --recipe goes on with it"
+        )
+    return file.read_text()
+
+
+def _read_json(file: epath.Path) -> dict[str, Any]:
+    return json.loads(_read_text(file))
+
+
+def _read_lines(file: epath.Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in _read_text(file).splitlines()]
+
+
+def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    examples = metrics["examples"]
+    interval = scores.wilson_interval(round(metrics["accuracy"] * examples), examples)
+    return {"examples": examples, "accuracy": metrics["accuracy"], "loss": metrics["loss"], "interval": interval}
+
+
+def gallery(predictions: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """The most confident mistakes, and the least confident of the other predictions; ties in file order."""
+    mistakes = [p for p in predictions if p["label"] != p["predicted"]]
+    surest = sorted(mistakes, key=lambda p: -p["probability"])[:_GALLERY_MISTAKES]
+    shown = {p["id"] for p in surest}
+    others = [p for p in predictions if p["id"] not in shown]
+    return surest, sorted(others, key=lambda p: p["probability"])[:_GALLERY_UNSURE]
+
+
+def _find_records(data: DatasetVersion, split: str, ids: Iterable[str]) -> dict[str, Record]:
+    wanted = set(ids)
+    found: dict[str, Record] = {}
+    if split not in data.manifest.splits:
+        return {}
+    for path in data.shard_paths(split):
+        if len(found) == len(wanted):
+            break
+        with epath.Path(path).open("rb") as file:
+            try:
+                for record in map(decode_example, read_frames(file)):
+                    if record.id in wanted:
+                        found[record.id] = record
+            except RecordError as error:
+                raise DataError(f"{path}: {error}; build the dataset again") from error
+    return found
+
+
+def _thumbnail(prediction: Mapping[str, Any], record: Record | None) -> Thumbnail:
+    return Thumbnail(
+        id=prediction["id"],
+        label=prediction["label"],
+        predicted=prediction["predicted"],
+        probability=prediction["probability"],
+        source=record.source if record else "not in this dataset version",
+        uri=data_uri(record.image) if record else None,
+    )
+
+
+def data_uri(encoded: bytes) -> str:
+    """The image, at most `_THUMBNAIL_PIXELS` on its longer side, as a data: URI; tiny ones stay lossless."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        image.draft("RGB", (_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
+        small = image.convert("RGB")
+    lossless = max(small.size) <= 64
+    small.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
+    buffer = io.BytesIO()
+    small.save(buffer, format="PNG" if lossless else "JPEG", quality=80)
+    kind = "png" if lossless else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _matrix(labels: Sequence[str], confusion: np.ndarray) -> dict[str, Any]:
+    """What the template draws: the cells that are not zero, and how large they are."""
+    count = len(labels)
+    totals = np.maximum(confusion.sum(axis=1), 1)
+    size = 64 if count <= 4 else 44 if count <= 12 else 30 if count <= 25 else 18 if count <= 40 else 520 // count
+    names = count <= 40  # beyond, only the cells' tooltips
+    cells = [
+        {"row": int(i), "column": int(j), "count": int(confusion[i, j]), "share": float(confusion[i, j] / totals[i])}
+        for i, j in zip(*np.nonzero(confusion), strict=True)
+    ]
+    return {
+        "labels": labels,
+        "totals": totals.tolist(),
+        "cells": cells,
+        "size": size,
+        "numbers": count <= 25,
+        "names": names,
+        "margin": 7 * min(max(map(len, labels)), 26) + 12 if names else 4,
+    }
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as `a.b.0.c` → value: the keys that `trainer.main --set` takes."""
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and any(isinstance(v, Mapping) for v in value):
+            flat |= flatten({str(index): v for index, v in enumerate(value)}, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return flat
+
+
+def _duration(started: str, finished: str) -> str:
+    start, end = (datetime.datetime.fromisoformat(t.replace("Z", "+00:00")) for t in (started, finished))
+    seconds = round((end - start).total_seconds())
+    if seconds < 120:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    """`97.3 %`; nothing short of all is shown as 100."""
+    if share is None:
+        return "–"
+    shown = f"{100 * share:.{digits}f}"
+    if share < 1 and float(shown) == 100:
+        shown = f"{100 - 10**-digits:.{digits}f}"
+    return f"{shown}\u00a0%"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{_RATES_DIGITS}g}"
+
+
+def _escape_markdown(text: object) -> str:
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(str(text).split()))
+
+
+def open_data_of(run: epath.Path, path: str | None) -> DatasetVersion:
+    """The version that the run was made with, which need not be the current one any more."""
+    root = epath.Path(path or _read_json(run / "config.json")["data"])
+    version = root / VERSIONS_DIR / _read_json(run / "result.json")["version"]
+    return open_dataset(version if version.exists() else root)

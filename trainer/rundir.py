@@ -1,0 +1,164 @@
+"""Reads and writes what a run keeps of itself: config.json, and provenance.json, enough to make it again.
+
+A run goes on under the same configuration only, and with a batch that its devices can share out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+from pipeline.command import DataError, UsageError
+from pipeline.format.manifest import DatasetVersion
+from trainer.models import Classifier
+from trainer.recipes import overrides
+from trainer.recipes.recipe import Recipe
+from trainer.request import Request
+from trainer.train.checkpoint import load_best
+from trainer.train.model import build_from_recipe
+
+_PACKAGES = ("tensorflow", "tensorflow-tpu", "keras", "keras-cv", "numpy", "pillow")
+_ASKED = "asked_batch_size"  # in config.json where the batch was rounded up
+
+
+def _run_in(directory: epath.Path) -> dict[str, Any] | None:
+    """The config.json of a run that has got somewhere, else None; settings newer than it have their defaults."""
+    if not (directory / "checkpoints").exists():
+        return None
+    run = read_config(directory)
+    with contextlib.suppress(ValueError):  # of other code: the comparison will say so
+        run["recipe"] = overrides.to_dict(overrides.from_dict(Recipe, run["recipe"]))
+    return run
+
+
+def fit_batch(recipe: Recipe, *, replicas: int, directory: epath.Path | None = None) -> Recipe:
+    """The recipe with a batch that `replicas` devices can share out equally: rounded up, with a warning.
+
+    A run keeps the batch that it was started with: on another number of replicas it goes on only if they can share
+    out that one, because its steps and epochs are counted in it.
+
+    Args:
+      recipe: what the flags ask for.
+      replicas: number of devices.
+      directory: the run's, if it may have one already.
+
+    Raises:
+      UsageError: the replicas cannot share out the run's batch, or `accumulate` does not divide a replica's part.
+    """
+    asked = recipe.batch_size
+    run = _run_in(directory) if directory else None
+    if run and run.get(_ASKED, run["recipe"]["batch_size"]) == asked:
+        size = run["recipe"]["batch_size"]
+        if size % replicas:
+            raise UsageError(
+                f"--workdir={directory} holds a run in batches of {size}, which {replicas} replicas cannot share out "
+                f"equally; go on with a number of replicas that divides {size}, or take another --workdir"
+            )
+    else:
+        size = -(-asked // replicas) * replicas
+    if size // replicas % recipe.accumulate:
+        pieces = replicas * recipe.accumulate
+        raise UsageError(
+            f"batch_size={asked} gives each of {replicas} replicas {size // replicas} images, which "
+            f"accumulate={recipe.accumulate} cannot cut into equal pieces; "
+            f"--set=batch_size={-(-asked // pieces) * pieces} works, or accumulate=1"
+        )
+    if size != asked:
+        logging.warning(
+            "batch_size=%d cannot be shared out equally to %d replicas: it is %d now", asked, replicas, size
+        )
+    return dataclasses.replace(recipe, batch_size=size)
+
+
+def settings(request: Request, data: DatasetVersion, recipe: Recipe, *, asked_batch_size: int) -> dict[str, Any]:
+    """What config.json holds: all that decides what the run computes."""
+    rounded = {} if asked_batch_size == recipe.batch_size else {_ASKED: asked_batch_size}
+    return {
+        "data": request.data,
+        "dataset_version": data.manifest.version,
+        "dataset_fingerprint": data.manifest.source_fingerprint,
+        "labels": list(data.manifest.labels),
+        "seed": request.seed,
+        **rounded,
+        "recipe": overrides.to_dict(recipe),
+    }
+
+
+def refuse_another_run(directory: epath.Path, wanted: dict[str, Any]) -> None:
+    """UsageError, listing what differs, if `directory` holds a run with other settings that has got somewhere."""
+    run = _run_in(directory)
+    if run and (changed := overrides.differences(run, wanted)):
+        lines = "\n  ".join(changed)
+        raise UsageError(
+            f"--workdir={directory} holds a run with another configuration:\n  {lines}\n"
+            "take another --workdir, or the old configuration to go on with it"
+        )
+
+
+def read_config(run: epath.Path) -> dict[str, Any]:
+    """The config.json of a run: `data`, `seed`, `labels`, `recipe` and more.
+
+    Raises:
+      UsageError: `run` is no run.
+    """
+    file = run / "config.json"
+    if not file.exists():
+        raise UsageError(f"--run={run}: no config.json there; give the --workdir of a trainer.main run")
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise DataError(f"{file}: damaged ({error})") from error
+
+
+def load_run(run: epath.Path) -> tuple[Classifier, Recipe, list[str]]:
+    """Rebuilds the classifier of a run with its selected weights; returns it with its recipe and label names."""
+    config = read_config(run)
+    recipe = overrides.from_dict(Recipe, config["recipe"])
+    classifier = build_from_recipe(recipe, num_classes=len(config["labels"]), seed=config["seed"], weights="none")
+    load_best(run / "checkpoints", classifier)
+    return classifier, recipe, config["labels"]
+
+
+def provenance(data: DatasetVersion, *, seed: int, devices: Sequence[str], started: str) -> dict[str, Any]:
+    """The content of provenance.json: dataset, commit, packages, seed, devices, times (`started`: as `now` gave it)."""
+    manifest = data.manifest
+    return {
+        "dataset": {"name": manifest.name, "version": manifest.version, "fingerprint": manifest.source_fingerprint},
+        "git_commit": _git_commit(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "seed": seed,
+        "devices": list(devices),
+        "started": started,
+        "finished": now(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of this code, or None where it is not run from a git checkout."""
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

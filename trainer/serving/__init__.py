@@ -1,0 +1,1 @@
+"""A trained classifier for others: exports, and what asks them."""

@@ -1,0 +1,53 @@
+"""Scores an exported model on a split of a dataset, and writes what it answered."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from etils import epath
+
+from pipeline.format.manifest import DatasetVersion
+from pipeline.format.storage import write_atomically
+from trainer.serving.signature import load_signature
+
+
+def prediction_row(*, key: str, label: str, predicted: str, probability: float) -> dict[str, Any]:
+    """A row of predictions-<split>.jsonl; `key` is the record's id, `probability` that of the predicted label."""
+    return {"id": key, "label": label, "predicted": predicted, "probability": probability}
+
+
+def write_predictions(file: epath.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON line per example, in file order."""
+    write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def score_export(model: epath.PathLike, data: DatasetVersion, split: str, *, batch_size: int) -> list[dict[str, Any]]:
+    """Prediction rows of every example of a split, in file order.
+
+    Args:
+      model: an export directory; its labels may differ from the dataset's, they are compared by name.
+      data: the dataset.
+      split: name of the split.
+      batch_size: images per call.
+
+    Raises:
+      UsageError: no such split, or no exported model.
+      DataError: a damaged shard.
+    """
+    signature = load_signature(model)
+    names = data.manifest.labels
+    examples = data.read(split)
+    rows: list[dict[str, Any]] = []
+    while batch := list(itertools.islice(examples, batch_size)):
+        result = signature([record.image for record in batch])
+        best = result["probabilities"].max(axis=-1)
+        rows += [
+            prediction_row(
+                key=record.id, label=names[record.label], predicted=label.decode(), probability=float(probability)
+            )
+            for record, label, probability in zip(batch, result["label"], best, strict=True)
+        ]
+    return rows

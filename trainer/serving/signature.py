@@ -1,0 +1,47 @@
+"""Loads the serving signature of an exported model: encoded images in, labels and probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from etils import epath
+
+from pipeline.command import UsageError
+
+SAVED_MODEL = "saved_model"
+SIGNATURE = "serving_default"
+INPUT = "image_bytes"  # TensorFlow Serving's JSON knows by the suffix _bytes that base64 is meant
+
+# Encoded images → {"label": [B] of bytes, "probabilities": float32 [B, C]}, or ValueError.
+Signature = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
+
+
+def load_signature(model: epath.PathLike) -> Signature:
+    """Loads the serving signature of an export directory, or of the SavedModel in it.
+
+    Raises:
+      UsageError: there is none.
+    """
+    import tensorflow as tf  # takes seconds: --help and mistakes in the arguments should not
+
+    directory = epath.Path(model)
+    if not (directory / "saved_model.pb").exists():
+        directory = directory / SAVED_MODEL
+    if not (directory / "saved_model.pb").exists():
+        raise UsageError(
+            f"{model}: no exported model there; make one with python -m trainer.export --run=RUN, "
+            "or give --model the directory that holds saved_model/"
+        )
+    loaded = tf.saved_model.load(str(directory))
+    if SIGNATURE not in loaded.signatures or INPUT not in loaded.signatures[SIGNATURE].structured_input_signature[1]:
+        raise UsageError(f"{directory}: not exported by trainer.export (no signature {SIGNATURE} of {INPUT})")
+
+    def run(encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
+        try:
+            result = loaded.signatures[SIGNATURE](**{INPUT: tf.constant(encoded)})
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(f"TensorFlow cannot decode it: {error.message.splitlines()[0]}") from error
+        return {name: tensor.numpy() for name, tensor in result.items()}
+
+    return run

@@ -1,0 +1,1 @@
+"""Training: the step, the loop over phases and epochs, what is saved, exact evaluation."""

@@ -1,0 +1,290 @@
+"""The training loop: phases, epochs, selection on validation, checkpoints; resumes where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from pipeline.augment.render import finish
+from pipeline.batching import HostSlice
+from pipeline.command import TryAgainError
+from pipeline.format.manifest import TRAIN, VALIDATION
+from trainer.devices.cluster import Workers
+from trainer.models import Classifier, backbone_info
+from trainer.train.checkpoint import StateCheckpoint, save_best, training_state
+from trainer.train.evaluation import Evaluator, compute_metrics
+from trainer.train.feed import FeatureCache, distribute
+from trainer.train.guards import check_finite, images_per_second, starvation
+from trainer.train.metrics import MetricsLog, Progress
+from trainer.train.plan import Plan, Position
+from trainer.train.step import TrainStep
+
+_SECONDS_BETWEEN_CHECKPOINTS = 60.0
+_SHOWN_IMAGES = 16
+_SECONDS_FOR_INPUT_RATE = 2.0
+
+
+class Trainer:
+    """Runs the phases of a plan on a classifier."""
+
+    def __init__(self, plan: Plan, classifier: Classifier, strategy: tf.distribute.Strategy) -> None:
+        self._plan, self._classifier, self._strategy = plan, classifier, strategy
+        self._workers = Workers(strategy)
+        self._metrics = MetricsLog(plan.run, writes=self._workers.is_chief)
+        self._checkpoints = plan.run / "checkpoints"
+        self._state = StateCheckpoint(self._checkpoints)
+        self._saved_at = time.monotonic()
+        self._input_checked = False
+        head, backbone = classifier.head, classifier.lean_backbone
+        self._features = Evaluator(strategy, lambda images: backbone(images, training=False))
+        self._on_features = Evaluator(strategy, lambda x: tf.nn.softmax(head(x, training=False)))
+        self._on_images = Evaluator(
+            strategy, lambda x: tf.nn.softmax(head(backbone(x, training=False), training=False))
+        )
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The metrics written so far."""
+        return self._metrics.rows
+
+    def predict(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities (float32 [N, C]) and labels (int32 [N]) of a split, in file order."""
+        return self._on_images(self._plan.eval_data(split))
+
+    def train(self) -> Position:
+        """Trains from the newest usable checkpoint (or from the start) to the end.
+
+        Raises:
+          TryAgainError: asked to stop; the state is saved.
+          CommandError: the loss is no longer a finite number.
+        """
+        position, step = self._resume()
+        if (
+            self._workers.is_chief
+            and position == Position()
+            and any(phase.augment for phase in self._plan.recipe.phases)
+        ):
+            self._show_first_images()
+        phases = self._plan.recipe.phases
+        while True:
+            step = self._train_phase(position, step)
+            if position.phase + 1 == len(phases):
+                self._save(position, step)
+                return position
+            position.phase, position.step = position.phase + 1, 0
+            step = self._build(position.phase)
+            self._save(position, step)
+
+    def _show_first_images(self) -> None:
+        batches = self._plan.train_data(epoch=0, skip_batches=0, augment=True)(HostSlice())
+        recipe = self._plan.recipe
+        images = finish(next(iter(batches)), recipe.augment, backbone_info(recipe.backbone).preprocess)
+        self._metrics.show_images("augmented", images[:_SHOWN_IMAGES], step=0)
+
+    def _build(self, phase: int) -> TrainStep:
+        plan = self._plan
+        config = plan.recipe.phases[phase]
+        with self._strategy.scope():
+            return TrainStep(
+                classifier=self._classifier,
+                recipe=plan.recipe,
+                phase=config,
+                rates=config.learning_rates(steps_per_epoch=plan.steps_per_epoch),
+                class_weights=plan.class_weights,
+                strategy=self._strategy,
+                seed=plan.seed + phase,
+            )
+
+    def _resume(self) -> tuple[Position, TrainStep]:
+        candidates = self._state.candidates()
+        # Before any variable is made: that already takes all workers.
+        found = [progress for _, progress in candidates]
+        self._workers.require_same(found, what="--workdir, one folder on gs:// or NFS with the same checkpoints,")
+        for path, progress in candidates:
+            position = Position(**progress)
+            step = self._build(position.phase)
+            if all(self._workers.gather(self._state.restore(path, self._trackables(step)))):
+                self._metrics.rewind(position.rows)
+                name = self._plan.recipe.phases[position.phase].name
+                logging.info("resuming phase %s at step %d (%s)", name, position.step, path)
+                return position, step
+        return Position(), self._build(0)
+
+    def _trackables(self, step: TrainStep) -> dict[str, Any]:
+        return training_state(self._classifier, step.optimizers, step.average)
+
+    def _save(self, position: Position, step: TrainStep) -> None:
+        position.rows = len(self._metrics.rows)
+        if self._workers.is_chief:  # it has everything: all workers hold the same variables
+            number = self._plan.first_step(position.phase) + position.step + position.phase
+            self._state.save(dataclasses.asdict(position), self._trackables(step), number=number)
+        self._saved_at = time.monotonic()
+
+    def _save_best(self) -> None:
+        if self._workers.is_chief:
+            save_best(self._checkpoints, self._classifier)
+
+    def _save_if_due(self, position: Position, step: TrainStep) -> None:
+        """Saves now and then; when asked to stop, saves and raises TryAgainError."""
+        stop = any(self._workers.gather(self._plan.stop_requested()))  # one worker's signal stops all
+        if stop or time.monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
+            self._save(position, step)
+        if stop:
+            self._workers.wait()  # nobody leaves before the chief has saved: it would look like a crash
+            raise TryAgainError(
+                f"stopped on request in phase {self._plan.recipe.phases[position.phase].name} at step {position.step}; "
+                "the state is saved, run the same command again to go on"
+            )
+
+    def _train_phase(self, position: Position, step: TrainStep) -> TrainStep:
+        plan = self._plan
+        phase = plan.recipe.phases[position.phase]
+        per_epoch = plan.steps_per_epoch
+        total = phase.steps(steps_per_epoch=per_epoch)
+        rates = phase.learning_rates(steps_per_epoch=per_epoch)
+        logging.info(
+            "phase %s: %s = %d steps of %d, learning rate %g to %g", phase.name, phase.duration, total,
+            plan.recipe.batch_size, rates.min(), rates.max(),
+        )  # fmt: skip
+        cache = self._cache_features() if phase.cached_features and position.step < total else None
+        progress = Progress(
+            phase=phase.name, first_step=position.step, total_steps=total, batch_size=plan.recipe.batch_size
+        )
+        try:
+            while position.step < total:
+                rate = self._train_epoch(position, step, total, rates, cache, progress)
+                self._end_epoch(position, step, rates, cache)
+                if rate and cache is None and self._workers.is_chief and not self._input_checked:
+                    self._check_input(position, rate)
+                stale = plan.stale_epochs(position)
+                if phase.patience and stale >= phase.patience:
+                    logging.info("phase %s: no better validation for %d epochs, stopping it early", phase.name, stale)
+                    position.step = total
+                self._save_if_due(position, step)
+        finally:
+            progress.close()
+        if step.averaged:
+            for variable, average in zip(step.averaged, step.average, strict=True):
+                variable.assign(average)
+        return step
+
+    def _cache_features(self) -> FeatureCache:
+        plan = self._plan
+        start = time.monotonic()
+        splits = {
+            split: self._features(plan.eval_data(split))
+            for split in (TRAIN, VALIDATION)
+            if split in plan.data.manifest.splits
+        }
+        count, seconds = sum(len(labels) for _, labels in splits.values()), time.monotonic() - start
+        logging.info("cached the features of %d images in %.0f s (%.0f img/s)", count, seconds, count / seconds)
+        return FeatureCache(splits=splits, batch_size=plan.recipe.batch_size, seed=plan.seed)
+
+    def _epoch_data(self, position: Position, cache: FeatureCache | None) -> Callable[[HostSlice], tf.data.Dataset]:
+        plan = self._plan
+        done_epochs, skip = divmod(position.step, plan.steps_per_epoch)
+        epoch = plan.first_epoch(position.phase) + done_epochs
+        if cache:
+            return cache.train_data(TRAIN, epoch=epoch, skip_batches=skip)
+        return plan.train_data(epoch=epoch, skip_batches=skip, augment=plan.recipe.phases[position.phase].augment)
+
+    def _train_epoch(
+        self,
+        position: Position,
+        step: TrainStep,
+        total: int,
+        rates: np.ndarray,
+        cache: FeatureCache | None,
+        progress: Progress,
+    ) -> float:
+        """Trains to the end of the epoch that `position` is in, or of the phase; images/s, without the first call."""
+        plan = self._plan
+        timed_from: float | None = None
+        timed_steps = 0
+        batches = iter(distribute(self._strategy, self._epoch_data(position, cache)))
+        end = min(total, (position.step // plan.steps_per_epoch + 1) * plan.steps_per_epoch)
+        while position.step < end:
+            count = min(plan.recipe.steps_per_call, end - position.step)
+            with self._profiled(position):
+                losses, sums = step(batches, first_step=position.step, steps=count)
+            check_finite(losses, position, plan, keep_batch=self._workers.is_chief)
+            if timed_from is None:  # the first call may compile, and fills the input's buffers
+                timed_from = time.monotonic()
+            else:
+                timed_steps += count
+            position.step += count
+            position.sums = [before + float(new) for before, new in zip(position.sums, sums, strict=True)]
+            loss, hits = (value / position.sums[2] for value in position.sums[:2])
+            epoch = plan.epochs_begun(position)
+            progress.update(
+                step=position.step, epoch=epoch, loss=loss, accuracy=hits, learning_rate=float(rates[position.step - 1])
+            )
+            # At the end of an epoch its metrics come first: see _train_phase.
+            if position.step < end:
+                self._save_if_due(position, step)
+        return timed_steps * plan.recipe.batch_size / (time.monotonic() - timed_from) if timed_from else 0.0
+
+    def _check_input(self, position: Position, rate: float) -> None:
+        """Warns, once a run, if training at `rate` images/s waits for its input."""
+        self._input_checked = True
+        augment = self._plan.recipe.phases[position.phase].augment
+        data = self._plan.train_data(epoch=0, skip_batches=0, augment=augment)
+        alone = images_per_second(data, batch_size=self._plan.recipe.batch_size, seconds=_SECONDS_FOR_INPUT_RATE)
+        if text := starvation(training=rate, input_alone=alone):
+            logging.warning("%s", text)
+
+    @contextlib.contextmanager
+    def _profiled(self, position: Position) -> Iterator[None]:
+        """Profiles the second host call of a phase: the first one also compiles."""
+        if not self._plan.profile or position.step != self._plan.recipe.steps_per_call:
+            yield
+            return
+        tf.profiler.experimental.start(str(self._plan.run / "events"))
+        try:
+            yield
+        finally:
+            tf.profiler.experimental.stop()
+
+    def _end_epoch(
+        self,
+        position: Position,
+        step: TrainStep,
+        rates: np.ndarray,
+        cache: FeatureCache | None,
+    ) -> None:
+        """Writes the epoch's metrics, validates and selects."""
+        plan = self._plan
+        phase = plan.recipe.phases[position.phase]
+        where = {
+            "step": plan.first_step(position.phase) + position.step,
+            "epoch": plan.epochs_begun(position),
+            "phase": phase.name,
+        }
+        loss, hits, weight = position.sums
+        position.sums = [0.0, 0.0, 0.0]
+        rate = float(rates[position.step - 1])
+        self._metrics.add(**where, split=TRAIN, loss=loss / weight, accuracy=hits / weight, learning_rate=rate)
+        text = f"train loss {loss / weight:.4f} accuracy {hits / weight:.4f}"
+        with step.averaged_weights():
+            if VALIDATION in plan.data.manifest.splits:
+                metrics = compute_metrics(
+                    *(self._on_features(cache.eval_data(VALIDATION)) if cache else self.predict(VALIDATION))
+                )
+                self._metrics.add(**where, split=VALIDATION, loss=metrics.loss, accuracy=metrics.accuracy)
+                text += f", validation loss {metrics.loss:.4f} accuracy {metrics.accuracy:.4f}"
+                if position.select(where, accuracy=metrics.accuracy, loss=metrics.loss):
+                    text += " (best so far)"
+                    if plan.recipe.selection == "best":
+                        self._save_best()
+            last = position.step == phase.steps(steps_per_epoch=plan.steps_per_epoch)
+            keeps_last = VALIDATION not in plan.data.manifest.splits or plan.recipe.selection == "last"
+            if keeps_last and last and position.phase + 1 == len(plan.recipe.phases):
+                self._save_best()
+        logging.info("%s: epoch %d, %s", phase.name, where["epoch"], text)

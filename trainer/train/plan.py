@@ -1,0 +1,136 @@
+"""What a run is to do (`Plan`) and how far it has come (`Position`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from etils import epath
+
+from pipeline import dataset
+from pipeline.augment.config import AugmentConfig
+from pipeline.batching import HostSlice
+from pipeline.format.manifest import TRAIN, DatasetVersion
+from trainer.models import backbone_info
+from trainer.recipes.recipe import Recipe
+
+
+@dataclasses.dataclass
+class Position:
+    """How far training is; saved with every checkpoint.
+
+    Attributes:
+      phase: index of the phase.
+      step: steps of the phase done.
+      sums: loss, correct predictions and weight summed over the epoch so far.
+      rows: metrics rows written.
+      best: validation accuracy and loss, and where, of the weights selected so far; None before the first validation.
+    """
+
+    phase: int = 0
+    step: int = 0
+    sums: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.0, 0.0])
+    rows: int = 0
+    best: dict[str, Any] | None = None
+
+    def select(self, where: dict[str, Any], *, accuracy: float, loss: float) -> bool:
+        """Notes `best` if weights of this validation accuracy are to be kept; `where` has their step and epoch."""
+        best = self.best
+        # Of equals the later one: it has seen more and is further down the cool-down.
+        if best and accuracy < best["validation_accuracy"]:
+            return False
+        self.best = {
+            **where,
+            "validation_accuracy": accuracy,
+            "validation_loss": loss,
+            "improved_epoch": best["improved_epoch"]
+            if best and accuracy == best["validation_accuracy"]
+            else where["epoch"],
+        }
+        return True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that a run needs besides the model.
+
+    Attributes:
+      recipe: what to do.
+      data: what to do it with.
+      seed: of data order, augmentation, dropout and the head's first weights.
+      run: where results go.
+      class_weights: float32 [C]; see TrainStep.
+      stop_requested: asked after every host call; True saves a checkpoint and stops.
+      profile: whether to write a TensorBoard profile of a few steps of every phase.
+    """
+
+    recipe: Recipe
+    data: DatasetVersion
+    seed: int
+    run: epath.Path
+    class_weights: np.ndarray
+    stop_requested: Callable[[], bool]
+    profile: bool = False
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.data.manifest.num_examples(TRAIN) / self.recipe.batch_size)
+
+    def first_step(self, phase: int) -> int:
+        """Steps of all phases before `phase`."""
+        return sum(p.steps(steps_per_epoch=self.steps_per_epoch) for p in self.recipe.phases[:phase])
+
+    def first_epoch(self, phase: int) -> int:
+        """Epochs of all phases before `phase`; a phase that ends within an epoch has used up its data order."""
+        per_epoch = self.steps_per_epoch
+        return sum(math.ceil(p.steps(steps_per_epoch=per_epoch) / per_epoch) for p in self.recipe.phases[:phase])
+
+    def epochs_begun(self, position: Position) -> int:
+        """Epochs of the run up to `position`, the one that it is in included."""
+        return self.first_epoch(position.phase) + math.ceil(position.step / self.steps_per_epoch)
+
+    def stale_epochs(self, position: Position) -> int:
+        """Epochs of the phase since validation was last better than ever; 0 before the first validation."""
+        if position.best is None:
+            return 0
+        return self.epochs_begun(position) - max(position.best["improved_epoch"], self.first_epoch(position.phase))
+
+    def eval_data(self, split: str) -> Callable[[HostSlice], tf.data.Dataset]:
+        """A factory of the split's un-augmented batches."""
+        return lambda host: dataset.eval_dataset(
+            self.data,
+            split,
+            height=self.recipe.image_size,
+            width=self.recipe.image_size,
+            preprocess=backbone_info(self.recipe.backbone).preprocess,
+            global_batch_size=self.recipe.batch_size,
+            host=host,
+        )
+
+    def train_data(self, *, epoch: int, skip_batches: int, augment: bool) -> Callable[[HostSlice], tf.data.Dataset]:
+        """A factory of one epoch's training batches."""
+        return lambda host: dataset.train_dataset(
+            self.data,
+            TRAIN,
+            height=self.recipe.image_size,
+            width=self.recipe.image_size,
+            preprocess=backbone_info(self.recipe.backbone).preprocess,
+            augment=self.recipe.augment if augment else AugmentConfig(),
+            seed=self.seed,
+            epoch=epoch,
+            global_batch_size=self.recipe.batch_size,
+            skip_batches=skip_batches,
+            host=host,
+        )
+
+
+def class_weights(recipe: Recipe, data: DatasetVersion) -> np.ndarray:
+    """float32 [C]: all 1, or for `balanced` N / (C · count of the label), as scikit-learn's `class_weight`."""
+    if recipe.class_weights == "none":
+        return np.ones(data.manifest.num_classes, np.float32)
+    counts = np.bincount([record.label for record in data.read(TRAIN)], minlength=data.manifest.num_classes)
+    return (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
