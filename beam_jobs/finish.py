@@ -11,13 +11,14 @@ from typing import Any
 from beam_jobs import publish
 from beam_jobs.build_config import BuildConfig
 from beam_jobs.card import dataset_card, tfds_metadata
-from beam_jobs.inspection import Listing, write_atomically
+from beam_jobs.inspection import Listing
 from beam_jobs.report import dataset_report
 from beam_jobs.shards import ShardReport
 from beam_jobs.sources import Source
 from beam_jobs.splits import split_order
 from beam_jobs.statistics import merged, statistics_json
 from pipeline.format.manifest import MANIFEST_FILE, Manifest
+from pipeline.format.storage import write_atomically
 
 
 def _read_reports(directory: str, plan: Mapping[str, Any]) -> dict[str, list[ShardReport]]:
@@ -81,7 +82,7 @@ def finish(
         if not os.path.exists(os.path.join(staging, name)):
             texts[name] = ""
     for name, text in texts.items():
-        write_atomically(os.path.join(staging, name), text.encode(), durable=True)
+        write_atomically(os.path.join(staging, name), text, shared=True, durable=True)
     page = dataset_report(
         manifest=manifest,
         statistics=json.loads(texts["statistics.json"]),
@@ -90,6 +91,6 @@ def finish(
         cache=cache,
         source=source,
     )
-    write_atomically(os.path.join(staging, "report.html"), page.encode(), durable=True)
-    write_atomically(os.path.join(staging, MANIFEST_FILE), manifest.to_json().encode(), durable=True)
+    write_atomically(os.path.join(staging, "report.html"), page, shared=True, durable=True)
+    write_atomically(os.path.join(staging, MANIFEST_FILE), manifest.to_json(), shared=True, durable=True)
     return manifest

@@ -23,6 +23,7 @@ from beam_jobs.read_ahead import read_ahead
 from beam_jobs.rows import RejectRow, Row
 from beam_jobs.sources import Source, SourceItem
 from beam_jobs.spool import Place
+from pipeline.format.storage import write_atomically
 from pipeline.images import jpeg
 from pipeline.images.facts import ImageFacts, Look, look, make_facts
 from pipeline.images.pixels import FORMATS
@@ -34,22 +35,6 @@ INSPECTION_VERSION = 3
 _LOOKS = 16  # finished together: so few stay in the cache of the processor
 
 BUCKETS = tuple(f"{number:02x}" for number in range(256))
-
-
-def write_atomically(path: str, data: bytes, *, durable: bool = False) -> None:
-    """Replaces a file whole or not at all; `durable` also survives a power cut. Parents must exist."""
-    temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
 
 
 def _bucket(uri: str) -> int:
@@ -252,5 +237,5 @@ def inspect_items(
                 rows.append(inspected_row(item, entry.bytes, entry.result, images.get(item.uri)))
     if entries != known:
         lines = (_to_json(uri, entry) for uri, entry in entries.items())
-        write_atomically(cache_file, "".join(f"{line}\n" for line in lines).encode())
+        write_atomically(cache_file, "".join(f"{line}\n" for line in lines), shared=True)
     return rows, rejects

@@ -19,7 +19,6 @@ import apache_beam as beam
 from beam_jobs import crew, exact
 from beam_jobs.duplicates import Distinct, near_duplicates
 from beam_jobs.errors import storage_errors
-from beam_jobs.inspection import write_atomically
 from beam_jobs.job_config import JobConfig
 from beam_jobs.plan import Assign, Positions, add_counts, cut_class, decide, reject_counts
 from beam_jobs.rows import Row, unpack, unpack_rejects
@@ -27,6 +26,7 @@ from beam_jobs.shards import shard_of
 from beam_jobs.spool import Block
 from beam_jobs.stage import Spooling
 from beam_jobs.tasks import Tasks
+from pipeline.format.storage import write_atomically
 
 PLAN_FILE = "plan.json"
 REJECTS_FILE = "rejects.jsonl"
@@ -117,7 +117,7 @@ class WriteLines(beam.DoFn):
         lines = sorted(line for lines in several for line in lines)
         with storage_errors(self._config.staging):
             path = os.path.join(self._config.staging, name)
-            write_atomically(path, "".join(f"{line}\n" for line in lines).encode(), durable=True)
+            write_atomically(path, "".join(f"{line}\n" for line in lines), shared=True, durable=True)
 
 
 def _reject_lines(block: Block) -> tuple[str, list[str]]:

@@ -21,9 +21,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from beam_jobs.inspection import write_atomically
 from pipeline.command import TryAgainError
 from pipeline.format.manifest import CURRENT_FILE, MANIFEST_FILE, VERSIONS_DIR, current_version
+from pipeline.format.storage import write_atomically
 
 WORK_DIR = ".build"
 _ALIASES = "same_content.json"
@@ -96,7 +96,7 @@ def remember(root: str, key: str, version: str) -> None:
     there = set(versions(root))
     known = {k: v for k, v in _aliases(root).items() if v in there}
     text = json.dumps({**known, key: version}, indent=1, sort_keys=True)
-    write_atomically(os.path.join(root, WORK_DIR, _ALIASES), text.encode(), durable=True)
+    write_atomically(os.path.join(root, WORK_DIR, _ALIASES), text, shared=True, durable=True)
 
 
 def versions(root: str) -> list[str]:
@@ -131,7 +131,7 @@ def publish(root: str, staging: str, version: str) -> None:
 
 def set_current(root: str, version: str) -> None:
     """Moves the pointer, atomically and durably."""
-    write_atomically(os.path.join(root, CURRENT_FILE), f"{version}\n".encode(), durable=True)
+    write_atomically(os.path.join(root, CURRENT_FILE), f"{version}\n", shared=True, durable=True)
     _sync_directory(root)
 
 

@@ -5,14 +5,12 @@ Everything is a function of content hashes, so any number of workers, in any ord
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from beam_jobs.inspection import write_atomically
 from beam_jobs.read_ahead import read_ahead
 from beam_jobs.rows import Row
 from beam_jobs.sources import Source, SourceItem
@@ -20,6 +18,7 @@ from beam_jobs.spool import content
 from beam_jobs.statistics import Tally
 from pipeline.format.manifest import Shard
 from pipeline.format.records import Record, encode_example, frame
+from pipeline.format.storage import whole_file, write_atomically
 from pipeline.images.encode import render
 from pipeline.images.policy import PixelPolicy
 
@@ -163,26 +162,17 @@ def write_shard(
         for _ in ordered:
             progress()
         return report
-    temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     checksum, size, tally = hashlib.sha256(), 0, Tally()
-    try:
-        with open(temporary, "wb", buffering=1 << 20) as file:
-            for row, example in zip(ordered, records(ordered), strict=True):
-                framed = frame(encode_example(example))
-                file.write(framed)
-                checksum.update(framed)
-                size += len(framed)
-                tally.add(row, image_bytes=len(example.image))
-                progress()
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with whole_file(path, shared=True, durable=True) as file:
+        for row, example in zip(ordered, records(ordered), strict=True):
+            framed = frame(encode_example(example))
+            file.write(framed)
+            checksum.update(framed)
+            size += len(framed)
+            tally.add(row, image_bytes=len(example.image))
+            progress()
     report = ShardReport(
         shard=Shard(name=name, examples=len(ordered), bytes=size, sha256=checksum.hexdigest()), tally=tally
     )
-    write_atomically(report_path, f"{digest}\n{report.to_json()}".encode(), durable=True)
+    write_atomically(report_path, f"{digest}\n{report.to_json()}", shared=True, durable=True)
     return report

@@ -22,6 +22,7 @@ from pipeline import order
 from pipeline.command import DataError, UsageError
 from pipeline.format import records
 from pipeline.format.manifest import DatasetVersion, Manifest, Shard
+from pipeline.format.storage import whole_file
 
 CACHES = ("auto", "none", "bytes", "pixels", "disk")
 
@@ -232,16 +233,13 @@ def on_local_disk(data: DatasetVersion, split: str, directory: epath.PathLike | 
 
 
 def _copy_shard(source: epath.Path, target: epath.Path, shard: Shard) -> None:
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
     digest = hashlib.sha256()
-    with source.open("rb") as file, partial.open("wb") as copy:
+    with source.open("rb") as file, whole_file(target, shared=True) as copy:
         while chunk := file.read(_READ_BUFFER):
             digest.update(chunk)
             copy.write(chunk)
-    if digest.hexdigest() != shard.sha256:
-        partial.unlink()
-        raise DataError(f"shard {source}: its sha256 is not the manifest's; build the dataset again")
-    partial.replace(target)
+        if digest.hexdigest() != shard.sha256:
+            raise DataError(f"shard {source}: its sha256 is not the manifest's; build the dataset again")
 
 
 @functools.lru_cache
