@@ -24,14 +24,14 @@ from beam_jobs.errors import BuildError
 from beam_jobs.inspection import read_bucket
 from beam_jobs.job_config import JobConfig
 from beam_jobs.sources import SourceItem
-from pipeline.command import ExitCode
+from pipeline.command import ExitCode, ExpectedError
 
 LOCAL_RUNNERS = ("DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
 # Below this many images a second process does not pay for itself.
 SMALL = 500
 
 
-class MemberDied(Exception):
+class MemberDied(ExpectedError):
     """A member of the crew ended in the middle of a task; `signal` is the one that ended it, or None."""
 
     def __init__(self, returncode: int | None) -> None:
@@ -51,8 +51,8 @@ class MemberDied(Exception):
         )
 
 
-class TaskFailed(Exception):
-    """A task raised; the text is the traceback."""
+class TaskFailed(RuntimeError):
+    """A task raised: a bug; the text is the traceback."""
 
 
 def crew_size(arguments: Sequence[str], *, images: int) -> int:

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 
 from pipeline.command import CommandError, ExitCode
 
-# As the text of whatever the runner raises has it.
-_BUILD_ERROR = re.compile(r"BuildError: \[(\d+)\] (.*?)(?: \[while running .*)?$", re.MULTILINE)
+_WHILE = " [while running "  # what Beam adds to the line
 
 
-class BuildError(Exception):
+class BuildError(CommandError):
     """An error for the user, raised in a step of a pipeline."""
 
     def __init__(self, exit_code: ExitCode, message: str) -> None:
         super().__init__(f"[{int(exit_code)}] {message}")
+        self.exit_code = exit_code
 
 
 def command_error(error: Exception) -> CommandError | None:
     """The error for the user that made a pipeline fail, or None: it failed for a bug."""
-    found = _BUILD_ERROR.findall(f"{type(error).__name__}: {error}")
+    text = f"{type(error).__name__}: {error}"
+    _, found, rest = text.rpartition(f"{BuildError.__name__}: [")
     if not found:
         return None
-    code, message = found[-1]
-    failure = CommandError(message.strip())
+    code, _, message = rest.partition("\n")[0].partition("] ")
+    failure = CommandError(message.partition(_WHILE)[0].strip())
     failure.exit_code = ExitCode(int(code))
     return failure
 

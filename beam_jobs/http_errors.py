@@ -7,11 +7,11 @@ import errno
 import socket
 import ssl
 
-from pipeline.images.policy import RejectCode
+from pipeline.images.policy import Refused, RejectCode
 
 
-class FetchError(Exception):
-    """An attempt failed.
+class FetchError(Refused):
+    """An attempt to download failed.
 
     Attributes:
       code: the reason.
@@ -21,9 +21,7 @@ class FetchError(Exception):
     """
 
     def __init__(self, code: RejectCode, detail: str, *, retry: bool = False, retry_after: float | None = None) -> None:
-        super().__init__(f"{code.value}: {detail}")
-        self.code = code
-        self.detail = detail
+        super().__init__(code, detail)
         self.retry = retry
         self.retry_after = retry_after
 

@@ -16,6 +16,7 @@ from beam_jobs.rows import Row
 from beam_jobs.sources import Source, SourceItem
 from beam_jobs.spool import content
 from beam_jobs.statistics import Tally
+from pipeline.command import ExpectedError
 from pipeline.format.manifest import Shard
 from pipeline.format.records import Record, encode_example, frame
 from pipeline.format.storage import whole_file, write_atomically
@@ -29,7 +30,7 @@ _SHARD_EXAMPLES = 4096
 _BYTES_PER_PIXEL = 0.45
 
 
-class SourceChanged(Exception):
+class SourceChanged(ExpectedError):
     """An image is not any more what it was when it was inspected."""
 
 

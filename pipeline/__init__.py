@@ -1,5 +1,1 @@
-"""Input pipeline. Beam workers import this file, `records`, `manifest` and `cli`: keep TensorFlow out of them."""
-
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on its build do not belong in users' output
+"""What the builder, the trainer and the gate share, and the input pipeline of the trainer."""

@@ -1,10 +1,28 @@
-"""What all commands share: exit codes, one-line errors for user mistakes, strict flags."""
+"""Gives all commands their exit codes, one-line errors and strict flags.
+
+An error that is raised on purpose says in one line what is wrong; every other exception is a bug.
+
+    ExpectedError
+    ├── CommandError            70  ends the command: a line on stderr, and the exit code for the scheduler
+    │   ├── UsageError          64  a flag, path or configuration value is wrong
+    │   ├── DataError           65  the data failed its checks; nothing was published
+    │   ├── TryAgainError       75  pre-empted or locked: the same command will work later
+    │   └── BuildError              raised in a Beam step, of which only the text crosses runners (beam_jobs)
+    ├── Refused                     ends one image, counted by its reason; the build goes on (pipeline.images)
+    │   ├── ReadError               its source cannot be read
+    │   └── FetchError              its download failed (beam_jobs)
+    ├── FormatError                 bytes that are not what they should be
+    │   ├── RecordError             a TFRecord or its tf.Example (pipeline.format)
+    │   └── BatchError              a file of a CIFAR archive (beam_jobs)
+    └── RowError, SourceChanged, MemberDied: caught in the room that raises them (beam_jobs)
+"""
 
 from __future__ import annotations
 
 import difflib
 import enum
 import logging as std_logging
+import os
 import signal
 import sys
 import traceback
@@ -12,6 +30,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
+
+_PACKAGE = "tpu-retraining"  # as in setup.py
 
 
 class ExitCode(enum.IntEnum):
@@ -25,7 +45,15 @@ class ExitCode(enum.IntEnum):
     SKIPPED = 99  # only retrain.main: nothing changed, or not promoted (Airflow shows 99 as skipped)
 
 
-class CommandError(Exception):
+class ExpectedError(Exception):
+    """An error that was foreseen: its text tells a person what is wrong."""
+
+
+class FormatError(ExpectedError, ValueError):
+    """Bytes are not what they should be."""
+
+
+class CommandError(ExpectedError):
     """A failure with a one-line explanation for the user: names the bad value and the fix, shows no traceback."""
 
     exit_code = ExitCode.INTERNAL
@@ -78,7 +106,20 @@ def fail(message: object, exit_code: ExitCode) -> NoReturn:
     sys.exit(int(exit_code))
 
 
+def version() -> str:
+    """Names the version of the installed package, or says that this is a checkout that nobody installed."""
+    import importlib.metadata  # not above: workers import this file
+
+    try:
+        return importlib.metadata.version(_PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed: a checkout (pip install -e .)"
+
+
 def _parse_flags(argv: list[str], *, keep_unknown: bool) -> list[str]:
+    if "--version" in argv[1:]:
+        print(f"{_PACKAGE} {version()}")
+        sys.exit(int(ExitCode.DONE))
     try:
         rest = flags.FLAGS(["--help" if a == "-h" else a for a in argv], known_only=keep_unknown)
     except SystemExit:
@@ -123,5 +164,9 @@ def run_command(
             traceback.print_exc()
             return int(ExitCode.INTERNAL)
 
+    # TensorFlow's notes on its build do not belong in users' output. It reads this when it is imported, which commands
+    # do in `main`.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    flags.DEFINE_bool("version", False, "Print the version and exit.")
     app.run(absl_main, flags_parser=lambda argv: _parse_flags(argv, keep_unknown=keep_unknown_flags))
     raise AssertionError("app.run always exits")

@@ -10,6 +10,7 @@ from etils import epath
 
 from pipeline.command import DataError, run_command
 from pipeline.format.manifest import open_dataset
+from trainer.devices.chips import spare_metadata_server
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "An export directory, as trainer.main and trainer.export write it.", required=True)
@@ -20,6 +21,7 @@ flags.DEFINE_string("output", None, "The JSON lines file to write: id, label, pr
 
 def main(arguments: list[str]) -> int | None:
     del arguments
+    spare_metadata_server()
     from trainer.serving.score import score_export, write_predictions  # takes seconds: TensorFlow
 
     data = open_dataset(FLAGS.data)

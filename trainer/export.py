@@ -16,6 +16,7 @@ from absl import flags
 from etils import epath
 
 from pipeline.command import run_command
+from trainer.devices.chips import spare_metadata_server
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "A finished run: the --workdir of trainer.main.", required=True)
@@ -24,6 +25,7 @@ flags.DEFINE_string("output", None, "Where to export to; RUN/export if not given
 
 def main(arguments: list[str]) -> int | None:
     del arguments
+    spare_metadata_server()
     from trainer.models import backbone_info  # takes seconds: TensorFlow
     from trainer.rundir import load_run
     from trainer.serving.export import export_classifier

@@ -15,7 +15,7 @@ from etils import epath
 
 from pipeline.command import ExitCode, run_command
 from pipeline.format.manifest import open_dataset
-from trainer.devices.chips import find_chips
+from trainer.devices.chips import find_chips, spare_metadata_server
 from trainer.devices.tpu_slice import find_host, leaves_it_to_another
 from trainer.request import Request, define_flags
 
@@ -50,6 +50,7 @@ def main(arguments: list[str]) -> int | None:
         print(f"nothing to do on host {host.number} of {host.count}: the first host trains with the chips of all")
         return ExitCode.DONE
 
+    spare_metadata_server()
     from trainer.run import train_and_evaluate  # takes seconds: what comes before should not
 
     return train_and_evaluate(request, data, workdir, strategy=FLAGS.strategy, tpu=FLAGS.tpu, profile=FLAGS.profile)

@@ -18,6 +18,7 @@ from absl import flags
 from etils import epath
 
 from pipeline.command import DataError, UsageError, run_command
+from trainer.devices.chips import spare_metadata_server
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "A finished run, the --workdir of trainer.main: its export is used.")
@@ -29,6 +30,7 @@ def main(arguments: list[str]) -> int | None:
         raise UsageError("no images; give files or folders: python -m trainer.predict --run=RUN PHOTOS")
     if bool(FLAGS.run) == bool(FLAGS.model):
         raise UsageError("give either --run=RUN or --model=DIR")
+    spare_metadata_server()
     from trainer.serving.predict import find_files, write_csv
     from trainer.serving.signature import load_signature
 

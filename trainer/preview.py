@@ -12,6 +12,7 @@ from absl import flags
 
 from pipeline.command import UsageError, run_command
 from pipeline.format.manifest import open_dataset
+from trainer.devices.chips import spare_metadata_server
 
 _DATA = flags.DEFINE_string("data", None, "Dataset root or version directory.", required=True)
 _RECIPE = flags.DEFINE_string("recipe", None, "Name in trainer/recipes, or a run's config.json.", required=True)
@@ -24,6 +25,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "The training run's seed.", lower_bound=
 
 def main(arguments: list[str]) -> None:
     del arguments
+    spare_metadata_server()
     # Takes seconds: TensorFlow.
     from pipeline.contact_sheet import contact_sheet, first_records, render_epochs
     from trainer.recipes.load import load_recipe

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.command import FormatError
+
 IMAGE_BYTES = 3 * 32 * 32
 
 
-class BatchError(ValueError):
+class BatchError(FormatError):
     """A file is not what the official archives hold; the message says why, the caller knows which file."""
 
 

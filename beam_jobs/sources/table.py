@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from beam_jobs import files
 from beam_jobs.download_store import DownloadStore, is_url
 from beam_jobs.sources import SourceItem, local
-from pipeline.command import DataError, UsageError, nearest
+from pipeline.command import DataError, ExpectedError, UsageError, nearest
 from pipeline.images.policy import ReadError, RejectCode, read_bounded
 
 _REQUIRED = ("uri", "label")
@@ -37,7 +37,7 @@ class _Row:
     split: str | None
 
 
-class _RowError(Exception):
+class RowError(ExpectedError):
     """What is wrong with a line; the caller knows in which file."""
 
     def __init__(self, line: int, problem: str) -> None:
@@ -45,21 +45,21 @@ class _RowError(Exception):
 
 
 def _make_row(line: int, fields: Mapping[str, Any]) -> _Row:
-    """Checks one row. Raises _RowError."""
+    """Checks one row. Raises RowError."""
     for name in (*_REQUIRED, "split"):
         value = fields.get(name)
         if value is not None and not isinstance(value, str):
-            raise _RowError(line, f'"{name}" is {json.dumps(value)[:50]}, expected text in quotes')
+            raise RowError(line, f'"{name}" is {json.dumps(value)[:50]}, expected text in quotes')
     texts = {name: (fields.get(name) or "").strip() for name in (*_REQUIRED, "split")}
     for name in _REQUIRED:
         if not texts[name]:
-            raise _RowError(line, f'no "{name}"')
+            raise RowError(line, f'no "{name}"')
         # `isprintable` is quick, and false for all of these, among others.
         if not texts[name].isprintable() and any(unicodedata.category(char) in _UNWRITABLE for char in texts[name]):
-            raise _RowError(line, f'"{name}" holds control characters: {texts[name][:100]!r}')
+            raise RowError(line, f'"{name}" holds control characters: {texts[name][:100]!r}')
     split = texts["split"] or None
     if split is not None and split not in _SPLITS:
-        raise _RowError(line, f'split "{split[:50]}" is none of {", ".join(_SPLITS)}.{nearest(split, _SPLITS)}')
+        raise RowError(line, f'split "{split[:50]}" is none of {", ".join(_SPLITS)}.{nearest(split, _SPLITS)}')
     return _Row(line=line, uri=texts["uri"], label=texts["label"], split=split)
 
 
@@ -70,7 +70,7 @@ def _lines(path: str) -> Iterator[str]:
             try:
                 yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode("utf-8")
             except UnicodeDecodeError as error:
-                raise _RowError(number, f"not UTF-8 ({error.reason} at byte {error.start})") from error
+                raise RowError(number, f"not UTF-8 ({error.reason} at byte {error.start})") from error
 
 
 def _check_columns(columns: Iterable[str]) -> None:
@@ -78,12 +78,12 @@ def _check_columns(columns: Iterable[str]) -> None:
     names = list(columns)
     for name in _REQUIRED:
         if name not in names:
-            raise _RowError(1, f'no column "{name}"; the first line names the columns: uri,label[,split]')
+            raise RowError(1, f'no column "{name}"; the first line names the columns: uri,label[,split]')
     for name in names:
         if name not in (*_REQUIRED, "split") and "split" not in names and nearest(name.lower(), ["split"]):
-            raise _RowError(1, f'column "{name}" is unknown.{nearest(name.lower(), ["split"])}')
+            raise RowError(1, f'column "{name}" is unknown.{nearest(name.lower(), ["split"])}')
     if repeated := [name for name in (*_REQUIRED, "split") if names.count(name) > 1]:
-        raise _RowError(1, f'column "{repeated[0]}" appears twice')
+        raise RowError(1, f'column "{repeated[0]}" appears twice')
 
 
 def _csv_rows(lines: Iterator[str]) -> Iterator[_Row]:
@@ -95,10 +95,10 @@ def _csv_rows(lines: Iterator[str]) -> Iterator[_Row]:
             if not values:
                 continue
             if len(values) != len(columns):
-                raise _RowError(reader.line_num, f"{len(values)} values for {len(columns)} columns: {values!r:.100}")
+                raise RowError(reader.line_num, f"{len(values)} values for {len(columns)} columns: {values!r:.100}")
             yield _make_row(reader.line_num, dict(zip(columns, values, strict=True)))
     except csv.Error as error:
-        raise _RowError(reader.line_num, str(error)) from error
+        raise RowError(reader.line_num, str(error)) from error
 
 
 def _jsonl_rows(lines: Iterator[str]) -> Iterator[_Row]:
@@ -108,9 +108,9 @@ def _jsonl_rows(lines: Iterator[str]) -> Iterator[_Row]:
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise _RowError(number, f"not JSON: {error}") from error
+            raise RowError(number, f"not JSON: {error}") from error
         if not isinstance(fields, dict):
-            raise _RowError(number, f'expected {{"uri": …, "label": …}}, got {line[:100]!r}')
+            raise RowError(number, f'expected {{"uri": …, "label": …}}, got {line[:100]!r}')
         yield _make_row(number, fields)
 
 
@@ -147,14 +147,14 @@ class TableSource:
                     seen[key] = (row.line, row.label, row.split)
                     yield row
                 elif seen[key][1:] != (row.label, row.split):
-                    raise _RowError(row.line, f"{row.uri} has another label or split than in line {seen[key][0]}")
+                    raise RowError(row.line, f"{row.uri} has another label or split than in line {seen[key][0]}")
         except FileNotFoundError as error:
             raise UsageError(f"--input={self.path}: no such file") from error
         except IsADirectoryError as error:
             raise UsageError(f"--input={self.path}: is a folder; --source={self.kind} wants a file") from error
         except OSError as error:
             raise DataError(f"{self.path}: {error}") from error
-        except _RowError as error:
+        except RowError as error:
             raise DataError(f"{self.path}, {error}") from error
         if not seen:
             raise DataError(f"{self.path}: no rows")

@@ -14,6 +14,8 @@ from typing import IO
 
 import google_crc32c
 
+from pipeline.command import FormatError
+
 # Feature keys; TFDS's own names, so that `tfds.builder_from_directory` reads the shards.
 IMAGE, LABEL, ID, SOURCE, HEIGHT, WIDTH = "image", "label", "id", "source", "height", "width"
 _KEYS = frozenset({IMAGE, LABEL, ID, SOURCE, HEIGHT, WIDTH})
@@ -27,7 +29,7 @@ FRAME_BYTES = _HEADER.size + _FOOTER.size
 _MAX_RECORD_BYTES = 1 << 31  # protobuf's own limit; a larger length can only be a damaged header
 
 
-class RecordError(ValueError):
+class RecordError(FormatError):
     """A damaged TFRecord frame or tf.Example. The message says what is wrong; the caller knows in which shard."""
 
 

@@ -50,5 +50,5 @@ def render(data: bytes, policy: PixelPolicy) -> bytes:
         profile = colour_profile(image)
         pixels, size = decode(image, policy)
     except Refused as refused:
-        raise ValueError(f"refused: {refused.reject.code.value}: {refused.reject.detail}") from refused
+        raise ValueError(f"refused: {refused}") from refused
     return encode(pixels, size, profile=profile, policy=policy)

@@ -6,6 +6,8 @@ import dataclasses
 import enum
 from typing import IO
 
+from pipeline.command import ExpectedError
+
 # Pillow's own limit, above which its plug-ins refuse; also what TensorFlow's decoder can address with three channels.
 _HARD_MAX_PIXELS = 178_956_970
 
@@ -49,16 +51,8 @@ class Reject:
     detail: str
 
 
-class Refused(Exception):
-    """An image is refused; carries the reject from where it is found to where it is returned."""
-
-    def __init__(self, code: RejectCode, detail: str) -> None:
-        super().__init__(detail)
-        self.reject = Reject(code=code, detail=detail)
-
-
-class ReadError(Exception):
-    """An image cannot be read; becomes a row of rejects.jsonl.
+class Refused(ExpectedError):
+    """An image is left out; becomes a row of rejects.jsonl.
 
     Attributes:
       code: the reason, out of the closed list.
@@ -72,6 +66,14 @@ class ReadError(Exception):
 
     def __str__(self) -> str:
         return f"{self.code.value}: {self.detail}"
+
+    @property
+    def reject(self) -> Reject:
+        return Reject(code=self.code, detail=self.detail)
+
+
+class ReadError(Refused):
+    """An image's source cannot be read."""
 
 
 def too_many_bytes(size: int, limit: int) -> str:

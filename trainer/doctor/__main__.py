@@ -12,6 +12,7 @@ from __future__ import annotations
 from absl import flags
 
 from pipeline.command import run_command
+from trainer.devices.chips import spare_metadata_server
 from trainer.doctor.checks import Status
 from trainer.doctor.diagnosis import diagnose, summarize
 
@@ -20,6 +21,7 @@ flags.DEFINE_string("workdir", "", "Where runs are to be written; tried with a s
 
 def main(arguments: list[str]) -> int:
     del arguments
+    spare_metadata_server()
     findings = []
     for finding in diagnose(flags.FLAGS.workdir):
         findings.append(finding)

@@ -18,6 +18,7 @@ from etils import epath
 from pipeline.command import run_command
 from pipeline.format.manifest import open_dataset
 from pipeline.format.storage import write_atomically
+from trainer.devices.chips import spare_metadata_server
 from trainer.request import Request, define_flags
 
 FLAGS = flags.FLAGS
@@ -33,6 +34,7 @@ flags.DEFINE_string("out", None, "Folder for fit_check.json and fit_check.png.")
 
 def main(arguments: list[str]) -> int | None:
     del arguments
+    spare_metadata_server()
     # Takes seconds: TensorFlow.
     import numpy as np
 

@@ -13,6 +13,7 @@ from keras import layers
 
 from pipeline.command import UsageError, nearest
 from trainer.models import backbones, pretrained
+from trainer.models.keras_private import name_seed_state
 from trainer.models.twin import lean_twin
 
 POOLINGS = ("avg", "flatten")
@@ -94,7 +95,7 @@ def _build_head(features: int, num_classes: int, config: HeadConfig) -> keras.Mo
     if config.dropout:
         dropout = layers.Dropout(config.dropout, seed=random.randrange(2**31), name="dropout")
         # Keras numbers seed generators through the process, so this path would depend on what was built before.
-        dropout.seed_generator.state._path = "head/dropout/seed_generator_state"
+        name_seed_state(dropout, "head/dropout/seed_generator_state")
         x = dropout(x)
     logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
     return keras.Model(inputs, logits, name="head")

@@ -6,6 +6,8 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
+from trainer.models.keras_private import consumers, producer
+
 _CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)
 
 
@@ -67,6 +69,6 @@ def _foldable(layer: layers.Layer) -> layers.Layer | None:
     """The convolution that `layer` can be folded into, if it is such a batch normalisation."""
     if not isinstance(layer, layers.BatchNormalization) or layer.axis not in (-1, 3):
         return None
-    before = layer.input._keras_history.operation
+    before = producer(layer)
     linear = isinstance(before, _CONVOLUTIONS) and before.activation is keras.activations.linear
-    return before if linear and before.data_format == "channels_last" and len(before._outbound_nodes) == 1 else None
+    return before if linear and before.data_format == "channels_last" and consumers(before) == 1 else None

@@ -22,6 +22,7 @@ import pipeline
 import trainer
 from pipeline.command import ExitCode, UsageError, run_command
 from pipeline.format.manifest import DatasetVersion, open_dataset
+from trainer.devices.chips import spare_metadata_server
 from trainer.devices.tpus import parse_topology
 from trainer.preflight import cache as caching
 from trainer.preflight.compiling import Compiler
@@ -69,6 +70,7 @@ def main(arguments: list[str]) -> int:
     if stored := cache.get(key):
         report = Report.from_dict(stored)
     else:
+        spare_metadata_server()
         from trainer.preflight.examine import examine  # imports TensorFlow
 
         report = examine(

@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 
 import keras
 
+from trainer.models.keras_private import first_call, operations_by_depth
 from trainer.preflight.hlo import valid_positions
 
 
@@ -69,22 +70,16 @@ def training_flops(
     """
     wanted: dict[int, bool] = {id(tensor): input_trains for tensor in model.inputs}
     total = 0
-    for layers in _by_depth(model):
+    for layers in operations_by_depth(model):
         for layer in layers:
-            node = layer._inbound_nodes[0]
-            if not node.input_tensors:
+            inputs, outputs = first_call(layer)
+            if not inputs:
                 continue
-            before = any(wanted[id(tensor)] for tensor in node.input_tensors)
+            before = any(wanted[id(tensor)] for tensor in inputs)
             own = any(variable.path in trained for variable in getattr(layer, "trainable_variables", ()))
             kernel = any(v.path in trained for v in getattr(layer, "trainable_variables", ()) if "kernel" in v.name)
             forward_passes = passes if before or own else 1
             total += forward_flops(layer) * (forward_passes + passes * (before + kernel))
-            for tensor in node.output_tensors:
+            for tensor in outputs:
                 wanted[id(tensor)] = before or own
     return total, any(wanted[id(tensor)] for tensor in model.outputs)
-
-
-def _by_depth(model: keras.Model) -> list[list[keras.Layer]]:
-    """The model's operations, those first that others depend on."""
-    depths = model._nodes_by_depth
-    return [[node.operation for node in depths[depth]] for depth in sorted(depths, reverse=True)]

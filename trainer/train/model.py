@@ -16,6 +16,7 @@ from absl import logging
 
 from trainer.devices.strategy import describe, is_tpu
 from trainer.models import Classifier, build_classifier
+from trainer.models.keras_private import all_layers, draw_seeds_by
 from trainer.recipes.recipe import Recipe
 
 _seed: contextvars.ContextVar[tf.Tensor] = contextvars.ContextVar("dropout_seed")
@@ -38,9 +39,9 @@ def seed_dropout(model: keras.Model) -> None:
     often the layer ran, so a mask could not be had again from the step's number. The layer stays Keras' own and
     exports as such.
     """
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Dropout) and layer.rate > 0]
+    layers = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.Dropout) and layer.rate > 0]
     for index, layer in enumerate(layers):
-        layer.seed_generator.next = functools.partial(_next_seed, index)
+        draw_seeds_by(layer, functools.partial(_next_seed, index))
 
 
 def _next_seed(index: int, ordered: bool = True) -> tf.Tensor:
