@@ -1,7 +1,1 @@
-"""Raw images to sharded TFRecords."""
-
-import os
-
-# Before NumPy is loaded: its linear algebra would start a thread a core in every worker, which then wait for each
-# other. The near-duplicate search took four times as long that way.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+"""Builds sharded TFRecords from raw images."""

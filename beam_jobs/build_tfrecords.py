@@ -12,6 +12,10 @@ import os
 import re
 import tempfile
 
+# Before NumPy is loaded, here and in the processes that inherit it: its linear algebra would start a thread a core in
+# every worker, which then wait for each other. The near-duplicate search took four times as long that way.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from absl import flags
 
 from beam_jobs import build, lean_beam, publish

@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as beam_jobs.build_tfrecords does
 
 
 @pytest.fixture(scope="session")
