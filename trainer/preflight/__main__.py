@@ -18,8 +18,6 @@ import sys
 
 from absl import flags
 
-import pipeline
-import trainer
 from pipeline.command import ExitCode, UsageError, run_command
 from pipeline.format.manifest import DatasetVersion, open_dataset
 from trainer.devices.chips import spare_metadata_server
@@ -45,7 +43,8 @@ flags.DEFINE_string("cache", str(caching.default_directory()), "Directory of kep
 def _key(compiler: Compiler, data: DatasetVersion | None) -> dict[str, object]:
     """All that the report depends on. Computed without TensorFlow, so that a repeat is instant."""
     recipe = FLAGS.recipe
-    packages = [pathlib.Path(package.__path__[0]) for package in (pipeline, trainer)]
+    root = pathlib.Path(__file__).resolve().parents[2]
+    packages = [root / "pipeline", root / "trainer"]
     return {
         "recipe": pathlib.Path(recipe).read_text()
         if recipe.endswith(".json") and pathlib.Path(recipe).exists()
