@@ -17,6 +17,7 @@ from pipeline.augment.config import AugmentConfig
 from pipeline.command import CommandError, DataError
 from pipeline.format.manifest import TRAIN, DatasetVersion
 from trainer.models import backbone_info
+from trainer.models.keras_private import all_layers
 from trainer.recipes.recipe import Recipe
 from trainer.train.evaluation import Evaluator
 from trainer.train.feed import distribute, feature_batches
@@ -153,7 +154,7 @@ class Sweep:
         self._table_size = max(self._range_steps, self.epochs * self._per_epoch)
         with strategy.scope():
             classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=seed)
-            for layer in classifier.backbone._flatten_layers():
+            for layer in all_layers(classifier.backbone):
                 if isinstance(layer, keras.layers.Dropout):  # the head's is off in the recipe
                     layer.rate = 0.0
             self._step = TrainStep(
