@@ -67,7 +67,7 @@ class Lowering:
         spec = self._batch_spec(phase, batch)
 
         def run(number: tf.Tensor, *tensors: tf.Tensor) -> tf.Tensor:
-            return self._strategy.run(step._step, args=(dict(zip(spec, tensors, strict=True)), number))
+            return self._strategy.run(step.replica_step, args=(dict(zip(spec, tensors, strict=True)), number))
 
         return self._program(run, [tf.TensorSpec([], tf.int32), *spec.values()], batch, self._flops(phase))
 

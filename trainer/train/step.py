@@ -113,13 +113,14 @@ class TrainStep:
         losses = tf.TensorArray(tf.float32, size=steps, element_shape=())
         total = tf.zeros(3)
         for i in tf.range(steps):
-            per_replica = self._strategy.run(self._step, args=(next(batches), first_step + i))
+            per_replica = self._strategy.run(self.replica_step, args=(next(batches), first_step + i))
             sums = self._strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
             losses = losses.write(i, sums[0] / tf.maximum(sums[2], 1.0))
             total += sums
         return losses.stack(), total
 
-    def _step(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
+    def replica_step(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
+        """Trains one replica on its part of a batch; returns sums of loss, hits and weight, float32 [3]."""
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         seed = tf.random.experimental.stateless_fold_in([self._seed, 0], step)
         seed = tf.random.experimental.stateless_fold_in(seed, replica)
