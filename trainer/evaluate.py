@@ -21,10 +21,10 @@ flags.DEFINE_string("output", None, "The JSON lines file to write: id, label, pr
 
 def main(arguments: list[str]) -> int | None:
     del arguments
+    data = open_dataset(FLAGS.data)
     spare_metadata_server()
     from trainer.serving.score import score_export, write_predictions  # takes seconds: TensorFlow
 
-    data = open_dataset(FLAGS.data)
     rows = score_export(FLAGS.model, data, FLAGS.split, batch_size=32)
     if not rows:
         raise DataError(f"{data.path}: split {FLAGS.split} has no examples")

@@ -25,13 +25,13 @@ _SEED = flags.DEFINE_integer("seed", 0, "The training run's seed.", lower_bound=
 
 def main(arguments: list[str]) -> None:
     del arguments
+    data = open_dataset(_DATA.value)
     spare_metadata_server()
     # Takes seconds: TensorFlow.
     from pipeline.contact_sheet import contact_sheet, first_records, render_epochs
     from trainer.recipes.load import load_recipe
     from trainer.recipes.recipe import DataFacts
 
-    data = open_dataset(_DATA.value)
     manifest = data.manifest
     recipe = load_recipe(
         _RECIPE.value,

@@ -34,6 +34,7 @@ flags.DEFINE_string("out", None, "Folder for fit_check.json and fit_check.png.")
 
 def main(arguments: list[str]) -> int | None:
     del arguments
+    data = open_dataset(FLAGS.data)
     spare_metadata_server()
     # Takes seconds: TensorFlow.
     import numpy as np
@@ -46,7 +47,6 @@ def main(arguments: list[str]) -> int | None:
     from trainer.rundir import fit_batch
     from trainer.train.model import set_precision
 
-    data = open_dataset(FLAGS.data)
     given = parse_rates(FLAGS.rates)
     request = Request.from_flags(FLAGS)
     full = resolve(request, data)
