@@ -1,1 +1,6 @@
-"""One file a recipe, each with a function `recipe(facts) -> Recipe`; its docstring holds command and results."""
+"""Holds the recipes: one a file, whose docstring has command and results, with a function `recipe(facts, backbone)`.
+
+Four files are no recipes: `recipe` says what a recipe consists of, `schedule` computes durations and learning rates,
+`load` finds a recipe by its name and applies a request to it, `overrides` turns settings into JSON and back and changes
+single ones.
+"""
