@@ -1,6 +1,8 @@
 r"""Scores an exported model, this run's or another's, on a split of a dataset.
 
-python -m trainer.evaluate --model=RUN/export --data=DATA --split=test --output=predictions.jsonl
+    python -m trainer.evaluate --model=RUN/export --data=DATA --split=test --output=predictions.jsonl
+
+Labels are compared by name: the model's may differ from the dataset's.
 """
 
 from __future__ import annotations

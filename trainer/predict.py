@@ -1,4 +1,4 @@
-r"""Classifies image files with an exported model; CSV on stdout, what could not be read on stderr.
+r"""Classifies image files with an exported model: writes CSV to stdout, what could not be read to stderr.
 
     python -m trainer.predict --run=RUN PHOTO.jpg FOLDER… > predictions.csv
     python -m trainer.predict --model=MODELS/champion FOLDER…

@@ -1,6 +1,6 @@
-"""What the model will see: python -m pipeline.preview --data=DATA --recipe=NAME --out=preview.png
+"""Shows what the model will see: python -m pipeline.preview --data=DATA --recipe=NAME --out=preview.png
 
-A contact sheet: each row an image as evaluation sees it, then as `--epochs` training epochs see it, with the
+Draws a contact sheet: each row an image as evaluation sees it, then as `--epochs` training epochs see it, with the
 parameters that were drawn. The pixels come from the very functions, seed and keys that training uses.
 """
 

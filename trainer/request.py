@@ -36,7 +36,7 @@ def define_flags() -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """The flags that decide what a run computes; see trainer.main for their meaning."""
+    """Holds the flags that decide what a run computes; see trainer.main for their meaning."""
 
     data: str
     recipe: str
@@ -64,7 +64,7 @@ class Request:
         return json.dumps({**dataclasses.asdict(self), "dataset": content}, indent=2, sort_keys=True) + "\n"
 
     def is_done(self, run: epath.Path, data: DatasetVersion) -> bool:
-        """Whether `run` was finished by this same request on the same content; spares the import of TensorFlow."""
+        """Says whether `run` was finished by this same request on the same content; spares the import of TensorFlow."""
         file = run / FINISHED
         return file.exists() and file.read_text() == self._text(data)
 

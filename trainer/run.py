@@ -1,4 +1,4 @@
-"""One training run from a dataset to `RUN/`: configuration, training, evaluation, export, report, provenance."""
+"""Does one training run from a dataset to `RUN/`: configuration, training, evaluation, export, report, provenance."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def train_and_evaluate(
       request: what to train.
       data: the dataset that it names.
       directory: of the run.
-      strategy: one of `strategy.KINDS`.
+      strategy: one of `devices.strategy.KINDS`.
       tpu: see `make_strategy`.
       profile: whether to write a TensorBoard profile.
 
@@ -118,10 +118,11 @@ def _train_and_evaluate(
 def _without_bad_records(
     request: Request, data: DatasetVersion, directory: epath.Path, workers: Workers
 ) -> DatasetVersion:
-    """The dataset, or if some of its records are damaged a copy without them in the run's directory.
+    """Returns the dataset, or if some of its records are damaged a copy without them in the run's directory.
 
     Raises:
-      UsageError: the workers do not find the same damage: each would train on other images.
+      UsageError: the workers do not find the same damage: each would train on other images; or --workdir is not
+        one folder for all of them.
     """
     workers.require_same(dataclasses.asdict(request), what="flags")  # before minutes of reading
     found = [str(problem) for problem in verify.log_problems(data, why_unusable)]
@@ -147,7 +148,7 @@ def _write_results(
     scores: Mapping[str, tuple[np.ndarray, np.ndarray]],
     origin: dict[str, Any],
 ) -> None:
-    """Everything that a finished run holds besides its weights and metrics; prints the result."""
+    """Writes what a finished run holds besides its configuration, weights and metrics; prints the result."""
     data, directory, recipe = plan.data, plan.run, plan.recipe
     results = {split: compute_metrics(*score) for split, score in scores.items()}
     for split, score in scores.items():
@@ -171,7 +172,7 @@ def _write_results(
 
 
 def _score(trainer: Trainer, data: DatasetVersion) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Probabilities and labels of validation and test, as far as there are such splits."""
+    """Returns probabilities and labels of validation and test, as far as there are such splits."""
     return {split: trainer.predict(split) for split in (VALIDATION, TEST) if split in data.manifest.splits}
 
 
@@ -217,7 +218,7 @@ def _result(
 
 
 def diagnose(rows: Sequence[dict[str, Any]]) -> str:
-    """One line on over- and under-fitting, from the last epoch's training and validation accuracy."""
+    """Judges over- and under-fitting in one line, from the last epoch's training and validation accuracy."""
     last = {row["split"]: row["accuracy"] for row in rows}
     if VALIDATION not in last:
         return "no validation split: over-fitting cannot be told"

@@ -1,4 +1,4 @@
-"""Reads and writes what a run keeps of itself: config.json, and provenance.json, enough to make it again.
+"""Says what a run keeps of itself, and reads it back: config.json, and provenance.json, enough to make it again.
 
 A run goes on under the same configuration only, and with a batch that its devices can share out.
 """
@@ -32,7 +32,7 @@ _ASKED = "asked_batch_size"  # in config.json where the batch was rounded up
 
 
 def _run_in(directory: epath.Path) -> dict[str, Any] | None:
-    """The config.json of a run that has got somewhere, else None; settings newer than it have their defaults."""
+    """Reads the config.json of a run that has got somewhere, else None; settings newer than it get their defaults."""
     if not (directory / "checkpoints").exists():
         return None
     run = read_config(directory)
@@ -42,7 +42,7 @@ def _run_in(directory: epath.Path) -> dict[str, Any] | None:
 
 
 def fit_batch(recipe: Recipe, *, replicas: int, directory: epath.Path | None = None) -> Recipe:
-    """The recipe with a batch that `replicas` devices can share out equally: rounded up, with a warning.
+    """Returns the recipe with a batch that `replicas` devices can share out equally: rounded up, with a warning.
 
     A run keeps the batch that it was started with: on another number of replicas it goes on only if they can share
     out that one, because its steps and epochs are counted in it.
@@ -81,7 +81,7 @@ def fit_batch(recipe: Recipe, *, replicas: int, directory: epath.Path | None = N
 
 
 def settings(request: Request, data: DatasetVersion, recipe: Recipe, *, asked_batch_size: int) -> dict[str, Any]:
-    """What config.json holds: all that decides what the run computes."""
+    """Returns what config.json holds: all that decides what the run computes."""
     rounded = {} if asked_batch_size == recipe.batch_size else {_ASKED: asked_batch_size}
     return {
         "data": request.data,
@@ -95,7 +95,7 @@ def settings(request: Request, data: DatasetVersion, recipe: Recipe, *, asked_ba
 
 
 def refuse_another_run(directory: epath.Path, wanted: dict[str, Any]) -> None:
-    """UsageError, listing what differs, if `directory` holds a run with other settings that has got somewhere."""
+    """Raises UsageError, listing what differs, if `directory` holds a run of other settings that has got somewhere."""
     run = _run_in(directory)
     if run and (changed := overrides.differences(run, wanted)):
         lines = "\n  ".join(changed)
@@ -106,10 +106,11 @@ def refuse_another_run(directory: epath.Path, wanted: dict[str, Any]) -> None:
 
 
 def read_config(run: epath.Path) -> dict[str, Any]:
-    """The config.json of a run: `data`, `seed`, `labels`, `recipe` and more.
+    """Reads the config.json of a run: `data`, `seed`, `labels`, `recipe` and more.
 
     Raises:
       UsageError: `run` is no run.
+      DataError: the file is damaged.
     """
     file = run / "config.json"
     if not file.exists():
@@ -130,7 +131,7 @@ def load_run(run: epath.Path) -> tuple[Classifier, Recipe, list[str]]:
 
 
 def provenance(data: DatasetVersion, *, seed: int, devices: Sequence[str], started: str) -> dict[str, Any]:
-    """The content of provenance.json: dataset, commit, packages, seed, devices, times (`started`: as `now` gave it)."""
+    """Returns what provenance.json holds: dataset, commit, packages, seed, devices, times (`started` from `now`)."""
     manifest = data.manifest
     return {
         "dataset": {"name": manifest.name, "version": manifest.version, "fingerprint": manifest.source_fingerprint},
@@ -151,7 +152,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of this code, or None where it is not run from a git checkout."""
+    """Returns the commit of this code, or None where it is not run from a git checkout."""
     command = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -160,5 +161,5 @@ def _git_commit() -> str | None:
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601."""
+    """Returns the time in UTC, ISO 8601."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -20,7 +20,7 @@ _CHIPS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chips:
-    """TPU chips of this machine: on its PCI bus, and as device files that a process can open."""
+    """Counts the TPU chips of this machine: on its PCI bus, and as device files that a process can open."""
 
     generation: str | None
     on_bus: int
@@ -32,7 +32,7 @@ class Chips:
 
 
 def find_chips(root: pathlib.Path = pathlib.Path("/")) -> Chips:
-    """Looks below `root`: /sys/bus/pci/devices, /dev/accel*, /dev/vfio/<number>."""
+    """Looks for chips below `root`, in /sys/bus/pci/devices, /dev/accel* and /dev/vfio/<number>."""
     generations = [
         _CHIPS[device]
         for vendor in sorted(root.glob("sys/bus/pci/devices/*/vendor"))

@@ -1,4 +1,4 @@
-"""Several processes that train one model together: who they are, what they agree on, and what if one of them dies.
+"""Joins several processes to train one model: who they are, what they agree on, and what if one of them dies.
 
 Every worker computes the same: batches are shared out, gradients and evaluation results are exchanged. Only the chief
 writes. `--workdir` must be one folder that all of them read, because they resume from the chief's checkpoints.
@@ -26,7 +26,7 @@ _JOBS = ("chief", "worker")  # in TensorFlow's order; the first task of all is t
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The workers of a job, this process among them.
+    """Lists the workers of a job, this process among them.
 
     Attributes:
       addresses: host:port of every worker, the chief first.
@@ -41,7 +41,7 @@ class Cluster:
 
 
 def read_cluster(environment: Mapping[str, str]) -> Cluster | None:
-    """The cluster that TF_CONFIG describes, None where it names no other worker than this one.
+    """Reads the cluster that TF_CONFIG describes, None where it names no other worker than this one.
 
     Raises:
       UsageError: TF_CONFIG is damaged, contradicts itself, or has parameter servers or evaluators.
@@ -120,7 +120,7 @@ def _answers(address: str) -> bool:
 
 
 class Workers:
-    """The processes that run this program together under one strategy, often just this one.
+    """Stands for the processes that run this program together under one strategy, often just this one.
 
     Attributes:
       count: how many. A TPU slice has one, however many hosts it has.
@@ -136,7 +136,7 @@ class Workers:
         self._gather = tf.function(lambda values: strategy.gather(values, axis=0))
 
     def gather(self, value: int) -> list[int]:
-        """Every replica's worker's `value`, the same list for all workers. All must call it: it waits for the last."""
+        """Returns every replica's worker's `value`, the same list to all. All must call it: it waits for the last."""
         if self.count == 1:
             return [value]
         own = self._strategy.experimental_distribute_values_from_function(lambda _: tf.constant([value], tf.int64))
@@ -147,7 +147,7 @@ class Workers:
         self.gather(0)
 
     def require_same(self, value: Any, *, what: str) -> None:
-        """Waits for all workers; UsageError on all of them if `value` (any JSON value) is not the same everywhere."""
+        """Waits for all workers; raises UsageError on all of them if `value` (plain JSON) differs between them."""
         if len(set(self.gather(zlib.crc32(json.dumps(value, sort_keys=True).encode())))) > 1:
             raise UsageError(
                 f"{what} must be the same for all workers of TF_CONFIG; compare their logs (here: {str(value)[:500]})"

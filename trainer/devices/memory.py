@@ -1,4 +1,4 @@
-"""glibc's allocator on a CPU: memory that a training step frees stays for the next step to take."""
+"""Keeps memory that a training step on a CPU frees for the next step to take, where glibc allocates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KEPT_AT_THE_TOP = 64 << 20  # of each arena: as much as one of a thread's heaps
 def keep_freed_memory() -> None:
     """Stops glibc from giving freed memory back to the system; does nothing under another C library.
 
-    Initialises TensorFlow's devices: to be called after a strategy was made.
+    Initialises TensorFlow's devices: a strategy over several workers must have been made before.
 
     Each step allocates the same activations again. As glibc comes, threads' heaps go back to the system when they are
     freed, and every page of them is faulted in and zeroed anew: a quarter to a third of the processor time of training

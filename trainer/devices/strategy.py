@@ -1,4 +1,4 @@
-"""Which devices train: TPU, GPUs, several machines or the CPU, behind one `tf.distribute.Strategy`."""
+"""Chooses the devices that train: TPU, GPUs, several machines or the CPU, behind one `tf.distribute.Strategy`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CLUSTER_SECONDS = 600  # machines of a job rarely start at the same moment
 
 
 def choose(kind: str, *, tpu: str, cluster: Cluster | None) -> str:
-    """What `--strategy` means with these other flags: one of KINDS; auto is left where this machine's devices decide.
+    """Returns what `--strategy` means with these other flags, one of KINDS: auto where this machine's devices decide.
 
     Raises:
       UsageError: they contradict one another.
@@ -39,7 +39,7 @@ def choose(kind: str, *, tpu: str, cluster: Cluster | None) -> str:
 
 
 def make_strategy(tpu: str = "", *, kind: str = "auto", cluster: Cluster | None = None) -> tf.distribute.Strategy:
-    """Finds the devices to train on and logs what they are. TensorFlow must not have used any device before.
+    """Makes the strategy for the devices found and logs these. TensorFlow must not have used any device before.
 
     Args:
       tpu: `local` (TPU VM, Colab), a Cloud TPU's name, `grpc://host:port`, or empty.
@@ -129,7 +129,7 @@ def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
 
 
 def describe_tpu(generation: str | None, mesh: tuple[int, ...], *, hosts: int) -> str:
-    """E.g. `TPU v5e, 8 chips of 15.75 GiB (2x4x1) on 2 hosts`.
+    """Describes a TPU, e.g. `TPU v5e, 8 chips of 15.75 GiB (2x4x1) on 2 hosts`.
 
     Args:
       generation: as `find_chips` names it, if known.
@@ -149,7 +149,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_reachable(address: str) -> None:
-    """TensorFlow itself would wait for minutes on an address where nobody listens."""
+    """Raises UsageError where nobody listens at `address`: TensorFlow itself would wait there for minutes."""
     host, _, port = address.removeprefix("grpc://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
@@ -158,7 +158,7 @@ def _check_reachable(address: str) -> None:
 
 
 def describe(strategy: tf.distribute.Strategy) -> str:
-    """One line on how the work is split, e.g. `8 replicas on TPU`, `2 replicas on CPU, 2 workers`."""
+    """Tells in one line how the work is split, e.g. `8 replicas on TPU`, `2 replicas on CPU, 2 workers`."""
     replicas = strategy.num_replicas_in_sync
     kind = "TPU" if is_tpu(strategy) else strategy.extended.worker_devices[0].split(":")[-2]
     workers = Workers(strategy).count

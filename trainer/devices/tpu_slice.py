@@ -1,4 +1,4 @@
-"""Which host of a TPU slice this is. Free of TensorFlow.
+"""Finds out which host of a TPU slice this is. Free of TensorFlow.
 
 TensorFlow drives a slice from one process: it runs on one host and reaches the others' chips through the TensorFlow
 server that Cloud's images start on each of them (so does Google's own test infrastructure,
@@ -20,7 +20,7 @@ _SECONDS = 3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SliceHost:
-    """A host of a slice.
+    """Numbers a host of a slice.
 
     Attributes:
       number: from 0.
@@ -32,7 +32,7 @@ class SliceHost:
 
 
 def find_host(environment: Mapping[str, str], *, metadata: str = METADATA) -> SliceHost:
-    """This host's place as Kubernetes (TPU_WORKER_ID) or Compute Engine's metadata server (`metadata`) tells it.
+    """Finds this host's place as Kubernetes (TPU_WORKER_ID) or Compute Engine's metadata server (`metadata`) tells it.
 
     Where neither tells, it is taken for the only one. Both names are those that JAX reads (cloud_tpu_cluster.py).
     """
@@ -52,7 +52,7 @@ def _read(address: str) -> str:
 
 
 def leaves_it_to_another(tpu: str, host: SliceHost) -> bool:
-    """Whether, with `--tpu=tpu`, another host of the slice trains with this one's chips.
+    """Says whether, with `--tpu=tpu`, another host of the slice trains with this one's chips.
 
     Raises:
       UsageError: `local`, which reaches one host's chips only, in a slice of several.

@@ -1,4 +1,4 @@
-"""TPU slices: `v5e:2x4` or Cloud's `v5litepod-8` → chips, hosts, the chip's public figures. Free of TensorFlow."""
+"""Knows TPU slices by name (`v5e:2x4`, Cloud's `v5litepod-8`): chips, hosts, public figures. Free of TensorFlow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CHIPS_OF_MANY = 4  # of each machine of a slice with several
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generation:
-    """A TPU generation, per chip; see `GENERATIONS` for the sources.
+    """Describes a TPU generation, per chip; see `GENERATIONS` for the sources.
 
     Attributes:
       name: as in `--topology=NAME:2x4`.
@@ -119,7 +119,7 @@ GENERATIONS: dict[str, Generation] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slice:
-    """Some chips of one generation, joined.
+    """Describes some chips of one generation, joined.
 
     Attributes:
       generation: of the chips.
@@ -139,7 +139,7 @@ class Slice:
 
     @property
     def hosts(self) -> int:
-        """Virtual machines, each of which runs the same command."""
+        """Counts the virtual machines, each of which runs the same command."""
         return 1 if self.chips in self.generation.host_cores else self.chips // _CHIPS_OF_MANY
 
     @property
@@ -148,22 +148,22 @@ class Slice:
 
     @property
     def host_cores(self) -> int:
-        """vCPUs of one host."""
+        """Counts the vCPUs of one host."""
         return self.generation.host_cores[self.chips_of_host]
 
     @property
     def cores(self) -> int:
-        """vCPUs of all hosts."""
+        """Counts the vCPUs of all hosts."""
         return self.hosts * self.host_cores
 
 
 def known_slices() -> list[Slice]:
-    """Every slice of the table, by generation and size."""
+    """Lists every slice of the table, by generation and size."""
     return [Slice(generation=g, shape=shape) for g in GENERATIONS.values() for shape in g.shapes]
 
 
 def accelerator_type(slice_: Slice) -> str:
-    """Cloud's name of a slice's accelerator type, e.g. `v5litepod-8`."""
+    """Names a slice's accelerator type as Cloud does, e.g. `v5litepod-8`."""
     generation = slice_.generation
     return f"{generation.accelerator}-{slice_.chips * (2 if generation.cores_in_name else 1)}"
 

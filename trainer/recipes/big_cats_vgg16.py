@@ -1,4 +1,4 @@
-"""VGG16 on four species of big cats, 150 training images each; layers up to the 15th frozen.
+"""Fine-tunes VGG16 on four species of big cats, 150 training images each, with layers up to the 15th frozen.
 
     python -m trainer.main --data=DATA --recipe=big_cats_vgg16 --workdir=RUN
 

@@ -1,4 +1,4 @@
-"""A small CNN from scratch on CIFAR-10; over-fits from epoch 5 on, which is what it is there to show.
+"""Trains a small CNN from scratch on CIFAR-10; over-fits from epoch 5 on, which is what it is there to show.
 
     python -m trainer.main --data=CIFAR10 --recipe=cifar10_cnn --workdir=RUN
 

@@ -1,4 +1,4 @@
-"""EfficientNet on CIFAR-10, images resized in the model.
+"""Fine-tunes EfficientNet on CIFAR-10, with images resized in the model.
 
     python -m trainer.main --data=CIFAR10 --recipe=cifar10_efficientnet --workdir=RUN
     python -m trainer.main --data=CIFAR10 --recipe=cifar10_efficientnet --backbone=efficientnet_b5 --workdir=RUN

@@ -27,7 +27,7 @@ def load_recipe(name: str, facts: DataFacts, *, backbone: str | None = None) -> 
     Args:
       name: of a file in trainer/recipes, or the path of a config.json.
       facts: what the recipe may derive its settings from.
-      backbone: another backbone than the recipe's own; image sizes follow it.
+      backbone: another one than the recipe's own; sizes that a recipe takes from it follow. A config.json ignores it.
 
     Raises:
       UsageError: no such recipe (names the nearest) or an invalid file.
@@ -46,7 +46,7 @@ def load_recipe(name: str, facts: DataFacts, *, backbone: str | None = None) -> 
 
 
 def resolve(request: Request, data: DatasetVersion) -> Recipe:
-    """The recipe that a request means on a dataset, flags applied.
+    """Returns the recipe that a request means on a dataset, flags applied.
 
     Raises:
       UsageError: no such recipe, a wrong override, or schedules that do not fit their phases.
@@ -70,6 +70,6 @@ def resolve(request: Request, data: DatasetVersion) -> Recipe:
 
 
 def check_schedules(recipe: Recipe, data: DatasetVersion) -> None:
-    """UsageError if a phase's schedule does not fit into its steps."""
+    """Raises UsageError if a phase's schedule does not fit into its steps."""
     for phase in recipe.phases:
         phase.learning_rates(steps_per_epoch=-(-data.manifest.num_examples(TRAIN) // recipe.batch_size))

@@ -1,4 +1,4 @@
-"""Settings as plain JSON values: written to config.json, read back, overridden by `--set=path=value`, compared."""
+"""Turns settings into plain JSON values for config.json and back; overrides (`--set=path=value`) and compares them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Settings = TypeVar("Settings")
 
 
 def to_dict(value: Any) -> Any:
-    """A frozen dataclass as plain JSON values; durations as text."""
+    """Returns a frozen dataclass as plain JSON values, durations as text."""
     if isinstance(value, Duration):
         return str(value)
     if dataclasses.is_dataclass(value):
@@ -27,7 +27,7 @@ def to_dict(value: Any) -> Any:
 
 
 def from_dict(kind: Any, value: Any, path: str = "") -> Any:
-    """The inverse of `to_dict`: builds `kind` (a type annotation) from plain JSON values.
+    """Builds `kind` (a type annotation) from plain JSON values: the inverse of `to_dict`.
 
     Raises:
       ValueError: naming the path of the offending value, and for an unknown key the nearest known one.
@@ -119,7 +119,7 @@ def _parse_value(text: str) -> Any:
 
 
 def differences(before: Any, after: Any, path: str = "") -> list[str]:
-    """Lines `path: before → after` for every leaf in which two plain values (`to_dict`) differ."""
+    """Lists, as `path: before → after`, every leaf in which two plain values (`to_dict`) differ."""
     if isinstance(before, dict) and isinstance(after, dict):
         pairs = [(key, before.get(key), after.get(key)) for key in sorted({*before, *after})]
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):

@@ -1,4 +1,4 @@
-"""ResNet-50 on the 37 breeds of Oxford-IIIT Pet.
+"""Fine-tunes ResNet-50 on the 37 breeds of Oxford-IIIT Pet.
 
     python -m beam_jobs.build_tfrecords --source=oxford_pets --input=PETS --output=DATA --validation_fraction=0.5
     python -m trainer.main --data=DATA --recipe=oxford_pets_resnet --workdir=RUN

@@ -1,4 +1,4 @@
-"""The default for one's own photos: nothing to tune.
+"""Trains on one's own photos: the default, with nothing to tune.
 
     python -m trainer.main --data=DATA --recipe=photos --workdir=RUN
 

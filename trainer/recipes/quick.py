@@ -1,6 +1,8 @@
-"""A fast one for CPUs and small images: EfficientNet-Lite0 at 64×64.
+"""Trains fast on CPUs and small images: EfficientNet-Lite0 at 64×64.
 
-python -m trainer.main --data=DATA --recipe=quick --workdir=RUN
+    python -m trainer.main --data=DATA --recipe=quick --workdir=RUN
+
+The head is trained on cached features first, then everything, as in `photos`.
 """
 
 from pipeline.augment.config import AugmentConfig

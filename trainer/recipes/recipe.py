@@ -33,7 +33,7 @@ def _at_least(field: str, value: float, least: float) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Gradient descent.
+    """Configures gradient descent.
 
     Attributes:
       name: sgd, adam or adamw.
@@ -56,7 +56,7 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A stretch of training with one set of trainable variables and one learning-rate schedule.
+    """Describes a stretch of training with one set of trainable variables and one learning-rate schedule.
 
     Attributes:
       name: shown in logs and metrics.
@@ -121,7 +121,7 @@ class Phase:
         return max(1, self.duration.steps(steps_per_epoch=steps_per_epoch))
 
     def learning_rates(self, *, steps_per_epoch: int) -> np.ndarray:
-        """float32 [steps]: the learning rate of every step of the phase, before the multipliers of `trainable`."""
+        """Returns the learning rate of every step, float32 [steps], before the multipliers of `trainable`."""
         steps = self.steps(steps_per_epoch=steps_per_epoch)
         if self.schedule == "constant":
             return np.full(steps, self.lr_max, np.float32)
@@ -142,11 +142,11 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides what a training run computes, except the data and the seed.
+    """Holds everything that decides what a training run computes, except the data and the seed.
 
     Attributes:
       name: of the recipe.
-      backbone: name in trainer.models.
+      backbone: a key of `trainer.models.BACKBONES`.
       weights: imagenet, none, or the path of a weights file.
       image_size: pixels; the input pipeline delivers image_size × image_size.
       resize_to: pixels the model resizes to on the device (small images travel small), or None.
@@ -205,7 +205,7 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """What a recipe may derive its settings from.
+    """Holds what a recipe may derive its settings from.
 
     Attributes:
       num_train: examples in the training split.

@@ -1,4 +1,4 @@
-"""Durations, and learning-rate schedules as small pure functions of position (after fastai's callback/schedule.py)."""
+"""Computes durations, and learning rates as small pure functions of position (after fastai's callback/schedule.py)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Curve = Callable[[float], float]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Duration:
-    """A length of training in one unit: `5ep` (epochs), `2000st` (optimizer steps) or `10%` (of the phase it is in)."""
+    """Holds a length of training in one unit: `5ep` (epochs), `2000st` (optimizer steps) or `10%` (of its phase)."""
 
     value: float
     unit: str
 
     @classmethod
     def parse(cls, text: str) -> Duration:
-        """Raises ValueError, showing the accepted forms, if `text` is none of them."""
+        """Reads a duration; raises ValueError, showing the accepted forms, if `text` is none of them."""
         match = _DURATION.match(str(text).strip())
         if not match:
             raise ValueError(f'"{text}" is not a duration; write epochs as 5ep, steps as 2000st or a share as 10%')
@@ -34,7 +34,7 @@ class Duration:
         return f"{self.value:g}{self.unit}"
 
     def steps(self, *, steps_per_epoch: int, whole: int | None = None) -> int:
-        """The length in steps, rounded to the nearest.
+        """Converts the length to steps, rounded to the nearest.
 
         Args:
           steps_per_epoch: optimizer steps in one pass over the training split.
@@ -52,7 +52,7 @@ def constant(value: float) -> Curve:
 
 
 def cosine(start: float, end: float) -> Curve:
-    """Half a cosine wave from `start` to `end` (arXiv 1608.03983 without restarts)."""
+    """Returns half a cosine wave from `start` to `end` (arXiv 1608.03983 without restarts)."""
     return lambda position: end + (start - end) * (1 + math.cos(math.pi * position)) / 2
 
 
@@ -75,11 +75,11 @@ def tabulate(pieces: Sequence[tuple[Curve, int]]) -> np.ndarray:
 
 
 def warmup_flat_cooldown(*, lr_min: float, lr_max: float, warmup: int, flat: int, cooldown: int) -> np.ndarray:
-    """Cosine from `lr_min` up to `lr_max`, flat, cosine back down to `lr_min`; lengths in steps. float32 [sum]."""
+    """Tabulates a cosine from `lr_min` to `lr_max`, a flat part, a cosine back; lengths in steps. float32 [sum]."""
     pieces = [(cosine(lr_min, lr_max), warmup), (constant(lr_max), flat), (cosine(lr_max, lr_min), cooldown)]
     return tabulate([(curve, steps) for curve, steps in pieces if steps > 0])
 
 
 def step_decay(*, lr_max: float, factor: float, every: int, steps: int) -> np.ndarray:
-    """`lr_max` multiplied by `factor` after every `every` steps. float32 [steps]."""
+    """Multiplies `lr_max` by `factor` after every `every` steps; returns float32 [steps]."""
     return (lr_max * factor ** (np.arange(steps) // every)).astype(np.float32)

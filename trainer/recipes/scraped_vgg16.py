@@ -1,4 +1,4 @@
-"""VGG16 on a few thousand scraped photos: the last convolution block and a new head train, the rest stays frozen.
+"""Fine-tunes VGG16 on a few thousand scraped photos: the last convolution block and a new head, the rest frozen.
 
     python -m beam_jobs.build_tfrecords --source=folder --input=PHOTOS --output=DATA --splits=train:0.8,validation:0.2
     python -m trainer.main --data=DATA --recipe=scraped_vgg16 --workdir=RUN
