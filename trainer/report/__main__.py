@@ -1,7 +1,8 @@
-r"""RUN/report.html and RUN/model_card.md, from the files of a finished run. Free of TensorFlow.
+r"""Writes RUN/report.html and RUN/model_card.md from the files of a finished run. Free of TensorFlow.
 
-python -m trainer.report --run=RUN                # trainer.main has done it already; this writes them again
+    python -m trainer.report --run=RUN
 
+trainer.main has done it already; this writes them again.
 """
 
 from __future__ import annotations

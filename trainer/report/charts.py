@@ -1,4 +1,4 @@
-"""The report's charts as inline SVG. Text stays text, and equal input gives equal bytes."""
+"""Draws the report's charts as inline SVG. Text stays text, and equal input gives equal bytes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _svg(figure: Figure) -> Markup:
 
 
 def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over equal stretches, at most `_MOST_POINTS` of them."""
+    """Averages over equal stretches, at most `_MOST_POINTS` of them."""
     if len(x) <= _MOST_POINTS:
         return x, y
     groups = zip(np.array_split(x, _MOST_POINTS), np.array_split(y, _MOST_POINTS), strict=True)
@@ -52,7 +52,7 @@ def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def phases(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int, int]]:
-    """(phase, first step, last step) in the order of training; a phase begins where the one before it ended."""
+    """Lists (phase, first step, last step) in the order of training; a phase begins where the one before it ended."""
     found: list[tuple[str, int, int]] = []
     for phase, group in itertools.groupby(sorted(rows, key=lambda r: r["step"]), key=lambda r: r["phase"]):
         start = found[-1][2] if found else 0
@@ -61,7 +61,7 @@ def phases(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int, int]]:
 
 
 def learning_curves(rows: Sequence[dict[str, Any]], *, kept_step: int) -> Markup:
-    """Loss, accuracy and learning rate over the steps, phases shaded, the step whose weights were kept marked."""
+    """Draws loss, accuracy and learning rate over the steps; shades phases, marks the step whose weights were kept."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(10.6, 3.3), layout="constrained")
         panels = figure.subplots(1, 3)
@@ -101,7 +101,7 @@ def _shade_phases(axes: Axes, spans: Sequence[tuple[str, int, int]]) -> None:
 
 
 def _scale_rates(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    """Logarithmic where the phases' highest rates are far apart: a fine-tuning phase would be a flat zero."""
+    """Makes the axis logarithmic where the phases' highest rates are far apart: fine-tuning would be a flat zero."""
     highest: dict[str, float] = {}
     for row in rows:
         if row.get("learning_rate"):
@@ -115,7 +115,7 @@ def _scale_rates(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def reliability_diagram(bins: Sequence[ConfidenceBin]) -> Markup:
-    """How often the model was right against how sure it was, with 95 % intervals, over the number of examples."""
+    """Draws how often the model was right against how sure it was, with 95 % intervals, over the number of examples."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.6, 4.4), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

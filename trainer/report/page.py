@@ -35,7 +35,7 @@ _RATES_DIGITS = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Thumbnail:
-    """One predicted image; `uri` is a data: URI, None where the dataset no longer holds the image."""
+    """Describes one predicted image; `uri` is a data: URI, None where the dataset no longer holds the image."""
 
     id: str
     label: str
@@ -149,7 +149,7 @@ def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def gallery(predictions: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """The most confident mistakes, and the least confident of the other predictions; ties in file order."""
+    """Picks the most confident mistakes, and the least confident of the other predictions; ties in file order."""
     mistakes = [p for p in predictions if p["label"] != p["predicted"]]
     surest = sorted(mistakes, key=lambda p: -p["probability"])[:_GALLERY_MISTAKES]
     shown = {p["id"] for p in surest}
@@ -187,7 +187,7 @@ def _thumbnail(prediction: Mapping[str, Any], record: Record | None) -> Thumbnai
 
 
 def data_uri(encoded: bytes) -> str:
-    """The image, at most `_THUMBNAIL_PIXELS` on its longer side, as a data: URI; tiny ones stay lossless."""
+    """Encodes the image, at most `_THUMBNAIL_PIXELS` on its longer side, as a data: URI; tiny ones stay lossless."""
     with Image.open(io.BytesIO(encoded)) as image:
         image.draft("RGB", (_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
         small = image.convert("RGB")
@@ -200,7 +200,7 @@ def data_uri(encoded: bytes) -> str:
 
 
 def _matrix(labels: Sequence[str], confusion: np.ndarray) -> dict[str, Any]:
-    """What the template draws: the cells that are not zero, and how large they are."""
+    """Returns what the template draws: the cells that are not zero, and how large they are."""
     count = len(labels)
     totals = np.maximum(confusion.sum(axis=1), 1)
     size = 64 if count <= 4 else 44 if count <= 12 else 30 if count <= 25 else 18 if count <= 40 else 520 // count
@@ -221,7 +221,7 @@ def _matrix(labels: Sequence[str], confusion: np.ndarray) -> dict[str, Any]:
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as `a.b.0.c` → value: the keys that `trainer.main --set` takes."""
+    """Flattens nested settings to `a.b.0.c` → value: the keys that `trainer.main --set` takes."""
     flat: dict[str, str] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
@@ -243,7 +243,7 @@ def _duration(started: str, finished: str) -> str:
 
 
 def _percent(share: float | None, digits: int = 1) -> str:
-    """`97.3 %`; nothing short of all is shown as 100."""
+    """Formats a share as `97.3 %`; nothing short of all is shown as 100."""
     if share is None:
         return "–"
     shown = f"{100 * share:.{digits}f}"
@@ -261,7 +261,7 @@ def _escape_markdown(text: object) -> str:
 
 
 def open_data_of(run: epath.Path, path: str | None) -> DatasetVersion:
-    """The version that the run was made with, which need not be the current one any more."""
+    """Opens the version that the run was made with, current or not; where it is gone, what is current."""
     root = epath.Path(path or _read_json(run / "config.json")["data"])
     version = root / VERSIONS_DIR / _read_json(run / "result.json")["version"]
     return open_dataset(version if version.exists() else root)

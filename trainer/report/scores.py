@@ -1,4 +1,4 @@
-"""Scores of a classifier from its confusion matrix and its confidences; NumPy only."""
+"""Computes scores of a classifier from its confusion matrix and its confidences; NumPy only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ _Z_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927, doi 10.1080/01621459.1927.10502953): holds for few and for all correct.
+    """Computes the 95 % interval of a share, which holds for few and for all correct.
+
+    Wilson 1927, doi 10.1080/01621459.1927.10502953.
 
     Raises:
       ValueError: `total` is not positive or `correct` is not within 0..total.
@@ -27,7 +29,7 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassScore:
-    """One class against the rest. A ratio without a denominator is None.
+    """Holds the scores of one class against the rest. A ratio without a denominator is None.
 
     Attributes:
       label: its name.
@@ -51,7 +53,7 @@ class ClassScore:
 
 
 def class_scores(labels: Sequence[str], confusion: np.ndarray) -> list[ClassScore]:
-    """One score a class, in the order of `labels`, from `confusion` (int [C, C], rows are the true labels)."""
+    """Scores every class, in the order of `labels`, from `confusion` (int [C, C], rows are the true labels)."""
     _check_square(labels, confusion)
     scores = []
     for index, label in enumerate(labels):
@@ -74,7 +76,7 @@ def class_scores(labels: Sequence[str], confusion: np.ndarray) -> list[ClassScor
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """`count` of the `examples` of class `label` were taken for `predicted`."""
+    """Says that `count` of the `examples` of class `label` were taken for `predicted`."""
 
     label: str
     predicted: str
@@ -87,7 +89,7 @@ class Confusion:
 
 
 def most_confused(labels: Sequence[str], confusion: np.ndarray, *, limit: int) -> list[Confusion]:
-    """The most frequent mistakes, by count, then by share."""
+    """Lists the most frequent mistakes, by count, then by share."""
     _check_square(labels, confusion)
     totals = confusion.sum(axis=1).tolist()
     found = [
@@ -105,7 +107,7 @@ def _check_square(labels: Sequence[str], confusion: np.ndarray) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConfidenceBin:
-    """The examples whose confidence is in (low, high]: how sure the model was, how often it was right."""
+    """Sums up the examples whose confidence is in (low, high]: how sure the model was, how often it was right."""
 
     low: float
     high: float
@@ -116,7 +118,7 @@ class ConfidenceBin:
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 10) -> list[ConfidenceBin]:
-    """The bins of equal width that are not empty (Guo et al. 2017, arXiv 1706.04599).
+    """Returns the bins of equal width that are not empty (Guo et al. 2017, arXiv 1706.04599).
 
     Args:
       confidence: float [N], probability of the predicted label, in [0, 1].
@@ -142,6 +144,6 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 10) 
 
 
 def calibration_error(bins: Sequence[ConfidenceBin]) -> float:
-    """Expected calibration error: mean gap between confidence and accuracy, weighted by the bins' examples."""
+    """Computes the expected calibration error: mean gap of confidence and accuracy, weighted by the bins' examples."""
     total = sum(b.examples for b in bins)
     return sum(b.examples * abs(b.accuracy - b.confidence) for b in bins) / total

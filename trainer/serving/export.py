@@ -37,7 +37,7 @@ def export_classifier(
     preprocess: str,
     directory: epath.PathLike,
 ) -> None:
-    """Writes the four forms; `directory` appears, or is replaced, only when all are whole.
+    """Writes SavedModel, Keras, LiteRT and labels.txt; `directory` appears, or is replaced, only when all are whole.
 
     Args:
       classifier: the live model, under any dtype policy and distribution strategy; exported in float32.
@@ -71,7 +71,7 @@ def export_classifier(
 
 @contextlib.contextmanager
 def _float32_policy() -> Iterator[None]:
-    """Within, layers that are given no precision get float32, whatever the training's is."""
+    """Gives layers made inside float32, unless they are given a precision, whatever the training's is."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
@@ -123,7 +123,7 @@ def _in_float32(layer: keras.Operation) -> keras.Operation:
 
 
 def _preprocess_layers(images: keras.KerasTensor, mode: str) -> keras.KerasTensor:
-    """`pipeline.preprocess.preprocess` in Keras layers, for the formats that cannot hold a TensorFlow function."""
+    """Builds `pipeline.preprocess.preprocess` from Keras layers, for formats that cannot hold a TensorFlow function."""
     if mode == "identity":
         return images
     if mode == "caffe":
@@ -135,7 +135,7 @@ def _preprocess_layers(images: keras.KerasTensor, mode: str) -> keras.KerasTenso
 
 @_float32_policy()
 def inference_model(classifier: Classifier, *, height: int, width: int, preprocess: str) -> keras.Model:
-    """One float32 model, pixels 0..255 [B, H, W, 3] → probabilities [B, C], with copies of the classifier's weights.
+    """Builds one float32 model of copied weights, from pixels 0..255 [B, H, W, 3] to probabilities [B, C].
 
     Its parts are the layers "preprocess" (but for mode "identity"), "backbone", "head" and "probabilities". Called
     outside any strategy's scope, it has plain variables.
@@ -180,7 +180,7 @@ def _write_saved_model(
 
 
 def _to_tflite(model: keras.Model) -> bytes:
-    """Converts, and compares the probabilities for one image with the model's own.
+    """Converts the model to LiteRT, and compares the probabilities for one image with the model's own.
 
     By way of Keras' own SavedModel: from concrete functions, the converter leaves Keras 3's weights out and the file
     answers nan (TF 2.21).

@@ -39,7 +39,7 @@ def find_files(arguments: Iterable[str]) -> list[str]:
 
 
 def read_image(path: str) -> bytes | str:
-    """The file as the JPEG that the builder would make of it, or (a str) why it cannot be read."""
+    """Returns the file as the JPEG that the builder would make of it, or (a str) why it cannot be read."""
     try:
         with open(path, "rb") as file:
             data = read_bounded(file)  # not all of a video
@@ -52,7 +52,7 @@ def read_image(path: str) -> bytes | str:
 
 
 def classify(signature: Signature, encoded: Sequence[bytes]) -> list[Answer]:
-    """Answers for all images, also if the signature refuses some."""
+    """Returns answers for all images, also if the signature refuses some."""
     if not encoded:
         return []
     try:

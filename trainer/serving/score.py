@@ -15,17 +15,17 @@ from trainer.serving.signature import load_signature
 
 
 def prediction_row(*, key: str, label: str, predicted: str, probability: float) -> dict[str, Any]:
-    """A row of predictions-<split>.jsonl; `key` is the record's id, `probability` that of the predicted label."""
+    """Makes a row of predictions-<split>.jsonl; `key`: the record's id, `probability`: that of the predicted label."""
     return {"id": key, "label": label, "predicted": predicted, "probability": probability}
 
 
 def write_predictions(file: epath.Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """One JSON line per example, in file order."""
+    """Writes one JSON line per example, in file order."""
     write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def score_export(model: epath.PathLike, data: DatasetVersion, split: str, *, batch_size: int) -> list[dict[str, Any]]:
-    """Prediction rows of every example of a split, in file order.
+    """Returns a prediction row for every example of a split, in file order.
 
     Args:
       model: an export directory; its labels may differ from the dataset's, they are compared by name.

@@ -18,7 +18,7 @@ Signature = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
 
 
 def load_signature(model: epath.PathLike) -> Signature:
-    """Loads the serving signature of an export directory, or of the SavedModel in it.
+    """Loads the serving signature of an export directory, or of a SavedModel directory.
 
     Raises:
       UsageError: there is none.

@@ -1,4 +1,4 @@
-"""What a run keeps: resumable training state (checkpoints/state) and the selected weights (checkpoints/best.npz)."""
+"""Saves and reads resumable training state (checkpoints/state) and the selected weights (checkpoints/best.npz)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class StateCheckpoint:
         self._manager(state).save(checkpoint_number=number)
 
     def candidates(self) -> list[tuple[str, dict[str, Any]]]:
-        """(path, progress) of every readable checkpoint, newest first; damaged ones are skipped with a warning."""
+        """Lists (path, progress) of every readable checkpoint, newest first; skips damaged ones with a warning."""
         listed = tf.train.get_checkpoint_state(str(self._directory))
         found = []
         for path in reversed(listed.all_model_checkpoint_paths if listed else []):
@@ -64,7 +64,7 @@ class StateCheckpoint:
 def training_state(
     classifier: Classifier, optimizers: list[keras.optimizers.Optimizer], average: list[tf.Variable]
 ) -> dict[str, Any]:
-    """The trackable objects of one phase, keyed by role."""
+    """Returns the trackable objects of one phase, keyed by role."""
     return {
         "model": {v.path: v.value for v in [*classifier.backbone.variables, *classifier.head.variables]},
         # By position: Keras numbers its optimizers' names by how many the process has made.
@@ -78,7 +78,7 @@ def _first_line(error: Exception) -> str:
 
 
 def save_best(directory: epath.Path, classifier: Classifier) -> None:
-    """Writes the weights as path → array."""
+    """Writes the model's weights to best.npz in `directory`, one array for each variable's path."""
     buffer = io.BytesIO()
     variables = [*classifier.backbone.variables, *classifier.head.variables]
     np.savez(buffer, **{variable.path: variable.numpy() for variable in variables})

@@ -17,7 +17,7 @@ _EPSILON = 1e-12  # a probability of 0 in float32 must not make the loss infinit
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Of one split.
+    """Holds the metrics of one split.
 
     Attributes:
       examples: how many there are.
@@ -32,7 +32,7 @@ class Metrics:
     confusion: np.ndarray
 
     def to_dict(self, labels: Sequence[str]) -> dict[str, Any]:
-        """Plain values for result.json, with the accuracy of each label (null where the split has none of it)."""
+        """Returns plain values for result.json, with each label's accuracy (null where the split has none of it)."""
         totals, hits = self.confusion.sum(axis=1), self.confusion.diagonal()
         return {
             "examples": self.examples,
@@ -47,7 +47,7 @@ class Metrics:
 
 
 def compute_metrics(probabilities: np.ndarray, labels: np.ndarray) -> Metrics:
-    """Metrics from `probabilities` (float [N, C]) and true `labels` (int [N]), in float64."""
+    """Computes the metrics of `probabilities` (float [N, C]) and true `labels` (int [N]), in float64."""
     count, classes = probabilities.shape
     of_truth = probabilities[np.arange(count), labels].astype(np.float64)
     predicted = probabilities.argmax(axis=1)
@@ -65,7 +65,7 @@ class Evaluator:
     """Runs `forward` over whole splits on all replicas; compiled once."""
 
     def __init__(self, strategy: tf.distribute.Strategy, forward: Callable[[tf.Tensor], tf.Tensor]) -> None:
-        """`forward`: float32 [b, …] → float32 [b, …]."""
+        """Wraps `forward`, which maps float32 [b, …] to float32 [b, …], in one function for all replicas."""
         self._strategy = strategy
 
         def run(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

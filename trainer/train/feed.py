@@ -1,4 +1,4 @@
-"""From the pipeline's host batches to what each replica gets, and batches of cached features."""
+"""Splits the pipeline's host batches into what each replica gets, and makes such batches of cached features."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _split(dataset: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
 def feature_batches(
     features: np.ndarray, labels: np.ndarray, *, order: np.ndarray, batch_size: int, skip_batches: int, host: HostSlice
 ) -> tf.data.Dataset:
-    """Batches of cached features in the shape of the pipeline's image batches.
+    """Batches cached features (or images in memory) in the shape of the pipeline's image batches.
 
     Args:
       features: float32 [N, …].
@@ -64,7 +64,7 @@ def feature_batches(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureCache:
-    """What a frozen backbone makes of whole splits; the factories match those of `Plan`.
+    """Holds what a frozen backbone makes of whole splits; the factories match those of `Plan`.
 
     Attributes:
       splits: name → features (float32 [N, …]) and labels (int32 [N]), in file order.
@@ -77,11 +77,11 @@ class FeatureCache:
     seed: int
 
     def eval_data(self, split: str) -> Callable[[HostSlice], tf.data.Dataset]:
-        """A factory of the split's batches in file order."""
+        """Returns a factory of the split's batches in file order."""
         return self._factory(split, order=np.arange(len(self.splits[split][1])), skip_batches=0)
 
     def train_data(self, split: str, *, epoch: int, skip_batches: int) -> Callable[[HostSlice], tf.data.Dataset]:
-        """A factory of one epoch's batches."""
+        """Returns a factory of one epoch's batches."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.splits[split][1]))
         return self._factory(split, order=order, skip_batches=skip_batches)
 

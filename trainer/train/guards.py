@@ -73,7 +73,7 @@ def check_finite(losses: np.ndarray, position: Position, plan: Plan, *, keep_bat
 def images_per_second(
     make_dataset: Callable[[HostSlice], tf.data.Dataset], *, batch_size: int, seconds: float
 ) -> float:
-    """What the input pipeline delivers on this host when nothing else runs, after its first batch.
+    """Measures what the input pipeline delivers on this host when nothing else runs, after its first batch.
 
     Args:
       make_dataset: as in `Plan.train_data`; at most one epoch is read.
@@ -91,7 +91,7 @@ def images_per_second(
 
 
 def starvation(*, training: float, input_alone: float) -> str | None:
-    """Warns if training, in images/s, is held up by an input pipeline that delivers `input_alone`; else None."""
+    """Returns a warning if `training`, in images/s, waits for an input that delivers `input_alone`; else None."""
     if not input_alone or training < _STARVING * input_alone:
         return None
     return (

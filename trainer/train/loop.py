@@ -1,4 +1,4 @@
-"""The training loop: phases, epochs, selection on validation, checkpoints; resumes where it stopped."""
+"""Runs the training loop: phases, epochs, selection on validation, checkpoints; resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Trainer:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The metrics written so far."""
+        """Returns the rows of metrics written so far."""
         return self._metrics.rows
 
     def predict(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities (float32 [N, C]) and labels (int32 [N]) of a split, in file order."""
+        """Returns probabilities (float32 [N, C]) and labels (int32 [N]) of a split, in file order."""
         return self._on_images(self._plan.eval_data(split))
 
     def train(self) -> Position:
@@ -204,7 +204,7 @@ class Trainer:
         cache: FeatureCache | None,
         progress: Progress,
     ) -> float:
-        """Trains to the end of the epoch that `position` is in, or of the phase; images/s, without the first call."""
+        """Trains to the end of the epoch or phase that `position` is in; returns images/s without the first call."""
         plan = self._plan
         timed_from: float | None = None
         timed_steps = 0

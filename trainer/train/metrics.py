@@ -21,10 +21,10 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class MetricsLog:
-    """Rows with nothing in them that depends on the clock, so that a resumed run writes the same file."""
+    """Keeps rows in which nothing depends on the clock, so that a resumed run writes the same file."""
 
     def __init__(self, run: epath.Path, *, writes: bool = True) -> None:
-        """`writes`: False keeps the rows in memory only, for a worker that is not the chief."""
+        """Opens the log of `run`; `writes=False` keeps the rows in memory only, for a worker that is not the chief."""
         self._run, self._writes = run, writes
         self._file = run / "metrics.jsonl"
         self.rows: list[dict[str, Any]] = []
@@ -71,7 +71,7 @@ class Progress:
             self._bar = tqdm(total=total_steps, initial=first_step, unit="step", desc=phase, leave=False)
 
     def update(self, *, step: int, epoch: int, loss: float, accuracy: float, learning_rate: float) -> None:
-        """`step`: steps of the phase done; the metrics are of the epoch so far."""
+        """Shows that `step` steps of the phase are done; the metrics are of the epoch so far."""
         seconds = time.monotonic() - self._start
         rate = (step - self._first) / max(seconds, 1e-9)
         text = (

@@ -1,4 +1,4 @@
-"""Makes the model that a recipe trains: its precision, its layers and weights, and dropout that can be had again.
+"""Makes the model that a recipe trains: its precision, its layers and weights, and dropout that can be repeated.
 
 Dropout masks are a function of the step and the replica, so that they differ and a resumed run draws them again.
 """
@@ -36,7 +36,7 @@ def seed_dropout(model: keras.Model) -> None:
     """Lets every dropout layer of `model` draw from the `dropout_seed` in force instead of from a counter of its own.
 
     Keras' counter is a variable that replicas share, so all would drop the same units, and its value depends on how
-    often the layer ran, so a mask could not be had again from the step's number. The layer stays Keras' own and
+    often the layer ran, so a mask could not be drawn again from the step's number. The layer stays Keras' own and
     exports as such.
     """
     layers = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.Dropout) and layer.rate > 0]
@@ -57,7 +57,7 @@ def set_precision(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
 
 
 def build_from_recipe(recipe: Recipe, *, num_classes: int, seed: int, weights: str | None = None) -> Classifier:
-    """The recipe's classifier; `weights` other than the recipe's if given."""
+    """Builds the recipe's classifier, with `weights` in place of the recipe's if given."""
     classifier = build_classifier(
         backbone=recipe.backbone,
         weights=recipe.weights if weights is None else weights,

@@ -1,4 +1,4 @@
-"""What updates the weights: which variables train, at which rate, with which of Keras' optimizers."""
+"""Makes what updates the weights: which variables train, at which rate, with which of Keras' optimizers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from trainer.recipes.recipe import OptimizerConfig, Phase
 
 
 class TableSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate looked up by step: what is logged and what the optimizer uses are one array."""
+    """Looks the learning rate up by step: what is logged and what the optimizer uses are one array."""
 
     def __init__(self, table: np.ndarray) -> None:
-        """`table`: float32 [steps]."""
+        """Takes the learning rate of every step, float32 [steps]."""
         self._table = tf.Variable(table, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
 
     def assign(self, table: np.ndarray) -> None:
-        """Takes another table of the same length; what is compiled stays so."""
+        """Takes another table of the same length; nothing is compiled anew."""
         self._table.assign(table)
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
@@ -59,7 +59,7 @@ def trainable_groups(classifier: Classifier, phase: Phase) -> dict[float, list[k
 
 
 def make_optimizer(config: OptimizerConfig, rates: TableSchedule) -> keras.optimizers.Optimizer:
-    """A Keras optimizer of the recipe's kind."""
+    """Makes a Keras optimizer of the recipe's kind."""
     if config.name == "sgd":
         return keras.optimizers.SGD(rates, momentum=config.momentum)
     if config.name == "adam":

@@ -1,4 +1,4 @@
-"""What a run is to do (`Plan`) and how far it has come (`Position`)."""
+"""Says what a run is to do (`Plan`) and how far it has come (`Position`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer.recipes.recipe import Recipe
 
 @dataclasses.dataclass
 class Position:
-    """How far training is; saved with every checkpoint.
+    """Records how far training is; saved with every checkpoint.
 
     Attributes:
       phase: index of the phase.
@@ -38,7 +38,7 @@ class Position:
     best: dict[str, Any] | None = None
 
     def select(self, where: dict[str, Any], *, accuracy: float, loss: float) -> bool:
-        """Notes `best` if weights of this validation accuracy are to be kept; `where` has their step and epoch."""
+        """Says whether to keep weights of this accuracy, and if so notes `best`; `where` has their step and epoch."""
         best = self.best
         # Of equals the later one: it has seen more and is further down the cool-down.
         if best and accuracy < best["validation_accuracy"]:
@@ -56,7 +56,7 @@ class Position:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that a run needs besides the model.
+    """Holds everything that a run needs besides the model.
 
     Attributes:
       recipe: what to do.
@@ -81,26 +81,26 @@ class Plan:
         return math.ceil(self.data.manifest.num_examples(TRAIN) / self.recipe.batch_size)
 
     def first_step(self, phase: int) -> int:
-        """Steps of all phases before `phase`."""
+        """Counts the steps of all phases before `phase`."""
         return sum(p.steps(steps_per_epoch=self.steps_per_epoch) for p in self.recipe.phases[:phase])
 
     def first_epoch(self, phase: int) -> int:
-        """Epochs of all phases before `phase`; a phase that ends within an epoch has used up its data order."""
+        """Counts the epochs of all phases before `phase`; one that ends within an epoch has used up its data order."""
         per_epoch = self.steps_per_epoch
         return sum(math.ceil(p.steps(steps_per_epoch=per_epoch) / per_epoch) for p in self.recipe.phases[:phase])
 
     def epochs_begun(self, position: Position) -> int:
-        """Epochs of the run up to `position`, the one that it is in included."""
+        """Counts the epochs of the run up to `position`, the one that it is in included."""
         return self.first_epoch(position.phase) + math.ceil(position.step / self.steps_per_epoch)
 
     def stale_epochs(self, position: Position) -> int:
-        """Epochs of the phase since validation was last better than ever; 0 before the first validation."""
+        """Counts the epochs of the phase since validation was last better than ever; 0 before the first validation."""
         if position.best is None:
             return 0
         return self.epochs_begun(position) - max(position.best["improved_epoch"], self.first_epoch(position.phase))
 
     def eval_data(self, split: str) -> Callable[[HostSlice], tf.data.Dataset]:
-        """A factory of the split's un-augmented batches."""
+        """Returns a factory of the split's un-augmented batches."""
         return lambda host: dataset.eval_dataset(
             self.data,
             split,
@@ -112,7 +112,7 @@ class Plan:
         )
 
     def train_data(self, *, epoch: int, skip_batches: int, augment: bool) -> Callable[[HostSlice], tf.data.Dataset]:
-        """A factory of one epoch's training batches."""
+        """Returns a factory of one epoch's training batches."""
         return lambda host: dataset.train_dataset(
             self.data,
             TRAIN,
@@ -129,7 +129,7 @@ class Plan:
 
 
 def class_weights(recipe: Recipe, data: DatasetVersion) -> np.ndarray:
-    """float32 [C]: all 1, or for `balanced` N / (C · count of the label), as scikit-learn's `class_weight`."""
+    """Returns float32 [C]: all 1, or for `balanced` N / (C · count of the label), as scikit-learn's `class_weight`."""
     if recipe.class_weights == "none":
         return np.ones(data.manifest.num_classes, np.float32)
     counts = np.bincount([record.label for record in data.read(TRAIN)], minlength=data.manifest.num_classes)

@@ -1,4 +1,4 @@
-"""The training step: forward, masked loss, gradients, update; one `tf.function` does n steps a host call."""
+"""Compiles the training step: forward, masked loss, gradients, update; one `tf.function` does n steps a host call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Forward = Callable[[tf.Tensor], tf.Tensor]
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, *, smoothing: float) -> tf.Tensor:
-    """Softmax cross-entropy, float32 [B]; `labels` are int [B] or a distribution, float [B, C]; `logits` [B, C]."""
+    """Computes softmax cross-entropy, float32 [B]; `labels`: int [B] or a distribution, [B, C]; `logits`: [B, C]."""
     classes = logits.shape[-1]
     target = tf.one_hot(labels, classes) if labels.dtype.is_integer else labels
     target = target * (1 - smoothing) + smoothing / classes
@@ -28,7 +28,7 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, *, smoothing: float) -> 
 
 
 class TrainStep:
-    """One phase's compiled training: optimizers, moving average, and the function that runs n steps.
+    """Trains one phase with what is compiled for it: optimizers, moving average, and a function that runs n steps.
 
     Attributes:
       optimizers: one for each learning-rate multiplier.
@@ -134,7 +134,7 @@ class TrainStep:
         return sums
 
     def _gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Gradients of a replica's batch and its sums of loss, hits and weight, computed piece by piece."""
+        """Computes the gradients of a replica's batch and its sums of loss, hits and weight, piece by piece."""
         pieces = self._recipe.accumulate
         size = batch["image"].shape[0] // pieces
         gradients: list[tf.Tensor] = []
@@ -158,7 +158,7 @@ class TrainStep:
         return gradients, sums
 
     def _uphill(self, gradients: Sequence[tf.Tensor]) -> list[tuple[keras.Variable, tf.Tensor]]:
-        """The weights at the distance `sam_rho` along the gradient: sharpness-aware minimisation (arXiv 2010.01412).
+        """Returns the weights `sam_rho` further along the gradient: sharpness-aware minimisation (arXiv 2010.01412).
 
         The gradient is that of the piece alone: no exchange between replicas, and the paper's m-sharpness, where m is
         the size of a piece.
@@ -191,7 +191,7 @@ class TrainStep:
                 variable.assign(mean)
 
     def _with_penalty(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Adds the gradient of the penalty, to every replica its share of it: gradients are summed over them."""
+        """Adds the L2 penalty's gradient, to every replica its share of it: gradients are summed over replicas."""
         variables = [v for group in self._groups for v in group]
         share = self._phase.l2 / self._strategy.num_replicas_in_sync
         return [
@@ -200,7 +200,7 @@ class TrainStep:
         ]
 
     def _clip(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Scales by the global norm of the gradient summed over replicas (Keras would clip each replica's part)."""
+        """Clips by the global norm of the gradient summed over replicas (Keras would clip each replica's part)."""
         if not self._recipe.optimizer.clip_norm:
             return list(gradients)
         summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))
@@ -217,7 +217,7 @@ class TrainStep:
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Within the block the model holds the moving averages (if the recipe has them)."""
+        """Puts the moving averages (if the recipe has them) into the model for the length of the block."""
         raw = [variable.numpy() for variable in self.averaged]
         for variable, average in zip(self.averaged, self.average, strict=True):
             variable.assign(average)
@@ -229,7 +229,7 @@ class TrainStep:
 
 
 def training_forward(classifier: Classifier, phase: Phase) -> Forward:
-    """images or cached features → logits, as a phase trains them."""
+    """Returns the function from images (or cached features) to logits, as a phase trains it."""
     if phase.cached_features:
         return lambda features: classifier.head(features, training=True)
     if phase.batch_norm == "train":
