@@ -43,7 +43,7 @@ class Status(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line of the diagnosis.
+    """Describes one finding, a line of the diagnosis.
 
     Attributes:
       status: an error means that training cannot work.
@@ -65,18 +65,18 @@ class Finding:
 
 
 def parse_version(text: str) -> tuple[int, ...]:
-    """The leading numbers of a version: `2.20.0rc1` → (2, 20, 0)."""
+    """Reads the leading numbers of a version: `2.20.0rc1` → (2, 20, 0)."""
     match = re.match(r"\d+(\.\d+)*", text)
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
 def installed_versions(distributions: Iterable[importlib.metadata.Distribution]) -> dict[str, str]:
-    """Version by normalised name (PEP 503): tensorflow-tpu calls itself tensorflow_tpu."""
+    """Maps normalised names (PEP 503) to versions: tensorflow-tpu calls itself tensorflow_tpu."""
     return {re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower(): d.version for d in distributions if d.metadata["Name"]}
 
 
 def check_wheels(installed: Mapping[str, str]) -> Finding:
-    """Exactly one TensorFlow may be installed; `installed` maps distributions to versions."""
+    """Checks that one TensorFlow is installed, in a version that fits; `installed` maps distributions to versions."""
     found = [f"{name} {installed[name]}" for name in TENSORFLOW_WHEELS if name in installed]
     names = [text.split()[0] for text in found]
     if not found:
@@ -106,7 +106,7 @@ def check_wheels(installed: Mapping[str, str]) -> Finding:
 
 
 def check_libtpu(installed: Mapping[str, str], environment: Mapping[str, str]) -> Finding | None:
-    """libtpu must fit tensorflow-tpu; None where that is not installed."""
+    """Checks that libtpu fits tensorflow-tpu; None where that is not installed."""
     if "tensorflow-tpu" not in installed:
         return None
     if path := environment.get("TPU_LIBRARY_PATH"):
@@ -147,7 +147,7 @@ def _range(lowest: Sequence[int], below: Sequence[int]) -> str:
 
 
 def check_chips(chips: Chips, installed: Mapping[str, str], environment: Mapping[str, str]) -> Finding:
-    """Whether the chips that are there can be used by the TensorFlow that is."""
+    """Checks whether the chips that are there can be used by the TensorFlow that is."""
     for_tpu = "tensorflow-tpu" in installed
     if chips.on_bus and not chips.usable:
         return Finding(
@@ -178,7 +178,7 @@ def check_chips(chips: Chips, installed: Mapping[str, str], environment: Mapping
 
 
 def check_lock(file: pathlib.Path = LOCK_FILE) -> Finding | None:
-    """Whether another process holds the TPU, or its lock file is in the way; None where there is no such file."""
+    """Checks whether a process holds the TPU, or its lock file is in the way; None where there is no such file."""
     if not file.exists():
         return None
     owner = file.stat().st_uid
@@ -218,7 +218,7 @@ def _command(pid: int) -> str:
 
 
 def check_disk(directory: pathlib.Path) -> Finding:
-    """Free space where runs are written; `directory` need not exist yet."""
+    """Checks the free space where runs are written; `directory` need not exist yet."""
     place = next(p for p in (directory, *directory.parents) if p.exists())
     free = shutil.disk_usage(place).free
     text = f"{free / _GIB:.1f} GiB free at {place}"
@@ -229,7 +229,7 @@ def check_disk(directory: pathlib.Path) -> Finding:
 
 
 def check_memory(*, proc: pathlib.Path = pathlib.Path("/proc"), cgroup: pathlib.Path | None = None) -> Finding:
-    """Memory that a new process can have: the machine's, or less where a container has a limit of its own."""
+    """Checks the memory that a new process can have: the machine's, or less where a container has its own limit."""
     fields = dict(line.split(":") for line in (proc / "meminfo").read_text().splitlines())
     total, free = (int(fields[key].split()[0]) << 10 for key in ("MemTotal", "MemAvailable"))
     limit = "machine"
@@ -251,7 +251,7 @@ def check_credentials(
     needed: bool,
     product: pathlib.Path = pathlib.Path("/sys/class/dmi/id/product_name"),
 ) -> Finding:
-    """Which Google Cloud credentials gs:// paths would use, in the order in which TensorFlow looks for them.
+    """Finds the Google Cloud credentials that gs:// paths would use, in the order in which TensorFlow looks for them.
 
     Args:
       environment: of the process.

@@ -86,7 +86,7 @@ def check_write(workdir: str) -> Finding:
 
 
 def probe(chips: Chips, *, use_tpu: bool) -> Iterator[Finding]:
-    """Imports TensorFlow and trains for a step in another process, and judges what it printed."""
+    """Imports TensorFlow and trains for two steps in another process, and judges what it printed."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
     if not chips.usable:
         environment["TPU_SKIP_MDS_QUERY"] = "1"  # else libtpu asks a metadata server that is not there, for minutes
@@ -110,7 +110,7 @@ def probe(chips: Chips, *, use_tpu: bool) -> Iterator[Finding]:
 
 
 def judge_facts(facts: Mapping[str, Any], *, nvidia: bool) -> Iterator[Finding]:
-    """What the probe's first line means; `nvidia`: whether this machine has an NVIDIA GPU."""
+    """Judges the probe's first line; `nvidia`: whether this machine has an NVIDIA GPU."""
     kernels = "with" if facts["tpu_kernels"] else "without"
     text = f"TensorFlow {facts['version']} imports, {kernels} TPU kernels; sees {', '.join(facts['devices'])}"
     yield Finding(status=Status.OK, subject="devices", text=text)
@@ -131,7 +131,7 @@ def judge_facts(facts: Mapping[str, Any], *, nvidia: bool) -> Iterator[Finding]:
 
 
 def judge_step(step: Mapping[str, Any]) -> Finding:
-    """What the probe's second line means."""
+    """Judges the probe's second line."""
     text = f"{step['strategy']}: first step {step['first']:.2f} s, second {step['second'] * 1000:.1f} ms"
     if step["moved"] and step["loss"] == step["loss"]:  # NaN is unequal to itself
         return Finding(status=Status.OK, subject="training step", text=text)
@@ -147,7 +147,7 @@ def judge_step(step: Mapping[str, Any]) -> Finding:
 def _run(
     command: list[str], *, seconds: int, environment: Mapping[str, str] | None = None
 ) -> tuple[subprocess.CompletedProcess[str], int | None]:
-    """The process and its exit code, or None as the code if it took too long."""
+    """Runs a command; returns the process and its exit code, None as the code if it took too long."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=seconds, env=environment, check=False
@@ -163,14 +163,14 @@ def _ending(code: int) -> str:
 
 
 def last_words(stderr: str) -> str:
-    """The line of a process's stderr that tells most: the fatal one, else the last one that is no chatter."""
+    """Picks the line of a process's stderr that tells most: the fatal one, else the last one that is no chatter."""
     lines = [line for line in stderr.splitlines() if not _NOISE.match(line)]
     fatal = [line for line in lines if re.match(r"(\S+ )?\S+ ?F |F\d{4} ", line)]
     return (fatal or lines or ["no message"])[-1].strip()[:300]
 
 
 def summarize(findings: list[Finding]) -> tuple[str, ExitCode]:
-    """The last line of the diagnosis, and the exit code."""
+    """Returns the last line of the diagnosis, and the exit code."""
     errors = [f for f in findings if f.status is Status.ERROR]
     warnings = sum(f.status is Status.WARNING for f in findings)
     count = f"{warnings} warning{'' if warnings == 1 else 's'}"

@@ -1,7 +1,7 @@
-"""What `trainer.doctor` must ask TensorFlow itself, in a process of its own: a wrong libtpu aborts the import.
+"""Asks TensorFlow itself for `trainer.doctor`, in a process of its own: a wrong libtpu aborts the import.
 
 Prints one JSON object a line, so that what was learnt before an abort is not lost: first what TensorFlow is and sees,
-then what one training step on the best device did.
+then what two training steps on the best device did.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BATCH_PER_REPLICA = 8
 
 
 def facts() -> dict[str, Any]:
-    """The version, the devices, and whether the kernel that runs a program on a TPU is compiled in."""
+    """Tells TensorFlow's version and devices, Keras' backend, and whether the kernel that runs TPU programs is in."""
     tpu_kernels = {kernel.op for kernel in kernels.get_registered_kernels_for_op("TPUExecute").kernel}
     return {
         "version": tf.__version__,
@@ -34,7 +34,7 @@ def facts() -> dict[str, Any]:
 
 
 def train_step(*, tpu: str) -> dict[str, Any]:
-    """Two steps of a tiny convolutional classifier; the weights must move.
+    """Trains two steps of a tiny convolutional classifier; the weights must move.
 
     Returns:
       strategy: what it ran on; first, second: seconds of the steps (the first one compiles); loss; moved.

@@ -1,4 +1,4 @@
-"""What a learning-rate sweep says about a model that does not learn, in words and as flags."""
+"""Says what a learning-rate sweep tells about a model that does not learn, in words and as flags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GRID = [float(f"{digit}e{exponent}") for exponent in range(-12, 3) for digit in
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Advice:
-    """What to do next.
+    """Says what to do next.
 
     Attributes:
       fits: whether the model fits the sample at any of the rates.
@@ -29,7 +29,7 @@ class Advice:
 
 
 def fitting_accuracy(most_frequent: float) -> float:
-    """The training accuracy that counts as fitting: 95 %, and at most a tenth of the errors of guessing.
+    """Returns the training accuracy that counts as fitting: 95 %, and at most a tenth of the errors of guessing.
 
     Args:
       most_frequent: share of the most frequent label.
@@ -42,24 +42,24 @@ def fits(trial: Trial, fits_at: float) -> bool:
 
 
 def rates_to_try(*, lowest_loss_at: float) -> list[float]:
-    """Seven rates of the series 1, 3, 10, 30, …, the highest the one just above `lowest_loss_at`."""
+    """Picks seven rates of the series 1, 3, 10, 30, …, the highest the first that is not below `lowest_loss_at`."""
     top = bisect.bisect_left(_GRID, lowest_loss_at) + 1
     return _GRID[max(0, top - _RATES) : top]
 
 
 def with_own(rates: Sequence[float], own: float) -> list[float]:
-    """Sorted; the recipe's own rate (where it is not 0) among them, unless one is nearly equal."""
+    """Sorts the rates and puts the recipe's own (where it is not 0) among them, unless one is nearly equal."""
     known = any(math.isclose(own, rate, rel_tol=0.05) for rate in rates)
     return sorted(rates if known or not own else [*rates, own])
 
 
 def next_rate(rate: float) -> float:
-    """The next of the series 1, 3, 10, 30, …"""
+    """Returns the next rate of the series 1, 3, 10, 30, …"""
     return _GRID[bisect.bisect_right(_GRID, rate * 1.05)]
 
 
 def best_trial(trials: Sequence[Trial], fits_at: float) -> Trial | None:
-    """Of those that fit the one that did so first, of those the lowest loss; if none fits the lowest loss."""
+    """Picks the trial that fits first, of several that of lowest loss; if none fits, the trial of lowest loss."""
     finished = [trial for trial in trials if trial.losses and not trial.diverged]
     fitting = [trial for trial in finished if fits(trial, fits_at)]
     if fitting:
@@ -70,7 +70,7 @@ def best_trial(trials: Sequence[Trial], fits_at: float) -> Trial | None:
 def advise(
     trials: Sequence[Trial], *, own: float, lr_min: float, phase: int, epochs: int, images: int, most_frequent: float
 ) -> Advice:
-    """Words and flags.
+    """Puts the outcome of a sweep into words and flags.
 
     Args:
       trials: of the sweep.

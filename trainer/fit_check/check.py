@@ -23,7 +23,7 @@ from trainer.report.charts import GRID, INK, KEPT_COLOUR, TRAIN_COLOUR, VALIDATI
 
 
 def find_phase(recipe: Recipe, name: str | None) -> int:
-    """Index of a phase by its name, of the last one if None; UsageError with the nearest name if there is none."""
+    """Finds a phase's index by its name, the last one if None; UsageError with the nearest name if there is none."""
     names = [phase.name for phase in recipe.phases]
     if name is None:
         return len(names) - 1
@@ -35,7 +35,7 @@ def find_phase(recipe: Recipe, name: str | None) -> int:
 
 
 def parse_rates(texts: Sequence[str]) -> list[float]:
-    """Sorted learning rates; UsageError if one is not a number above 0."""
+    """Reads and sorts learning rates; UsageError if one is not a number above 0."""
     rates = []
     for text in texts:
         try:
@@ -49,7 +49,7 @@ def parse_rates(texts: Sequence[str]) -> list[float]:
 
 
 def table_row(trial: Trial, fits_at: float) -> str:
-    """A line under `TABLE_HEAD`."""
+    """Formats a trial as a line under `TABLE_HEAD`."""
     last = f"{trial.losses[-1]:>9.4f}{trial.accuracies[-1]:>10.3f}" if trial.losses else f"{'-':>9}{'-':>10}"
     if trial.diverged:
         outcome = f"diverges in epoch {len(trial.losses) + 1}"
@@ -62,7 +62,7 @@ TABLE_HEAD = f"{'learning rate':>13}{'epochs':>8}{'loss':>9}{'accuracy':>10}"
 
 
 def plot(ranged: RangeTest, trials: Sequence[Trial], *, fits_at: float, own: float) -> bytes:
-    """A PNG: the range test, and loss and accuracy of every rate."""
+    """Draws a PNG: the range test, and loss and accuracy of every rate."""
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     test, curves, accuracies = figure.subplots(1, 3)
     smoothed = ranged.smoothed()
@@ -113,7 +113,7 @@ def figures(
     seed: int,
     fits_at: float,
 ) -> dict[str, Any]:
-    """What fit_check.json holds."""
+    """Returns what fit_check.json holds."""
     best = best_trial(trials, fits_at)
     return {
         "recipe": to_dict(recipe),

@@ -1,4 +1,4 @@
-"""Trying learning rates on a sample of the training split, each from the same first weights, nothing regularised.
+"""Tries learning rates on a sample of the training split, each from the same first weights, nothing regularised.
 
 One compiled training step serves the range test and every rate; weights and optimizer state are put back in between.
 """
@@ -33,7 +33,7 @@ _BLOWN_UP = 2.0  # times the first loss
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Training at one constant learning rate.
+    """Records a training at one constant learning rate.
 
     Attributes:
       rate: the learning rate.
@@ -50,7 +50,7 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class RangeTest:
-    """Learning rates that grow from step to step and the loss of each step, until it blew up.
+    """Records learning rates that grow from step to step and the loss of each step, until it blew up.
 
     Attributes:
       rates: float32 [n].
@@ -61,7 +61,7 @@ class RangeTest:
     losses: np.ndarray
 
     def smoothed(self) -> np.ndarray:
-        """float64 [n]: the losses averaged with their neighbours (Gaussian), so that no step lags behind its rate."""
+        """Averages the losses with their neighbours (Gaussian), so that no step lags behind its rate; float64 [n]."""
         steps = np.arange(len(self.losses))
         weights = np.exp(-0.5 * ((steps[:, None] - steps) / _SMOOTHING_STEPS) ** 2)
         return weights @ self.losses / weights.sum(axis=1)
@@ -73,17 +73,17 @@ class RangeTest:
         return int(smoothed[: blown_up.argmax()].argmin())
 
     def lowest(self) -> float:
-        """The rate at which the loss was lowest: above it training gets worse."""
+        """Returns the rate at which the loss was lowest: above it training gets worse."""
         return float(self.rates[self._lowest()])
 
     def steepest(self) -> float:
-        """The rate at which the loss fell fastest on its way to the lowest."""
+        """Returns the rate at which the loss fell fastest on its way to the lowest."""
         falling = self.smoothed()[: self._lowest() + 1]
         return float(self.rates[np.diff(falling).argmin()]) if len(falling) > 1 else self.lowest()
 
 
 def unregularised(recipe: Recipe, phase: int) -> Recipe:
-    """The recipe with that phase alone, and without anything that keeps a model from fitting its training set."""
+    """Returns the recipe with that phase alone and, but for `sam_rho`, nothing that keeps it from fitting its data."""
     return dataclasses.replace(
         recipe,
         augment=AugmentConfig(),
@@ -97,7 +97,7 @@ def unregularised(recipe: Recipe, phase: int) -> Recipe:
 
 
 def read_sample(data: DatasetVersion, recipe: Recipe, *, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Up to `count` images of the training split, float32 [n, H, W, 3] preprocessed, and labels, int32 [n].
+    """Reads up to `count` training images, float32 [n, H, W, 3] preprocessed, and their labels, int32 [n].
 
     Raises:
       DataError: they all have one label.
@@ -125,7 +125,7 @@ def read_sample(data: DatasetVersion, recipe: Recipe, *, count: int, seed: int) 
 
 
 class Sweep:
-    """A model, a sample and a training step that can start over."""
+    """Holds a model, a sample and a training step that can start over."""
 
     def __init__(
         self, recipe: Recipe, data: DatasetVersion, strategy: tf.distribute.Strategy, *, sample: int, epochs: int,
@@ -174,7 +174,9 @@ class Sweep:
         self._first_values = [variable.numpy() for variable in self._variables]
 
     def range_test(self) -> RangeTest:
-        """Smith's range test (arXiv 1506.01186), the rate growing exponentially: at least 100 steps over the sample.
+        """Runs Smith's range test (arXiv 1506.01186), the rate growing exponentially, until the loss blows up.
+
+        It has 100 steps, or as many as one pass over the sample takes, if these are more.
 
         Raises:
           CommandError: the loss is no finite number even at the first steps.
@@ -199,7 +201,7 @@ class Sweep:
         return RangeTest(rates[:finite], losses[:finite])
 
     def trial(self, rate: float, *, fits_at: float) -> Trial:
-        """Trains from the first weights until an epoch's accuracy reaches `fits_at`, the loss is lost or time is up."""
+        """Trains from the first weights until an epoch reaches accuracy `fits_at`, diverges or is the last."""
         self._restart(np.full(1, rate))
         losses: list[float] = []
         accuracies: list[float] = []
@@ -220,7 +222,7 @@ class Sweep:
         self._step.restart(self._table(rates))
 
     def _table(self, rates: np.ndarray) -> np.ndarray:
-        """float32, as long as the longest stretch of training: the last rate goes on."""
+        """Extends `rates` to the longest stretch of training, float32: the last rate goes on."""
         return np.pad(rates, (0, self._table_size - len(rates)), mode="edge").astype(np.float32)
 
     def _order(self, epoch: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which backbones there are, what input each wants, and their layers. Weights are `pretrained.py`'s business."""
+"""Lists the backbones, says what input each wants, and builds their layers. `pretrained` loads their weights."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MIN_SIZE = 32  # five halvings; keras.applications refuses less
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneInfo:
-    """What a backbone wants and gives.
+    """Describes what a backbone wants and gives.
 
     Attributes:
-      name: as in `--set=backbone=NAME`.
+      name: as in `--backbone=NAME`.
       image_size: pixels, height and width, at which its ImageNet weights were trained.
       preprocess: the mode of `pipeline.preprocess.preprocess` that makes its input.
       features: channels of its feature map.
@@ -78,7 +78,7 @@ def backbone_info(name: str) -> BackboneInfo:
 
 
 def _cifar10_cnn_features(x: keras.KerasTensor) -> keras.KerasTensor:
-    """Twice conv-conv-pool, 64 and 128 filters: [B, H, W, 3] in 0..1 → [B, H // 4, W // 4, 128]."""
+    """Adds conv-conv-pool twice, with 64 and 128 filters: [B, H, W, 3] in 0..1 → [B, H // 4, W // 4, 128]."""
     for block, filters in enumerate((64, 128), start=1):
         for conv in (1, 2):
             name = f"block{block}_conv{conv}"

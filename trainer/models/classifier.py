@@ -1,4 +1,4 @@
-"""A classifier: a backbone (images → feature vector) and a head (feature vector → logits)."""
+"""Builds a classifier: a backbone (images → feature vector) and a head (feature vector → logits)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POOLINGS = ("avg", "flatten")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """What comes after the feature map: pooling → [dense `hidden`, ReLU] → dropout → dense logits.
+    """Describes what comes after the feature map: pooling → [dense `hidden`, ReLU] → dropout → dense logits.
 
     Attributes:
       pooling: "avg" (the mean over the positions) or "flatten" (all positions).
@@ -46,7 +46,7 @@ class HeadConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """Two Keras models; the paths of all their variables begin with "backbone/" or "head/", the same in every process.
+    """Holds two Keras models. Their variables' paths begin with "backbone/" or "head/", the same in every process.
 
     Attributes:
       backbone: [B, H, W, 3] float32, preprocessed → [B, F] float32: the pooling (which has no weights) is its last
@@ -59,7 +59,7 @@ class Classifier:
 
     @functools.cached_property
     def lean_backbone(self) -> keras.Model:
-        """The backbone for `training=False`, cheaper; see `lean_twin`. One is enough: its variables are the backbone's.
+        """Returns the backbone for `training=False`, cheaper (`lean_twin`). One is enough: it shares the variables.
 
         Not to be read for the first time inside a traced function: the layers would be made in its graph.
         """
@@ -68,7 +68,7 @@ class Classifier:
 
 @contextlib.contextmanager
 def _scope(name: str, seed: int) -> Iterator[None]:
-    """Variables made inside get paths under `name`, and initial values that depend on `name` and `seed` alone."""
+    """Puts variables made inside under the path `name`, with initial values that depend on `name` and `seed` alone."""
     state = random.getstate()
     random.seed(f"{name} {seed}")  # where Keras draws the seeds of initializers that were given none
     try:

@@ -1,4 +1,4 @@
-"""EfficientNet B0…B7 (arXiv:1905.11946) and EfficientNet-Lite0…2 from one MBConv builder.
+"""Builds EfficientNet B0…B7 (arXiv:1905.11946) and EfficientNet-Lite0…2 from one MBConv builder.
 
 Layer names are those of `keras.applications.efficientnet`, so its weights load by name, with three deliberate
 differences: `padding="same"` in place of ZeroPadding2D + "valid" (the same arithmetic); the ImageNet normalisation of
@@ -42,7 +42,7 @@ _STAGES = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EfficientNetConfig:
-    """One member of the family.
+    """Describes one member of the family.
 
     Attributes:
       width: factor on the filters of every stage.
@@ -118,7 +118,7 @@ def _squeeze_excite(x: keras.KerasTensor, filters: int, name: str) -> keras.Kera
 def _block(
     x: keras.KerasTensor, config: EfficientNetConfig, stage: _Stage, *, filters: int, stride: int, name: str
 ) -> keras.KerasTensor:
-    """MBConv: expand 1×1, depthwise, squeeze-and-excite (not in Lite), project 1×1, add the input where it fits."""
+    """Adds an MBConv: expand 1×1, depthwise, squeeze-excite (not in Lite), project 1×1, add the input where it fits."""
     inputs, filters_in = x, x.shape[-1]
     if stage.expand != 1:
         x = _conv(filters_in * stage.expand, 1, f"{name}_expand_conv")(x)
@@ -144,7 +144,7 @@ def _block(
 
 
 def block_names(config: EfficientNetConfig) -> list[str]:
-    """Names of the blocks, in order: block1a, block2a, block2b, …"""
+    """Names the blocks, in order: block1a, block2a, block2b, …"""
     return [f"block{s + 1}{chr(r + ord('a'))}" for s in range(len(_STAGES)) for r in range(config.repeats(s))]
 
 

@@ -1,4 +1,4 @@
-"""Batch normalisation in inference mode as a part of the convolution before it: no pass over activations of its own."""
+"""Folds batch normalisation in inference mode into the convolution before it, which saves a pass over activations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)
 
 
 class FoldedConvolution(layers.Layer):
-    """A convolution and the batch normalisation after it in one: scaled kernel, shifted by a bias.
+    """Computes a convolution and the batch normalisation after it in one: scaled kernel, shifted by a bias.
 
     With the moving statistics as constants, batch_norm(conv(x, kernel) + bias) is conv(x, kernel · s) + t, where
     s = γ / √(variance + ε) and t = β + (bias − mean) · s (Jacob et al., arXiv:1712.05877, section 3.2). Gradients reach
@@ -26,7 +26,7 @@ class FoldedConvolution(layers.Layer):
         self._convolution, self._batch_norm = convolution, batch_norm
 
     def call(self, inputs: keras.KerasTensor, mask: None = None) -> keras.KerasTensor:
-        """[B, H, W, C] → the batch normalisation's output, of the convolution's compute dtype."""
+        """Maps [B, H, W, C] to the batch normalisation's output, of the convolution's compute dtype."""
         del mask  # what a clone of a model calls batch normalisation with
         convolution, batch_norm = self._convolution, self._batch_norm
         scale = ops.rsqrt(batch_norm.moving_variance + batch_norm.epsilon)
@@ -52,7 +52,7 @@ class FoldedConvolution(layers.Layer):
 
 
 def folded_layers(model: keras.Model) -> dict[str, layers.Layer]:
-    """What takes the place of a functional model's layers, by their names, where batch norm is used for inference.
+    """Returns what replaces a functional model's layers, by their names, where batch norm is used for inference.
 
     Everything that can be folded is: batch normalisation over the channels, right after a convolution that has no
     activation and feeds nothing else.
@@ -66,7 +66,7 @@ def folded_layers(model: keras.Model) -> dict[str, layers.Layer]:
 
 
 def _foldable(layer: layers.Layer) -> layers.Layer | None:
-    """The convolution that `layer` can be folded into, if it is such a batch normalisation."""
+    """Returns the convolution that `layer` can be folded into, if it is such a batch normalisation."""
     if not isinstance(layer, layers.BatchNormalization) or layer.axis not in (-1, 3):
         return None
     before = producer(layer)

@@ -20,7 +20,7 @@ _DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
 
 
 def _torch_names(config: efficientnet.EfficientNetConfig) -> Iterator[tuple[str, str]]:
-    """(Keras layer, torch module) for each convolution and batch norm of EfficientNet-Lite."""
+    """Yields (Keras layer, torch module) for each convolution and batch norm of EfficientNet-Lite."""
     yield "stem_conv", "_conv_stem"
     yield "stem_bn", "_bn0"
     for index, block in enumerate(efficientnet.block_names(config)):
@@ -119,7 +119,7 @@ def _load_file(backbone: keras.Model, name: str, path: str) -> None:
 
 
 def load_weights(backbone: keras.Model, name: str, weights: str) -> None:
-    """Loads weights in place.
+    """Loads weights into `backbone`.
 
     Args:
       backbone: a model with the layers of `backbones.feature_map(name, …)`.

@@ -1,4 +1,4 @@
-"""Bilinear resizing inside the model as two matrix products."""
+"""Resizes bilinearly inside the model, by two matrix products."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from keras import layers
 
 
 def bilinear_weights(size: int, new_size: int) -> np.ndarray:
-    """float32 [new_size, size]: what each new pixel of a row takes of the old ones.
+    """Returns float32 [new_size, size]: what each new pixel of a row takes of the old ones.
 
     Pixel centres at halves, no antialiasing, the last pixel goes on beyond the border: as `tf.image.resize` has it.
     """
@@ -22,7 +22,7 @@ def bilinear_weights(size: int, new_size: int) -> np.ndarray:
 
 
 class BilinearResize(layers.Layer):
-    """[B, H, W, C] → float32 [B, *size, C].
+    """Resizes [B, H, W, C] to float32 [B, *size, C].
 
     XLA's own bilinear resizing gathers every pixel's neighbourhood into a tensor that is nearly all padding on a TPU.
     There, products of float32 are computed as all others: by default from bfloat16 factors.
@@ -33,13 +33,13 @@ class BilinearResize(layers.Layer):
         self._size = size
 
     def call(self, images: keras.KerasTensor) -> keras.KerasTensor:
-        """Rows first: fewer of them are there to be widened."""
+        """Lets `tf.einsum` choose whether rows or columns come first: whichever makes the smaller tensor."""
         down, across = (bilinear_weights(*sizes) for sizes in zip(images.shape[1:3], self._size, strict=True))
         return tf.einsum("bhwc,yh,xw->byxc", images, down, across)
 
 
 def products_for_resizing(model: keras.Model) -> dict[str, layers.Layer]:
-    """What takes the place of a functional model's bilinear `keras.ops.image.resize`, by the operations' names."""
+    """Returns what replaces a functional model's bilinear `keras.ops.image.resize`, by the operations' names."""
     return {
         operation.name: BilinearResize(operation.size)
         for operation in model.operations

@@ -36,7 +36,7 @@ class _StorageType:
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
-    """A view into a storage whose values come after the pickles."""
+    """Describes a view into a storage whose values come after the pickles."""
 
     key: str
     dtype: np.dtype
@@ -53,7 +53,7 @@ def _rebuild_tensor(
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the four kinds of name that a state dict needs and refuses all others, so a hostile file calls nothing."""
+    """Knows the three kinds of name that a state dict needs and refuses all others, so a hostile file calls nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -96,7 +96,7 @@ def _view(tensor: _Tensor, storage: np.ndarray) -> np.ndarray:
 
 
 def read_state_dict(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads parameter name → array (own memory, the file's dtype) from a legacy-layout `.pth` file.
+    """Reads arrays by parameter name (own memory, the file's dtype) from a legacy-layout `.pth` file.
 
     Raises:
       UsageError: the file is absent, not in the legacy layout, damaged, or asks for any callable beyond a state dict's.

@@ -1,4 +1,4 @@
-"""A model's twin to train, evaluate and serve with: the same function of the same variables, cheaper to compute."""
+"""Makes a model's twin to train, evaluate and serve with: the same function and variables, cheaper to compute."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainer.models.resizing import products_for_resizing
 
 
 def lean_twin(model: keras.Model) -> keras.Model:
-    """`model`, for `training=False`, without batch normalisations that can be folded and without XLA's resizing.
+    """Returns `model`, for `training=False`, with batch normalisations folded where possible, without XLA's resizing.
 
     A SavedModel may be traced from it; a `.keras` file must hold `model` itself, which has Keras' own layers only.
 
