@@ -41,7 +41,7 @@ flags.DEFINE_string("cache", str(caching.default_directory()), "Directory of kep
 
 
 def _key(compiler: Compiler, data: DatasetVersion | None) -> dict[str, object]:
-    """All that the report depends on. Computed without TensorFlow, so that a repeat is instant."""
+    """Returns all that the report depends on. Computed without TensorFlow, so that a repeat is instant."""
     recipe = FLAGS.recipe
     root = pathlib.Path(__file__).resolve().parents[2]
     packages = [root / "pipeline", root / "trainer"]

@@ -1,4 +1,4 @@
-"""The largest batch that fits, found with few compiles: memory is nearly affine in the batch."""
+"""Finds, with few compiles, the largest batch that fits: memory is nearly affine in the batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _GRANULE = 8  # rows of a tile: a batch between multiples of it takes the memory
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One compile.
+    """Records one compile.
 
     Attributes:
       batch: images a step.
@@ -28,7 +28,7 @@ class Attempt:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Search:
-    """What the search found.
+    """Holds what the search found.
 
     Attributes:
       largest: the largest batch seen to fit; 0 if none did.
@@ -92,7 +92,7 @@ def _bracket(attempts: list[Attempt]) -> tuple[int, int | None]:
 
 
 def _guess(attempts: list[Attempt], limit: float) -> int:
-    """Where memory meets the limit."""
+    """Guesses the batch at which memory meets the limit."""
     told = sorted((a for a in attempts if a.needed), key=lambda a: abs(a.needed - limit))
     if not told:  # nothing but failures without a figure
         return min(a.batch for a in attempts) // 2

@@ -1,4 +1,4 @@
-"""Results kept between runs, as JSON files named after a digest of all that they depend on. Free of TensorFlow."""
+"""Keeps results between runs, as JSON files named after a digest of all that they depend on. Free of TensorFlow."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _PACKAGES = ("tensorflow", "tensorflow-tpu", "keras")
 
 
 def default_directory() -> pathlib.Path:
-    """Under XDG_CACHE_HOME, or ~/.cache."""
+    """Names the folder for results, under XDG_CACHE_HOME or ~/.cache."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "tpu_retraining"
 
 
 def digest(key: Mapping[str, Any]) -> str:
-    """sha256 (hex) of plain JSON values."""
+    """Returns the sha256 (hex) of plain JSON values."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
 def code_digest(packages: Iterable[pathlib.Path]) -> str:
-    """sha256 (hex) over the Python files under `packages`: results must not outlive the code that they describe."""
+    """Returns the sha256 (hex) of the Python files under `packages`: no result may outlive the code it describes."""
     total = hashlib.sha256()
     for package in packages:
         for file in sorted(package.rglob("*.py")):
@@ -35,7 +35,7 @@ def code_digest(packages: Iterable[pathlib.Path]) -> str:
 
 
 def installed() -> dict[str, str]:
-    """Versions of what lowers our step."""
+    """Returns the versions of what lowers our step."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -46,13 +46,13 @@ def installed() -> dict[str, str]:
 
 
 class Cache:
-    """A directory of results; None as the directory keeps nothing."""
+    """Keeps results in a directory; None as the directory keeps nothing."""
 
     def __init__(self, directory: pathlib.Path | None) -> None:
         self._directory = directory
 
     def get(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What was stored for `key`; None where there is nothing, or something damaged."""
+        """Returns what was stored for `key`; None where there is nothing, or something damaged."""
         if self._directory is None:
             return None
         try:

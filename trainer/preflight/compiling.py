@@ -28,7 +28,7 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """What the compiler says about one program on one chip.
+    """Holds what the compiler says about one program on one chip.
 
     Attributes:
       batch: images a step.
@@ -72,25 +72,27 @@ class Compiled:
 
     @property
     def final(self) -> bool:
-        """Whether another try would end the same way; other failures may be this machine's."""
+        """Says whether another try would end the same way; other failures may be this machine's."""
         return self.fits or self.out_of_memory
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Compiled:
-        """The inverse of `dataclasses.asdict` after a passage through JSON."""
+        """Inverts `dataclasses.asdict` after a passage through JSON."""
         worst = tuple((int(waste), str(what), str(where)) for waste, what, where in value["worst_padding"])
         return cls(**{**value, "worst_padding": worst, "on_host": tuple(value["on_host"])})
 
 
 class Compiler:
-    """libtpu, reached through the jax of some Python interpreter.
+    """Reaches libtpu through the jax of some Python interpreter.
 
     Attributes:
       versions: of jax, jaxlib and libtpu.
     """
 
     def __init__(self, python: str, target: Slice, cache: Cache) -> None:
-        """Args:
+        """Asks the interpreter for its versions.
+
+        Args:
           python: an interpreter that has jax and libtpu.
           target: whose chips to compile for. Each of them runs the same program.
           cache: of results.
@@ -145,7 +147,7 @@ class Compiler:
 
 
 def find_versions(python: str) -> dict[str, str]:
-    """Versions of jax, jaxlib and libtpu of an interpreter; UsageError if one is missing."""
+    """Returns the versions of jax, jaxlib and libtpu of an interpreter; UsageError if one is missing."""
     try:
         done = subprocess.run([python, "-c", _VERSIONS], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -161,7 +163,7 @@ def find_versions(python: str) -> dict[str, str]:
 
 
 def summarize(result: Mapping[str, Any], directory: pathlib.Path, *, batch: int) -> Compiled:
-    """From what the worker wrote to what is reported."""
+    """Turns what the worker wrote into what is reported."""
     if error := result.get("error"):
         match = _OUT_OF_MEMORY.search(error)
         if not match:

@@ -1,4 +1,4 @@
-"""From a recipe to a `Report`: lowers its steps, has them compiled, looks for the largest batch, measures the input."""
+"""Makes a `Report` on a recipe: lowers its steps, has them compiled, finds the largest batch, measures the input."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _assumed(recipe_name: str, num_train: int | None, num_classes: int | None) -
 
 
 def split_batch(recipe: Recipe, chips: int) -> tuple[Recipe, tuple[str, ...]]:
-    """The recipe with a batch that the chips can share, and what to tell the user about it."""
+    """Returns the recipe with a batch that the chips can share, and what to tell the user about it."""
     pieces = chips * recipe.accumulate
     batch = math.ceil(recipe.batch_size / pieces) * pieces
     if batch == recipe.batch_size:
@@ -108,7 +108,7 @@ def split_batch(recipe: Recipe, chips: int) -> tuple[Recipe, tuple[str, ...]]:
 
 
 class _Study:
-    """One recipe on one slice."""
+    """Studies one recipe on one slice."""
 
     def __init__(self, recipe: Recipe, counts: Counts, target: Slice, compiler: Compiler) -> None:
         self._recipe, self._counts, self._target, self._compiler = recipe, counts, target, compiler
@@ -116,7 +116,7 @@ class _Study:
         self._lowering = Lowering(recipe, num_classes=counts.classes, chips_of_host=target.chips_of_host)
 
     def steps(self) -> tuple[list[Step], list[Work]]:
-        """What the recipe consists of: a training step for every phase, and evaluation."""
+        """Compiles what the recipe consists of: a training step for every phase, and evaluation."""
         recipe, per_epoch = self._recipe, self._per_epoch
         batch = recipe.batch_size // self._target.chips
         programs = [self._train(index, batch) for index in range(len(recipe.phases))]
@@ -148,7 +148,7 @@ class _Study:
         return self._lowering.channel_fill(self._target.generation.matrix_unit)
 
     def search(self, steps: Sequence[Step]) -> Searched | None:
-        """The largest batch a chip of the phase that takes the most memory."""
+        """Looks for the largest batch a chip of the phase that takes the most memory."""
         phases = [i for i, phase in enumerate(self._recipe.phases) if not phase.cached_features]
         phases = phases or list(range(len(self._recipe.phases)))
         index = max(phases, key=lambda i: steps[i].compiled.needed)

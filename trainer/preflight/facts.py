@@ -1,4 +1,4 @@
-"""What a recipe is to be trained on: a dataset's own counts, or those of the set that the recipe was published with."""
+"""Counts what a recipe is to be trained on: a dataset's own images, or those that the recipe was published with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainer.recipes.recipe import DataFacts
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Sizes of a dataset.
+    """Holds the sizes of a dataset.
 
     Attributes:
       train: images that are trained on.
@@ -51,12 +51,12 @@ _FLOWERS = Counts(train=2936, validation=367, classes=5, side=500, origin="the c
 
 
 def published_counts(recipe: str) -> Counts:
-    """Those of the recipe's own dataset; of a set of 3,670 flowers for recipes for one's own photos."""
+    """Returns the counts of the recipe's own dataset; of a set of 3,670 flowers for recipes for one's own photos."""
     return _PUBLISHED.get(recipe, _FLOWERS)
 
 
 def counts_of(data: DatasetVersion) -> Counts:
-    """DataError if there is nothing to train on."""
+    """Returns a dataset's own counts; DataError if there is nothing to train on."""
     manifest = data.manifest
     if "train" not in manifest.splits or not manifest.num_examples("train"):
         raise DataError(f"{data.path}: no examples in split train; it has {', '.join(manifest.splits)}")

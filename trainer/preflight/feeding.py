@@ -1,4 +1,4 @@
-"""How much processor time the input pipeline takes for an image on this machine."""
+"""Measures how much processor time the input pipeline takes for an image on this machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MAX_BATCH = 64
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Feed:
-    """What feeding costs here.
+    """Holds what feeding costs here.
 
     Attributes:
       core_seconds: processor time of one image.
@@ -102,7 +102,7 @@ def _run(recipe: Recipe, data: DatasetVersion, *, cache: str, seconds: float) ->
 def batch_spec(
     recipe: Recipe, phase: Phase, *, batch: int, classes: int, chips_of_host: int = 1
 ) -> dict[str, tf.TensorSpec]:
-    """What the input pipeline hands a training step of `phase`, for a chip's `batch`; not for cached features.
+    """Returns what the input pipeline hands a training step of `phase`, for a chip's `batch`; not for cached features.
 
     Raises:
       UsageError: what the input pipeline refuses, such as an odd number of images of a host to be mixed in pairs.
@@ -126,7 +126,7 @@ def batch_spec(
 
 
 def write_sample(directory: pathlib.Path, *, count: int, height: int, width: int, classes: int = 2) -> DatasetVersion:
-    """A dataset of smooth random JPEGs with a little noise (they decode about as slowly as photos do)."""
+    """Writes a dataset of smooth random JPEGs with a little noise (they decode about as slowly as photos do)."""
     rng = np.random.default_rng(0)
     framed, digests = [], []
     for index in range(count):

@@ -1,4 +1,4 @@
-"""What was found out about a recipe on a slice, as data that can be kept. Free of TensorFlow."""
+"""Holds what was found out about a recipe on a slice, as data that can be kept. Free of TensorFlow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.preflight.roofline import Bounds, Stretch, step_bounds
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
-    """One kind of step and what the compiler says about it.
+    """Describes one kind of step and what the compiler says about it.
 
     Attributes:
       name: e.g. `phase all`.
@@ -33,13 +33,13 @@ class Step:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Step:
-        """The inverse of `dataclasses.asdict` after a passage through JSON."""
+        """Inverts `dataclasses.asdict` after a passage through JSON."""
         return cls(**{**value, "compiled": Compiled.from_dict(value["compiled"])})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
-    """How often a step is done in a recipe.
+    """Says how often a step is done in a recipe.
 
     Attributes:
       name: shown.
@@ -56,7 +56,7 @@ class Work:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Searched:
-    """The largest batch that fits.
+    """Describes the largest batch that fits.
 
     Attributes:
       name: of the step that takes the most memory.
@@ -73,7 +73,7 @@ class Searched:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything that is printed.
+    """Holds everything that is printed.
 
     Attributes:
       title: recipe, backbone, precision and sizes.
@@ -102,7 +102,7 @@ class Report:
         return all(step.compiled.fits for step in self.steps)
 
     def stretches(self, target: Slice) -> list[Stretch]:
-        """The recipe as steps and their least seconds."""
+        """Returns the recipe as steps and their least seconds."""
         return [
             Stretch(
                 name=work.name,
@@ -116,7 +116,7 @@ class Report:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Report:
-        """The inverse of `dataclasses.asdict` after a passage through JSON."""
+        """Inverts `dataclasses.asdict` after a passage through JSON."""
         searched = value["searched"]
         if searched:
             largest = searched["largest"]

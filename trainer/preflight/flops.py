@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step from the model's layers alone: a check on what the compiler says.
+"""Counts a training step's floating-point operations from the layers alone: a check on what the compiler says.
 
 Convolutions and dense layers only, a multiplication and an addition being two. What trains costs its forward pass
 once more for the gradient of its kernel, and everything behind the first trained layer once more for the gradient of
@@ -18,7 +18,7 @@ from trainer.preflight.hlo import valid_positions
 
 
 def forward_flops(layer: keras.Layer) -> int:
-    """Of one image; 0 for layers without products. Taps on the padding are not counted, as XLA does not."""
+    """Counts one image's operations; 0 for layers without products. Taps on the padding do not count, as in XLA."""
     if isinstance(layer, keras.layers.Dense):
         return 2 * math.prod(layer.input.shape[1:]) * layer.units
     if not isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
@@ -30,7 +30,7 @@ def forward_flops(layer: keras.Layer) -> int:
 
 
 def channel_fill(models: Sequence[keras.Model], unit: int) -> float:
-    """How full channels that are filled up to multiples of `unit` are, 0 to 1, weighted by the work of their layers.
+    """Measures how full channels are once filled up to multiples of `unit`, 0 to 1, weighted by their layers' work.
 
     Of dense layers and convolutions; a depthwise one sums over no channels, so the matrix unit has no part in it.
     """
@@ -57,7 +57,7 @@ def _taps(layer: keras.Layer, axis: int) -> int:
 def training_flops(
     model: keras.Model, trained: Collection[str], *, input_trains: bool = False, passes: int = 1
 ) -> tuple[int, bool]:
-    """Of one image in one step.
+    """Counts the operations of one image in one step.
 
     Args:
       model: a functional model.

@@ -30,7 +30,7 @@ _ON_HOST = {"infeed", "outfeed", "send", "recv"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Buffer:
-    """A tensor as it lies in memory.
+    """Describes a tensor as it lies in memory.
 
     Attributes:
       kind: element type, e.g. bf16.
@@ -48,7 +48,7 @@ class Buffer:
 
     @property
     def bytes(self) -> int:
-        """Without padding."""
+        """Counts bytes without padding."""
         return math.prod(self.dims) * _BYTES[self.kind]
 
     @property
@@ -57,14 +57,14 @@ class Buffer:
 
     @property
     def padded_dimensions(self) -> list[tuple[int, int, int]]:
-        """(index, size, size with padding) of every dimension that is filled up."""
+        """Lists (index, size, size with padding) of every dimension that is filled up."""
         pairs = [(d, self.dims[d], size) for d, size in zip(self.order, self.physical, strict=True)]
         return [pair for pair in pairs if pair[1] != pair[2]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Instruction:
-    """One line of a program.
+    """Describes one instruction, a line of a program.
 
     Attributes:
       name: of the result.
@@ -82,7 +82,7 @@ class Instruction:
 
     @property
     def source(self) -> str:
-        """The TensorFlow operation it comes from, `argument`, or an empty string."""
+        """Names the TensorFlow operation it comes from, `argument`, or an empty string."""
         if self.opcode == "parameter":
             return "argument"
         match = re.search(r'op_name="([^"]*)"', self.rest)
@@ -90,7 +90,7 @@ class Instruction:
 
 
 def parse_shape(text: str) -> tuple[Buffer, ...]:
-    """The buffers of a shape, or of a tuple of shapes."""
+    """Reads the buffers of a shape, or of a tuple of shapes."""
     return tuple(_buffer(*match) for match in _SHAPE.findall(text) if match[0] in _BYTES)
 
 
@@ -108,7 +108,7 @@ def _buffer(kind: str, dims_text: str, layout: str) -> Buffer:
 
 
 def instructions(text: str) -> Iterator[Instruction]:
-    """All instructions of a program's text, those of fused computations included."""
+    """Yields all instructions of a program's text, those of fused computations included."""
     for line in text.splitlines():
         if match := _INSTRUCTION.match(line):
             name, shape, opcode, operands, rest = match.groups()
@@ -117,13 +117,13 @@ def instructions(text: str) -> Iterator[Instruction]:
 
 
 def entry(text: str) -> list[Instruction]:
-    """The instructions that run one after the other: those of the entry computation."""
+    """Returns the instructions that run one after the other: those of the entry computation."""
     start = text.rfind("\nENTRY ")
     return list(instructions(text[start:]))
 
 
 def memory_traffic(program: Sequence[Instruction]) -> int:
-    """Bytes between chip and HBM, padding included: what each instruction of `entry` reads there and writes there.
+    """Counts bytes between chip and HBM, with padding: what each instruction of `entry` reads and writes there.
 
     The compiler's own "bytes accessed" counts tensors that stay in the chip's vector memory, and no padding: a bound on
     speed made from it would be none.
@@ -147,7 +147,7 @@ def _traffic(instruction: Instruction, results: Mapping[str, Sequence[Buffer]]) 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Padding:
-    """How much of the memory that tensors take is filling.
+    """Says how much of the memory that tensors take is filling.
 
     Attributes:
       bytes: of all results in HBM, without filling.
@@ -161,12 +161,12 @@ class Padding:
 
     @property
     def share(self) -> float:
-        """Of the memory taken, 0 to 1."""
+        """Returns the share of filling in the memory taken, 0 to 1."""
         return 1 - self.bytes / self.padded_bytes if self.padded_bytes else 0.0
 
 
 def padding(program: Sequence[Instruction], *, batch: int, worst: int = 3) -> Padding:
-    """Filling in the results of `entry` that lie in HBM; `batch` tells the batch dimension from the others."""
+    """Measures filling in the results of `entry` that lie in HBM; `batch` tells the batch dimension from the others."""
     found: dict[tuple[str, str], int] = {}
     plain = filled = 0
     for instruction in program:
@@ -196,7 +196,7 @@ def _describe(buffer: Buffer, batch: int) -> str:
 
 
 def product_flops(text: str) -> int:
-    """Floating-point operations of all convolutions and matrix products, a multiplication and an addition being two.
+    """Counts floating-point operations of convolutions and matrix products, a multiplication and an addition as two.
 
     Counted as XLA's HloCostAnalysis does, without what falls on padding; elementwise operations are left out.
     """
@@ -213,7 +213,7 @@ def product_flops(text: str) -> int:
 
 
 def _dot(rest: str, left: tuple[int, ...], right: tuple[int, ...], output: tuple[int, ...]) -> int:
-    """Multiplications of a matrix product."""
+    """Counts the multiplications of a matrix product."""
     del right
     match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)
     contracted = math.prod(left[int(d)] for d in match[1].split(",") if d) if match else 1
@@ -221,7 +221,7 @@ def _dot(rest: str, left: tuple[int, ...], right: tuple[int, ...], output: tuple
 
 
 def _convolution(rest: str, left: tuple[int, ...], right: tuple[int, ...], output: tuple[int, ...]) -> int:
-    """Multiplications of a convolution."""
+    """Counts the multiplications of a convolution."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", rest)
     if labels is None:
         return 0
@@ -267,7 +267,7 @@ def valid_positions(
     input_dilation: int = 1,
     kernel_dilation: int = 1,
 ) -> int:
-    """Pairs of output and kernel positions, along one axis, that fall on an input value and not on padding or a gap."""
+    """Counts pairs of output and kernel positions, along one axis, that fall on an input value, no padding or gap."""
     extent = (input_size - 1) * input_dilation + 1
     return sum(
         0 <= (at := out * stride + tap * kernel_dilation - pad) < extent and at % input_dilation == 0
@@ -277,7 +277,7 @@ def valid_positions(
 
 
 def host_operations(text: str) -> list[str]:
-    """What the program has the host do: transfers to and from it, and tensors kept in its memory."""
+    """Lists what the program has the host do: transfers to and from it, and tensors kept in its memory."""
     found = set()
     for instruction in instructions(text):
         to_host = "is_host_transfer=true" in instruction.rest or instruction.opcode in ("infeed", "outfeed")

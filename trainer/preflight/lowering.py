@@ -1,4 +1,4 @@
-"""Our own training step as XLA's HLO, without running it: what `train.step` hands a TPU, for one chip."""
+"""Lowers our own training step to XLA's HLO, without running it: what `train.step` hands a TPU, for one chip."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DEVICE = "/device:CPU:0"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-    """A function, ready to be compiled for another machine.
+    """Holds a function, ready to be compiled for another machine.
 
     Attributes:
       hlo: a serialized HloModuleProto.
@@ -41,7 +41,7 @@ class Program:
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of the text. The bytes of `hlo` differ from run to run: protobuf's maps have no order."""
+        """Returns the sha256 (hex) of the text. `hlo` differs from run to run: protobuf's maps have no order."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
@@ -58,10 +58,11 @@ class Lowering:
             self._classifier = build_from_recipe(self._recipe, num_classes=num_classes, seed=0)
 
     def train_step(self, phase: Phase, *, batch: int, steps_per_epoch: int) -> Program:
-        """One step of `phase` on `batch` images: forward, backward, update.
+        """Lowers one step of `phase` on `batch` images: forward, backward, update.
 
         Raises:
           CommandError: an operation that XLA cannot compile; names it.
+          UsageError: this TensorFlow has no XLA for CPUs; or see `batch_spec`.
         """
         step = self._step(phase, steps_per_epoch)
         spec = self._batch_spec(phase, batch)
@@ -72,7 +73,7 @@ class Lowering:
         return self._program(run, [tf.TensorSpec([], tf.int32), *spec.values()], batch, self._flops(phase))
 
     def forward(self, *, batch: int) -> Program:
-        """Evaluation (and the computing of features to cache) on `batch` images: forward only."""
+        """Lowers evaluation (and the computing of features to cache) on `batch` images: forward only."""
         backbone, head = self._classifier.lean_backbone, self._classifier.head
 
         def run(image: tf.Tensor) -> tf.Tensor:
@@ -83,12 +84,12 @@ class Lowering:
         return self._program(run, [tf.TensorSpec([batch, *self._image])], batch, self._flops(None))
 
     def gradient_bytes(self, phase: Phase) -> int:
-        """What every chip sends and receives in a step, to sum the gradients: float32, of all that trains."""
+        """Counts the bytes of the gradients that the chips sum in a step: float32, of all that trains."""
         groups = trainable_groups(self._classifier, phase)
         return sum(4 * int(np.prod(variable.shape)) for group in groups.values() for variable in group)
 
     def channel_fill(self, unit: int) -> float:
-        """See `flops.channel_fill`."""
+        """Measures `flops.channel_fill` of backbone and head."""
         return channel_fill([self._classifier.backbone, self._classifier.head], unit)
 
     @property
@@ -121,7 +122,7 @@ class Lowering:
             )
 
     def _flops(self, phase: Phase | None) -> int:
-        """Of one image in a step of `phase`, or of the forward pass if None."""
+        """Counts the operations of one image in a step of `phase`, or in the forward pass if None."""
         groups = trainable_groups(self._classifier, phase) if phase else {}
         trained = {variable.path for group in groups.values() for variable in group}
         passes = 2 if phase and self._recipe.sam_rho else 1
@@ -150,6 +151,6 @@ class Lowering:
 
 
 def unsupported_operations(message: str) -> str:
-    """The operations that TensorFlow names in its refusal to compile, else the message's first line."""
+    """Lists the operations that TensorFlow names in its refusal to compile, else the message's first line."""
     names = sorted(set(re.findall(r"(\w+) \(No registered", message)))
     return ", ".join(names) if names else next(iter(message.strip().splitlines()), "no reason given")[:300]

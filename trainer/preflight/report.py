@@ -1,4 +1,4 @@
-"""The report that is printed. Free of TensorFlow."""
+"""Writes the report that is printed. Free of TensorFlow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BYTES_WORTH_A_LINE = 100_000  # of padding
 
 
 def lines(report: Report, target: Slice) -> Iterator[str]:
-    """The report as text."""
+    """Yields the report's lines."""
     generation = target.generation
     yield report.title
     yield f"data: {report.data}"
@@ -135,7 +135,7 @@ def _time_line(name: str, steps: int, seconds: float, target: Slice) -> str:
 
 
 def _size(count: float) -> str:
-    """Bytes."""
+    """Formats a number of bytes."""
     return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.3g} MiB"
 
 

@@ -1,4 +1,4 @@
-"""How fast a slice can be at best, and what a recipe then takes: pure arithmetic. Free of TensorFlow.
+"""Computes how fast a slice can be at best, and what a recipe then takes: pure arithmetic. Free of TensorFlow.
 
 Roofline (Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785): a step takes no less than its operations
 at peak rate, no less than its memory traffic at full bandwidth, and, in a slice, no less than the sum of the gradients
@@ -15,7 +15,7 @@ from trainer.devices.tpus import Slice
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """Least seconds of a step.
+    """Holds the least seconds of a step.
 
     Attributes:
       compute: operations at the chip's peak.
@@ -37,7 +37,7 @@ class Bounds:
 
 
 def step_bounds(*, flops: float, traffic: float, gradient_bytes: float, target: Slice) -> Bounds:
-    """Bounds of one step of every chip.
+    """Computes the bounds of one step of every chip.
 
     Args:
       flops: floating-point operations of one chip.
@@ -57,7 +57,7 @@ def step_bounds(*, flops: float, traffic: float, gradient_bytes: float, target: 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stretch:
-    """Part of a recipe: steps of one kind.
+    """Describes a part of a recipe: steps of one kind.
 
     Attributes:
       name: of the phase, and what is done.
@@ -75,21 +75,21 @@ class Stretch:
 
     @property
     def total(self) -> float:
-        """Seconds, at least."""
+        """Returns its seconds, at least."""
         return self.steps * self.seconds
 
     def total_fed(self, input_rate: float) -> float:
-        """Seconds, at least, with an input pipeline of `input_rate` images/s."""
+        """Returns its seconds, at least, with an input pipeline of `input_rate` images/s."""
         if not self.needs_input or not input_rate:
             return self.total
         return max(self.total, self.steps * self.images / input_rate)
 
 
 def total_seconds(stretches: Sequence[Stretch], *, input_rate: float = 0.0) -> float:
-    """Of a whole recipe, at least; `input_rate` in images/s, 0 for an input that never holds training up."""
+    """Adds up a recipe's seconds, at least; `input_rate` in images/s, 0 for an input that never holds training up."""
     return sum(stretch.total_fed(input_rate) for stretch in stretches)
 
 
 def cores_needed(images_per_second: float, seconds_per_image: float) -> float:
-    """Host cores that deliver a rate, at `seconds_per_image` of processor time."""
+    """Counts the host cores that deliver a rate, at `seconds_per_image` of processor time."""
     return images_per_second * seconds_per_image
