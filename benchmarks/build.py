@@ -1,4 +1,4 @@
-"""The builder beside its peers: images per second, and memory of the whole process tree.
+"""Measures the builder beside its peers: images per second, and memory of the whole process tree.
 
     python -m benchmarks.build --photos=DIR --images=100000 --peers=bare,tfds       # a folder
     python -m benchmarks.build --photos=DIR --images=20000 --peers=img2dataset      # URLs on loopback, same output size
@@ -107,7 +107,7 @@ def _crop(
 
 
 def _multiply(number: int, *, photos: Sequence[pathlib.Path], root: pathlib.Path, each: int, side: int) -> None:
-    """Writes so many images, all different, of one photo; `side` 0: of the photo's size."""
+    """Writes `each` images, all different, of one photo; `side` 0: of the photo's size."""
     rng = np.random.default_rng(number)
     photo = _opened(photos[number])
     size = (side, side) if side else photo.size
@@ -188,7 +188,7 @@ def _served(folder: pathlib.Path) -> Iterator[str]:
 
 
 def _img2dataset(scratch: pathlib.Path) -> str:
-    """The path of img2dataset in a new virtual environment."""
+    """Installs img2dataset in a new virtual environment and returns its path."""
     venv.create(scratch / "venv", with_pip=True)
     python = scratch / "venv/bin/python"
     _run([str(python), "-m", "pip", "install", "--quiet", _IMG2DATASET, "setuptools<81"])
@@ -196,7 +196,7 @@ def _img2dataset(scratch: pathlib.Path) -> str:
 
 
 class _Cost(NamedTuple):
-    """Seconds: wall-clock time, and processor time of a process with all its descendants."""
+    """Holds seconds: wall-clock time, and processor time of a process with all its descendants."""
 
     wall: float
     processor: float
@@ -248,7 +248,7 @@ def _measure(runs: dict[str, Callable[[pathlib.Path], None]], *, folder: pathlib
 
 
 def _some(folder: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
-    """A folder with 20 images of two classes."""
+    """Makes a folder with 20 images of two classes."""
     for label in sorted(path for path in folder.iterdir() if path.is_dir())[:2]:
         (target / label.name).mkdir(parents=True)
         images = sorted(label.iterdir())

@@ -1,4 +1,4 @@
-"""Is fine-tuning worth it? A recipe against a linear probe on the same splits of real images.
+"""Compares a fine-tuning recipe with a linear probe on the same splits of real images: is fine-tuning worth it?
 
     python -m benchmarks.finetune_vs_probe --photos=FLOWERS --output=flowers.json
     python -m benchmarks.finetune_vs_probe --data=CIFAR10 --recipe=cifar10_efficientnet --set=resize_to=64
@@ -52,7 +52,7 @@ SPLITS = "train:0.7,validation:0.1,test:0.2"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """One seed. Accuracies are on the test split; `minutes` is the trainer's wall time, from start-up to export."""
+    """Holds one seed's figures: accuracies on the test split; `minutes`: the trainer's wall time, start to export."""
 
     seed: int
     train: int
@@ -75,7 +75,7 @@ def run_module(module: str, *arguments: str) -> float:
 
 
 def features(data: DatasetVersion, split: str, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
-    """Pooled features (float32 [N, 1280]) of the frozen backbone and labels (int [N])."""
+    """Computes the frozen backbone's pooled features (float32 [N, 1280]); returns them and labels (int [N])."""
     import tensorflow as tf
 
     from pipeline.dataset import eval_dataset
@@ -95,7 +95,7 @@ def features(data: DatasetVersion, split: str, recipe: Recipe) -> tuple[np.ndarr
 
 
 def probes(data: DatasetVersion, recipe: Recipe) -> tuple[float, float]:
-    """Test accuracy of the linear probe on train, and on train + validation."""
+    """Measures the test accuracy of the linear probe fitted on train, and on train + validation."""
     from sklearn.linear_model import LogisticRegression
 
     splits = (features(data, split, recipe) for split in ("train", "validation", "test"))
@@ -153,7 +153,7 @@ def measure(seed: int, work: pathlib.Path) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    """The figures as text, with mean and standard deviation over the seeds."""
+    """Lays out the figures as text, with mean and standard deviation over the seeds."""
     head = (
         f"{'seed':>6}{'train':>8}{'valid.':>8}{'test':>7}{'probe':>10}{'probe t+v':>12}{'fine-tuned':>12}{'minutes':>9}"
     )

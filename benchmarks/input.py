@@ -1,4 +1,4 @@
-"""How fast is the input pipeline? Images/s at 224×224 with five operations, against its peers on the same photos.
+"""Measures the input pipeline, images/s at 224×224 with five operations, against its peers on the same photos.
 
     python -m benchmarks.input --data=DATA [--peer_python=VENV/bin/python] --output=input.json
 
@@ -61,7 +61,7 @@ TARGETS = (
 
 
 def measure(batches: Iterator[Any], seconds: float) -> dict[str, float]:
-    """Counts what comes out of an endless iterator of batches: images/s, and processor-milliseconds an image."""
+    """Measures an endless iterator of batches: images/s, and processor-milliseconds an image."""
     for _ in range(WARM_UP_BATCHES):
         next(batches)
     count, started, worked = 0, time.perf_counter(), time.process_time()
@@ -73,7 +73,7 @@ def measure(batches: Iterator[Any], seconds: float) -> dict[str, float]:
 
 
 def several_times(data: DatasetVersion, least: int = 8_000) -> DatasetVersion:
-    """The same shards listed as often as it takes for an epoch of `least` examples: contestants stream, not restart."""
+    """Lists the same shards as often as an epoch of `least` examples takes: contestants stream on, without restarts."""
     shards = data.manifest.shards("train")
     times = -(-least // data.manifest.num_examples("train"))
     manifest = dataclasses.replace(data.manifest, splits={"train": shards * times})
@@ -81,7 +81,7 @@ def several_times(data: DatasetVersion, least: int = 8_000) -> DatasetVersion:
 
 
 def _parsed(data: DatasetVersion) -> Any:
-    """Encoded images, read as everyone reads them."""
+    """Reads encoded images, endlessly, as everyone reads them."""
     import tensorflow as tf
 
     features = {records.IMAGE: tf.io.FixedLenFeature([], tf.string)}
@@ -216,7 +216,7 @@ CONTESTANTS: dict[str, Callable[[DatasetVersion], Iterator[Any]]] = {
 
 
 def _child(command: list[str]) -> dict[str, float]:
-    """Runs one contestant; its last line is JSON."""
+    """Runs one contestant and returns its figures, which it prints as JSON in its last line."""
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise CommandError(f"{' '.join(command)} failed:\n{result.stderr[-2000:]}")
@@ -232,7 +232,7 @@ def _command(name: str, data: str, files: pathlib.Path) -> list[str]:
 
 
 def compare(data: DatasetVersion) -> dict[str, Any]:
-    """Runs all contestants in turn; returns their best rates and how the targets were met."""
+    """Runs all contestants in turn; prints how the targets were met, and returns the best figures and all runs."""
     names = _PEERS.value or [*CONTESTANTS, *(["grain"] if _PEER_PYTHON.value else [])]
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
@@ -317,7 +317,7 @@ def write_small(directory: pathlib.Path, count: int, shards: int = 64) -> Datase
 
 
 def compare_scales() -> dict[str, Any]:
-    """Rate and time to the first batch for 1,000 and 100,000 records, streamed and cached."""
+    """Measures rate and time to the first batch for 1,000 and 100,000 records, streamed and cached."""
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for count in (1_000, 100_000):

@@ -1,6 +1,6 @@
-"""The peer `grain` of benchmarks/input.py: grain with albumentations and OpenCV, in an environment of its own.
+"""Measures the peer `grain` of benchmarks/input.py: grain with albumentations and OpenCV, in its own environment.
 
-python input_grain.py FOLDER CORES SECONDS → one line of JSON
+python input_grain.py FOLDER CORES SECONDS prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIDE, BATCH, WARM_UP_BATCHES = 224, 128, 6
 
 
 class Augment(grain.MapTransform):
-    """Encoded JPEG → float32 `[SIDE, SIDE, 3]`, with the five operations of benchmarks/input.py."""
+    """Decodes a JPEG to float32 `[SIDE, SIDE, 3]`, with the five operations of benchmarks/input.py."""
 
     def __init__(self) -> None:
         side = 0.4

@@ -1,4 +1,4 @@
-"""Recall and precision of the near-duplicate finder on real photos, by kind of copy; and its time and memory by number.
+"""Measures the near-duplicate finder on real photos: recall and precision by kind of copy, time and memory by number.
 
     OPENBLAS_NUM_THREADS=1 python -m benchmarks.near_duplicates --photos=DIR [--photos=DIR2 ...] [--scale=100000]
 
@@ -117,7 +117,7 @@ def _measure(paths: Sequence[pathlib.Path]) -> None:
 
 
 def _time(paths: Sequence[pathlib.Path], count: int) -> None:
-    """Hashes with real photos' spectra but random signs and small changes of level: as many different pictures."""
+    """Times the finder on `count` hashes with real photos' spectra but random signs: as many different pictures."""
     real = _sketches([path.read_bytes() for path in paths[:200]], first_id=0)["hash"]
     generator = np.random.default_rng(0)
     levels = hashing.levels(real)[generator.integers(len(real), size=count)]

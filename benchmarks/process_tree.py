@@ -1,4 +1,4 @@
-"""A process with all its descendants, as Linux's /proc shows them."""
+"""Follows a process with all its descendants, as Linux's /proc shows them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECONDS_BETWEEN_LOOKS = 0.05
 
 
 def process_tree(root: int) -> list[int]:
-    """Process ids of `root` and its descendants."""
+    """Lists the process ids of `root` and its descendants."""
     children: dict[int, list[int]] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -28,7 +28,7 @@ def process_tree(root: int) -> list[int]:
 
 
 def peak_bytes(command: Sequence[str]) -> int:
-    """Largest sum of resident memory over the command's processes, looked at 20 times a second.
+    """Runs a command; returns the largest sum of its processes' resident memory, looked at 20 times a second.
 
     Counts shared pages once a process.
 

@@ -1,4 +1,4 @@
-"""Which is slower for a recipe on this machine, the input or the training step?
+"""Measures which is slower for a recipe on this machine, the input or the training step.
 
     python -m benchmarks.starvation --data=DATA --recipe=photos [--set=…]
 
@@ -38,7 +38,7 @@ STEPS = 4  # a host call
 
 
 def rates() -> dict[str, list[float]]:
-    """Images/s of every round."""
+    """Measures the images/s of every round, for each of the three ways."""
     import numpy as np
     import tensorflow as tf
     from etils import epath

@@ -1,4 +1,4 @@
-"""How fast the training loop is, against `fit` of Keras 3 and of tf_keras; what caching features and logging cost.
+"""Measures the training loop against `fit` of Keras 3 and of tf_keras, and what caching features and logging cost.
 
     python -m benchmarks.train --data=DATA --output=train.json
 
@@ -7,8 +7,8 @@ DATA is any built dataset, e.g. CIFAR-10 from beam_jobs.build_tfrecords. Three c
    All contestants are processes of one run that take turns, round by round; a ratio is of two times of one round.
    Ours is the whole Trainer with its progress line, metrics files and checkpoints (one falls due at the start of almost
    every round, because the others' rounds pass meanwhile: more than in a run of its own). Keras' `fit` is taken as it
-   comes and tuned (20 steps a call as ours, no XLA); so is tf_keras'. Part of ours: devices.memory, which spares page
-   faults on a CPU, and the model's lean twin (trainer.models.twin); theirs run without them.
+   comes and tuned (20 steps a call as ours, no XLA); so is tf_keras'. Part of ours: trainer.devices.memory, which
+   spares page faults on a CPU, and the model's lean twin (trainer.models.twin); theirs run without them.
  * cached features: epochs of a phase that trains the head alone, with and without `cached_features`.
  * the share of an uninterrupted run's time, validation included and compilation excluded, that goes into the progress
    line, metrics files, events and checkpoints.
@@ -50,7 +50,7 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 class Worker:
-    """A contestant's process."""
+    """Runs a contestant in a process of its own."""
 
     def __init__(self, contestant: str, model: str, folder: pathlib.Path, python: str) -> None:
         self.contestant = contestant
@@ -78,7 +78,7 @@ class Worker:
         )
 
     def result(self) -> Any:
-        """What the worker says next; CommandError with the end of its log if it ended instead."""
+        """Waits for what the worker says next; CommandError with the end of its log if it ended instead."""
         assert self._process.stdout
         for line in self._process.stdout:
             if line.startswith(MARK):
@@ -87,7 +87,7 @@ class Worker:
         raise CommandError(f"{self.contestant} ended early:\n{self._log.read_text()[-2000:]}")
 
     def go(self) -> dict[str, float]:
-        """Seconds of one more round, "wall" and "processor"."""
+        """Has the worker do one more round; returns its seconds, "wall" and "processor"."""
         self._tell("go")
         return self.result()
 
@@ -111,7 +111,7 @@ class Worker:
 
 
 def make_tf_keras_environment(folder: pathlib.Path) -> str:
-    """A virtual environment with tf_keras that sees this one's packages; returns its python."""
+    """Makes a virtual environment with tf_keras that sees this one's packages; returns its python."""
     environment = folder / "tf_keras"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     python = str(environment / "bin" / "python")
@@ -137,7 +137,7 @@ def _ratio(ours: Rounds, theirs: Rounds) -> dict[str, float]:
 
 
 def _take_turns(workers: list[Worker]) -> dict[str, Rounds]:
-    """The rounds of every contestant, in alternating order."""
+    """Runs the rounds of every contestant, in alternating order."""
     rounds: dict[str, Rounds] = {worker.contestant: [] for worker in workers}
     for number in range(_ROUNDS.value):
         for worker in workers if number % 2 == 0 else reversed(workers):

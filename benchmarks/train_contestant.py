@@ -1,4 +1,4 @@
-"""One contestant of benchmarks.train, a process of its own: trains, prints a line a round, waits for its next turn."""
+"""Runs one contestant of benchmarks.train: trains, prints a line a round, and waits for its next turn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OURS, CACHED, FROZEN, SHARE = "ours", "cached features", "frozen backbone", "sha
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contest:
-    """What a contestant trains; plain values, to be handed on as JSON.
+    """Says what a contestant trains, in plain values, to be handed on as JSON.
 
     Attributes:
       contestant: OURS, CACHED, FROZEN, SHARE or a key of FIT.
@@ -51,7 +51,7 @@ class Contest:
     share_seconds: int
 
     def open(self) -> DatasetVersion:
-        """The dataset with its first training images only."""
+        """Opens the dataset with its first training images only."""
         return first_images(self.data, self.images)
 
 
@@ -62,7 +62,7 @@ class Laps:
         self._start = time.monotonic(), time.process_time()
 
     def lap(self) -> bool:
-        """Returns whether there is another round."""
+        """Ends a round, prints its seconds, and says whether there is another."""
         wall, processor = time.monotonic() - self._start[0], time.process_time() - self._start[1]
         print(MARK + json.dumps({"wall": wall, "processor": processor}), flush=True)
         more = sys.stdin.readline().strip() == "go"
@@ -71,7 +71,7 @@ class Laps:
 
 
 def first_images(root: str, images: int) -> DatasetVersion:
-    """The dataset with as many shards only of its training split as hold about `images`; 0: all."""
+    """Opens the dataset with as many shards only of its training split as hold about `images`; 0: all."""
     data = open_dataset(root)
     if not images:
         return data
@@ -146,12 +146,12 @@ def _train(recipe: Any, data: DatasetVersion, run: pathlib.Path, stop_requested:
 
 
 def _calls_per_epoch(recipe: Any, data: DatasetVersion) -> int:
-    """How often the loop asks `stop_requested` in an epoch: after every host call."""
+    """Counts how often the loop asks `stop_requested` in an epoch: after every host call."""
     return -(-data.manifest.num_examples("train") // (recipe.batch_size * STEPS_PER_CALL))
 
 
 def _ours(contest: Contest, recipe: Any) -> None:
-    """The real Trainer; a round is an epoch."""
+    """Runs the real Trainer; a round is an epoch."""
     data = _without_validation(contest.open())
     calls_per_epoch = _calls_per_epoch(recipe, data)
     laps, calls = Laps(), 0
@@ -165,7 +165,7 @@ def _ours(contest: Contest, recipe: Any) -> None:
 
 
 def _fit(contest: Contest, framework: str, options: dict[str, Any]) -> None:
-    """`compile` and `fit`, one epoch a round."""
+    """Runs `compile` and `fit`, one epoch a round."""
     import tensorflow as tf
 
     from pipeline.batching import HostSlice
@@ -206,7 +206,7 @@ _KEPT_BY_BATCH_NORM = ("name", "momentum", "epsilon")
 
 
 def in_tf_keras(model: Any) -> Any:
-    """The same functional model, weights included, as a tf_keras one; checks that it gives the same outputs."""
+    """Rebuilds a functional model, weights included, in tf_keras; checks that it gives the same outputs."""
     import numpy as np
     import tensorflow as tf
     import tf_keras
@@ -232,7 +232,7 @@ def in_tf_keras(model: Any) -> Any:
 
 
 def _share(contest: Contest) -> None:
-    """Runs undisturbed, timing every call that logs or saves; ends with one line."""
+    """Trains undisturbed, and times every call that logs or saves; prints one line at the end."""
     from trainer.train import loop
     from trainer.train.checkpoint import StateCheckpoint
     from trainer.train.metrics import MetricsLog, Progress
@@ -278,7 +278,7 @@ def _share(contest: Contest) -> None:
 
 
 def main(argument: str) -> None:
-    """What the process does; `argument`: a Contest as JSON."""
+    """Runs the contestant that `argument`, a Contest as JSON, describes."""
     contest = Contest(**json.loads(argument))
     if contest.contestant in FIT:
         _fit(contest, *FIT[contest.contestant])

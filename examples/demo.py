@@ -1,4 +1,4 @@
-"""The main job on an embedded default, offline, in minutes on two CPU cores: `make demo`.
+"""Runs the main job on an embedded default, offline, in minutes on two CPU cores: `make demo`.
 
     python -m examples.demo --output=demo-output
 
@@ -35,7 +35,7 @@ PEAK = 16  # the digits' largest grey value
 
 
 class DemoError(CommandError):
-    """The demo did not do what it promises."""
+    """Reports that the demo did not do what it promises."""
 
 
 def write_digits(folder: pathlib.Path) -> None:
@@ -62,7 +62,7 @@ def write_digits(folder: pathlib.Path) -> None:
 
 
 def _plant_faults(folder: pathlib.Path) -> None:
-    """What is found in every folder of scraped images."""
+    """Plants the faults that are found in every folder of scraped images."""
     photo = min((folder / "3").glob("*.jpg")).read_bytes()
     (folder / "3" / "half_downloaded.jpg").write_bytes(photo[: len(photo) // 2])
     (folder / "5" / "error_page.jpg").write_text("<html><body>404 Not Found</body></html>\n")
@@ -79,7 +79,7 @@ def run_module(module: str, *arguments: str) -> None:
 
 
 def _rejects(directory: pathlib.Path) -> list[str]:
-    """Lines about what was left out: count and reason, then the files."""
+    """Lists what was left out, in lines: count and reason, then the files."""
     rows = [json.loads(line) for line in (directory / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
     by_code: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
     for row in rows:
@@ -92,7 +92,7 @@ def _rejects(directory: pathlib.Path) -> list[str]:
 
 
 def summary(output: pathlib.Path) -> tuple[str, float]:
-    """What came out, for people; and the test accuracy."""
+    """Sums up what came out, for people; returns the text and the test accuracy."""
     dataset = open_dataset(output / "data")
     run = output / "run"
     test = json.loads((run / "result.json").read_text(encoding="utf-8"))["splits"]["test"]
@@ -120,7 +120,7 @@ def summary(output: pathlib.Path) -> tuple[str, float]:
 
 
 def main(arguments: list[str]) -> ExitCode:
-    """Digits → dataset → model → summary."""
+    """Makes a dataset and a model of the digits and sums up; DemoError below `REQUIRED_ACCURACY`."""
     started = time.monotonic()
     output = pathlib.Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Records in order → each host's part of every global batch, the last one padded. Nothing is decoded here."""
+"""Cuts records in order into each host's part of every global batch, the last one padded. Nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.command import UsageError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HostSlice:
-    """Which part of every global batch this host feeds: the `index`-th of `count` equal parts."""
+    """Says which part of every global batch this host feeds: the `index`-th of `count` equal parts."""
 
     index: int = 0
     count: int = 1
@@ -23,7 +23,7 @@ class HostSlice:
             raise ValueError(f"host index must be in 0..{self.count - 1}, got {self.index}")
 
     def size(self, global_batch_size: int) -> int:
-        """Examples of a global batch that this host feeds; UsageError if the hosts cannot share it equally."""
+        """Counts this host's examples of a global batch; UsageError if the hosts cannot share it equally."""
         if global_batch_size < 1 or global_batch_size % self.count:
             raise UsageError(f"batch size {global_batch_size} must be a positive multiple of the {self.count} hosts")
         return global_batch_size // self.count
@@ -34,7 +34,7 @@ ONE_HOST = HostSlice()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batching:
-    """How an epoch is cut into batches.
+    """Cuts an epoch into batches.
 
     The batches that come out have columns `[b]` and "weight" float32 `[b]`: 1, or 0 for an example that pads the last
     batch. Their size b is unknown to the graph on purpose: from a static size Grappler would rewrite the arithmetic
@@ -54,16 +54,16 @@ class Batching:
 
     @property
     def size(self) -> int:
-        """Examples of a batch on this host."""
+        """Counts the examples of a batch on this host."""
         return self.host.size(self.global_batch_size)
 
     @property
     def batches(self) -> int:
-        """Batches of the epoch, skipped ones included."""
+        """Counts the batches of the epoch, skipped ones included."""
         return -(-self.examples // self.global_batch_size)
 
     def from_memory(self, rows: dict[str, tf.Tensor], positions: np.ndarray) -> tf.data.Dataset:
-        """Gathers the rows at `positions`, int64 `[examples]`, in that order."""
+        """Gathers this host's part of the rows at `positions`, int64 `[examples]`, in that order."""
         places = np.arange(self.batches * self.global_batch_size)
         places = places.reshape(self.batches, self.host.count, self.size)[self.skip :, self.host.index].reshape(-1)
         weights = (places < self.examples).astype(np.float32)
@@ -76,7 +76,7 @@ class Batching:
         return chosen.map(gather)
 
     def from_stream(self, stream: tf.data.Dataset, *, num_classes: int) -> tf.data.Dataset:
-        """Cuts a dataset of serialized records in order, and parses this host's part."""
+        """Cuts a dataset of serialized records into batches, in order, and parses this host's part of each."""
         first = self.host.index * self.size
         padded = stream.repeat().take(self.batches * self.global_batch_size).skip(self.skip * self.global_batch_size)
 

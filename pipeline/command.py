@@ -35,7 +35,7 @@ _PACKAGE = "tpu-retraining"  # as in setup.py
 
 
 class ExitCode(enum.IntEnum):
-    """Exit codes of every command (sysexits.h where it has a fitting one)."""
+    """Lists the exit codes of every command (sysexits.h where it has a fitting one)."""
 
     DONE = 0
     USAGE = 64
@@ -46,33 +46,33 @@ class ExitCode(enum.IntEnum):
 
 
 class ExpectedError(Exception):
-    """An error that was foreseen: its text tells a person what is wrong."""
+    """Reports an error that was foreseen: its text tells a person what is wrong."""
 
 
 class FormatError(ExpectedError, ValueError):
-    """Bytes are not what they should be."""
+    """Reports bytes that are not what they should be."""
 
 
 class CommandError(ExpectedError):
-    """A failure with a one-line explanation for the user: names the bad value and the fix, shows no traceback."""
+    """Explains a failure to the user in one line, which names the bad value and the fix, without a traceback."""
 
     exit_code = ExitCode.INTERNAL
 
 
 class UsageError(CommandError):
-    """A flag, path or configuration value is wrong."""
+    """Reports a wrong flag, path or configuration value."""
 
     exit_code = ExitCode.USAGE
 
 
 class DataError(CommandError):
-    """The data failed its checks; nothing was published."""
+    """Reports that the data failed its checks; nothing was published."""
 
     exit_code = ExitCode.DATA
 
 
 class TryAgainError(CommandError):
-    """Pre-empted, or another process holds the lock; the same command will work later."""
+    """Reports a pre-emption, or a lock that another process holds; the same command will work later."""
 
     exit_code = ExitCode.AGAIN
 
@@ -83,7 +83,7 @@ _OUT_OF_REACH = ("AbortedError", "DeadlineExceededError", "FailedPreconditionErr
 
 
 def _bucket_error(error: Exception) -> CommandError | None:
-    """The user's side of an error that a bucket answered with; None for other errors."""
+    """Translates an error that a bucket answered with into the user's terms; None for other errors."""
     kind, text = type(error), " ".join(str(error).split())
     if not kind.__module__.startswith("tensorflow.") or "gs://" not in text:
         return None

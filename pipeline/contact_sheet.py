@@ -25,7 +25,7 @@ _TEXT_HEIGHT, _LINE_HEIGHT, _LEAST_CELL = 52, 11, 128
 
 
 def first_records(data: DatasetVersion, split: str, count: int) -> list[bytes]:
-    """The first serialized records of a split."""
+    """Reads the first serialized records of a split."""
 
     def everything() -> itertools.chain[bytes]:
         return itertools.chain.from_iterable(

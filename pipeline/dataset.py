@@ -1,4 +1,7 @@
-"""Datasets for training and evaluation: pure functions of (data, seed, epoch, record), exact on any number of hosts."""
+"""Makes the datasets of training and evaluation.
+
+They are pure functions of (data, seed, epoch, record), and exact on any number of hosts.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from pipeline.preprocess import preprocess as preprocess_images
 
 
 def example_ids(data: DatasetVersion, split: str) -> list[str]:
-    """Ids of a split's records in the order of `eval_dataset`. Reads every shard."""
+    """Lists the ids of a split's records in the order of `eval_dataset`. Reads every shard."""
     ids = []
     for shard in data.manifest.shards(split):
         with (data.path / shard.name).open("rb") as file:
@@ -49,7 +52,10 @@ def _batch_images(
     mode: str,
     mix: Mix | None = None,
 ) -> tf.data.Dataset:
-    """Batches of columns → batches of preprocessed images; the first batch's range is asserted."""
+    """Renders batches of columns as batches of preprocessed images, and asserts the range of the first one.
+
+    With `on_accelerator` neither happens here: the images leave as uint8, to be preprocessed in the training step.
+    """
     pixels = columns.pixels if columns else None
     whole_batch = mix is not None or renderer.augment.policy != ""
     unfinished = finish_columns(renderer.augment)
@@ -102,7 +108,7 @@ def train_dataset(
     host: HostSlice = ONE_HOST,
     cache: str = "auto",
 ) -> tf.data.Dataset:
-    """One epoch of training batches.
+    """Makes one epoch of training batches.
 
     The order depends on (seed, epoch) alone, an example's pixels on (seed, epoch, its id) alone (with `mixup` or
     `cutmix` also on its partner, which follows from the order; a `policy` of keras-cv is not reproducible). Over all
@@ -165,7 +171,7 @@ def eval_dataset(
     host: HostSlice = ONE_HOST,
     cache: str = "auto",
 ) -> tf.data.Dataset:
-    """All examples of a split in file order, without augmentation; elements as in `train_dataset`."""
+    """Makes batches of all examples of a split in file order, without augmentation; elements as in `train_dataset`."""
     check_mode(preprocess)
     manifest = data.manifest
     batching = Batching(examples=manifest.num_examples(split), global_batch_size=global_batch_size, host=host)

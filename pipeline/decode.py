@@ -1,4 +1,4 @@
-"""Encoded bytes → pixels, at no more than the resolution that is needed.
+"""Decodes images to pixels, at no more than the resolution that is needed.
 
 `decode_and_resize` is the evaluation path: of the trainer and inside the export alike. Large photos are first reduced
 by 2, 4 or 8 (JPEG: while decoding, in the DCT, where it saves most of the work; else by averaging squares), then
@@ -16,19 +16,19 @@ RATIOS = (1, 2, 4, 8)  # what libjpeg scales by while it decodes
 
 
 def usable_ratios(*, source_height: int, source_width: int, height: int, width: int) -> int:
-    """How many of `RATIOS` a source of at most this size can need: 1 where it is less than twice the target."""
+    """Counts how many of `RATIOS` a source of at most this size can need: 1 where it is less than twice the target."""
     factor = min(source_height / height, source_width / width)
     return max(1, sum(factor >= ratio for ratio in RATIOS))
 
 
 def ratio_index(factor: tf.Tensor, count: int = len(RATIOS)) -> tf.Tensor:
-    """The index of the largest of the first `count` ratios that leaves at least one source pixel per output pixel.
+    """Picks the largest of the first `count` ratios that leaves at least one source pixel per output pixel.
 
     Args:
       factor: float32, any shape: source pixels per output pixel, of the axis that has fewer.
 
     Returns:
-      int32, same shape.
+      int32, same shape: indices into `RATIOS`; 0 where no ratio does.
     """
     steps = [tf.cast(factor >= ratio, tf.int32) for ratio in RATIOS[1:count]]
     return tf.add_n(steps) if steps else tf.zeros_like(factor, tf.int32)
@@ -109,12 +109,12 @@ def _decode_any(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _average(image: tf.Tensor, ratio: int) -> tf.Tensor:
-    """Averages squares of `ratio` pixels; incomplete ones at the border over what they hold."""
+    """Averages squares of `ratio` pixels a side; incomplete ones at the border over what they hold."""
     pixels = tf.cast(image, tf.float32)[tf.newaxis]
     return tf.nn.avg_pool2d(pixels, ratio, ratio, "SAME")[0] if ratio > 1 else pixels[0]
 
 
 def resize(image: tf.Tensor, *, height: int, width: int) -> tf.Tensor:
-    """float32 `[height, width, 3]`, bilinear with half-pixel centres, of a uint8 or float32 image."""
+    """Resizes a uint8 or float32 image to float32 `[height, width, 3]`, bilinearly with half-pixel centres."""
     resized = tf.raw_ops.ResizeBilinear(images=image[tf.newaxis], size=[height, width], half_pixel_centers=True)
     return tf.ensure_shape(resized[0], [height, width, 3])

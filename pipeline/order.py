@@ -1,4 +1,4 @@
-"""The order of an epoch: a pure function of (seed, epoch) and of the shard sizes.
+"""Defines the order of an epoch: a pure function of (seed, epoch) and of the shard sizes.
 
 Shards are read from start to end, because object stores make random reads slow. So an epoch is: shards in random
 order, `INTERLEAVE` of them read side by side, and the resulting stream permuted inside windows as large as memory
@@ -23,12 +23,12 @@ def _keys(count: int, *, seed: int, epoch: int, purpose: str) -> np.ndarray:
 
 
 def shard_order(num_shards: int, *, seed: int, epoch: int) -> np.ndarray:
-    """int64 `[num_shards]`: the shards in the order in which an epoch reads them."""
+    """Lists the shards in the order in which an epoch reads them, int64 `[num_shards]`."""
     return np.argsort(_keys(num_shards, seed=seed, epoch=epoch, purpose="shards"), kind="stable")
 
 
 def stream_order(counts: Sequence[int], *, seed: int, epoch: int) -> np.ndarray:
-    """The records as they come from the reader, before the windows are permuted.
+    """Lists the records as they come from the reader, before the windows are permuted.
 
     Args:
       counts: records in each shard.
@@ -49,12 +49,12 @@ def stream_order(counts: Sequence[int], *, seed: int, epoch: int) -> np.ndarray:
 
 
 def window_permutation(count: int, *, window: int, seed: int, epoch: int) -> np.ndarray:
-    """int64 `[count]`: which stream position comes at each place; places and positions share the same window."""
+    """Permutes stream positions inside their windows: int64 `[count]`, which position comes at each place."""
     keys = _keys(count, seed=seed, epoch=epoch, purpose="windows")
     return np.lexsort((keys, np.arange(count) // window))
 
 
 def epoch_order(counts: Sequence[int], *, window: int, seed: int, epoch: int) -> np.ndarray:
-    """int64 `[sum(counts)]`: every record's position in file order, once, in the order of training."""
+    """Lists every record's position in file order, once, in the order of training: int64 `[sum(counts)]`."""
     stream = stream_order(counts, seed=seed, epoch=epoch)
     return stream[window_permutation(len(stream), window=window, seed=seed, epoch=epoch)]

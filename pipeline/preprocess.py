@@ -1,4 +1,4 @@
-"""The input range that each backbone was trained on. Applied last, so that all that comes before works in 0..255."""
+"""Maps pixels to the range that each backbone was trained on: last, so that all that comes before works in 0..255."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_mode(mode: str) -> None:
 
 
 def value_range(mode: str) -> tuple[float, float]:
-    """The lowest and highest value that `preprocess` can return for pixels 0..255."""
+    """Returns the lowest and highest value that `preprocess` can return for pixels 0..255."""
     check_mode(mode)
     return {
         "identity": (0.0, 255.0),
@@ -63,7 +63,7 @@ def preprocess(images: tf.Tensor, mode: str) -> tf.Tensor:
 
 
 def assert_range(images: tf.Tensor, mode: str) -> tf.Operation:
-    """An op that fails unless all values are finite and within `value_range(mode)`, within rounding."""
+    """Makes an op that fails unless all values are finite and within `value_range(mode)`, within rounding."""
     low, high = value_range(mode)
     slack = (high - low) * 1e-3
     # NaN fails every comparison.

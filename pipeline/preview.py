@@ -1,4 +1,4 @@
-"""Starts `trainer.preview`, whose name for users this is: only the trainer's room knows recipes."""
+"""Starts `trainer.preview` under its name for users: only the trainer knows recipes."""
 
 import runpy
 

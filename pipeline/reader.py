@@ -1,6 +1,7 @@
-"""Where an epoch's records come from: streamed from the shards, or held in memory, encoded or decoded.
+"""Reads the records of an epoch: streamed from the shards, or held in memory, encoded or decoded.
 
-The order never depends on it (`order.epoch_order`), only the cost does. All sources give the same columns.
+The order never depends on which (`order.epoch_order`), only the cost does. All give the same columns, except that a
+decoded image is given by its offset among all decoded images.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _FEATURES = {
 
 
 def parse(serialized: tf.Tensor, *, num_classes: int) -> dict[str, tf.Tensor]:
-    """Serialized records `[N]` → columns.
+    """Parses serialized records `[N]` into columns.
 
     Returns:
       "encoded" string, "label" int32, "identity" uint64 (a function of the id), "height", "width" int32; all `[N]`.
@@ -67,7 +68,7 @@ def parse(serialized: tf.Tensor, *, num_classes: int) -> dict[str, tf.Tensor]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What the choice of a cache depends on.
+    """Describes the machine, on which the choice of a cache depends.
 
     Attributes:
       memory: bytes that this process may use.
@@ -117,25 +118,25 @@ def choose_cache(
 
 
 def window(manifest: Manifest, split: str) -> int:
-    """Records that are shuffled together; from the manifest alone, so every machine has the same order."""
+    """Counts the records that are shuffled together; from the manifest alone, so every machine has the same order."""
     shards = manifest.shards(split)
     examples, size = sum(s.examples for s in shards), sum(s.bytes for s in shards)
     return max(1, min(examples, _WINDOW_RECORDS, _WINDOW_BYTES * examples // max(size, 1)))
 
 
 def train_order(manifest: Manifest, split: str, *, seed: int, epoch: int) -> np.ndarray:
-    """int64 `[N]`: file-order positions in the order of an epoch."""
+    """Lists the file-order positions of a split's records in the order of an epoch, int64 `[N]`."""
     counts = [shard.examples for shard in manifest.shards(split)]
     return order.epoch_order(counts, window=window(manifest, split), seed=seed, epoch=epoch)
 
 
 def stream(data: DatasetVersion, split: str) -> tf.data.Dataset:
-    """Serialized records in file order."""
+    """Streams serialized records in file order."""
     return tf.data.TFRecordDataset(data.shard_paths(split), buffer_size=_READ_BUFFER)
 
 
 def train_stream(data: DatasetVersion, split: str, *, seed: int, epoch: int) -> tf.data.Dataset:
-    """Serialized records in the order of `train_order`, holding two windows of them at a time."""
+    """Streams serialized records in the order of `train_order`, holding two windows of them at a time."""
     shards = data.manifest.shards(split)
     paths = np.array(data.shard_paths(split))[order.shard_order(len(shards), seed=seed, epoch=epoch)]
     interleaved = (
@@ -158,7 +159,7 @@ def train_stream(data: DatasetVersion, split: str, *, seed: int, epoch: int) -> 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Columns:
-    """A split in memory, in file order.
+    """Holds a split in memory, in file order.
 
     Attributes:
       rows: "label" int32, "identity" uint64, "height", "width" int32, all `[N]`; and "encoded" string `[N]` where the
@@ -244,14 +245,14 @@ def _copy_shard(source: epath.Path, target: epath.Path, shard: Shard) -> None:
 
 @functools.lru_cache
 def _log_choice(split: str, cache: str, reason: str) -> None:
-    """Once, although every epoch opens its source anew."""
+    """Logs a choice once, although every epoch opens its source anew."""
     logging.info("%s: cache=%s (%s)", split, cache, reason)
 
 
 def open_source(
     data: DatasetVersion, split: str, *, cache: str, whole_pixels: bool
 ) -> tuple[DatasetVersion, Columns | None]:
-    """Applies a cache.
+    """Applies a cache to a split.
 
     Args:
       cache: one of `CACHES`; "auto" chooses and logs the reason, once a split.

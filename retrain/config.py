@@ -1,4 +1,4 @@
-"""The configuration file of a retraining pass: YAML in, a validated frozen dataclass out."""
+"""Reads the configuration file of a retraining pass: YAML in, a validated frozen dataclass out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OWN_KEYS: Mapping[str, Mapping[str, str]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RetrainConfig:
-    """What one pass does. The keys of the YAML file are these attributes.
+    """Says what one pass does. The keys of the YAML file are these attributes.
 
     Attributes:
       input: what the source reads: a folder of class folders for `source: folder`.
@@ -94,7 +94,7 @@ def _from_mapping(cls: type, values: Any, where: str) -> Any:
 
 
 def _resolve(value: Any, key: str, base: pathlib.Path) -> str:
-    """An absolute path: `~` expanded, relative ones seen from the configuration file; gs:// and the like stay."""
+    """Makes a path absolute: `~` expanded, relative ones seen from the configuration file; gs:// and the like stay."""
     if not isinstance(value, str) or not value:
         raise UsageError(f"{key} must be a path, got {value!r}")
     if "://" in value:

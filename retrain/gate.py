@@ -1,4 +1,4 @@
-"""The gate: is the challenger good enough, and not worse than the champion, on the same test images?"""
+"""Judges whether the challenger is good enough, and not worse than the champion on the same test images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from retrain.noninferiority import PairedCounts, images_needed, lower_limit, p_v
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GateConfig:
-    """When a challenger is promoted.
+    """Says when a challenger is promoted.
 
     Attributes:
       margin: the largest loss of test accuracy that is still "not worse", for instance 0.01 for one percentage point.
@@ -36,7 +36,7 @@ class GateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """One test image: its id, the name of its true label and the name that the model gave."""
+    """Holds the answer for one test image: its id, the name of its true label and the name that the model gave."""
 
     id: str
     label: str
@@ -49,7 +49,7 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the gate decided.
+    """Says what the gate decided.
 
     Attributes:
       promote: whether the challenger becomes the champion.
@@ -94,7 +94,7 @@ def _check_same_images(challenger: Sequence[Prediction], champion: Sequence[Pred
 def _compare(
     challenger: Sequence[Prediction], champion: Sequence[Prediction], *, config: GateConfig
 ) -> tuple[bool, str, dict[str, Any]]:
-    """The paired non-inferiority test on images whose label both models know."""
+    """Tests for non-inferiority on the pairs of answers given; returns whether it is shown, the reason, the figures."""
     pairs = list(zip(challenger, champion, strict=True))
     counts = PairedCounts(
         pairs=len(pairs),
@@ -138,7 +138,7 @@ def judge(
     champion_trained_on: Collection[str],
     config: GateConfig,
 ) -> Verdict:
-    """Decides about a challenger.
+    """Decides whether a challenger is promoted.
 
     The comparison is over the images whose true label the champion knows: counting it wrong on a class that it was
     never shown would let a challenger that knows one class more be worse on all the others. Labels are compared by

@@ -1,4 +1,4 @@
-"""One pass at a time: an advisory lock that the kernel releases when its holders are gone, however they end."""
+"""Admits one pass at a time: an advisory lock that the kernel releases when its holders are gone, however they end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One retraining pass, for cron, a systemd timer or Airflow: build → train → score → promote.
+"""Runs one retraining pass, for cron, a systemd timer or Airflow: build → train → score → promote.
 
     python -m retrain.main --config=retrain.yaml
 
@@ -60,7 +60,7 @@ def _note_training_images(data: DatasetVersion, file: pathlib.Path) -> None:
 
 
 def _unchanged(key: str, history: list[dict[str, Any]], champion: registry.Model | None) -> bool:
-    """Whether the last decision was about these very inputs.
+    """Says whether the last decision was about these very inputs.
 
     A champion moved by hand (a roll-back) is no change: the next pass must not undo it. A champion removed by hand is.
     """
@@ -91,7 +91,7 @@ def _challenge(
 
 
 def run_pass(config: RetrainConfig, *, commands: steps.Commands, lock: int) -> ExitCode:
-    """One pass, under the lock whose descriptor is `lock`."""
+    """Runs one pass, under the lock whose descriptor is `lock`."""
     registry.clean(config.models)
     steps.build(config, commands=commands, lock=lock)
     data = open_dataset(config.data)

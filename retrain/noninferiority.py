@@ -1,4 +1,4 @@
-"""Exact non-inferiority test, and confidence interval, for two models that answered the same images.
+"""Tests exactly for non-inferiority, and bounds the difference, of two models that answered the same images.
 
 Both models answer the same `pairs` images. Only those on which exactly one of them is right tell them apart: `wins`
 (only the challenger is right) and `losses` (only the champion is). The true difference of accuracy, challenger minus
@@ -31,7 +31,7 @@ _TOLERANCE = 1e-6  # of the interval's limits
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairedCounts:
-    """How two models did on the same images.
+    """Counts how two models did on the same images.
 
     Attributes:
       pairs: number of images that both answered.
@@ -49,18 +49,19 @@ class PairedCounts:
 
     @property
     def difference(self) -> float:
-        """Estimated difference of accuracy, challenger minus champion."""
+        """Estimates the difference of accuracy, challenger minus champion."""
         return (self.wins - self.losses) / self.pairs
 
     def swapped(self) -> PairedCounts:
-        """The same outcomes with the roles of the two models exchanged."""
+        """Returns the same outcomes with the roles of the two models exchanged."""
         return PairedCounts(pairs=self.pairs, wins=self.losses, losses=self.wins)
 
 
 def score_statistic(wins: npt.ArrayLike, losses: npt.ArrayLike, pairs: int, difference: float) -> Array:
-    """Tango's score statistic of the hypothesis P(win) − P(loss) = `difference`; large values speak for the challenger.
+    """Computes Tango's score statistic of the hypothesis P(win) − P(loss) = `difference`.
 
-    Approximately standard normal under the hypothesis. Falls with `losses`, grows with `wins`, falls with `difference`.
+    Large values speak for the challenger. Approximately standard normal under the hypothesis. Falls with `losses`,
+    grows with `wins`, falls with `difference`.
     """
     wins, losses = np.asarray(wins, np.float64), np.asarray(losses, np.float64)
     # The maximum-likelihood P(loss) under the hypothesis: the larger root of 2n q² + b q + c = 0.
@@ -74,7 +75,7 @@ def score_statistic(wins: npt.ArrayLike, losses: npt.ArrayLike, pairs: int, diff
 
 
 def _log_binomial(k: Array, n: Array | float, p: Array | float) -> Array:
-    """log P(Binomial(n, p) = k)."""
+    """Computes log P(Binomial(n, p) = k), elementwise."""
     with np.errstate(divide="ignore", invalid="ignore"):
         # 0 log 0 = 0: certain outcomes at p = 0 and p = 1.
         hit = np.where(k > 0, k * np.log(p), 0.0)
@@ -90,10 +91,10 @@ def _log_factorial(n: npt.ArrayLike) -> Array:
 
 
 def _binomial_cdf(k: Array, n: Array, p: Array) -> Array:
-    """P(Binomial(n, p) ≤ k), elementwise; 0 for k < 0.
+    """Computes P(Binomial(n, p) ≤ k), elementwise; 0 for k < 0.
 
-    The regularised incomplete beta function I(1−p; n−k, k+1) by its continued fraction, modified Lentz method (DLMF
-    8.17.22; Numerical Recipes 6.4): a few dozen terms even for large n, where summing the terms would need k of them.
+    It is the regularised incomplete beta function I(1−p; n−k, k+1), by its continued fraction, modified Lentz method
+    (DLMF 8.17.22; Numerical Recipes 6.4): a few dozen terms even for large n, where summing would need k of them.
     """
     k, n, p = np.broadcast_arrays(k, n, p)
     result = np.where(k < 0, 0.0, 1.0)
@@ -133,9 +134,10 @@ def _binomial_cdf(k: Array, n: Array, p: Array) -> Array:
 
 
 def _most_losses(counts: PairedCounts, difference: float) -> npt.NDArray[np.int64]:
-    """For each number of wins 0..pairs, the most losses that speak at least as much for the challenger; −1 where none.
+    """Finds, for each number of wins 0..pairs, the most losses that speak at least as much for the challenger.
 
-    The statistic falls with the losses, so bisection finds the edge of the tail.
+    As much as the observed outcome does; −1 where none do. The statistic falls with the losses, so bisection finds the
+    edge of the tail.
     """
     pairs = counts.pairs
     observed = score_statistic(counts.wins, counts.losses, pairs, difference) - _TIE
@@ -149,7 +151,10 @@ def _most_losses(counts: PairedCounts, difference: float) -> npt.NDArray[np.int6
 
 
 def _tail_probability(edge: npt.NDArray[np.int64], pairs: int, difference: float, loss_rates: Array) -> Array:
-    """P(losses ≤ edge[wins]) under P(loss) = loss_rates and P(win) = loss_rates + difference; shape of `loss_rates`."""
+    """Computes P(losses ≤ edge[wins]) under P(loss) = loss_rates and P(win) = loss_rates + difference.
+
+    The result has the shape of `loss_rates`.
+    """
     win_rates = np.clip(loss_rates + difference, 0.0, 1.0)[:, None]
     spread = np.sqrt(pairs * win_rates * (1 - win_rates))
     width = min(pairs, int(2 * _TAIL_SD * spread.max()) + 60)
@@ -163,7 +168,7 @@ def _tail_probability(edge: npt.NDArray[np.int64], pairs: int, difference: float
 
 
 def p_value(counts: PairedCounts, *, difference: float) -> float:
-    """Exact one-sided p-value against the hypothesis that the true difference is `difference` or lower.
+    """Computes the exact one-sided p-value against the hypothesis that the true difference is `difference` or lower.
 
     Args:
       counts: what was observed.
@@ -186,11 +191,11 @@ def p_value(counts: PairedCounts, *, difference: float) -> float:
 
 
 def lower_limit(counts: PairedCounts, *, alpha: float, start: float = 0.0) -> float:
-    """One-sided lower confidence limit, level 1 − alpha, of the true difference: the inverted exact test.
+    """Computes the one-sided lower confidence limit, level 1 − alpha, of the true difference: inverts the exact test.
 
     Args:
       counts: what was observed.
-      alpha: probability that the true difference lies below the limit.
+      alpha: probability, at most, that the true difference lies below the limit.
       start: where to look first. The p-value need not grow everywhere with the difference; starting at −margin makes
         "the limit is above −margin" and "the p-value at −margin is at most alpha" the same statement.
     """
@@ -214,7 +219,7 @@ def lower_limit(counts: PairedCounts, *, alpha: float, start: float = 0.0) -> fl
 
 
 def images_needed(*, margin: float, alpha: float) -> int:
-    """How many images at least before two models with equal answers can be told not to differ by `margin`.
+    """Counts the images needed before two models with equal answers can be told not to differ by `margin`.
 
     With no discordant image at all, the probability of seeing none under P(loss) = margin is (1 − margin)^n.
     """

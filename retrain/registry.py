@@ -1,4 +1,4 @@
-"""The model registry: a folder of numbered models, a `champion` link and an append-only decision log.
+"""Keeps the model registry: a folder of numbered models, a `champion` link and an append-only decision log.
 
     MODELS/1/, MODELS/2/ …    one promoted model each, whole or absent
     MODELS/champion -> 2      what to serve
@@ -35,34 +35,34 @@ _STAGING = ".staging-"
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A published model: its number and its folder, which never changes again."""
+    """Describes a published model: its number and its folder, which never changes again."""
 
     number: int
     path: pathlib.Path
 
     def labels(self) -> list[str]:
-        """Names of the classes that it can answer, in order."""
+        """Names the classes that it can answer, in order."""
         return (self.path / LABELS_FILE).read_text(encoding="utf-8").splitlines()
 
     def trained_on(self) -> frozenset[str]:
-        """Ids of the images that it was trained or selected on; empty where nobody has noted them."""
+        """Lists the ids of the images that it was trained or selected on; empty where nobody has noted them."""
         file = self.path / TRAINED_ON_FILE
         return frozenset(file.read_text(encoding="utf-8").split()) if file.exists() else frozenset()
 
     def promotion(self) -> dict[str, Any]:
-        """The decision that promoted it."""
+        """Reads the decision that promoted it."""
         record: dict[str, Any] = json.loads((self.path / PROMOTION_FILE).read_text(encoding="utf-8"))
         return record
 
 
 def models(root: pathlib.Path) -> list[Model]:
-    """All published models, by number."""
+    """Lists all published models, by number."""
     numbers = (int(child.name) for child in root.iterdir() if child.name.isdecimal()) if root.is_dir() else ()
     return [Model(number, root / str(number)) for number in sorted(numbers)]
 
 
 def champion(root: pathlib.Path) -> Model | None:
-    """The model that the pointer names, None without a pointer; DataError if it points nowhere."""
+    """Finds the model that the pointer names, None without a pointer; DataError if it points nowhere."""
     link = root / CHAMPION
     try:
         target = os.readlink(link)  # one call, so that a reader beside a writer sees one state
@@ -93,7 +93,7 @@ def clean(root: pathlib.Path) -> None:
 
 
 def find(root: pathlib.Path, pass_id: str) -> Model | None:
-    """The model that the pass of this id has published already."""
+    """Finds the model that the pass of this id has published already."""
     for model in reversed(models(root)):
         # A model that somebody copied in by hand has no decision, but keeps its number.
         if (model.path / PROMOTION_FILE).exists() and model.promotion()["pass_id"] == pass_id:
@@ -141,7 +141,7 @@ def set_champion(root: pathlib.Path, model: Model) -> None:
 
 
 def decisions(root: pathlib.Path) -> list[dict[str, Any]]:
-    """The decision log, oldest first. A torn last line, of an append that was killed, does not count."""
+    """Reads the decision log, oldest first. A torn last line, of an append that was killed, does not count."""
     file = root / DECISIONS_FILE
     if not file.exists():
         return []

@@ -1,4 +1,4 @@
-"""The commands that a pass runs, each in a process of its own, as a user would type them.
+"""Runs the commands of a pass, each in a process of its own, as a user would type them.
 
 A process of its own, because TensorFlow takes 9 s to import and gives back neither the memory nor the device that it
 took; a pass that finds nothing changed must need neither.
@@ -29,7 +29,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Commands:
-    """The modules behind the steps."""
+    """Names the modules behind the steps."""
 
     build: str = "beam_jobs.build_tfrecords"
     train: str = "trainer.main"
@@ -37,9 +37,9 @@ class Commands:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """What makes a child on Linux end at once when this process does, even when it is killed outright.
+    """Returns a function that makes the child it runs in end with this process, even if that is killed outright.
 
-    Otherwise an orphaned trainer would go on writing into the run that the next pass continues. Elsewhere the
+    Otherwise an orphaned trainer would go on writing into the run that the next pass continues. Off Linux (None), the
     inherited lock keeps the next pass out until the orphan is done.
     """
     if sys.platform != "linux":
@@ -69,7 +69,7 @@ def stop_on_sigterm() -> Iterator[None]:
 
 
 def _run(module: str, flags: Mapping[str, object], *, lock: int, extra: tuple[str, ...] = ()) -> None:
-    """Runs `python -m module --flag=value …`; where it fails, its exit code becomes ours."""
+    """Runs `python -m module --flag=value …`; its exit codes 64, 65 and 75 become ours, any other failure 70."""
     arguments = [
         f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in flags.items()
     ]

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches: MixUp and CutMix, reproducible, and policies of keras-cv, which are not.
+"""Augments whole batches: by MixUp and CutMix, which are reproducible, and by policies of keras-cv, which are not.
 
 MixUp: Zhang et al., arXiv 1710.09412. CutMix: Yun et al., arXiv 1905.04899. The images of an epoch are mixed in pairs:
 the first with the second, the third with the fourth. Pairs never straddle batches of an even size, so the result
@@ -27,7 +27,7 @@ _LEVELS = 4096
 
 
 def keras_cv_policy(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A keras-cv layer as a function of a batch, float32 `[B, H, W, 3]` 0..255 → the same.
+    """Returns a keras-cv layer as a function of a batch, from float32 `[B, H, W, 3]` 0..255 to the same.
 
     Its random numbers are its own: a policy is not reproducible from (seed, epoch, record).
 
@@ -46,7 +46,7 @@ def keras_cv_policy(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def beta_quantiles(alpha: float) -> np.ndarray:
-    """float32 `[_LEVELS]`: evenly spaced quantiles of Beta(alpha, alpha)."""
+    """Returns evenly spaced quantiles of Beta(alpha, alpha), float32 `[_LEVELS]`."""
     # With x = s^(1/alpha), density(x) dx is proportional to (1 - x)^(alpha - 1) ds: no pole on the lower half, and the
     # distribution is symmetric.
     s = np.linspace(0.0, 0.5**alpha, 20001)
@@ -60,7 +60,7 @@ def beta_quantiles(alpha: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mix:
-    """MixUp, CutMix, or one of both at random for each image.
+    """Mixes images by MixUp, by CutMix, or by one of both, chosen at random for each image.
 
     Attributes:
       mixup: alpha of MixUp's Beta distribution; 0 is off.
@@ -100,11 +100,11 @@ class Mix:
         return partners + (images - partners) * keep, hot * share + tf.gather(hot, others) * (1.0 - share)
 
     def _mixup_keep(self, level: tf.Tensor) -> tf.Tensor:
-        """float32 `[B, 1, 1, 1]`: how much of each image stays."""
+        """Looks up how much of each image stays, float32 `[B, 1, 1, 1]`."""
         return tf.gather(tf.constant(beta_quantiles(self.mixup)), level)[:, tf.newaxis, tf.newaxis, tf.newaxis]
 
     def _cutmix_keep(self, level: tf.Tensor, u: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
-        """float32 `[B, H, W, 1]`: 0 inside a rectangle of the image's shape, which may cross the border, else 1."""
+        """Masks a rectangle of the image's shape, maybe across the border: float32 `[B, H, W, 1]`, 0 inside, else 1."""
         side = tf.gather(tf.constant(np.sqrt(1.0 - beta_quantiles(self.cutmix))), level)
 
         def inside(centre: tf.Tensor, size: int) -> tf.Tensor:

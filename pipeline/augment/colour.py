@@ -1,6 +1,7 @@
-"""What an augmentation does to pixels without moving them: one colour matrix, one mask.
+"""Changes pixels without moving them: their colours by one matrix, cutouts by one mask.
 
-For one image or a whole batch alike, and XLA can compile it, so it may run on the accelerator.
+`recolour` and `cut_out` take one image or a whole batch alike, and XLA can compile them, so they may run on the
+accelerator.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _HUE_PARTS = tuple(
 
 
 def draw_colour(config: AugmentConfig, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The colour change of each example: `out = M @ (contrast * x + (1 - contrast) * grey) + brightness`.
+    """Draws the colour change of each example: `out = M @ (contrast * x + (1 - contrast) * grey) + brightness`.
 
     Returns:
       M float32 `[N, 3, 3]` (saturation, then hue; grey stays grey), contrast `[N]`, brightness `[N]` in 0..255 units.
@@ -54,14 +55,14 @@ def draw_colour(config: AugmentConfig, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
 
 
 def draw_cutouts(config: AugmentConfig, u: tf.Tensor) -> tf.Tensor:
-    """float32 `[N, count, 4]`: left, top, right, bottom of each square, as fractions of the output's sides."""
+    """Draws squares, float32 `[N, count, 4]`: left, top, right, bottom of each, as fractions of the output's sides."""
     centres = tf.reshape(u[:, places.CUTOUT : places.CUTOUT + 2 * config.cutout_count], [-1, config.cutout_count, 2])
     half = config.cutout_size / 2.0
     return tf.concat([centres - half, centres + half], axis=-1)
 
 
 def recolour(images: tf.Tensor, matrix: tf.Tensor, contrast: tf.Tensor, brightness: tf.Tensor) -> tf.Tensor:
-    """Applies the colour matrix and clips to 0..255.
+    """Applies the colour change that `draw_colour` drew, and clips to 0..255.
 
     Args:
       images: float32 `[..., H, W, 3]`, an image or a batch, sizes static.
@@ -85,7 +86,7 @@ def recolour(images: tf.Tensor, matrix: tf.Tensor, contrast: tf.Tensor, brightne
 
 
 def cut_out(images: tf.Tensor, cutouts: tf.Tensor, *, fill: float) -> tf.Tensor:
-    """Overwrites squares.
+    """Overwrites squares with `fill`.
 
     Args:
       images: float32 `[..., H, W, 3]`, an image or a batch, sizes static.

@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What to augment and how strongly. The defaults change nothing.
+    """Says what to augment and how strongly. The defaults change nothing.
 
     Attributes:
       flip: mirror left and right, half of the images.
@@ -24,7 +24,7 @@ class AugmentConfig:
       cutout_size: side of a square as a fraction of the image's side; centres uniform, may cross the border.
       cutout_fill: pixel value, 0..255, of what is cut out.
       mixup, cutmix: alpha of the Beta distributions of `batch.Mix`; with both, each image gets one of them.
-      policy: a name in `batch.POLICIES`, applied last; empty: none.
+      policy: a name in `batch.POLICIES`, applied after all but mixup and cutmix; empty: none.
       on_accelerator: leave colours, cutouts and preprocessing to the training step (`render.finish`): the host does
         less and ships uint8, a quarter of the bytes. Pixels are rounded before they are coloured, not after.
     """
@@ -76,17 +76,17 @@ class AugmentConfig:
 
     @property
     def moves(self) -> bool:
-        """Whether anything but the resize maps pixels to other places."""
+        """Says whether anything but the resize maps pixels to other places."""
         return bool(self.flip or self.shift or self.zoom or self.shear or self.rotation or self.random_resized_crop)
 
     @property
     def is_window(self) -> bool:
-        """Whether the map only scales and shifts, and never so far that the mirrored border exceeds the image."""
+        """Says whether the map only scales, flips and shifts, and the mirrored border never exceeds the image."""
         return not self.rotation and not self.shear and self.shift * (1.0 + self.zoom) <= 0.5
 
     @property
     def sees_parts(self) -> bool:
-        """Whether images are usually seen in parts so small that decoding the rest can be spared."""
+        """Says whether images are usually seen in parts so small that decoding the rest can be spared."""
         return 0.0 < self.random_resized_crop < 0.7
 
     @property

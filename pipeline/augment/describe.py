@@ -10,7 +10,7 @@ from pipeline.augment.random_bits import uniforms
 
 
 def describe(config: AugmentConfig, identities: tf.Tensor, *, key: tf.Tensor) -> list[list[str]]:
-    """The parameters that `draw` gives each example, in words, a line each; for people."""
+    """Puts the parameters that `render.draw` gives each example into words, two a line; for people."""
     lines = []
     for u in uniforms(identities, key=key, draws=places.draws(config.cutout_count)).numpy():
         signed = u * 2.0 - 1.0

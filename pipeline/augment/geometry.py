@@ -1,7 +1,8 @@
-"""The geometric half of augmentation: one affine map from output to source an image, so pixels are resampled once.
+"""Does the geometric half of augmentation by one affine map an image, so that pixels are resampled once.
 
-Without rotation and shear the map is a window: it is cut out while decoding and resized, which costs no more than a
-plain resize. Its edges are rounded to whole source pixels. Otherwise the map goes through a general bilinear warp.
+The map goes from output to source. Without rotation and shear it is a window, which is cut out while decoding and
+resized, at no more cost than a plain resize; its edges are rounded to whole source pixels. Any other map goes through a
+general bilinear warp.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from pipeline.decode import RATIOS, ratio_index, resize
 
 
 def _stack_matrix(rows: list[list[tf.Tensor]], like: tf.Tensor) -> tf.Tensor:
-    """Tensors or numbers, each `[N]` → float32 `[N, rows, columns]`."""
+    """Stacks tensors `[N]`, or numbers, into float32 `[N, rows, columns]`; `like`: any tensor `[N]`."""
     return tf.stack([tf.stack([c + tf.zeros_like(like) for c in row], axis=-1) for row in rows], axis=-2)
 
 
 def draw_map(config: AugmentConfig, u: tf.Tensor, *, aspect: tf.Tensor, output_aspect: float) -> tf.Tensor:
-    """The affine map of each example.
+    """Draws the affine map of each example.
 
     Args:
       u: float32 `[N, draws]`, uniforms.
@@ -63,7 +64,7 @@ def draw_map(config: AugmentConfig, u: tf.Tensor, *, aspect: tf.Tensor, output_a
 def source_windows(
     maps: tf.Tensor, heights: tf.Tensor, widths: tf.Tensor, *, height: int, width: int, count: int, parts: bool
 ) -> dict[str, tf.Tensor]:
-    """Turns maps into what has to be decoded.
+    """Computes from the maps which part of each source has to be decoded, and how far reduced.
 
     Args:
       maps: float32 `[N, 2, 3]`: output (x, y, 1) → source (x, y), both from -0.5 to 0.5 across the image.
@@ -125,7 +126,7 @@ def _cut_and_mirror(image: tf.Tensor, wanted: tf.Tensor, beyond: tf.Tensor, *, a
 def render_window(
     image: tf.Tensor, drawn: dict[str, tf.Tensor], *, height: int, width: int, overhangs: bool
 ) -> tf.Tensor:
-    """Turns one decoded source, or the decoded part of it, into the output.
+    """Turns one decoded source, or the decoded part of it, into the output image.
 
     Args:
       image: uint8 `[h, w, 3]`.
@@ -147,7 +148,7 @@ def render_window(
 
 
 def warp(image: tf.Tensor, affine: tf.Tensor, *, height: int, width: int) -> tf.Tensor:
-    """Maps one image bilinearly; what lies beyond the border is its mirror image.
+    """Warps one image by an affine map, bilinearly; what lies beyond the border is its mirror image.
 
     Args:
       image: uint8 or float32 `[h, w, 3]`.

@@ -1,4 +1,4 @@
-"""Gives every operation its places in an example's stream of uniform numbers, and tables that round alike."""
+"""Gives every operation its places in an example's stream of uniform numbers, and tabulates functions of them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LEVELS = 4096
 
 
 def tabulated(function: Callable[[np.ndarray], np.ndarray], u: tf.Tensor, *, most: float) -> tf.Tensor:
-    """`function` of a number uniform in ±most, in `_LEVELS` steps.
+    """Evaluates `function` at numbers uniform in ±most, by a table of `_LEVELS` steps; `u`: uniform in [0, 1).
 
-    From a table, because TensorFlow's sine, cosine and exponential round differently in a vector register than alone:
+    A table, because TensorFlow's sine, cosine and exponential round differently in a vector register than alone:
     results would depend on the place in the batch.
     """
     table = function((np.arange(_LEVELS) + 0.5) / _LEVELS * 2.0 * most - most)

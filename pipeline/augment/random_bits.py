@@ -1,8 +1,8 @@
-"""Counter-based random numbers, the same in NumPy and TensorFlow, on every platform and in every version.
+"""Makes counter-based random numbers, the same in NumPy and TensorFlow, on every platform and in every version.
 
 Library generators tie a number to a stream or to their own version. Here a number is a pure function of
-(seed, epoch, identity, draw), so nothing about threads, batches or hosts can change it. The mixer is SplitMix64
-(Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014).
+(seed, epoch, purpose, identity, draw), so nothing about threads, batches or hosts can change it. The mixer is
+SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _UNIFORM_BITS = 24  # what a float32 mantissa holds exactly
 
 
 def mix(value: int) -> int:
-    """SplitMix64's finalizer on one Python integer (taken modulo 2^64)."""
+    """Computes the first number of SplitMix64 for one Python integer as its seed (taken modulo 2^64)."""
     z = (value + _GOLDEN) & _MASK
     z = ((z ^ z >> 30) * _MIX_1) & _MASK
     z = ((z ^ z >> 27) * _MIX_2) & _MASK
@@ -26,7 +26,7 @@ def mix(value: int) -> int:
 
 
 def stream_key(*, seed: int, epoch: int, purpose: str) -> int:
-    """A 64-bit key for one use of randomness in one epoch; different uses never share numbers."""
+    """Derives a 64-bit key for one use of randomness in one epoch; different uses never share numbers."""
     key = mix(seed & _MASK)
     for part in (epoch, int.from_bytes(purpose.encode(), "big") % (_MASK - 58)):
         key = mix(key ^ (part & _MASK))
@@ -34,7 +34,7 @@ def stream_key(*, seed: int, epoch: int, purpose: str) -> int:
 
 
 def mix_numpy(values: np.ndarray) -> np.ndarray:
-    """`mix` of uint64 values, elementwise."""
+    """Applies `mix` to uint64 values, elementwise."""
     z = values.astype(np.uint64) + np.uint64(_GOLDEN)
     z = (z ^ z >> np.uint64(30)) * np.uint64(_MIX_1)
     z = (z ^ z >> np.uint64(27)) * np.uint64(_MIX_2)
@@ -42,7 +42,7 @@ def mix_numpy(values: np.ndarray) -> np.ndarray:
 
 
 def mix_tensor(values: tf.Tensor) -> tf.Tensor:
-    """`mix` of a uint64 tensor, elementwise."""
+    """Applies `mix` to a uint64 tensor, elementwise."""
 
     def shift(z: tf.Tensor, bits: int) -> tf.Tensor:
         return tf.bitwise.bitwise_xor(z, tf.bitwise.right_shift(z, tf.constant(bits, tf.uint64)))
@@ -54,7 +54,7 @@ def mix_tensor(values: tf.Tensor) -> tf.Tensor:
 
 
 def uniforms(identities: tf.Tensor, *, key: tf.Tensor, draws: int) -> tf.Tensor:
-    """Uniform numbers that belong to each example.
+    """Draws the uniform numbers that belong to each example.
 
     Args:
       identities: uint64 `[N]`, one number per example, a function of the record alone.

@@ -1,4 +1,4 @@
-"""Records → images 0..255: the one code that training, evaluation and the preview share."""
+"""Renders records as images 0..255: the one code that training, evaluation and the preview share."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def draw(
     aspect: tf.Tensor,
     output_aspect: float,
 ) -> dict[str, tf.Tensor]:
-    """Draws the parameters of N examples.
+    """Draws the augmentation parameters of N examples.
 
     Args:
       identities: uint64 `[N]`, from the record's id.
-      key: uint64 scalar, `random_bits.stream_key(seed, epoch)`.
+      key: uint64 scalar, `random_bits.stream_key` of seed, epoch and purpose.
       aspect: float32 `[N]`, width / height of each source image.
       output_aspect: width / height of the output.
 
@@ -48,12 +48,12 @@ def draw(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Renderer:
-    """Columns of records → images.
+    """Renders columns of records as images.
 
     Attributes:
       height, width: of the images that come out.
       largest: (height, width) that no record exceeds.
-      augment: the identity for evaluation.
+      augment: what training does to images; the default, for evaluation, does nothing.
     """
 
     height: int
@@ -63,13 +63,13 @@ class Renderer:
 
     @property
     def ratios(self) -> int:
-        """How many of `decode.RATIOS` can occur."""
+        """Counts how many of `decode.RATIOS` can occur."""
         return usable_ratios(
             source_height=self.largest[0], source_width=self.largest[1], height=self.height, width=self.width
         )
 
     def draw(self, columns: dict[str, tf.Tensor], key: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Adds the augmentation parameters of N records, `[N, ...]` each.
+        """Adds the augmentation parameters of N records, `[N, ...]` each, to their columns.
 
         Args:
           columns: "identity", "height", "width" `[N]`, and whatever else is to be kept.
@@ -96,11 +96,11 @@ class Renderer:
         return {**columns, **drawn}
 
     def render(self, row: dict[str, tf.Tensor], pixels: tf.Tensor | None = None) -> tf.Tensor:
-        """One record with its parameters → float32 `[height, width, 3]`, 0..255 (uint8 with `on_accelerator`).
+        """Renders one record with its parameters, float32 `[height, width, 3]`, 0..255 (uint8 with `on_accelerator`).
 
         Args:
           row: one row of what `draw` returns; without augmentation a row of the columns does.
-          pixels: all decoded images (`source.Columns.pixels`), where they are kept.
+          pixels: all decoded images (`reader.Columns.pixels`), where they are kept.
         """
         config, size = self.augment, {"height": self.height, "width": self.width}
         if not config.moves:
@@ -127,7 +127,7 @@ class Renderer:
 
 
 def _colour_and_cut(images: tf.Tensor, drawn: Mapping[str, tf.Tensor], config: AugmentConfig) -> tf.Tensor:
-    """The part of an augmentation that leaves pixels where they are, of an image or a batch."""
+    """Applies the part of an augmentation that leaves pixels where they are, to an image or a batch."""
     if config.recolours:
         images = colour.recolour(images, drawn["matrix"], drawn["contrast"], drawn["brightness"])
     if config.cutout_count:
@@ -136,7 +136,7 @@ def _colour_and_cut(images: tf.Tensor, drawn: Mapping[str, tf.Tensor], config: A
 
 
 def finish(batch: Mapping[str, tf.Tensor], config: AugmentConfig, mode: str) -> tf.Tensor:
-    """What `on_accelerator` leaves to the training step.
+    """Colours, cuts out and preprocesses what `on_accelerator` leaves to the training step.
 
     Args:
       batch: of `dataset.train_dataset`: "image" `[B, H, W, 3]`, and `finish_columns(config)` if it is uint8.
@@ -151,21 +151,21 @@ def finish(batch: Mapping[str, tf.Tensor], config: AugmentConfig, mode: str) -> 
 
 
 def finish_columns(config: AugmentConfig) -> list[str]:
-    """The columns, besides the image, that `finish` needs."""
+    """Names the columns, besides the image, that `finish` needs."""
     if not config.on_accelerator:
         return []
     return ["matrix", "contrast", "brightness"] * config.recolours + ["cutouts"] * bool(config.cutout_count)
 
 
 def _kept(pixels: tf.Tensor, row: dict[str, tf.Tensor]) -> tf.Tensor:
-    """uint8 `[h, w, 3]`: a record's image out of all decoded images."""
+    """Takes a record's image, uint8 `[h, w, 3]`, out of all decoded images."""
     shape = tf.stack([row["height"], row["width"], 3])
     return tf.reshape(pixels[row["offset"] : row["offset"] + tf.cast(tf.reduce_prod(shape), tf.int64)], shape)
 
 
 @functools.lru_cache(maxsize=32)
 def traced_draw(renderer: Renderer) -> Callable[[dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]:
-    """`Renderer.draw` as a function that is traced once a process, not once an epoch."""
+    """Returns `Renderer.draw` as a function that is traced once a process, not once an epoch."""
     return tf.function(renderer.draw, autograph=False)
 
 
@@ -173,7 +173,7 @@ def traced_draw(renderer: Renderer) -> Callable[[dict[str, tf.Tensor], tf.Tensor
 def traced_render(
     renderer: Renderer, mode: str | None
 ) -> Callable[[dict[str, tf.Tensor], tf.Tensor | None], tf.Tensor]:
-    """`Renderer.render`, then `preprocess` unless `mode` is None or `finish` will do it, traced once a process."""
+    """Returns `Renderer.render`, then `preprocess` unless `mode` is None or `finish` does it, traced once a process."""
 
     def render(row: dict[str, tf.Tensor], pixels: tf.Tensor | None) -> tf.Tensor:
         image = renderer.render(row, pixels)

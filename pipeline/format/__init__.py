@@ -1,1 +1,1 @@
-"""What lies on disk between the builder, the trainer and the gate. Free of TensorFlow and of Beam."""
+"""Reads and writes what lies on disk between the builder, the trainer and the gate. Free of TensorFlow and of Beam."""

@@ -1,4 +1,4 @@
-"""The dataset root: `DATA/versions/<version>/manifest.json` and the pointer `DATA/CURRENT`. Free of TensorFlow."""
+"""Opens a dataset root: `DATA/versions/<version>/manifest.json` and the pointer `DATA/CURRENT`. Free of TensorFlow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VERSION = re.compile(r"^\d+\.\d+\.\d+$")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One TFRecord file of a split.
+    """Describes one TFRecord file of a split.
 
     Attributes:
       name: file name inside the version directory.
@@ -48,7 +48,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a dataset version holds. Written last, so its presence says that the version is whole.
+    """Says what a dataset version holds. Written last, so its presence says that the version is whole.
 
     Attributes:
       name: dataset name, the prefix of the shard files.
@@ -88,7 +88,7 @@ class Manifest:
         return len(self.labels)
 
     def shards(self, split: str) -> tuple[Shard, ...]:
-        """The shards of a split, in order; UsageError naming the splits there are if it is not one of them."""
+        """Lists the shards of a split, in order; UsageError naming the splits there are if it is not one of them."""
         if split not in self.splits:
             known = list(self.splits)
             raise UsageError(
@@ -100,12 +100,17 @@ class Manifest:
         return sum(shard.examples for shard in self.shards(split))
 
     def to_json(self) -> str:
-        """Deterministic JSON text: sorted keys, newline at the end."""
+        """Returns deterministic JSON text: sorted keys, newline at the end."""
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Raises ValueError, naming the key, if the text is no valid manifest."""
+        """Reads a manifest from its JSON text; unknown keys are ignored.
+
+        Raises:
+          ValueError: no JSON object, a key is missing (the message names it), or a value is not allowed.
+          TypeError: a value is of the wrong type, or a key of a shard is missing or unknown.
+        """
         data = json.loads(text)
         if not isinstance(data, dict):
             raise ValueError("a manifest is a JSON object")
@@ -120,13 +125,13 @@ class Manifest:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetVersion:
-    """An opened dataset version: where it is and what its manifest says."""
+    """Describes an opened dataset version: where it is and what its manifest says."""
 
     path: epath.Path
     manifest: Manifest
 
     def shard_paths(self, split: str) -> list[str]:
-        """Full paths of a split's shards, in order."""
+        """Lists the full paths of a split's shards, in order."""
         return [str(self.path / shard.name) for shard in self.manifest.shards(split)]
 
     def read(self, split: str) -> Iterator[records.Record]:
@@ -143,7 +148,7 @@ class DatasetVersion:
 
 
 def current_version(root: epath.PathLike) -> str | None:
-    """The version that `CURRENT` names, or None where nothing has been published yet."""
+    """Returns the version that `CURRENT` names, or None where nothing has been published yet."""
     from etils import epath  # see `DatasetVersion.read`
 
     pointer = epath.Path(root) / CURRENT_FILE
@@ -158,7 +163,7 @@ def open_dataset(path: epath.PathLike) -> DatasetVersion:
 
     Raises:
       UsageError: the path does not exist, or holds no published dataset.
-      DataError: the manifest or a shard it lists is damaged or absent.
+      DataError: the manifest is damaged, or a shard that it lists is absent.
     """
     from etils import epath  # see `DatasetVersion.read`
 

@@ -1,4 +1,4 @@
-"""The record schema (tf.Example) and the TFRecord framing, without TensorFlow.
+"""Reads and writes the record schema (tf.Example) and the TFRecord framing, without TensorFlow.
 
 Serialization is written out by hand because shards must be byte-identical everywhere: protobuf leaves the order of map
 entries open. Wire format: https://protobuf.dev/programming-guides/encoding/, message: tensorflow/core/example/*.proto,
@@ -30,12 +30,12 @@ _MAX_RECORD_BYTES = 1 << 31  # protobuf's own limit; a larger length can only be
 
 
 class RecordError(FormatError):
-    """A damaged TFRecord frame or tf.Example. The message says what is wrong; the caller knows in which shard."""
+    """Reports a damaged TFRecord frame or tf.Example: its message says what is wrong, its catcher in which shard."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """One training example.
+    """Holds one training example.
 
     Attributes:
       image: an encoded JPEG, RGB or greyscale, upright, `height` × `width` pixels.
@@ -72,12 +72,12 @@ def _varint(value: int) -> bytes:
 
 
 def _field(number: int, size: int) -> bytes:
-    """What precedes the `size` bytes of a length-delimited field (wire type 2)."""
+    """Encodes what precedes the `size` bytes of a length-delimited field (wire type 2)."""
     return bytes((number << 3 | 2, size)) if size < 0x80 else _varint(number << 3 | 2) + _varint(size)
 
 
 def _entry(key: bytes, value: bytes, kind: int) -> tuple[bytes, bytes]:
-    """A map entry whose value is the Feature with list number `kind`: what precedes `value`, and `value`."""
+    """Encodes a map entry whose value is the Feature with list number `kind`: what precedes `value`, and `value`."""
     item = _field(1, len(value))
     values = _field(kind, len(item) + len(value))
     feature = _field(2, len(values) + len(item) + len(value))
@@ -142,7 +142,7 @@ def _message(payload: Buffer | int) -> Buffer:
 
 
 def _scalar(feature: Buffer) -> Buffer | int:
-    """The first value of a Feature's bytes_list or int64_list (packed or not)."""
+    """Reads the first value of a Feature's bytes_list or int64_list (packed or not)."""
     for kind, values in _fields(feature):
         for _, value in _fields(_message(values)):
             if kind == 1:
@@ -153,7 +153,7 @@ def _scalar(feature: Buffer) -> Buffer | int:
 
 
 def read_features(data: Buffer, keys: Container[str]) -> dict[str, Buffer | int]:
-    """The first value of those features of a tf.Example that `keys` names and the example has.
+    """Reads the first value of those features of a tf.Example that `keys` names and the example has.
 
     Args:
       data: a serialized tf.Example; of a memoryview, the values of type bytes are views, too: nothing is copied.
@@ -178,7 +178,7 @@ def read_features(data: Buffer, keys: Container[str]) -> dict[str, Buffer | int]
 
 
 def decode_example(data: bytes) -> Record:
-    """The inverse of `encode_example`; also reads what TensorFlow or TFDS wrote under the same keys.
+    """Inverts `encode_example`; also reads what TensorFlow or TFDS wrote under the same keys.
 
     Raises:
       RecordError: damaged bytes, or a key is absent or of the wrong type (the message names it).
@@ -217,9 +217,9 @@ def frame(payload: bytes) -> bytes:
 
 
 def scan_frames(file: IO[bytes]) -> Iterator[bytes | RecordError]:
-    """Yields the payloads of an open TFRecord file, in order, with both checksums verified.
+    """Yields the payloads of an open TFRecord file, in order, and in place of a damaged record its RecordError.
 
-    Where a record is damaged its RecordError comes in its place, naming the record's number. The scan goes on after a
+    Both checksums are verified. A RecordError names the record's number. The scan goes on after a
     payload whose checksum fails; after a damaged header or a truncation the next record cannot be found, and it ends.
     """
     number = 0

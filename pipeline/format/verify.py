@@ -29,7 +29,7 @@ ImageCheck = Callable[[Record], str]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is wrong, and where.
+    """Says what is wrong, and where.
 
     Attributes:
       shard: file name.
@@ -97,7 +97,7 @@ def problems(data: DatasetVersion, split: str, check_image: ImageCheck) -> Itera
 
 
 def log_problems(data: DatasetVersion, check_image: ImageCheck) -> list[Problem]:
-    """Everything that is wrong with a dataset, each with a warning that it is left out."""
+    """Lists everything that is wrong with a dataset, and warns of each problem that it is left out."""
     listed = [problem for split in data.manifest.splits for problem in problems(data, split, check_image)]
     for problem in listed:
         logging.warning("left out: %s", problem)

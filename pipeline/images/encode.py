@@ -20,15 +20,17 @@ _MAX_PROFILE_BYTES = 1024
 
 
 def colour_profile(image: Image.Image) -> bytes | None:
-    """The colour profile that goes into the record. The numbers are kept as they are, so what they mean (Display P3,
-    Adobe RGB) is kept too, for programs that look."""
+    """Returns the colour profile that goes into the record, if any.
+
+    The numbers are kept as they are, so what they mean (Display P3, Adobe RGB) is kept too, for programs that look.
+    """
     profile: bytes = image.info.get("icc_profile") or b""
     colours_kept = image.mode in ("L", "RGB", "RGBA", "LA")
     return profile if colours_kept and 0 < len(profile) <= _MAX_PROFILE_BYTES else None
 
 
 def encode(pixels: Image.Image, size: tuple[int, int], *, profile: bytes | None, policy: PixelPolicy) -> bytes:
-    """Upright pixels → the record's JPEG of this (width, height)."""
+    """Encodes upright pixels as the record's JPEG of this (width, height)."""
     if pixels.size != size:
         pixels = pixels.resize(size, SHRINKING, reducing_gap=3.0)
     out = io.BytesIO()
@@ -38,7 +40,7 @@ def encode(pixels: Image.Image, size: tuple[int, int], *, profile: bytes | None,
 
 
 def render(data: bytes, policy: PixelPolicy) -> bytes:
-    """The record's JPEG: `data` itself if it conforms, otherwise encoded anew; a pure function of its arguments.
+    """Makes the record's JPEG: `data` itself if it conforms, otherwise encoded anew; a pure function of its arguments.
 
     Raises:
       ValueError: `facts.inspect` refuses these bytes.

@@ -23,7 +23,7 @@ _LUMA_WEIGHTS = tuple(np.uint32(weight) for weight in (19595, 38470, 7471))  # I
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageFacts:
-    """What the builder knows of an accepted image; small, picklable, without pixels.
+    """Holds what the builder knows of an accepted image; small, picklable, without pixels.
 
     Attributes:
       sha256: hex, of the source bytes.
@@ -34,7 +34,7 @@ class ImageFacts:
       channels: 1 or 3.
       format: Pillow's name of the source format.
       keeps_bytes: whether the record's image is the source file as it stands.
-      perceptual_hash: 72 bytes, or none for a next to uniform image; see `hashing`.
+      perceptual_hash: 72 bytes, or b"" for a next to uniform image; see `hashing`.
       brightness: mean luma, 0 to 1.
       sharpness: root mean square of the Laplacian of the luma (0 to 1) at 64x64; low means blurred or empty.
     """
@@ -53,7 +53,7 @@ class ImageFacts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Look:
-    """What one decoding of an image gives; `make_facts` makes facts of many at a time.
+    """Holds what one decoding of an image gives; `make_facts` makes facts of many at a time.
 
     Attributes:
       sha256, height, width, channels, format, keeps_bytes: see `ImageFacts`.
@@ -75,8 +75,11 @@ class Look:
 
 
 def _sample(pixels: np.ndarray) -> np.ndarray:
-    """See `Look.points`. Points, where there are enough: averages over all pixels would cost as much as the rest of the
-    inspection, and low frequencies average over all points anyway."""
+    """Samples the pixels evenly for `Look.points`; images narrower than `_POINTS` are resized first.
+
+    Points, because averages over all pixels would cost as much as the rest of the inspection, and low frequencies
+    average over all points anyway.
+    """
     if min(pixels.shape[:2]) < _POINTS:
         pixels = np.asarray(Image.fromarray(pixels).resize((_POINTS, _POINTS), Image.Resampling.BILINEAR))
     height, width = pixels.shape[:2]
@@ -96,7 +99,7 @@ def _describe(pixels: np.ndarray) -> str:
 
 
 def _plain_pixels(data: bytes, policy: PixelPolicy) -> np.ndarray | None:
-    """The pixels of a JPEG that is plain beyond doubt and keeps its bytes; None for all others, which Pillow opens.
+    """Decodes a JPEG that is plain beyond doubt and keeps its bytes; returns None for all others, which Pillow opens.
 
     Most photos are; for them, this saves what Pillow takes to parse a header a second time.
     """
@@ -146,7 +149,7 @@ def look(data: bytes, policy: PixelPolicy) -> Look | Reject:
 
 
 def _lumas(looks: Sequence[Look]) -> np.ndarray:
-    """uint8 [n, SIDE, SIDE]: the mean luma of the four points in each cell, as Pillow's "L" and `reduce` round it."""
+    """Averages the luma of the four points in each cell, as Pillow's "L" and `reduce` round: uint8 [n, SIDE, SIDE]."""
     points = np.stack([look.points for look in looks])
     luma = (points & 255) * _LUMA_WEIGHTS[0]
     for weight in _LUMA_WEIGHTS[1:]:
@@ -160,7 +163,7 @@ def _lumas(looks: Sequence[Look]) -> np.ndarray:
 
 
 def _pixel_digest(pixels: str, luma: np.ndarray) -> str:
-    """sha256 over the mode, the size, a CRC-32C of all pixels and 4,096 mean lumas.
+    """Hashes the mode, the size, a CRC-32C of all pixels and 4,096 mean lumas by sha256.
 
     sha256 of all pixels would take a fifth of the time that decoding takes. For this digest to err, images must agree
     in size and in every mean, that is look alike, and then collide in the CRC, by a chance of 2^-32.
@@ -169,7 +172,7 @@ def _pixel_digest(pixels: str, luma: np.ndarray) -> str:
 
 
 def _sharpness(lumas: np.ndarray) -> np.ndarray:
-    """float64 [n]; see `ImageFacts`."""
+    """Measures sharpness as `ImageFacts` defines it: float64 [n]."""
     wide = lumas.astype(np.int32)
     laplacian = (
         wide[:, 1:-1, 1:-1] * 4 - wide[:, :-2, 1:-1] - wide[:, 2:, 1:-1] - wide[:, 1:-1, :-2] - wide[:, 1:-1, 2:]
@@ -178,7 +181,7 @@ def _sharpness(lumas: np.ndarray) -> np.ndarray:
 
 
 def make_facts(looks: Sequence[Look]) -> list[ImageFacts]:
-    """The facts of several images: together, because most steps' overhead exceeds their work on one image.
+    """Makes the facts of several images: together, because most steps' overhead exceeds their work on one image.
 
     What comes out for an image does not depend on the others.
     """
@@ -207,6 +210,6 @@ def make_facts(looks: Sequence[Look]) -> list[ImageFacts]:
 
 
 def inspect(data: bytes, policy: PixelPolicy) -> ImageFacts | Reject:
-    """An image's facts, or why it is refused."""
+    """Returns an image's facts, or why it is refused."""
     seen = look(data, policy)
     return seen if isinstance(seen, Reject) else make_facts([seen])[0]

@@ -1,4 +1,4 @@
-"""A perceptual hash of 72 bytes: the signs and coarse magnitudes of an image's 143 lowest cosine frequencies.
+"""Makes a perceptual hash of 72 bytes: the signs and coarse magnitudes of an image's 143 lowest cosine frequencies.
 
 Against the usual 64-bit hashes (pHash, https://www.phash.org; dHash) it keeps two bits of magnitude more per frequency.
 That is enough to work out, from the hash alone, the hash of a mirrored or cropped version of the image (the transform
@@ -39,7 +39,7 @@ _LEVELS_PER_SIGMA = 3.5
 
 
 def _cosines(x: np.ndarray, count: int) -> np.ndarray:
-    """Orthonormal cosine functions on [0, 1): float64 [count, len(x)]."""
+    """Evaluates orthonormal cosine functions on [0, 1) at `x`: float64 [count, len(x)]."""
     basis = math.sqrt(2) * np.cos(np.pi * np.arange(count)[:, None] * x[None])
     basis[0] = 1
     return basis
@@ -50,7 +50,7 @@ def _midpoints(count: int) -> np.ndarray:
 
 
 def _window_map(lost_before: float, lost_after: float) -> np.ndarray:
-    """Cosine series on [0, 1) → cosine series on the window, as a matrix [FREQUENCIES, FREQUENCIES]."""
+    """Returns the matrix [FREQUENCIES, FREQUENCIES] from a cosine series on [0, 1) to the one on a window of it."""
     x = _midpoints(512)
     seen = _cosines(lost_before + x * (1 - lost_before - lost_after), FREQUENCIES)
     return _cosines(x, FREQUENCIES) @ seen.T / len(x)
@@ -63,7 +63,10 @@ _WHITEN = np.hypot(*np.mgrid[:FREQUENCIES, :FREQUENCIES])
 
 
 def _cut_map() -> np.ndarray:
-    """Whitened series of an image → those of its windows: float32 [COEFFICIENTS, len(WINDOWS) * COEFFICIENTS]."""
+    """Returns the matrix from an image's whitened series to those of its windows.
+
+    float64 [COEFFICIENTS, len(WINDOWS) * COEFFICIENTS].
+    """
     unwhiten = np.divide(1, _WHITEN, out=np.zeros_like(_WHITEN), where=_WHITEN > 0)
     maps = [np.kron(_window_map(top, bottom), _window_map(left, right)) for left, top, right, bottom in WINDOWS]
     return np.concatenate([(_WHITEN.reshape(-1, 1) * m * unwhiten.reshape(-1)).T for m in maps], axis=1)
@@ -75,7 +78,7 @@ MIRROR = np.tile((-1.0) ** np.arange(FREQUENCIES), FREQUENCIES).astype(np.float3
 
 
 def perceptual_hashes(lumas: np.ndarray) -> list[bytes]:
-    """The hashes of images.
+    """Computes the hashes of images.
 
     Args:
       lumas: uint8 [n, SIDE, SIDE], sampled evenly over the whole image whatever its aspect ratio.
@@ -94,7 +97,7 @@ def perceptual_hashes(lumas: np.ndarray) -> list[bytes]:
 
 
 def levels(hashes: np.ndarray) -> np.ndarray:
-    """uint8 [n, HASH_BYTES] → the coefficients' levels, -7 to 7, int8 [n, COEFFICIENTS]."""
+    """Unpacks hashes, uint8 [n, HASH_BYTES], into their coefficients' levels, -7 to 7, int8 [n, COEFFICIENTS]."""
     return np.stack([hashes >> 4, hashes & 15], axis=-1).reshape(len(hashes), COEFFICIENTS).astype(np.int8) - 8
 
 
@@ -103,12 +106,15 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def describe(hashes: np.ndarray) -> np.ndarray:
-    """uint8 [n, HASH_BYTES] → unit vectors float32 [n, COEFFICIENTS], whose dot product is the images' similarity."""
+    """Turns hashes into unit vectors whose dot product is the images' similarity.
+
+    uint8 [n, HASH_BYTES] become float32 [n, COEFFICIENTS].
+    """
     return _unit(levels(hashes).astype(np.float32))
 
 
 def describe_windows(hashes: np.ndarray) -> np.ndarray:
-    """The vectors of the images cut to each of WINDOWS: float32 [n, len(WINDOWS), COEFFICIENTS]."""
+    """Computes the vectors of the images cut to each of WINDOWS: float32 [n, len(WINDOWS), COEFFICIENTS]."""
     steps = levels(hashes).astype(np.float32)
     cut = ((np.abs(steps) * steps) @ _CUT).reshape(len(hashes), len(WINDOWS), COEFFICIENTS)
     return _unit(np.sign(cut) * np.sqrt(np.abs(cut)))

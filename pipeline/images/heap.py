@@ -1,4 +1,4 @@
-"""glibc's heap: memory that goes back to the system, and memory whose contents are known.
+"""Has glibc's heap give memory back to the system, and hand out memory whose contents are known.
 
 Without `give_back`, what glibc keeps of past peaks is most of what a build takes.
 """
@@ -36,7 +36,7 @@ def _libc() -> ctypes.CDLL | None:
 
 @contextlib.contextmanager
 def fresh_memory(fill: int) -> Iterator[None]:
-    """While it lasts, what this thread allocates and does not write holds bytes `fill` (glibc only; else, anything)."""
+    """Fills what this thread allocates while the block runs with bytes `fill` (glibc only; elsewhere, does nothing)."""
     if not (libc := _libc()):
         yield
         return

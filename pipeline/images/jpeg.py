@@ -20,7 +20,7 @@ _HARMLESS = frozenset(b"\xc4\xdb\xdd\xe0\xee\xfe")
 
 
 class Frame(NamedTuple):
-    """What a plain JPEG declares.
+    """Says what a plain JPEG declares.
 
     Attributes:
       width, height: as stored, pixels; may be 0 in a damaged file.
@@ -37,7 +37,7 @@ class Frame(NamedTuple):
 
 
 def plain_frame(data: bytes) -> Frame | None:
-    """The frame of a JPEG of the kinds that every decoder reads: baseline, extended or progressive Huffman, whole.
+    """Reads the frame of a whole JPEG of the kinds that every decoder reads: baseline, extended or progressive Huffman.
 
     None if it is of another kind or ends without its end marker. The bits a sample are not looked at.
     """
@@ -62,7 +62,7 @@ def plain_frame(data: bytes) -> Frame | None:
 
 
 def _plain_scans(data: bytes, at: int) -> bool:
-    """Whether from the first scan on there are only scans and their tables up to the end marker.
+    """Says whether from the first scan on there are only scans and their tables up to the end marker.
 
     Pillow skips other markers amid the scans, which damage puts there; TensorFlow then refuses the file.
     """
@@ -71,10 +71,10 @@ def _plain_scans(data: bytes, at: int) -> bool:
 
 
 def decode_plain(data: bytes, *, grey: bool) -> np.ndarray | None:
-    """Decodes a whole file.
+    """Decodes a whole JPEG file.
 
     Args:
-      data: a JPEG that `pixels.conforms`.
+      data: a JPEG with a `plain_frame` of one or three channels.
       grey: whether it has one channel.
 
     Returns:

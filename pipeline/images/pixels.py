@@ -1,4 +1,4 @@
-"""Encoded bytes of any supported format → upright "L" or "RGB" pixels, within bounds on memory and time.
+"""Decodes images of any supported format to upright "L" or "RGB" pixels, within bounds on memory and time.
 
 Colours: pixel values are taken as stored. Colour profiles are not applied, because neither TensorFlow's decoder nor a
 served model applies them, and training must see what serving sees. CMYK becomes RGB by the plain formula that
@@ -80,7 +80,7 @@ _MAGIC = (
 
 
 def sniff(data: bytes) -> str | None:
-    """The name of the format that the first bytes announce, supported or not; None where they announce none."""
+    """Names the format that the first bytes announce, supported or not; None where they announce none."""
     head = data[:512]
     return next((name for pattern, name in _MAGIC if re.match(pattern, head, re.DOTALL)), None)
 
@@ -107,7 +107,7 @@ def _why_not_opened(data: bytes, error: Exception) -> Refused:
 
 
 def open_image(data: bytes, policy: PixelPolicy) -> Image.Image:
-    """Reads the header only, and refuses what the header alone condemns.
+    """Opens an image without decoding it, and refuses what its header, scans or frames alone condemn.
 
     Raises:
       Refused: with the code and the reason.
@@ -138,7 +138,7 @@ def open_image(data: bytes, policy: PixelPolicy) -> Image.Image:
 
 
 def record_size(size: tuple[int, int], policy: PixelPolicy) -> tuple[int, int]:
-    """The size of the record's image for an image of `size`; (width, height) both."""
+    """Computes the size of the record's image for an image of `size`; (width, height) both."""
     if policy.max_side is None or max(size) <= policy.max_side:
         return size
     scale = policy.max_side / max(size)
@@ -146,7 +146,7 @@ def record_size(size: tuple[int, int], policy: PixelPolicy) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF (or, failing that, XMP) orientation, 1 to 8; 1 where there is none or a senseless one."""
+    """Reads the EXIF (or, failing that, XMP) orientation, 1 to 8; 1 where there is none or a senseless one."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
         return value if value in range(1, 9) else 1
@@ -155,7 +155,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def conforms(data: bytes, image: Image.Image, policy: PixelPolicy) -> bool:
-    """Whether the file can be the record's image as it stands. Reads markers only; decodes nothing.
+    """Says whether the file can be the record's image as it stands. Reads markers only; decodes nothing.
 
     It can if it is a JPEG of the kinds that every decoder reads (baseline, extended or progressive Huffman, 8 bits,
     with its end marker), RGB or greyscale, upright, and within `max_side`.
@@ -196,7 +196,7 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def _wide_grey(image: Image.Image, *, white: int) -> Image.Image:
-    """16-bit greyscale to 8 bits; `white` is the largest sample value. Pillow's own conversion clips at 255."""
+    """Converts 16-bit greyscale to 8 bits; `white` is the largest sample value. Pillow's own way clips at 255."""
     transparent = image.info.get("transparency")
 
     def convert(strip: Image.Image) -> Image.Image:
@@ -210,7 +210,7 @@ def _wide_grey(image: Image.Image, *, white: int) -> Image.Image:
 
 
 def _bits(image: Image.Image) -> int:
-    """Bits a sample of a "I;16" image: TIFFs with 9 to 15 are unpacked without scaling."""
+    """Reads how many bits a sample of an "I;16" image has: TIFFs with 9 to 15 are unpacked without scaling."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return int(image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0])
     return 16

@@ -1,4 +1,4 @@
-"""What is accepted, what a record's image looks like, and the closed list of reasons why something is left out."""
+"""Says what is accepted, what a record's image looks like, and, in a closed list, why something is left out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HARD_MAX_PIXELS = 178_956_970
 
 
 class RejectCode(enum.Enum):
-    """Why something is not in the dataset. A closed list: rejects.jsonl, the report and the tests count by it."""
+    """Says why something is not in the dataset. A closed list: rejects.jsonl, the report and the tests count by it."""
 
     NOT_AN_IMAGE = "not_an_image"
     UNSUPPORTED = "unsupported"
@@ -45,14 +45,14 @@ class RejectCode(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reject:
-    """Why an image is refused: a code to count by and a sentence for a person."""
+    """Says why an image is refused: a code to count by and a sentence for a person."""
 
     code: RejectCode
     detail: str
 
 
 class Refused(ExpectedError):
-    """An image is left out; becomes a row of rejects.jsonl.
+    """Reports that an image is left out; becomes a row of rejects.jsonl.
 
     Attributes:
       code: the reason, out of the closed list.
@@ -73,17 +73,17 @@ class Refused(ExpectedError):
 
 
 class ReadError(Refused):
-    """An image's source cannot be read."""
+    """Reports that an image's source cannot be read."""
 
 
 def too_many_bytes(size: int, limit: int) -> str:
-    """What a reject of that code says."""
+    """Words the detail of a reject for `TOO_MANY_BYTES`."""
     return f"{size} bytes, at most {limit} allowed"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PixelPolicy:
-    """What is accepted and what a record's image looks like.
+    """Says what is accepted and what a record's image looks like.
 
     Attributes:
       max_pixels: largest declared width × height; checked before anything is decoded. Decoding takes up to 12 bytes of
@@ -120,7 +120,7 @@ class PixelPolicy:
 
 
 def read_bounded(file: IO[bytes]) -> bytes:
-    """All of a file whose size only reading tells. Raises ReadError: it is too large to be an image."""
+    """Reads a whole file whose size is not known before; ReadError above `PixelPolicy`'s default `max_bytes`."""
     data = file.read(PixelPolicy.max_bytes + 1)
     if len(data) > PixelPolicy.max_bytes:
         raise ReadError(RejectCode.TOO_MANY_BYTES, f"more than the {PixelPolicy.max_bytes} bytes allowed")
