@@ -94,6 +94,11 @@ def _bucket_error(error: Exception) -> CommandError | None:
     return None
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's text, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def nearest(name: str, candidates: Sequence[str]) -> str:
     """Returns ` Did you mean "x"?` for the candidate nearest to `name`, or an empty string if none is near."""
     matches = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)

@@ -17,7 +17,6 @@ from pipeline.augment.random_bits import stream_key
 from pipeline.augment.render import Renderer, finish_columns, traced_draw, traced_render
 from pipeline.batching import ONE_HOST, Batching, HostSlice
 from pipeline.command import UsageError
-from pipeline.format import records
 from pipeline.format.manifest import DatasetVersion
 from pipeline.preprocess import assert_range, check_mode
 from pipeline.preprocess import preprocess as preprocess_images
@@ -25,11 +24,7 @@ from pipeline.preprocess import preprocess as preprocess_images
 
 def example_ids(data: DatasetVersion, split: str) -> list[str]:
     """Lists the ids of a split's records in the order of `eval_dataset`. Reads every shard."""
-    ids = []
-    for shard in data.manifest.shards(split):
-        with (data.path / shard.name).open("rb") as file:
-            ids += [records.decode_example(payload).id for payload in records.read_frames(file)]
-    return ids
+    return [record.id for record in data.read(split)]
 
 
 def _options() -> tf.data.Options:

@@ -17,7 +17,7 @@ from pipeline.command import ExitCode, run_command
 from pipeline.format.manifest import open_dataset
 from trainer.devices.chips import find_chips, spare_metadata_server
 from trainer.devices.tpu_slice import find_host, leaves_it_to_another
-from trainer.request import Request, define_flags
+from trainer.request import STRATEGIES, Request, define_flags
 
 FLAGS = flags.FLAGS
 define_flags()
@@ -26,7 +26,7 @@ flags.DEFINE_string("tpu", "", "local (TPU VM, Colab), a Cloud TPU's name or grp
 flags.DEFINE_enum(
     "strategy",
     "auto",
-    ["auto", "tpu", "mirrored", "multiworker", "cpu"],
+    STRATEGIES,
     "What trains: mirrored: all GPUs of this machine; multiworker: those of all machines in TF_CONFIG; auto: TPU with "
     "--tpu, several machines with TF_CONFIG, else all GPUs, else the CPU.",
 )

@@ -29,18 +29,9 @@ def main(arguments: list[str]) -> None:
     spare_metadata_server()
     # Takes seconds: TensorFlow.
     from pipeline.contact_sheet import contact_sheet, first_records, render_epochs
-    from trainer.recipes.load import load_recipe
-    from trainer.recipes.recipe import DataFacts
+    from trainer.recipes.load import facts_of, load_recipe
 
-    manifest = data.manifest
-    recipe = load_recipe(
-        _RECIPE.value,
-        DataFacts(
-            num_train=manifest.num_examples(_SPLIT.value),
-            num_classes=manifest.num_classes,
-            max_side=max(manifest.max_height, manifest.max_width),
-        ),
-    )
+    recipe = load_recipe(_RECIPE.value, facts_of(data))
     serialized = first_records(data, _SPLIT.value, _IMAGES.value)
     if not serialized:
         raise UsageError(f"--split={_SPLIT.value}: the split is empty")

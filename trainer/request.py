@@ -15,6 +15,7 @@ from etils import epath
 from pipeline.format.manifest import DatasetVersion
 from pipeline.format.storage import write_atomically
 
+STRATEGIES = ("auto", "tpu", "mirrored", "multiworker", "cpu")  # what `--strategy` takes
 FINISHED = "_SUCCESS"  # written last: its presence says that the run is whole
 
 

@@ -47,7 +47,7 @@ def train_and_evaluate(
       request: what to train.
       data: the dataset that it names.
       directory: of the run.
-      strategy: one of `devices.strategy.KINDS`.
+      strategy: one of `request.STRATEGIES`.
       tpu: see `make_strategy`.
       profile: whether to write a TensorBoard profile.
 

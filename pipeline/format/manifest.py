@@ -119,6 +119,8 @@ class Manifest:
             raise ValueError(f"missing key {missing[0]!r}")
         data = {key: value for key, value in data.items() if key in names}
         data["labels"] = tuple(data["labels"])
+        if not isinstance(data["splits"], dict):
+            raise ValueError("splits is an object: name → shards")
         data["splits"] = {name: tuple(Shard(**shard) for shard in shards) for name, shards in data["splits"].items()}
         return cls(**data)
 

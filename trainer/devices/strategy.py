@@ -9,19 +9,18 @@ import socket
 import tensorflow as tf
 from absl import logging
 
-from pipeline.command import TryAgainError, UsageError
+from pipeline.command import TryAgainError, UsageError, first_line
 from trainer.devices.chips import find_chips
 from trainer.devices.cluster import Cluster, Workers, wait_for_others
 from trainer.devices.memory import keep_freed_memory
 from trainer.devices.tpus import GENERATIONS, GIB
 
-KINDS = ("auto", "tpu", "mirrored", "multiworker", "cpu")
 _CONNECT_SECONDS = 10
 _CLUSTER_SECONDS = 600  # machines of a job rarely start at the same moment
 
 
 def choose(kind: str, *, tpu: str, cluster: Cluster | None) -> str:
-    """Returns what `--strategy` means with these other flags, one of KINDS: auto where this machine's devices decide.
+    """Returns what `--strategy` means with these other flags, of `request.STRATEGIES`: auto where devices decide.
 
     Raises:
       UsageError: they contradict one another.
@@ -43,7 +42,7 @@ def make_strategy(tpu: str = "", *, kind: str = "auto", cluster: Cluster | None 
 
     Args:
       tpu: `local` (TPU VM, Colab), a Cloud TPU's name, `grpc://host:port`, or empty.
-      kind: one of KINDS; `tpu` without a name is `local`.
+      kind: one of `request.STRATEGIES`; `tpu` without a name is `local`.
       cluster: of which this process is part.
 
     Raises:
@@ -96,7 +95,7 @@ def _multi_worker_strategy(cluster: Cluster) -> tf.distribute.Strategy:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError) as error:
         raise TryAgainError(
-            f"the workers of TF_CONFIG did not come together ({_first_line(error)}); this is {cluster}: is every "
+            f"the workers of TF_CONFIG did not come together ({first_line(error)}); this is {cluster}: is every "
             "address reachable, and its port free? Start the same command on all of them"
         ) from error
     # Every worker has as many batches as the others, all of one size. Otherwise TensorFlow asks all of them before
@@ -122,7 +121,7 @@ def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
         topology = tf.tpu.experimental.initialize_tpu_system(resolver)
         strategy = tf.distribute.TPUStrategy(resolver)
     except Exception as error:
-        raise UsageError(f"--tpu={tpu}: no TPU answered ({_first_line(error)[:200]}); {advice}") from error
+        raise UsageError(f"--tpu={tpu}: no TPU answered ({first_line(error)[:200]}); {advice}") from error
     hosts = len(topology.device_coordinates)
     logging.info("found %s", describe_tpu(chips.generation, tuple(topology.mesh_shape), hosts=hosts))
     return strategy
@@ -142,10 +141,6 @@ def describe_tpu(generation: str | None, mesh: tuple[int, ...], *, hosts: int) -
     plural = "s" if hosts > 1 else ""
     shape = "x".join(map(str, sides))
     return f"TPU{' ' + generation if generation else ''}, {chips} chips{memory} ({shape}) on {hosts} host{plural}"
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _check_reachable(address: str) -> None:

@@ -27,7 +27,6 @@ def facts() -> dict[str, Any]:
     return {
         "version": tf.__version__,
         "keras_backend": keras.backend.backend(),
-        "cuda": tf.test.is_built_with_cuda(),
         "tpu_kernels": bool(tpu_kernels),
         "devices": sorted(device.device_type for device in tf.config.list_physical_devices()),
     }

@@ -19,12 +19,14 @@ from pipeline.command import run_command
 from pipeline.format.manifest import open_dataset
 from pipeline.format.storage import write_atomically
 from trainer.devices.chips import spare_metadata_server
-from trainer.request import Request, define_flags
+from trainer.request import STRATEGIES, Request, define_flags
 
 FLAGS = flags.FLAGS
 define_flags()
 flags.DEFINE_string("tpu", "", "As for trainer.main.")
-flags.DEFINE_enum("strategy", "auto", ["auto", "tpu", "mirrored", "cpu"], "As for trainer.main; on one machine.")
+flags.DEFINE_enum(
+    "strategy", "auto", [kind for kind in STRATEGIES if kind != "multiworker"], "As for trainer.main; on one machine."
+)
 flags.DEFINE_string("phase", None, "Which phase of the recipe to try; default: the last.")
 flags.DEFINE_integer("sample", 256, "Number of training images to fit.", lower_bound=2)
 flags.DEFINE_integer("epochs", 0, "Longest a rate is tried for; 0: 20, or as many as make 100 steps.", lower_bound=0)

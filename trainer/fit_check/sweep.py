@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from pipeline import dataset
 from pipeline.augment.config import AugmentConfig
+from pipeline.batching import HostSlice
 from pipeline.command import CommandError, DataError
 from pipeline.format.manifest import TRAIN, DatasetVersion
 from trainer.models import backbone_info
@@ -228,7 +229,7 @@ class Sweep:
     def _order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self._seed, epoch]).permutation(len(self.labels))
 
-    def _batches(self, order: np.ndarray, host: dataset.HostSlice) -> tf.data.Dataset:
+    def _batches(self, order: np.ndarray, host: HostSlice) -> tf.data.Dataset:
         return feature_batches(
             self._inputs, self.labels, order=order, batch_size=self._recipe.batch_size, skip_batches=0, host=host
         )

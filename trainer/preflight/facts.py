@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipeline.command import DataError, UsageError
-from pipeline.format.manifest import DatasetVersion
+from pipeline.command import UsageError
+from pipeline.format.manifest import VALIDATION, DatasetVersion
+from trainer.recipes.load import facts_of
 from trainer.recipes.recipe import DataFacts
 
 
@@ -57,13 +58,11 @@ def published_counts(recipe: str) -> Counts:
 
 def counts_of(data: DatasetVersion) -> Counts:
     """Returns a dataset's own counts; DataError if there is nothing to train on."""
-    manifest = data.manifest
-    if "train" not in manifest.splits or not manifest.num_examples("train"):
-        raise DataError(f"{data.path}: no examples in split train; it has {', '.join(manifest.splits)}")
+    facts, manifest = facts_of(data), data.manifest
     return Counts(
-        train=manifest.num_examples("train"),
-        validation=manifest.num_examples("validation") if "validation" in manifest.splits else 0,
-        classes=manifest.num_classes,
-        side=max(manifest.max_height, manifest.max_width),
+        train=facts.num_train,
+        validation=manifest.num_examples(VALIDATION) if VALIDATION in manifest.splits else 0,
+        classes=facts.num_classes,
+        side=facts.max_side,
         origin=str(data.path),
     )

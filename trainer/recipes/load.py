@@ -45,6 +45,18 @@ def load_recipe(name: str, facts: DataFacts, *, backbone: str | None = None) -> 
     return build(facts, backbone_info(backbone).name) if backbone else build(facts)
 
 
+def facts_of(data: DatasetVersion) -> DataFacts:
+    """Says what a recipe may derive its settings from; DataError if there is nothing to train on."""
+    manifest = data.manifest
+    if TRAIN not in manifest.splits or not manifest.num_examples(TRAIN):
+        raise DataError(f"{data.path}: no examples in split {TRAIN}; it has {', '.join(manifest.splits)}")
+    return DataFacts(
+        num_train=manifest.num_examples(TRAIN),
+        num_classes=manifest.num_classes,
+        max_side=max(manifest.max_height, manifest.max_width),
+    )
+
+
 def resolve(request: Request, data: DatasetVersion) -> Recipe:
     """Returns the recipe that a request means on a dataset, flags applied.
 
@@ -52,16 +64,9 @@ def resolve(request: Request, data: DatasetVersion) -> Recipe:
       UsageError: no such recipe, a wrong override, or schedules that do not fit their phases.
       DataError: the dataset cannot be trained on.
     """
-    manifest = data.manifest
-    if TRAIN not in manifest.splits or not manifest.num_examples(TRAIN):
-        raise DataError(f"{data.path}: no examples in split {TRAIN}; it has {', '.join(manifest.splits)}")
-    if manifest.num_classes < 2:
-        raise DataError(f"{data.path}: one label only ({manifest.labels[0]}); a classifier needs two or more")
-    facts = DataFacts(
-        num_train=manifest.num_examples(TRAIN),
-        num_classes=manifest.num_classes,
-        max_side=max(manifest.max_height, manifest.max_width),
-    )
+    facts = facts_of(data)
+    if facts.num_classes < 2:
+        raise DataError(f"{data.path}: one label only ({data.manifest.labels[0]}); a classifier needs two or more")
     recipe = load_recipe(request.recipe, facts, backbone=request.backbone)
     weights = [f"weights={request.weights}"] if request.weights else []
     recipe = overrides.override(recipe, [*weights, *request.settings])

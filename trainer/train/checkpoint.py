@@ -13,7 +13,7 @@ import tensorflow as tf
 from absl import logging
 from etils import epath
 
-from pipeline.command import UsageError
+from pipeline.command import UsageError, first_line
 from pipeline.format.storage import write_atomically
 from trainer.models import Classifier
 
@@ -48,7 +48,7 @@ class StateCheckpoint:
                 text = tf.train.load_checkpoint(path).get_tensor(_PROGRESS_KEY)
                 found.append((path, json.loads(text.decode())))
             except (tf.errors.OpError, ValueError, LookupError) as error:
-                logging.warning("checkpoint %s is damaged, trying the one before: %s", path, _first_line(error))
+                logging.warning("checkpoint %s is damaged, trying the one before: %s", path, first_line(error))
         return found
 
     def restore(self, path: str, state: Mapping[str, Any]) -> bool:
@@ -56,7 +56,7 @@ class StateCheckpoint:
         try:
             tf.train.Checkpoint(progress=self._progress, **state).restore(path).assert_existing_objects_matched()
         except (tf.errors.OpError, ValueError, LookupError, AssertionError) as error:
-            logging.warning("checkpoint %s is damaged, trying the one before: %s", path, _first_line(error))
+            logging.warning("checkpoint %s is damaged, trying the one before: %s", path, first_line(error))
             return False
         return True
 
@@ -71,10 +71,6 @@ def training_state(
         "optimizers": [[v.value for v in optimizer.variables] for optimizer in optimizers],
         "average": average,
     }
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def save_best(directory: epath.Path, classifier: Classifier) -> None:

@@ -54,6 +54,15 @@ def test_an_absent_shard_and_a_damaged_manifest_are_named(tmp_path):
         manifest.open_dataset(tmp_path)
 
 
+@pytest.mark.parametrize("change", [{"splits": []}, {"splits": {"train": [3]}}, {"labels": 7}, {"version": 1}])
+def test_a_manifest_of_wrong_types_is_damaged_not_a_bug(tmp_path, change):
+    directory = _publish(tmp_path)
+    data = json.loads((directory / "manifest.json").read_text())
+    (directory / "manifest.json").write_text(json.dumps(data | change))
+    with pytest.raises(DataError, match="not a valid manifest"):
+        manifest.open_dataset(tmp_path)
+
+
 def test_an_unknown_split_gets_the_nearest_name():
     with pytest.raises(UsageError, match='no split "trian".*Did you mean "train"'):
         _manifest().shards("trian")
