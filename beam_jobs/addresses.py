@@ -1,4 +1,4 @@
-"""Which network addresses a download may go to.
+"""Decides which network addresses a download may go to.
 
 A URL list is untrusted input: without this, one line of it makes a worker read a cloud's metadata service or a machine
 of the private network (server-side request forgery). The check is made on the address, not on the name, and the
@@ -54,7 +54,7 @@ ANY_NETWORK = ("0.0.0.0/0", "::/0")
 
 
 def _embedded_v4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that packets to `address` end at, for the forms that carry one."""
+    """Finds the IPv4 address that packets to `address` end at, for the forms that carry one; else None."""
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
     if address in _NAT64:
@@ -63,7 +63,7 @@ def _embedded_v4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None
 
 
 def refusal(address: str, allowed: Iterable[str] = ()) -> str | None:
-    """Why a download must not connect to `address` ("loopback", "private", …), or None if it may.
+    """Says why a download must not connect to `address` ("loopback", "private", …), or returns None if it may.
 
     Args:
       address: IPv4 or IPv6 address as text, as the resolver gives it.
@@ -85,7 +85,7 @@ def refusal(address: str, allowed: Iterable[str] = ()) -> str | None:
 
 
 def resolve(host: str, *, timeout: float) -> list[str]:
-    """The host's addresses, in the resolver's order.
+    """Looks up the host's addresses, in the resolver's order.
 
     Raises:
       socket.gaierror: the name has no address.

@@ -1,4 +1,4 @@
-"""One build from the listing to the published version: what is cheap first, the pipeline only if there is work."""
+"""Runs one build from the listing to the published version: what is cheap first, the pipeline only if there is work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.format.manifest import MANIFEST_FILE, VERSIONS_DIR, Manifest, curr
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a build ended.
+    """Describes how a build ended.
 
     Attributes:
       version: the current version.
@@ -34,7 +34,7 @@ class Outcome:
       examples: split → label → number of examples.
       rejects: reject code → number of images.
       total: images listed.
-      seconds: that it took.
+      seconds: how long it took; 0 where there was nothing to do.
       pruned: old versions removed.
     """
 
@@ -53,7 +53,7 @@ def check_listing(listing: Listing, labels: Sequence[str], config: BuildConfig) 
     """Refuses what cannot become a dataset, before any image is read.
 
     Raises:
-      DataError: a single class, or a class with fewer images than splits.
+      DataError: a single class, a class with fewer images than splits, or a label that is none of `labels`.
     """
     if len(labels) < 2:
         raise DataError(
@@ -86,7 +86,7 @@ def _same_content(root: str, version: str, manifest: Manifest) -> bool:
 
 
 def _previous(config: BuildConfig) -> PreviousVersion | None:
-    """The newest version, if its images were encoded as this build would encode them."""
+    """Finds the newest version, if its images were encoded as this build would encode them; else None."""
     for version in publish.versions(config.output)[-1:]:
         directory = os.path.join(config.output, VERSIONS_DIR, version)
         with open(os.path.join(directory, MANIFEST_FILE), encoding="utf-8") as file:
@@ -109,7 +109,7 @@ def _run_pipeline(
     config: BuildConfig,
     beam_arguments: Sequence[str],
 ) -> dict[str, Any]:
-    """Runs the Beam job; returns its plan. Raises CommandError."""
+    """Runs the Beam job and returns its plan. Raises CommandError."""
     directories = {name: os.path.join(work, name) for name in ("reports", "progress", "spool")}
     cache = _cache(config)
     staging = os.path.join(work, "version")
@@ -163,7 +163,7 @@ def _run_pipeline(
 
 
 def _download(source: RemoteSource, config: BuildConfig, beam_arguments: Sequence[str]) -> None:
-    """Brings what the source's URLs lead to into its store, as far as it is not there. Raises CommandError."""
+    """Downloads what the source's URLs lead to into its store, as far as it is not there. Raises CommandError."""
     urls = downloads.pending(source.urls(), source.store, config.download)
     if not urls:
         return

@@ -1,4 +1,4 @@
-"""What the user asked for: the settings of a build, and which of them decide what the dataset holds."""
+"""Holds what the user asked for: the settings of a build, and which of them decide what the dataset holds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildConfig:
-    """What the user asked for; the fields up to `max_reject_fraction` decide what the dataset holds.
+    """Holds what the user asked for; the fields up to `max_reject_fraction` decide what the dataset holds.
 
     Attributes:
       source_name: the value of --source.
@@ -50,7 +50,7 @@ class BuildConfig:
     download: downloads.DownloadPolicy = dataclasses.field(default_factory=downloads.DownloadPolicy)
 
     def content(self) -> dict[str, Any]:
-        """The settings that decide what the dataset holds, for the manifest and the build's key."""
+        """Lists the settings that decide what the dataset holds, for the manifest and the build's key."""
         return {
             "format": FORMAT,
             "source": self.source_name,
@@ -65,7 +65,7 @@ class BuildConfig:
         }
 
     def encoding(self) -> dict[str, Any]:
-        """The settings that decide the bytes of an encoded image; another JPEG encoder is another setting."""
+        """Lists the settings that decide the bytes of an encoded image; another JPEG encoder is another setting."""
         policy = {f"policy.{key}": value for key, value in dataclasses.asdict(self.policy).items()}
         shrinking = f", {SHRINKING.name.lower()}" if self.policy.max_side else ""
         return {**policy, "encoder": f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}{shrinking}"}

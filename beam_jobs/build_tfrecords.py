@@ -85,7 +85,7 @@ def _dataset_name(input_path: str) -> str:
 
 
 def _paths() -> tuple[str, str]:
-    """--input and --output."""
+    """Checks --input and --output and returns both."""
     # A source may name its input itself: --source=tfds:mnist.
     input_path = _INPUT.value or _SOURCE.value.partition(":")[2]
     if not input_path or not _OUTPUT.value:

@@ -1,4 +1,4 @@
-"""What a published version says about itself: the files for TFDS and the dataset card."""
+"""Composes what a published version says about itself: the files for TFDS and the dataset card."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _MANY_CLASSES = 50
 
 
 def tfds_metadata(manifest: Manifest) -> dict[str, str]:
-    """The files that `tfds.builder_from_directory` reads, as TFDS 4.9 writes them: file name → text.
+    """Composes the files that `tfds.builder_from_directory` reads, as TFDS 4.9 writes them: file name → text.
 
-    Written out instead of by TFDS: importing that takes as long as inspecting 700 photos, and 60 MB.
+    TFDS itself could write them, but importing it takes as long as inspecting 700 photos, and 60 MB.
     """
     package = "tensorflow_datasets.core.features"
     number = {
@@ -66,7 +66,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
 
 
 def dataset_card(manifest: Manifest, examples: Mapping[str, Mapping[str, int]], rejects: Mapping[str, int]) -> str:
-    """README.md of a version.
+    """Composes the README.md of a version.
 
     Args:
       manifest: of the version.

@@ -1,4 +1,4 @@
-"""Connections pinned to an address that passed the check, one deadline over all waits, kept for the next request."""
+"""Pins connections to a checked address, puts one deadline over all waits, and keeps them for the next request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_IDLE = 64  # of all hosts together: a list may name thousands of them
 
 
 class PinnedConnection:
-    """An HTTP(S) connection to a given address; the name is used for `Host`, SNI and certificate verification only.
+    """Connects by HTTP(S) to a given address; the name is used for `Host`, SNI and certificate verification only.
 
     A plain socket timeout starts anew with every byte that drips in, so it is set from the deadline before each wait.
 
@@ -30,7 +30,7 @@ class PinnedConnection:
     """
 
     def __init__(self, target: Target, *, address: str, tls: ssl.SSLContext | None, deadline: float) -> None:
-        """Connects until `deadline` (a time.monotonic() value). Raises OSError."""
+        """Connects, by `deadline` (a time.monotonic() value) at the latest. Raises OSError."""
         self.origin = target.origin
         self.deadline = deadline
         self.answered = False
@@ -47,7 +47,7 @@ class PinnedConnection:
         self._reader = Reader(self)
 
     def get(self, target: Target, headers: bytes) -> Answer:
-        """Asks for `target`, which must be of this connection's origin; reads the head of the answer.
+        """Asks for `target`, which must be of this connection's origin, and reads the head of the answer.
 
         Args:
           target: what to ask for.
@@ -69,14 +69,14 @@ class PinnedConnection:
         return Answer(self._reader)
 
     def receive_into(self, buffer: memoryview) -> int:
-        """See `http1.Wire`."""
+        """Implements `http1.Wire`."""
         self._socket.settimeout(self._remaining())
         received = self._socket.recv_into(buffer)
         self.answered = self.answered or received > 0
         return received
 
     def is_quiet(self) -> bool:
-        """Whether nothing has come since the last answer: neither the connection's end nor bytes nobody asked for."""
+        """Says whether nothing has come since the last answer: neither the connection's end nor unrequested bytes."""
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
             return False
         poll = select.poll()  # unlike select.select, fit for file numbers above 1024
@@ -94,7 +94,7 @@ class PinnedConnection:
 
 
 class IdleConnections:
-    """Connections that wait for another request to their origin; for use by many threads."""
+    """Keeps connections that wait for another request to their origin; for use by many threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -102,7 +102,7 @@ class IdleConnections:
         self._by_origin: dict[Origin, list[PinnedConnection]] = {}
 
     def take(self, origin: Origin) -> PinnedConnection | None:
-        """The connection to the origin that was used last, unless its server has hung up meanwhile."""
+        """Returns the connection to the origin that was used last, of those that the server has left open, or None."""
         while True:
             with self._lock:
                 if not (several := self._by_origin.get(origin)):

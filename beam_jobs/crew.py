@@ -1,4 +1,4 @@
-"""Light processes that handle the images of a local build, while Beam in the launcher's process handles the rows.
+"""Runs light processes that handle the images of a local build, while Beam in the launcher's process handles the rows.
 
 Beam's own worker processes take a second each to start and 100 MB, and threads share one interpreter lock: two of them
 keep 1.4 cores busy. A member of the crew imports neither Beam nor what commands need, and starts while Beam is loaded.
@@ -32,7 +32,7 @@ SMALL = 500
 
 
 class MemberDied(ExpectedError):
-    """A member of the crew ended in the middle of a task; `signal` is the one that ended it, or None."""
+    """Reports that a member of the crew ended in the middle of a task; `signal` is the one that ended it, or None."""
 
     def __init__(self, returncode: int | None) -> None:
         self.signal = signal.Signals(-returncode) if returncode and returncode < 0 else None
@@ -40,7 +40,7 @@ class MemberDied(ExpectedError):
 
     @property
     def crashed(self) -> bool:
-        """Whether a fault of its own ended it, such as a decoder's on a malicious file."""
+        """Says whether a fault of its own ended it, such as a decoder's on a malicious file."""
         return self.signal in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 
     def for_user(self) -> BuildError:
@@ -52,11 +52,11 @@ class MemberDied(ExpectedError):
 
 
 class TaskFailed(RuntimeError):
-    """A task raised: a bug; the text is the traceback."""
+    """Reports that a task raised; the text is the traceback of a `BuildError` (see `errors.command_error`) or a bug."""
 
 
 def crew_size(arguments: Sequence[str], *, images: int) -> int:
-    """How many members a build should have; 0 where its images are handled by Beam's workers or by the launcher.
+    """Counts the members that a build should have; 0 where Beam's workers or the launcher handle its images.
 
     Args:
       arguments: the user's flags for Beam; a runner or a running mode named there is taken at its word.
@@ -75,7 +75,7 @@ def crew_size(arguments: Sequence[str], *, images: int) -> int:
 
 
 def result(future: concurrent.futures.Future[Any]) -> Any:
-    """What a task returned.
+    """Waits for a task and returns what it returned.
 
     Raises:
       BuildError: a process died.
@@ -88,7 +88,7 @@ def result(future: concurrent.futures.Future[Any]) -> Any:
 
 
 class Crew:
-    """So many processes, each with its own `tasks.Tasks`; tasks are begun in the order in which they are submitted."""
+    """Runs `size` processes, each with its own `tasks.Tasks`; begins tasks in the order in which they are submitted."""
 
     def __init__(self, size: int, config: JobConfig) -> None:
         self.size = size
@@ -102,13 +102,13 @@ class Crew:
             thread.start()
 
     def submit(self, task: str, *arguments: Any) -> concurrent.futures.Future[Any]:
-        """The result to be of `Tasks.<task>(*arguments)`; raises `TaskFailed` or `MemberDied`."""
+        """Submits `Tasks.<task>(*arguments)`; its future raises `TaskFailed` or `MemberDied`."""
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self._tasks.put((future, task, arguments))
         return future
 
     def inspect(self, buckets: tuple[str, ...]) -> Any:
-        """The result of `Tasks.inspect`; of images that crash the decoder, the BuildError names the first."""
+        """Returns the result of `Tasks.inspect`; of images that crash the decoder, the BuildError names the first."""
         try:
             return (self._ahead.pop(buckets, None) or self.submit("inspect", buckets)).result()
         except MemberDied as died:
@@ -203,13 +203,13 @@ _crew: Crew | None = None
 
 
 def current() -> Crew | None:
-    """The crew of this process, if a build has one here."""
+    """Returns the crew of this process, or None where no build has one here."""
     return _crew
 
 
 @contextlib.contextmanager
 def at_work(size: int, config: JobConfig) -> Iterator[Crew | None]:
-    """Has a crew of `size`, or none if that is 0, while the body runs."""
+    """Keeps a crew of `size`, or none if that is 0, while the body runs."""
     global _crew  # noqa: PLW0603 - Beam's steps are pickled, even in one process, and can be given no handles
     if not size:
         yield None

@@ -1,4 +1,4 @@
-"""A member of the crew (crew.py): reads a configuration, then tasks; answers each with its value or its error."""
+"""Runs a member of the crew (crew.py): reads a configuration, then tasks; answers each with its value or its error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came of one URL, and the body of an answer on its way into the store."""
+"""Represents what came of one URL, and the body of an answer on its way into the store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Download:
-    """What came of one URL: either the digest and size of its bytes, or the reason why there are none.
+    """Describes what came of one URL: either the digest and size of its bytes, or the reason why there are none.
 
     Attributes:
       url: as listed.
@@ -43,24 +43,24 @@ class Download:
 
     @property
     def stamp(self) -> str:
-        """For `SourceItem.stamp`: equal stamps, equal bytes."""
+        """Makes the `SourceItem.stamp`: equal stamps, equal bytes."""
         return f"failed:{self.code.value}" if self.code else f"sha256:{self.sha256}"
 
     def to_json(self, **more: str | int) -> bytes:
-        """One line, without its end. Half of a UTF-16 pair in a URL stays as it is, which UTF-8 proper forbids."""
+        """Writes a line of JSON, without its end; half of a UTF-16 pair in a URL stays, which UTF-8 proper forbids."""
         fields = {name: getattr(self, name) for name in self.__slots__} | more
         fields["code"] = self.code.value if self.code else None
         return json.dumps(fields, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass")
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Download:
-        """Out of the parsed line; unknown fields are passed over. Raises ValueError, KeyError, TypeError if damaged."""
+        """Restores a parsed line; unknown fields are passed over. Raises ValueError, KeyError, TypeError if damaged."""
         code = RejectCode(fields["code"]) if fields["code"] else None
         return cls(**{name: fields[name] for name in cls.__slots__} | {"code": code})
 
 
 class Body:
-    """The bytes of an answer, hashed as they come; a context manager, because large ones lie in a temporary file."""
+    """Collects an answer's bytes, hashed as they come; a context manager, as large ones lie in a temporary file."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -94,7 +94,7 @@ class Body:
             self._file.write(part)
 
     def parts(self) -> Iterator[bytes | memoryview]:
-        """All bytes from the first on, in pieces."""
+        """Yields all bytes from the first on, in pieces."""
         if self._file is None:
             yield from self._parts
             return

@@ -1,4 +1,4 @@
-"""Downloads in this process: all of a local build's, and a Beam worker's part of them.
+"""Downloads in this process: everything for a local build, and a Beam worker's part of it.
 
 One process receives as many images as a gigabit line carries, so a local build does not wait for Beam to be loaded.
 """
@@ -36,7 +36,7 @@ def download_counted(
 
 
 def run(urls: Sequence[str], store: DownloadStore, policy: DownloadPolicy, *, counters: str) -> None:
-    """Downloads for a local build, and shows the progress.
+    """Downloads distinct URLs for a local build, and shows the progress.
 
     Args:
       urls: distinct; see `downloads.pending`.

@@ -1,4 +1,4 @@
-"""Downloads as one object each, for buckets, where nothing can be appended; local stores were written so once.
+"""Stores downloads as objects of a bucket, where nothing can be appended; old local stores are laid out alike.
 
     STORE/blobs/ab/abcd…            bytes, named by their sha256: one copy however many URLs lead to it
     STORE/urls/12/1234….json        what came of one URL (named by the URL's sha256): a blob or a failure
@@ -19,12 +19,12 @@ from pipeline.images.policy import RejectCode
 
 @dataclasses.dataclass(frozen=True)
 class Objects:
-    """The objects under `root`: a bucket path (gs://…), or an older store's local directory, only to be read."""
+    """Reads and writes objects under `root`, a bucket path (gs://…); only reads an older store's local directory."""
 
     root: str
 
     def find(self, url: str) -> Download | None:
-        """What came of `url`, or None if it has never been tried (or its entry is damaged)."""
+        """Returns what came of `url`, or None if it has never been tried (or its entry is damaged)."""
         try:
             with files.open_file(self._entry_path(url)) as file:
                 found = Download.from_json(json.loads(file.read()))
@@ -33,7 +33,7 @@ class Objects:
         return found if found.url == url else None
 
     def has_blob(self, download: Download) -> bool:
-        """Whether the bytes are there, in full; after a power failure an entry may have outlived its blob."""
+        """Says whether the bytes are there, in full; after a power failure an entry may have outlived its blob."""
         try:
             size, _ = files.file_stamp(self.blob_path(download.sha256))
         except OSError:
@@ -41,7 +41,7 @@ class Objects:
         return size == download.size
 
     def put(self, url: str, body: Body, *, final_url: str) -> Download:
-        """See `Writer`."""
+        """Implements `Writer.put`."""
         download = Download(url=url, sha256=body.sha256, size=body.size, final_url=final_url)
         if not self.has_blob(download):
             files.write_object(self.blob_path(download.sha256), body.parts())
@@ -49,7 +49,7 @@ class Objects:
         return download
 
     def put_failure(self, url: str, *, code: RejectCode, detail: str, policy: str) -> Download:
-        """See `Writer`."""
+        """Implements `Writer.put_failure`."""
         download = Download(url=url, code=code, detail=detail, policy=policy)
         self._write_entry(download)
         return download

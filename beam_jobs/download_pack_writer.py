@@ -15,7 +15,7 @@ _MAX_PACK_BYTES = 256 << 20  # what a damaged file costs at most
 
 
 class _Appended:
-    """A file that is only appended to."""
+    """Writes a file that is only appended to."""
 
     def __init__(self, path: str) -> None:
         self._number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -41,7 +41,7 @@ def _line(download: Download, body: str, **place: str | int) -> bytes:
 
 
 class PackWriter:
-    """See `Writer`. Opens its files when it gets the first download."""
+    """Implements `Writer` by pack files, which it opens when it gets the first download."""
 
     def __init__(self, root: str) -> None:
         self._packs = packs_of(root)
@@ -53,7 +53,7 @@ class PackWriter:
         self._own: dict[str, tuple[str, int, int]] = {}  # digest → place
 
     def put(self, url: str, body: Body, *, final_url: str) -> Download:
-        """See `Writer`."""
+        """Implements `Writer.put`."""
         download = Download(url=url, sha256=body.sha256, size=body.size, final_url=final_url)
         with self._lock:
             place = self._own.get(download.sha256) or self._packs.place(download.sha256)
@@ -64,7 +64,7 @@ class PackWriter:
         return download
 
     def put_failure(self, url: str, *, code: RejectCode, detail: str, policy: str) -> Download:
-        """See `Writer`."""
+        """Implements `Writer.put_failure`."""
         download = Download(url=url, code=code, detail=detail, policy=policy)
         with self._lock:
             lines, _ = self._open()

@@ -1,4 +1,4 @@
-"""Downloads in pack files, for local directories: a file an image would take as long to create as to receive.
+"""Reads downloads from a local store's pack files, because a file an image takes as long to create as to receive.
 
     STORE/packs/NAME.pack       bodies, one behind the other, each once
     STORE/packs/NAME.jsonl      a line for each URL: what came of it, and which part of which pack is its body
@@ -33,18 +33,18 @@ _OFFSET_BITS = 40
 
 
 def key_of(url: str) -> str:
-    """The key of a URL; that of a body is the beginning of its digest, too."""
+    """Returns the key of a URL, the beginning of its digest; that of a body is the beginning of its digest, too."""
     return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:KEY_DIGITS]
 
 
 def _keys(line: bytes) -> tuple[int, int | None]:
-    """The keys at a line's beginning: of the URL; of the body, if there is one. Raises ValueError."""
+    """Parses the keys at a line's beginning: of the URL; of the body, if there is one. Raises ValueError."""
     url, body = line[:KEY_DIGITS], line[KEY_DIGITS : 2 * KEY_DIGITS]
     return int(url, 16), None if body == b"-" * KEY_DIGITS else int(body, 16)
 
 
 class _OpenFile:
-    """Closes its file when nobody uses it any more, not before: another thread may be reading."""
+    """Keeps a file open until nobody uses it any more, because another thread may be reading."""
 
     def __init__(self, path: str) -> None:
         self.number = os.open(path, os.O_RDONLY)
@@ -65,7 +65,7 @@ def _read(path: str, offset: int, count: int) -> bytes:
 
 
 class _Table:
-    """Key → places of lines, in 16 bytes an entry: a table of URLs may have millions of rows."""
+    """Maps keys to places of lines, in 16 bytes an entry: a table of URLs may have millions of rows."""
 
     def __init__(self) -> None:
         self._keys = np.empty(0, np.uint64)
@@ -78,7 +78,7 @@ class _Table:
         self._keys = all_keys[order]
 
     def find(self, key: str) -> list[int]:
-        """The places noted for a key, the latest first."""
+        """Lists the places noted for a key, the latest first."""
         number = np.uint64(int(key, 16))
         first = self._keys.searchsorted(number)
         if first == len(self._keys) or self._keys[first] != number:
@@ -88,7 +88,7 @@ class _Table:
 
 
 class Packs:
-    """What the packs under a store's root hold; for use by many threads. `refresh` takes note of what others added."""
+    """Finds what a store's packs hold; for use by many threads. `refresh` takes note of what others added."""
 
     def __init__(self, root: str) -> None:
         self._directory = os.path.join(root, PACKS)
@@ -136,7 +136,7 @@ class Packs:
             return True
 
     def find(self, url: str) -> Download | None:
-        """What came of `url` the last time, as far as this object knows."""
+        """Returns what came of `url` the last time, as far as this object knows."""
         for fields in self._lines(self._urls, key_of(url)):
             try:
                 found = Download.from_json(fields)
@@ -147,7 +147,7 @@ class Packs:
         return None
 
     def place(self, sha256: str) -> tuple[str, int, int] | None:
-        """Where the body with this digest lies in full: the pack's name, first byte, size. None if nowhere."""
+        """Finds where the body with this digest lies in full: the pack's name, first byte, size. None if nowhere."""
         for fields in self._lines(self._bodies, sha256[:KEY_DIGITS]):
             try:
                 digest, name, offset, size = (fields[key] for key in ("sha256", "pack", "offset", "size"))
@@ -159,11 +159,11 @@ class Packs:
         return None
 
     def path(self, name: str) -> str:
-        """Of the pack with this name."""
+        """Returns the path of the pack with this name."""
         return os.path.join(self._directory, name + BODIES_SUFFIX)
 
     def read(self, place: tuple[str, int, int]) -> bytes:
-        """The bytes at a place. Raises OSError."""
+        """Reads the bytes at a place. Raises OSError."""
         name, offset, size = place
         return _read(self.path(name), offset, size)
 
@@ -188,5 +188,5 @@ class Packs:
 
 @functools.lru_cache
 def packs_of(root: str) -> Packs:
-    """This process's table of the packs under `root`."""
+    """Returns this process's table of the packs under `root`."""
     return Packs(root)

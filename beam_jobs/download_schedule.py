@@ -1,4 +1,4 @@
-"""Which download starts when: at most so many of one host at a time, none too early, no thread waiting for one host."""
+"""Schedules downloads: at most so many of one host at a time, none too early, no thread waiting for one host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEAD_HOST_FAILURES = 5
 
 
 def host_of(url: str) -> str:
-    """What the limit of requests to a host counts by; "" for a URL that cannot be parsed (it fails on its own)."""
+    """Names the host that the limit of requests counts by; "" for a URL that cannot be parsed (it fails on its own)."""
     try:
         return (urllib.parse.urlsplit(url).hostname or "").lower()
     except ValueError:
@@ -24,7 +24,7 @@ def host_of(url: str) -> str:
 
 @dataclasses.dataclass
 class Task:
-    """A URL to download, with its attempts so far and the time.monotonic() value at which the last one must end."""
+    """Describes a URL to download, its attempts so far and the time.monotonic() value by which the last must end."""
 
     url: str
     attempt: int = 0
@@ -55,7 +55,7 @@ class Schedule:
         self._changed = threading.Condition()
 
     def take(self) -> Task | None:
-        """The next task, as soon as one may start; None when all are finished or `stop` was called."""
+        """Waits until a task may start and returns it, or None when all are finished or `stop` was called."""
         with self._changed:
             while self._left > 0:
                 now = time.monotonic()
@@ -96,7 +96,7 @@ class Schedule:
                 self._changed.notify_all()
 
     def host_is_dead(self, task: Task) -> bool:
-        """Whether the rest of the host's URLs would only waste time."""
+        """Says whether the rest of the host's URLs would only waste time."""
         with self._changed:
             return self._hosts[task.host].silent >= DEAD_HOST_FAILURES
 

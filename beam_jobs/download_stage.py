@@ -1,4 +1,4 @@
-"""The Beam stage that downloads, where Beam has workers: a pipeline of its own that runs before the listing.
+"""Downloads by Beam, where it has workers: in a pipeline of its own that runs before the listing.
 
 URLs travel in files, one a partition, and the bytes stay in the store: nothing goes through a shuffle. All URLs of one
 host lie in one partition, so the limit of requests to a host holds over all workers without their knowing of each other
@@ -40,7 +40,7 @@ def write_partitions(urls: Iterable[str], directory: str) -> list[str]:
 
 
 class _DownloadPartition(beam.DoFn):
-    """Path of a partition's file → nothing; leaves blobs and failures in the store."""
+    """Downloads a partition's URLs, leaving blobs and failures in the store. Path of the partition's file → nothing."""
 
     def __init__(self, store: DownloadStore, policy: DownloadPolicy, counters: str) -> None:
         self._store = store
@@ -60,7 +60,7 @@ class _DownloadPartition(beam.DoFn):
 
 
 class DownloadAll(beam.PTransform):
-    """A pipeline's root: downloads the URLs in files that `write_partitions` wrote.
+    """Downloads the URLs in files that `write_partitions` wrote; the root of a pipeline.
 
     Args:
       paths: of the files.

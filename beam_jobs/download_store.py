@@ -1,4 +1,4 @@
-"""The content-addressed store of downloads, which survives restarts: nothing in it is fetched twice.
+"""Keeps downloads in a content-addressed store, which survives restarts: nothing in it is fetched twice.
 
 A local directory holds packs (download_packs.py), a bucket objects (download_objects.py). Local stores from before
 there were packs hold objects, too: they are read where they are, and only what is new goes into packs.
@@ -19,19 +19,19 @@ from beam_jobs.download_packs import Packs, packs_of
 
 
 def is_url(uri: str) -> bool:
-    """Whether a URI's bytes come out of the download store."""
+    """Says whether a URI's bytes come out of the download store."""
     return uri.lower().startswith(("http://", "https://"))
 
 
 @dataclasses.dataclass(frozen=True)
 class DownloadStore:
-    """A store at `root`, a local directory or a bucket path (gs://…). Picklable; many processes may share one."""
+    """Keeps downloads at `root`, a local directory or bucket path (gs://…). Picklable; many processes may share one."""
 
     root: str
 
     @property
     def is_remote(self) -> bool:
-        """Whether each question takes a bucket's answering time."""
+        """Says whether each question takes a bucket's answering time."""
         return files.is_remote(self.root)
 
     def refresh(self) -> None:
@@ -39,22 +39,22 @@ class DownloadStore:
         self._packs.refresh()
 
     def find(self, url: str) -> Download | None:
-        """What came of `url` as of the last `refresh` in this process; None if it was never tried, or is damaged."""
+        """Returns what came of `url` as of the last `refresh` here; None if it was never tried, or is damaged."""
         return self._packs.find(url) or self._objects.find(url)
 
     def lookup(self, url: str) -> Download | None:
-        """What came of `url` up to now, or None if it has never been tried (or its entry is damaged)."""
+        """Returns what `find` returns, or else what another process has added since; None if there is neither."""
         found = self.find(url)
         if found is None and self._packs.refresh():
             found = self._packs.find(url)
         return found
 
     def has_blob(self, download: Download) -> bool:
-        """Whether the bytes are there, in full; after a power failure an entry may have outlived its blob."""
+        """Says whether the bytes are there, in full; after a power failure an entry may have outlived its blob."""
         return self._packs.place(download.sha256) is not None or self._objects.has_blob(download)
 
     def read(self, sha256: str) -> bytes:
-        """The bytes with this digest; OSError if they are absent or damaged."""
+        """Reads the bytes with this digest; OSError if they are absent or damaged."""
         place = self._packs.place(sha256)
         if place is None and self._packs.refresh():
             place = self._packs.place(sha256)
@@ -70,7 +70,7 @@ class DownloadStore:
 
     @contextmanager
     def writer(self) -> Iterator[Writer]:
-        """What stores downloads while the context lasts."""
+        """Opens a `Writer` that stores downloads while the context lasts."""
         if self.is_remote:
             yield self._objects
         else:

@@ -1,4 +1,4 @@
-"""Downloads a list of URLs into a `DownloadStore`: what is still to do, many at a time, with retries."""
+"""Downloads a list of URLs into a `DownloadStore`: those still to do, many at a time, with retries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SILENCE = frozenset({RejectCode.DNS, RejectCode.CONNECTION, RejectCode.TIMEOUT,
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DownloadPolicy:
-    """How a list of URLs is downloaded.
+    """Sets how a list of URLs is downloaded.
 
     Attributes:
       fetch: the limits of one attempt.
@@ -50,7 +50,7 @@ class DownloadPolicy:
 
 
 def backoff(attempt: int, policy: DownloadPolicy, *, retry_after: float | None, chance: float) -> float:
-    """Seconds to wait after failed attempt number `attempt` (from 1): exponential with full jitter.
+    """Computes the seconds to wait after failed attempt number `attempt` (from 1): exponential with full jitter.
 
     Args:
       attempt: from 1.
@@ -63,7 +63,7 @@ def backoff(attempt: int, policy: DownloadPolicy, *, retry_after: float | None, 
 
 
 def pending(urls: Iterable[str], store: DownloadStore, policy: DownloadPolicy) -> list[str]:
-    """The distinct URLs that are still to be downloaded: neither stored, nor failed under these very limits."""
+    """Lists the distinct URLs still to be downloaded: neither stored, nor failed under this very `FetchPolicy`."""
     policy_digest = policy.fetch.digest()
     store.refresh()
 
@@ -85,7 +85,7 @@ def pending(urls: Iterable[str], store: DownloadStore, policy: DownloadPolicy) -
 def download(
     urls: Sequence[str], store: DownloadStore, policy: DownloadPolicy, *, fetcher: Fetcher
 ) -> Iterator[Download]:
-    """Downloads distinct URLs; yields what came of each, in any order. Failures are results, not exceptions.
+    """Downloads distinct URLs and yields what came of each, in any order. Failures are results, not exceptions.
 
     Raises:
       OSError: the store cannot be written (disk full).
@@ -132,7 +132,7 @@ class _Worker:
     schedule: Schedule
 
     def attempt(self, task: Task) -> Download | None:
-        """One attempt; None if the task went back to the schedule for another one."""
+        """Makes one attempt; returns None if the task went back to the schedule for another one."""
         if self.schedule.host_is_dead(task):
             detail = f"given up: {DEAD_HOST_FAILURES} URLs in a row got no answer from {task.host}"
             return self._fail(task, RejectCode.CONNECTION, detail)

@@ -1,4 +1,4 @@
-"""`--dry_run`: what a build would do, from the listing, the cache and a small sample; nothing is written."""
+"""Tells what a build would do, for `--dry_run`, from the listing, the cache and a small sample; writes nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Sample:
 
 
 def _known(listing: Listing, config: BuildConfig) -> int:
-    """Images that an earlier build has inspected."""
+    """Counts the listed images that an earlier build has inspected."""
     cache = os.path.join(config.output, publish.WORK_DIR, "inspected", cache_key(config.policy))
     known = 0
     for bucket in BUCKETS:
@@ -84,7 +84,7 @@ def _split_sizes(listing: Listing, config: BuildConfig) -> dict[str, int]:
 
 
 def describe(source: Source, config: BuildConfig, *, workers: int) -> str:
-    """The plan and the estimate, for a person.
+    """Describes the plan and the estimate, for a person.
 
     Raises:
       UsageError, DataError: what the build itself would refuse without reading images.

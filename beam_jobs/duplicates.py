@@ -1,4 +1,4 @@
-"""Near duplicates: which images look alike, and what becomes of them. (Equal pixels are exact.py's business.)
+"""Finds near duplicates, images that look alike, and decides what becomes of them. (exact.py handles equal pixels.)
 
 Blocks of rows → sketches (16 bytes of id, 72 of hash) → grouped by key: bands → similar pairs → components. The rows of
 images that look like no other go straight on; those of one component meet in one place, where it is decided who stays.
@@ -41,17 +41,17 @@ Components = Mapping[bytes, tuple[bytes, bytes]]
 
 
 def sketch_id(row: Row) -> bytes:
-    """What the search calls the row: enough of the digest of its pixels, which no other row has any more."""
+    """Names the row for the search: enough of the digest of its pixels, which no other row has any more."""
     return row.pixels[: lsh.ID_BYTES]
 
 
 def sketches(rows: Iterable[Row]) -> bytes:
-    """The search's input for these rows, as the bytes of an lsh.SKETCH array; near-uniform images have none."""
+    """Makes the search's input from rows, as the bytes of an lsh.SKETCH array; near-uniform images have none."""
     return b"".join(row.perceptual_hash + sketch_id(row) for row in rows if row.perceptual_hash)
 
 
 def find_components(edges: np.ndarray) -> Components:
-    """Components of lsh.EDGE [n]: of the pairs that are similar, and of those that show the same picture."""
+    """Finds the components of lsh.EDGE [n]: of the pairs that are similar, and of those that show the same picture."""
     forest = lsh.spanning_forest(edges)
     same = lsh.components(forest, at_least=SAME_PICTURE)
     return {item: (component, same.get(item, item)) for item, component in lsh.components(forest).items()}
@@ -123,7 +123,7 @@ def resolve_component(rows: Iterable[tuple[Row, bytes]], *, mode: str) -> Resolv
 
 
 class _Sketch(beam.DoFn):
-    """Block of rows → (number of the search, block of sketches), the same for every search."""
+    """Makes one block of sketches for all searches. Block of rows → (number of the search, block of sketches)."""
 
     def __init__(self, searches: int, spool: str) -> None:
         self._searches = searches
@@ -140,7 +140,10 @@ class _Sketch(beam.DoFn):
 
 
 class _Search(beam.DoFn):
-    """(number of the search, blocks of sketches) → (None, bytes of the similar pairs in the search's bands)."""
+    """Searches its bands for similar pairs.
+
+    (number of the search, blocks of sketches) → (None, bytes of the similar pairs in the search's bands).
+    """
 
     def __init__(self, searches: int) -> None:
         self._searches = searches
@@ -165,12 +168,18 @@ class _Search(beam.DoFn):
 
 
 def _components(element: tuple[None, Iterable[bytes]]) -> bytes:
-    """(None, bytes of similar pairs) → pickled Components: one object, where Beam would measure every entry."""
+    """Pickles the components of all pairs as one object, because Beam would measure every entry of a mapping.
+
+    (None, bytes of similar pairs) → pickled Components.
+    """
     return pickle.dumps(find_components(np.frombuffer(b"".join(element[1]), lsh.EDGE)), protocol=5)
 
 
 class _Part(beam.DoFn):
-    """Block of rows → block of those that look like no other; tagged `alike`: (component, pickled [(row, picture)])."""
+    """Separates the images that look like others from those that do not.
+
+    Block of rows → block of those that look like no other; tagged `alike`: (component, pickled [(row, picture)]).
+    """
 
     def __init__(self, spool: str) -> None:
         self._directory = spool
@@ -199,7 +208,10 @@ class _Part(beam.DoFn):
 
 
 class _Resolve(beam.DoFn):
-    """(component, its rows) → blocks of rows; tagged `rejects`: block, `groups`: lines of duplicates.jsonl."""
+    """Decides about components.
+
+    (component, its rows) → blocks of rows; tagged `rejects`: block, `groups`: lines of duplicates.jsonl.
+    """
 
     def __init__(self, mode: str, spool: str) -> None:
         self._mode = mode
@@ -230,7 +242,7 @@ class _Resolve(beam.DoFn):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distinct:
-    """What `NearDuplicates` leaves: blocks of rows, blocks of rejects, lines of duplicates.jsonl."""
+    """Holds what a search for duplicates leaves: blocks of rows, blocks of rejects, lines of duplicates.jsonl."""
 
     rows: beam.PCollection
     rejects: beam.PCollection
@@ -238,7 +250,7 @@ class Distinct:
 
 
 def near_duplicates(blocks: beam.PCollection, *, mode: str, total: int, spool: str) -> Distinct:
-    """Adds the search to a pipeline.
+    """Adds the search for near duplicates to a pipeline.
 
     Args:
       blocks: blocks of rows without exact duplicates.

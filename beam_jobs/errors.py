@@ -1,4 +1,4 @@
-"""Errors for the user that cross Beam runners: only their text does."""
+"""Carries errors for the user across Beam runners, which let only their text through."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WHILE = " [while running "  # what Beam adds to the line
 
 
 class BuildError(CommandError):
-    """An error for the user, raised in a step of a pipeline."""
+    """Reports an error to the user from within a step of a pipeline."""
 
     def __init__(self, exit_code: ExitCode, message: str) -> None:
         super().__init__(f"[{int(exit_code)}] {message}")
@@ -19,7 +19,7 @@ class BuildError(CommandError):
 
 
 def command_error(error: Exception) -> CommandError | None:
-    """The error for the user that made a pipeline fail, or None: it failed for a bug."""
+    """Finds the error for the user that made a pipeline fail; None where it failed for a bug."""
     text = f"{type(error).__name__}: {error}"
     _, found, rest = text.rpartition(f"{BuildError.__name__}: [")
     if not found:

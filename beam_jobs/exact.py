@@ -1,4 +1,4 @@
-"""Exact duplicates: what stays of images whose decoded pixels are equal. Pure functions over rows."""
+"""Decides what stays of exact duplicates, images whose decoded pixels are equal, by pure functions over rows."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _PROTECTION = {"test": 0, "validation": 1}
 
 @dataclasses.dataclass(kw_only=True)
 class Resolved:
-    """What `resolve` decides.
+    """Holds what `resolve`, or `duplicates.resolve_component`, decides.
 
     Attributes:
-      kept: one row a distinct image.
+      kept: the rows that stay; one of those with equal pixels.
       rejects: the copies and conflicts that are left out.
-      groups: a line of duplicates.jsonl for every image that occurred more than once.
+      groups: a line of duplicates.jsonl for every group of copies.
     """
 
     kept: list[Row] = dataclasses.field(default_factory=list)
@@ -30,12 +30,12 @@ class Resolved:
 
 
 def protection(row: Row) -> int:
-    """0 for an official test image, 1 for a validation image, 2 for all others."""
+    """Ranks the row's official split: 0 for a test image, 1 for a validation image, 2 for all others."""
     return _PROTECTION.get(row.official or "", len(_PROTECTION))
 
 
 def group_line(kind: str, members: Sequence[Row], *, kept: Sequence[str]) -> str:
-    """One group as a line of JSON for duplicates.jsonl."""
+    """Writes one group as a line of JSON for duplicates.jsonl."""
     return json.dumps(
         {
             "kind": kind,

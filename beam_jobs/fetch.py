@@ -1,4 +1,4 @@
-"""One attempt to download one URL: addresses checked at every hop, redirects followed by hand, hard limits.
+"""Makes one attempt to download one URL: addresses checked at every hop, redirects followed by hand, hard limits.
 
 No proxy is used and no cookie, referrer or credential is sent. What the attempt may cost and where it may go is in
 `FetchPolicy`; when to try again is the business of beam_jobs.downloads.
@@ -33,7 +33,7 @@ class Sink(Protocol):
     """Takes a body in pieces."""
 
     def write(self, data: bytes | memoryview, /) -> object:
-        """Takes the next piece; it may change after the call."""
+        """Takes the next piece, which does not change after the call."""
 
 
 def _check_status(answer: http1.Answer) -> None:
@@ -96,7 +96,7 @@ class Fetcher:
         self._idle.close()
 
     def _follow(self, url: str, receive: Callable[[http1.Answer], None], *, deadline: float, ask_robots: bool) -> str:
-        """Hands the first answer that is no redirect to `receive`; returns its URL."""
+        """Follows redirects, hands the first other answer to `receive` and returns its URL."""
         for _ in range(self.policy.max_redirects + 1):
             target = parse_url(url)
             if ask_robots:
@@ -114,7 +114,7 @@ class Fetcher:
 
     @contextmanager
     def _exchange(self, target: Target, deadline: float) -> Iterator[http1.Answer]:
-        """A request's answer, its body still unread; at most `per_host` of them at a time for one host."""
+        """Yields a request's answer, its body still unread; at most `per_host` of them at a time for one host."""
         with self._lock:
             slot = self._slots.get(target.host)
             if slot is None:
@@ -159,7 +159,7 @@ class Fetcher:
             raise
 
     def _connect(self, target: Target, deadline: float) -> PinnedConnection:
-        """A new connection to the first of the host's addresses that answers, out of those that may be connected to."""
+        """Connects to the first address that answers, out of the first few that may be connected to."""
         refusals, permitted = [], []
         for address in self._addresses(target.host, deadline):
             why = addresses.refusal(address, self.policy.allowed_networks)
@@ -233,7 +233,7 @@ class Fetcher:
             raise FetchError(RejectCode.ROBOTS, f"robots.txt of {target.host} forbids {target.path[:200]}")
 
     def _fetch_robots(self, target: Target, deadline: float) -> robots.RobotsFile:
-        """RFC 9309, 2.3.1: no file (4xx) allows everything; a server error says nothing, so it is tried again."""
+        """Fetches robots.txt by RFC 9309, 2.3.1: no file (4xx) allows all; a server error says nothing: try again."""
         text = bytearray()
 
         def receive(answer: http1.Answer) -> None:

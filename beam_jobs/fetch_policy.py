@@ -1,4 +1,4 @@
-"""What an attempt to download may cost, where it may go, and how it introduces itself."""
+"""Says what an attempt to download may cost, where it may go, and how it introduces itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ USER_AGENT = f"{PRODUCT}/0.1 (downloads listed images to build a training set; o
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FetchPolicy:
-    """The limits of one attempt.
+    """Sets the limits of one attempt.
 
     Attributes:
       user_agent: the `User-Agent` header; its part before "/" is the name that robots.txt may address.
@@ -43,7 +43,7 @@ class FetchPolicy:
         return self.user_agent.partition("/")[0].strip()
 
     def digest(self) -> str:
-        """Changes with the policy: a failure is remembered only for the policy under which it happened."""
+        """Identifies the policy but for `per_host`: a failure is remembered only for the policy it happened under."""
         limits = dataclasses.asdict(self)
         del limits["per_host"]  # changes nothing about what fails
         text = json.dumps(limits, sort_keys=True)

@@ -1,4 +1,4 @@
-"""Files on a local disk or, through Beam's FileSystems, in a bucket (gs://…): read, stamp; write to a bucket."""
+"""Reads and stamps files on a local disk or, by Beam's FileSystems, in a bucket (gs://…); writes to a bucket."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _file_systems() -> Any:
 
 
 def is_remote(path: str) -> bool:
-    """Whether `path` is a URL of a file system other than the local one."""
+    """Says whether `path` is a URL of a file system other than the local one."""
     return "://" in path
 
 
@@ -41,7 +41,7 @@ def open_file(path: str) -> IO[bytes]:
 
 
 def file_stamp(path: str) -> tuple[int, str]:
-    """(size in bytes, "size:time of the last change"); OSError if the file is absent."""
+    """Returns (size in bytes, "size:time of the last change"); OSError if the file is absent."""
     with _as_os_error():
         if not is_remote(path):
             status = os.stat(path)
@@ -51,7 +51,7 @@ def file_stamp(path: str) -> tuple[int, str]:
 
 
 def write_object(path: str, parts: Iterable[bytes | memoryview]) -> None:
-    """Writes an object of a bucket (not a local file): it appears when it is whole."""
+    """Writes an object of a bucket (not a local file), which appears when it is whole."""
     with _file_systems().create(path, compression_type=_UNCOMPRESSED) as remote:
         for part in parts:
             remote.write(part)

@@ -1,4 +1,4 @@
-"""From the job's results to a complete version directory: all that is not a shard, the manifest last."""
+"""Makes a complete version directory of the job's results: adds all that is not a shard, the manifest last."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.format.storage import write_atomically
 
 
 def _read_reports(directory: str, plan: Mapping[str, Any]) -> dict[str, list[ShardReport]]:
-    """Split → reports of its shards, in order; shards that got no rows have none."""
+    """Reads the reports of each split's shards, in order; shards that got no rows have none."""
     by_name = {}
     for entry in sorted(os.listdir(directory)):
         with open(os.path.join(directory, entry), encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 (RFC 9112) as far as a download needs it: reads one answer at a time, strictly and within limits.
+"""Reads HTTP/1.1 (RFC 9112) as far as a download needs it: one answer at a time, strictly and within limits.
 
 http.client parses an answer's head with the machinery for e-mail, which takes longer than receiving a photo, and is
 silent about a body that ends early. What a server sends is untrusted: each line and loop here has a limit, and an
@@ -33,14 +33,14 @@ _NO_BODY = frozenset({204, 304})
 
 
 class Wire(Protocol):
-    """What an answer comes through."""
+    """Receives the bytes of an answer."""
 
     def receive_into(self, buffer: memoryview) -> int:
         """Waits for the next bytes, puts them into `buffer` and returns their number, 0 at the end; OSError."""
 
 
 def malformed(detail: str) -> FetchError:
-    """The error for an answer that breaks the protocol."""
+    """Makes the error for an answer that breaks the protocol."""
     return FetchError(RejectCode.CONNECTION, f"malformed HTTP answer: {detail}", retry=True)
 
 
@@ -49,7 +49,7 @@ def _cut(detail: str) -> FetchError:
 
 
 class Reader:
-    """Bytes of a connection with those that came early; belongs to it for as long as it lives."""
+    """Hands out a connection's bytes, those that came early first; belongs to it for as long as it lives."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -59,17 +59,17 @@ class Reader:
 
     @property
     def early(self) -> int:
-        """Number of bytes received and not asked for yet."""
+        """Counts the bytes received and not asked for yet."""
         return len(self._data) - self._at
 
     def some(self, count: int) -> bytes:
-        """Up to `count` bytes, at least one, or none at the connection's end."""
+        """Reads up to `count` bytes, at least one, or none at the connection's end."""
         if not self.early:
             return bytes(self._space[: self._wire.receive_into(self._space[:count])])
         return self._take(min(count, self.early))
 
     def whole(self, count: int) -> memoryview:
-        """`count` bytes, fewer only where the connection ends."""
+        """Reads `count` bytes, fewer only where the connection ends."""
         buffer = memoryview(bytearray(count))
         filled = min(count, self.early)
         buffer[:filled] = self._take(filled)
@@ -81,7 +81,7 @@ class Reader:
         return buffer[:filled]
 
     def through(self, end: re.Pattern[bytes], *, limit: int, begins: bytes = b"") -> bytes | None:
-        """All bytes up to the first match of `end`, included; None where the connection ends before it.
+        """Reads all bytes up to the first match of `end`, included; None where the connection ends before it.
 
         Raises: FetchError if the first `limit` bytes hold no match, or do not begin with `begins`.
         """
@@ -106,7 +106,7 @@ class Reader:
 
 
 class Answer:
-    """The head of an answer, and its body piece by piece.
+    """Reads an answer: its head at once, its body piece by piece.
 
     Attributes:
       status: three digits.
@@ -181,15 +181,15 @@ class Answer:
         self._ended = self.length == 0
 
     def fields(self, name: str) -> list[str]:
-        """The values of the header fields with this (lower-case) name, in order."""
+        """Lists the values of the header fields with this (lower-case) name, in order."""
         return self._fields.get(name, [])
 
     def joined(self, name: str) -> str:
-        """The values of the header fields with this (lower-case) name, as one list; "" without any."""
+        """Joins the values of the header fields with this (lower-case) name as one list; "" without any."""
         return ", ".join(self._fields.get(name, ()))
 
     def read(self) -> bytes | memoryview:
-        """The next part of the body, up to a megabyte; nothing at its end.
+        """Reads the next part of the body, up to a megabyte; nothing at its end.
 
         Raises:
           FetchError: the body ends before it should, or its chunks are malformed.
@@ -222,7 +222,7 @@ class Answer:
         return part
 
     def finish(self) -> bool:
-        """Whether the connection can carry another request: the answer was read to its end and nothing follows."""
+        """Says whether the connection can carry another request: the answer was read to its end and nothing follows."""
         if not self._ended and self.length is not None and self._left <= self._reader.early:
             self._reader.whole(self._left)  # the few words of a redirect have come with it
             self._ended = True

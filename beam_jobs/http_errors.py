@@ -1,4 +1,4 @@
-"""What can go wrong in a download, as one exception with a code to count by and whether to try again."""
+"""Reports all that can go wrong in a download by one exception, with a code to count by and whether to try again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.images.policy import Refused, RejectCode
 
 
 class FetchError(Refused):
-    """An attempt to download failed.
+    """Reports that an attempt to download failed.
 
     Attributes:
       code: the reason.
@@ -38,7 +38,7 @@ _MEANINGS: list[tuple[type[OSError], RejectCode, bool]] = [
 
 
 def as_fetch_error(error: OSError | FetchError) -> FetchError:
-    """What an exception of the network stack means.
+    """Translates an exception of the network stack into a `FetchError`.
 
     Raises: `error` itself where this machine is at fault (disk full, too many open files).
     """
@@ -56,7 +56,7 @@ def as_fetch_error(error: OSError | FetchError) -> FetchError:
 
 
 def parse_retry_after(value: str | None, *, now: float) -> float | None:
-    """Seconds to wait by a `Retry-After` header, given as seconds or as an HTTP date; None where it says neither.
+    """Computes the seconds to wait by a `Retry-After` header, seconds or an HTTP date; None where it says neither.
 
     Args:
       value: the header.

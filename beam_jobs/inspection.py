@@ -1,4 +1,4 @@
-"""Listing and inspecting: a source's items in 256 buckets, and a cache of what a full decode found in each image.
+"""Lists and inspects a source's items in 256 buckets, with a cache of what a full decode found in each image.
 
 A bucket is chosen by the URI's hash, so an image stays in its bucket however the listing grows, and a rebuild decodes
 only what is new: bucket `7f`'s cache file is read, the images whose URI and stamp it knows are taken from it, the rest
@@ -43,7 +43,7 @@ def _bucket(uri: str) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What a source offers, counted; the items themselves lie in `directory`, one file a bucket.
+    """Describes what a source offers by counts; the items themselves lie in `directory`, one file a bucket.
 
     Attributes:
       directory: where the bucket files are.
@@ -87,7 +87,7 @@ def write_listing(source: Source, directory: str) -> Listing:
 
 
 def read_bucket(directory: str, bucket: str) -> list[SourceItem]:
-    """The items of one bucket, by URI."""
+    """Reads the items of one bucket, sorted by URI."""
     with open(os.path.join(directory, bucket), "rb") as file:
         rows = sorted(json.loads(line.decode()) for line in file)
     return [
@@ -105,7 +105,7 @@ def cache_key(policy: PixelPolicy) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inspected:
-    """An image's cached result: the facts, or the reject; and the size of the file."""
+    """Holds an image's cached result: the facts, or the reject; and the size of the file."""
 
     stamp: str
     bytes: int
@@ -133,7 +133,7 @@ def _from_json(line: bytes) -> tuple[str, Inspected]:
 
 
 def read_cache(path: str) -> dict[str, Inspected]:
-    """URI → result. A damaged line only costs its image's decoding."""
+    """Reads a cache file as URI → result; a damaged line only costs its image's decoding."""
     entries = {}
     try:
         with open(path, "rb") as file:
@@ -154,7 +154,7 @@ def _is_known(item: SourceItem, known: Mapping[str, Inspected]) -> bool:
 
 
 def inspected_row(item: SourceItem, size: int, facts: ImageFacts, image: Place | None = None) -> Row:
-    """The row of an accepted image whose file takes `size` bytes; `image`: see `Row`."""
+    """Makes the row of an accepted image whose file takes `size` bytes; `image`: see `Row`."""
     return Row(
         id=item.raw_id or bytes.fromhex(facts.sha256),
         pixels=bytes.fromhex(facts.pixel_sha256),

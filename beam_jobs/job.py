@@ -1,4 +1,4 @@
-"""The Beam graph: buckets of the listing → rows → without copies → splits → shards.
+"""Builds the Beam graph: buckets of the listing → rows → without copies → splits → shards.
 
 Rows (metadata) are shuffled, image bytes never: the shard writer reads each image again, or what inspection encoded
 from a file. What a step leaves behind is a file written atomically under a name that follows from its content, so
@@ -34,7 +34,7 @@ DUPLICATES_FILE = "duplicates.jsonl"
 
 
 class Inspect(beam.DoFn):
-    """Group of buckets → (partition by pixels, block of rows); tagged `rejects`: blocks of rejects."""
+    """Inspects buckets. Group of buckets → (pixel partition, block of rows); tagged `rejects`: blocks of rejects."""
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config
@@ -54,7 +54,10 @@ class Inspect(beam.DoFn):
 
 
 class DropCopies(Spooling):
-    """(partition, blocks) → block of distinct images; tagged `rejects`: blocks, `groups`: lines of duplicates.jsonl."""
+    """Drops exact duplicates, and those that stand under several labels.
+
+    (partition, blocks) → block of distinct images; tagged `rejects`: blocks, `groups`: lines of duplicates.jsonl.
+    """
 
     def process(self, element: tuple[int, Iterable[Block]]) -> Iterator[Any]:
         resolved = exact.resolve(row for block in element[1] for row in unpack(block))
@@ -67,7 +70,10 @@ class DropCopies(Spooling):
 
 
 class ToShards(Spooling):
-    """Block of rows → ((split, shard), block); nothing where the plan says that nothing may be written."""
+    """Sends rows to their shards, or nowhere where the plan says that nothing may be written.
+
+    Block of rows → ((split, shard), block).
+    """
 
     def process(self, block: Block, plan: Mapping[str, Any]) -> Iterator[tuple[tuple[str, int], Block]]:
         if plan["error"]:
@@ -81,7 +87,7 @@ class ToShards(Spooling):
 
 
 class WriteShard(beam.DoFn):
-    """((split, shard), blocks) → nothing; leaves the shard and its report."""
+    """Writes a shard and its report. ((split, shard), blocks) → nothing."""
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config
@@ -107,7 +113,7 @@ class WriteShard(beam.DoFn):
 
 
 class WriteLines(beam.DoFn):
-    """(file name, lists of lines) → nothing; leaves the file in the staging directory, sorted."""
+    """Writes a file of sorted lines into the staging directory. (file name, lists of lines) → nothing."""
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config

@@ -1,4 +1,4 @@
-"""Everything that the job's workers need to know. Free of Beam, like the workers that only handle images."""
+"""Holds everything that the job's workers need to know. Free of Beam, like the workers that only handle images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IMAGES_PER_GROUP = 64
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JobConfig:
-    """Everything that the workers need to know; picklable.
+    """Holds everything that the workers need to know; picklable.
 
     Attributes:
       source: where images come from.
@@ -67,6 +67,6 @@ class JobConfig:
 
     @property
     def bucket_groups(self) -> list[tuple[str, ...]]:
-        """The buckets, in groups to be inspected at a time."""
+        """Divides the buckets into groups to be inspected at a time."""
         count = min(len(BUCKETS), max(1, self.total // _IMAGES_PER_GROUP))
         return [BUCKETS[len(BUCKETS) * i // count : len(BUCKETS) * (i + 1) // count] for i in range(count)]

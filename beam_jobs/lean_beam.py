@@ -1,4 +1,4 @@
-"""Beam without the connectors that no step of ours uses."""
+"""Imports Beam without the connectors that no step of ours uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairs of similar perceptual hashes by banded locality-sensitive hashing: what agrees in one band is compared.
+"""Finds pairs of similar perceptual hashes by banded locality-sensitive hashing: compares what agrees in one band.
 
 A band is a choice of 17 of the hash's signs. Every image stands in one bucket a band. It looks for its partners in the
 buckets where it would stand itself if it were cropped to each of `hashing.WINDOWS`; mirroring does not move an image
@@ -33,7 +33,7 @@ _PERMILLE_BITS = 10
 
 
 def _choose_bands() -> tuple[list[np.ndarray], np.ndarray]:
-    """The coefficients of each band, and whether mirroring changes all (True) or none (False) of its signs.
+    """Chooses each band's coefficients, and says whether mirroring changes all (True) or none (False) of its signs.
 
     A band of the first kind has one coefficient more: its first sign only says which way round the others are read.
     """
@@ -58,7 +58,7 @@ for _band, _chosen in enumerate(_COEFFICIENTS):
 
 
 def _band_keys(positive: np.ndarray) -> np.ndarray:
-    """Signs bool [n, COEFFICIENTS] → bucket numbers int32 [n, BANDS]."""
+    """Computes bucket numbers, int32 [n, BANDS], from signs, bool [n, COEFFICIENTS]."""
     keys = (positive.astype(np.float32) @ _KEY_WEIGHTS).astype(np.int32)  # exact: below 2^24
     mirrored = keys[:, _MIRRORED]
     keys[:, _MIRRORED] = np.where(mirrored & 1, mirrored ^ ((1 << _BITS + 1) - 1), mirrored) >> 1
@@ -66,7 +66,7 @@ def _band_keys(positive: np.ndarray) -> np.ndarray:
 
 
 def _sign_words(positive: np.ndarray) -> np.ndarray:
-    """Signs bool [n, COEFFICIENTS] → uint64 [n, 3], for counting how many differ."""
+    """Packs signs, bool [n, COEFFICIENTS], into uint64 [n, 3], for counting how many differ."""
     padded = np.zeros((len(positive), 192), np.bool_)
     padded[:, : hashing.COEFFICIENTS] = positive
     return np.packbits(padded, axis=1).view(np.uint64)
@@ -76,7 +76,7 @@ _MIRROR_WORDS = _sign_words(hashing.MIRROR[None] < 0)[0]
 
 
 class _Index:
-    """The buckets of some bands over all sketches."""
+    """Indexes all sketches by their buckets in some bands."""
 
     def __init__(self, sketches: np.ndarray, bands: Sequence[int]) -> None:
         count = len(sketches)
@@ -98,7 +98,10 @@ class _Index:
             np.cumsum(np.bincount(key, minlength=1 << _BITS), out=starts[1:])
 
     def partners(self, band: int, keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Look-ups (bucket `keys[i]` for row `rows[i]`) → (number of the look-up, partner row) of all there is."""
+        """Finds partners for look-ups (bucket `keys[i]` for row `rows[i]`), at most `_MAX_COMPARED` for each.
+
+        Returns (number of the look-up, partner row) of all of them.
+        """
         first, end = self.starts[band][keys], self.starts[band][keys + 1]
         # Where a bucket is too large, its images are compared with those next to them; sorted by hash, equal ones meet.
         own = self.rank[band][rows]
@@ -112,7 +115,7 @@ class _Index:
 
 
 def _distinct(numbers: np.ndarray, *, ignored_bits: int = 0) -> np.ndarray:
-    """The distinct ones of unsigned numbers, sorted; of those that differ in the lowest bits only, the smallest.
+    """Keeps the distinct ones of unsigned numbers, sorted; of those that differ in the lowest bits only, the smallest.
 
     np.unique hashes, which takes several times as long as NumPy's sorting of integers.
     """
@@ -155,14 +158,14 @@ def _root(parents: list[int], item: int) -> int:
 
 
 def _numbered(edges: np.ndarray) -> tuple[list[bytes], np.ndarray]:
-    """The ids that edges touch, ascending; and the edges' ends as their numbers, int [2, n]."""
+    """Numbers the ids that edges touch: returns them, ascending, and the edges' ends as their numbers, int [2, n]."""
     found, numbers = np.unique(np.concatenate([edges["a"], edges["b"]]).view(f"S{ID_BYTES}"), return_inverse=True)
     raw = found.tobytes()
     return [raw[at : at + ID_BYTES] for at in range(0, len(raw), ID_BYTES)], numbers.reshape(2, -1)
 
 
 def components(edges: np.ndarray, *, at_least: float = 0.0) -> dict[bytes, bytes]:
-    """Connected components: each id that an edge touches → the smallest id of its component.
+    """Finds connected components: maps each id that an edge touches to the smallest id of its component.
 
     Args:
       edges: EDGE [n].
@@ -177,7 +180,7 @@ def components(edges: np.ndarray, *, at_least: float = 0.0) -> dict[bytes, bytes
 
 
 def _forest(a: np.ndarray, b: np.ndarray, permille: np.ndarray) -> np.ndarray:
-    """Which of the edges between the numbered ends `a` and `b` a maximum spanning forest keeps: indices, best first."""
+    """Finds which edges between the numbered ends `a` and `b` a maximum spanning forest keeps: indices, best first."""
     order = np.argsort(-permille.astype(np.int32), kind="stable")
     parents = list(range(1 + max(a.max(initial=-1), b.max(initial=-1))))
     kept = []
@@ -190,13 +193,13 @@ def _forest(a: np.ndarray, b: np.ndarray, permille: np.ndarray) -> np.ndarray:
 
 
 def spanning_forest(edges: np.ndarray) -> np.ndarray:
-    """The edges of a maximum spanning forest: as few as possible, with the same components at every similarity."""
+    """Keeps the edges of a maximum spanning forest: as few as possible, the same components at every similarity."""
     _, ends = _numbered(edges)
     return edges[_forest(ends[0], ends[1], edges["permille"])]
 
 
 def _unpacked(pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of `count` rows, packed by `similar` → lower rows, higher rows, permilles of similarity."""
+    """Unpacks pairs of `count` rows that `similar` packed: lower rows, higher rows, permilles of similarity."""
     lower, higher = np.divmod((pairs >> _PERMILLE_BITS).astype(np.int64), count)
     return lower, higher, 1000 - (pairs & ((1 << _PERMILLE_BITS) - 1)).astype(np.int32)
 

@@ -1,4 +1,4 @@
-"""Steps from distinct images to the plan: where each class is cut, every image's split, and what may be written."""
+"""Plans the dataset in steps, from distinct images: where classes are cut, every image's split, what may be written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NO_FAULT = frozenset(
 
 
 class Positions(beam.DoFn):
-    """Block → (label, positions of its images), for the classes' cuts; only images whose split the build chooses."""
+    """Computes positions for the classes' cuts, of images whose split the build chooses. Block → (label, positions)."""
 
     def __init__(self, config: JobConfig) -> None:
         self._seed = config.seed
@@ -41,7 +41,7 @@ class Positions(beam.DoFn):
 
 
 def cut_class(element: tuple[str, Iterable[bytes]], config: JobConfig) -> tuple[str, splits.Cuts | str]:
-    """(label, blocks of positions) → (label, where the class is cut, or why it cannot be)."""
+    """Cuts a class. (label, blocks of positions) → (label, where the class is cut, or why it cannot be)."""
     label, blocks = element
     if config.split_by == "hash":
         return label, splits.cuts_by_hash(config.fractions)
@@ -55,7 +55,7 @@ def cut_class(element: tuple[str, Iterable[bytes]], config: JobConfig) -> tuple[
 
 
 class Assign(Spooling):
-    """Block → block with the split of every row decided; tagged `counts`: [(split, label, examples, bytes)]."""
+    """Decides the split of every row. Block → block with splits; tagged `counts`: [(split, label, examples, bytes)]."""
 
     def _split(self, row: Row, cuts: Mapping[str, splits.Cuts | str]) -> str:
         config = self._config
@@ -100,7 +100,11 @@ def add_counts(several: Iterable[Iterable[tuple[str, str, int, int]]]) -> list[t
 def decide(
     counts: list[tuple[str, str, int, int]], cuts: Mapping[str, splits.Cuts | str], config: JobConfig
 ) -> dict[str, Any]:
-    """The plan: shards of each split, counts, and `error` (text or None): why nothing may be written."""
+    """Makes the plan: shards of each split, counts, and `error` (text or None): why nothing may be written.
+
+    Raises:
+      BuildError: the Beam runner lost images.
+    """
     examples: dict[str, dict[str, int]] = {}
     sizes: collections.Counter[str] = collections.Counter()
     for split, label, count, size in counts:

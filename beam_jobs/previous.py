@@ -1,7 +1,8 @@
-"""Images that an earlier version has already encoded: taken from its shards instead of being decoded again.
+"""Takes from an earlier version's shards the images that it has already encoded, instead of decoding them again.
 
 Shards are ordered by id, and their numbers are powers of two: what is in shard i of n was in shard i modulo m of m.
-So one pass over one old shard a split, merged by id, meets every image of a new shard in order.
+So one pass over one old shard a split, merged by id, meets every image of a new shard in order. Where there are fewer
+shards than before, it meets a part of them, and the others are encoded again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pipeline.format.records import Record, RecordError, decode_example, read_fr
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreviousVersion:
-    """A published version whose images were encoded under the same settings.
+    """Describes a published version whose images were encoded under the same settings.
 
     Attributes:
       directory: of the version.
@@ -36,7 +37,7 @@ class PreviousVersion:
                 yield record.id, record
 
     def reader(self, shard: int) -> EncodedReader:
-        """Reads what may belong into the new shard with this number."""
+        """Opens a reader of what may belong into the new shard with this number."""
         names = [names[shard % len(names)] for names in self.shards.values() if names]
         return EncodedReader(heapq.merge(*map(self._records, names), key=lambda pair: pair[0]))
 
@@ -49,7 +50,7 @@ class EncodedReader:
         self._next = next(records, None)
 
     def find(self, row: Row) -> bytes | None:
-        """The image of the row's record, if the earlier version holds it."""
+        """Returns the image of the row's record, if the earlier version holds it; else None."""
         wanted = row.id.hex()
         while self._next and self._next[0] < wanted:
             self._next = next(self._records, None)

@@ -1,4 +1,4 @@
-"""Progress of a running pipeline: workers leave counts in small files, the launcher adds them up and shows them.
+"""Shows the progress of a running pipeline: workers leave counts in small files, which the launcher adds up.
 
 Files work for every runner that shares a file system with its workers; Beam's own metrics arrive only at the end.
 """
@@ -20,7 +20,7 @@ _LOG_SECONDS = 30.0
 
 
 class Counter:
-    """A worker's side: `add` is cheap and writes a few times a second at most."""
+    """Counts on a worker's side; `add` is cheap and writes twice a second at most."""
 
     def __init__(self, directory: str, stage: str) -> None:
         self._path = os.path.join(directory, f"{stage}-{uuid.uuid4().hex}")
@@ -49,7 +49,7 @@ def _read(directory: str, stage: str) -> int:
 
 
 class _Display:
-    """A bar on a terminal, a line now and then in a log."""
+    """Shows a bar on a terminal, a line now and then in a log."""
 
     def __init__(self, stage: str, total: int, out: TextIO) -> None:
         self._stage, self._total, self._out = stage, total, out

@@ -1,4 +1,4 @@
-"""The dataset root's file protocol: one build at a time, versions that appear whole, a pointer that moves last.
+"""Keeps the dataset root's file protocol: one build at a time, versions that appear whole, a pointer that moves last.
 
 DATA/CURRENT                    the version in use
 DATA/versions/1.0.0/            a published version, never changed
@@ -72,7 +72,7 @@ def _aliases(root: str) -> dict[str, str]:
 
 
 def published_as(root: str, key: str) -> str | None:
-    """The newest whole version that this input and configuration gave, or None."""
+    """Finds the newest whole version that this input and configuration gave, or None."""
     alias = _aliases(root).get(key)
     for version in reversed(versions(root)):
         if version == alias or build_key(*_origin(root, version)) == key:
@@ -100,7 +100,7 @@ def remember(root: str, key: str, version: str) -> None:
 
 
 def versions(root: str) -> list[str]:
-    """Whole versions, oldest first."""
+    """Lists the whole versions, oldest first."""
     try:
         names = [name for name in os.listdir(os.path.join(root, VERSIONS_DIR)) if _VERSION.match(name)]
     except FileNotFoundError:
@@ -110,7 +110,7 @@ def versions(root: str) -> list[str]:
 
 
 def next_version(root: str) -> str:
-    """TFDS's semantics: other content, another major version."""
+    """Names the next version: by TFDS's semantics, other content is another major version."""
     existing = versions(root)
     return f"{int(existing[-1].partition('.')[0]) + 1 if existing else 1}.0.0"
 
@@ -147,7 +147,7 @@ def prune(root: str, *, keep: int) -> list[str]:
 
 
 def clean(root: str, *, keep: set[str]) -> None:
-    """Removes what other, abandoned builds left in the work directory, except the inspection cache."""
+    """Removes what other, abandoned builds left in the work directory, except caches, downloads and `keep`."""
     work = os.path.join(root, WORK_DIR)
     for name in os.listdir(work):
         path = os.path.join(work, name)

@@ -1,4 +1,4 @@
-"""Reading ahead: an image that comes from a disk is on its way to memory while those before it are decoded."""
+"""Reads ahead: brings an image that comes from a disk to memory while those before it are decoded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DEPTH = 32
 
 
 def read_ahead(items: Iterable[T], source: Source, *, item: Callable[[T], SourceItem | None]) -> Iterator[T]:
-    """Yields what it is given; the source has heard of each image, if it wants to, `_DEPTH` images before its turn.
+    """Yields what it is given; announces each image, to a source that wants it, `_DEPTH` images before its turn.
 
     Args:
       items: in the order in which they will be read.

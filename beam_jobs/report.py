@@ -1,4 +1,4 @@
-"""report.html of a dataset version: one file, readable offline, of bounded size whatever the number of images."""
+"""Renders a version's report.html: one file, readable offline, of bounded size whatever the number of images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.images.policy import PixelPolicy, ReadError, Refused
 
 _THUMBNAIL = 112  # pixels, longer side
 _QUALITY = 72
-# Together at most about 700 thumbnails of some 4 KB.
+# Together at most 672 thumbnails of some 4 KB, and 8 for each reject code.
 _SAMPLES = 240
 _SAMPLES_PER_LABEL = 8
 _EXTREMES = 8
@@ -43,7 +43,7 @@ _TITLES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Thumbnail:
-    """One image on the page: `uri` is a data: URI, or None where there is nothing to show."""
+    """Describes one image on the page; `uri` is a data: URI, or None where there is nothing to show."""
 
     uri: str | None
     source: str
@@ -54,14 +54,14 @@ class Thumbnail:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
-    """Images that are copies of each other: `more` of them are not shown."""
+    """Describes images that are copies of each other, `more` of which are not shown."""
 
     members: Sequence[Thumbnail]
     more: int
 
 
 def thumbnail(data: bytes) -> str | None:
-    """A small JPEG as data: URI; None for what cannot be decoded within the usual limits."""
+    """Makes a small JPEG as data: URI; None for what cannot be decoded within the usual limits."""
     policy = PixelPolicy(min_side=1, max_side=2 * _THUMBNAIL)
     try:
         pixels, _ = decode(open_image(data, policy), policy)
@@ -100,7 +100,7 @@ def _read_rejects(path: str) -> _Rejects:
 
 
 def _read_groups(path: str) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int], dict[tuple[str, ...], int]]:
-    """Kind → its largest groups; kind → number of groups; labels → number of conflicts between them."""
+    """Reads the groups: kind → largest ones; kind → how many; labels → conflicts between them (20 most frequent)."""
     largest: dict[str, list[tuple[int, str, dict[str, Any]]]] = collections.defaultdict(list)
     counts: collections.Counter[str] = collections.Counter()
     between: collections.Counter[tuple[str, ...]] = collections.Counter()
@@ -146,7 +146,7 @@ class _Shelf:
 
 
 def _bars(histogram: Mapping[str, int]) -> list[tuple[str, int, float]]:
-    """Histogram → (lower bound, count, part of the highest)."""
+    """Turns a histogram into (lower bound, count, part of the highest)."""
     top = max(histogram.values(), default=1)
     return [(bound, count, count / top) for bound, count in histogram.items()]
 
@@ -154,7 +154,7 @@ def _bars(histogram: Mapping[str, int]) -> list[tuple[str, int, float]]:
 def dataset_report(
     *, manifest: Manifest, statistics: Mapping[str, Any], directory: str, listing: str, cache: str, source: Source
 ) -> str:
-    """The page as HTML.
+    """Renders the page as HTML.
 
     Args:
       manifest: of the version.

@@ -1,4 +1,4 @@
-"""What a site's owner allows: robots.txt (RFC 9309) and the `X-Robots-Tag` answer header.
+"""Says what a site's owner allows: robots.txt (RFC 9309) and the `X-Robots-Tag` answer header.
 
 `urllib.robotparser` takes the first rule that matches and knows no wildcards; RFC 9309 asks for the longest match.
 """
@@ -35,7 +35,7 @@ def _decode_octet(match: re.Match[str]) -> str:
 
 
 def _matches(pattern: str, path: str) -> bool:
-    """Whether `path` starts with `pattern`; `*` is anything, a final `$` the end. Linear: no backtracking."""
+    """Says whether `path` starts with `pattern`; `*` is anything, a final `$` the end. Linear: no backtracking."""
     anchored = pattern.endswith("$")
     first, *parts = pattern.removesuffix("$").split("*")
     if not path.startswith(first):
@@ -55,10 +55,10 @@ def _matches(pattern: str, path: str) -> bool:
 
 
 class RobotsFile:
-    """The rules of one robots.txt that concern one crawler."""
+    """Holds the rules of one robots.txt that concern one crawler."""
 
     def __init__(self, text: str, *, product: str) -> None:
-        """Args: `text` of the file; `product`, the crawler's token (the User-Agent's part before "/")."""
+        """Parses the `text` of the file for `product`, the crawler's token (the User-Agent's part before "/")."""
         groups: dict[str, list[Rule]] = {}
         agents: list[str] = []
         in_rules = False
@@ -80,7 +80,7 @@ class RobotsFile:
         self._rules = groups.get(product.lower(), groups.get("*", []))
 
     def allows(self, path: str) -> bool:
-        """Whether the crawler may fetch `path` (path and query of a URL); the longest matching rule decides."""
+        """Says whether the crawler may fetch `path` (path and query of a URL); the longest matching rule decides."""
         if path == "/robots.txt":
             return True
         path = _normalize(path)
@@ -90,7 +90,7 @@ class RobotsFile:
 
 
 def forbids_ai(headers: Iterable[str], *, product: str) -> str | None:
-    """The `noai` or `noimageai` that `X-Robots-Tag` header values address to all crawlers or to `product`, or None."""
+    """Finds the `noai` or `noimageai` that `X-Robots-Tag` values address to all crawlers or to `product`, or None."""
     for header in headers:
         agent = "*"
         for token in header.lower().split(","):

@@ -1,4 +1,4 @@
-"""The unit that the build shuffles: what it knows of one accepted image, never the image itself.
+"""Defines the unit that the build shuffles: what it knows of one accepted image, never the image itself.
 
 Rows travel in packed blocks. Local Beam runners hold every shuffled element as Python objects in the launcher's memory;
 a block of thousands of rows in one `bytes` costs a tenth of that and hardly any time.
@@ -18,10 +18,10 @@ Digest = bytes  # in `Row` the name `bytes` is a field
 
 
 class Row(NamedTuple):
-    """An accepted image.
+    """Describes an accepted image.
 
     Attributes:
-      id: sha256 of the source bytes, raw.
+      id: sha256 of the source bytes or, where there is no file, of the raw pixels (`SourceItem.raw_id`); raw.
       pixels: digest of the decoded upright pixels, raw; equal for exact duplicates.
       perceptual_hash: for near duplicates.
       uri: see `SourceItem`.
@@ -63,22 +63,22 @@ class Row(NamedTuple):
     image: Place | None = None
 
     def item(self) -> SourceItem:
-        """The source item that the row came from."""
+        """Returns the source item that the row came from."""
         return SourceItem(uri=self.uri, label=self.label, split=self.official, stamp=self.stamp)
 
 
 def split_group(row: Row) -> bytes:
-    """What the row's split is a function of: its duplicate group."""
+    """Names the row's duplicate group, of which its split is a function."""
     return row.group or row.pixels
 
 
 def split_stratum(row: Row) -> str:
-    """The class whose share the row's group counts for."""
+    """Names the class whose share the row's group counts for."""
     return row.stratum or row.label
 
 
 class RejectRow(NamedTuple):
-    """An image that is left out: a line of rejects.jsonl."""
+    """Describes an image that is left out: a line of rejects.jsonl."""
 
     uri: str
     label: str
@@ -91,15 +91,15 @@ class RejectRow(NamedTuple):
 
 
 def pack(rows: Iterable[tuple]) -> bytes:
-    """One block of named tuples; see `unpack`."""
+    """Packs named tuples into one block; see `unpack`."""
     return pickle.dumps([tuple(row) for row in rows], protocol=5)
 
 
 def unpack(block: Block) -> list[Row]:
-    """The rows of a block made by `pack`, in a spool or not."""
+    """Unpacks the rows of a block made by `pack`, in a spool or not."""
     return [Row._make(fields) for fields in pickle.loads(content(block))]
 
 
 def unpack_rejects(block: Block) -> list[RejectRow]:
-    """The rejects of a block made by `pack`, in a spool or not."""
+    """Unpacks the rejects of a block made by `pack`, in a spool or not."""
     return [RejectRow._make(fields) for fields in pickle.loads(content(block))]

@@ -1,4 +1,4 @@
-"""Running a Beam pipeline: strict options, a sensible local default, errors in one line, no noise."""
+"""Runs a Beam pipeline: strict options, a sensible local default, errors in one line, no noise."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_options(arguments: Sequence[str], *, own_flags: Sequence[str]) -> PipelineOptions:
-    """Beam's options out of the flags that are not ours.
+    """Parses Beam's options out of the flags that are not ours.
 
     Args:
       arguments: what absl did not know.

@@ -1,4 +1,4 @@
-"""Shards: how many, which image goes where, and writing one so that it is whole or absent.
+"""Writes shards: decides how many, and which image goes where, and makes each one appear whole or not at all.
 
 Everything is a function of content hashes, so any number of workers, in any order, killed or not, write the same bytes.
 """
@@ -31,34 +31,34 @@ _BYTES_PER_PIXEL = 0.45
 
 
 class SourceChanged(ExpectedError):
-    """An image is not any more what it was when it was inspected."""
+    """Reports that an image is not any more what it was when it was inspected."""
 
 
 def record_bytes(row: Row) -> int:
-    """About how many bytes the row's record will take; the same on every machine."""
+    """Estimates how many bytes the row's record will take; the same on every machine."""
     return row.bytes if row.keeps_bytes else int(row.height * row.width * _BYTES_PER_PIXEL)
 
 
 def num_shards(*, examples: int, size: int) -> int:
-    """Shards of a split with so many examples and bytes: a power of two, so that hosts can share them evenly."""
+    """Counts the shards for a split's examples and bytes: a power of two, so that hosts can share them evenly."""
     wanted = max(-(-size // _SHARD_BYTES), -(-examples // _SHARD_EXAMPLES), 1)
     return 1 << (wanted - 1).bit_length()
 
 
 def shard_of(row: Row, count: int) -> int:
-    """The shard, out of `count`, that a row's content hash puts it into."""
+    """Chooses the shard, out of `count`, by the row's content hash."""
     # Not the leading bytes: they order the rows inside a shard.
     return int.from_bytes(row.id[-8:], "big") % count
 
 
 def shard_name(*, name: str, split: str, shard: int, count: int) -> str:
-    """TFDS's naming: `photos-train.tfrecord-00000-of-00008`."""
+    """Names a shard as TFDS does: `photos-train.tfrecord-00000-of-00008`."""
     return f"{name}-{split}.tfrecord-{shard:05d}-of-{count:05d}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """What was written: the manifest's entry, and the tally for the statistics."""
+    """Describes what was written: the manifest's entry, and the tally for the statistics."""
 
     shard: Shard
     tally: Tally
@@ -80,7 +80,7 @@ def _digest(rows: Sequence[Row]) -> str:
 
 
 def _finished(path: str, report_path: str, digest: str) -> ShardReport | None:
-    """The report of a shard that an earlier, killed run finished; None if there is none or it held other rows."""
+    """Reads the report of a shard that an earlier, killed run finished; None if there is none or it held other rows."""
     try:
         with open(report_path, encoding="utf-8") as file:
             stored, text = file.read().split("\n", 1)
@@ -94,7 +94,7 @@ def _finished(path: str, report_path: str, digest: str) -> ShardReport | None:
 def make_record(
     row: Row, source: Source, *, policy: PixelPolicy, label: int, previous: Callable[[Row], bytes | None] | None
 ) -> Record:
-    """Makes the image's record: what inspection encoded, or what an earlier version holds, or from the source again.
+    """Makes the image's record from what inspection encoded, what an earlier version holds, or the source once more.
 
     Args:
       row: the image.
@@ -126,7 +126,7 @@ def make_records(
     labels: Mapping[str, int],
     previous: Callable[[Row], bytes | None] | None,
 ) -> Iterator[Record]:
-    """The records of rows in ascending order of ids, see `make_record`; `labels`: class name → number."""
+    """Makes the records of rows in ascending order of ids, see `make_record`; `labels`: class name → number."""
 
     def needed(row: Row) -> SourceItem | None:
         return row.item() if row.image is None and (row.keeps_bytes or not previous) else None

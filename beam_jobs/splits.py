@@ -1,4 +1,4 @@
-"""Which split an image belongs to: a function of its duplicate group, so that near-identical images never straddle.
+"""Decides which split an image belongs to by its duplicate group, so that near-identical images never straddle.
 
 Every group gets a position in [0, 2^64) from its name and the seed. In each class (stratum) the positions are cut at
 thresholds. By hash they lie at fixed fractions, so an image never moves when others are added; by rank they lie between
@@ -22,7 +22,7 @@ _NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitFractions:
-    """Split names with the fraction of the images that each one gets, in order; the fractions add up to 1."""
+    """Names the splits with the fraction of the images that each one gets, in order; the fractions add up to 1."""
 
     names: tuple[str, ...]
     fractions: tuple[Fraction, ...]
@@ -58,7 +58,7 @@ class SplitFractions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cuts:
-    """One class's thresholds: positions below `bounds[i]` (and not below `bounds[i-1]`) belong to `names[i]`."""
+    """Holds one class's thresholds: positions below `bounds[i]` (and not below `bounds[i-1]`) belong to `names[i]`."""
 
     names: tuple[str, ...]
     bounds: tuple[int, ...]
@@ -68,13 +68,13 @@ class Cuts:
 
 
 def position(group: bytes, *, seed: int) -> int:
-    """The group's place in [0, 2^64): uniform, and independent of every other group."""
+    """Places the group in [0, 2^64): uniformly, and independently of every other group."""
     digest = hashlib.blake2b(group, digest_size=8, key=seed.to_bytes(8, "little", signed=True)).digest()
     return int.from_bytes(digest, "big")
 
 
 def cuts_by_hash(fractions: SplitFractions) -> Cuts:
-    """Thresholds at fixed fractions of all positions: the same whatever the data."""
+    """Sets thresholds at fixed fractions of all positions: the same whatever the data."""
     bounds, total = [], Fraction(0)
     for part in fractions.fractions[:-1]:
         total += part
@@ -83,7 +83,7 @@ def cuts_by_hash(fractions: SplitFractions) -> Cuts:
 
 
 def targets(count: int, fractions: Sequence[Fraction]) -> list[int]:
-    """`count` images shared out by largest remainder; nobody gets none as long as there are enough for all."""
+    """Shares `count` images out by largest remainder; nobody gets none as long as there are enough for all."""
     exact = [count * part for part in fractions]
     shares = [int(value) for value in exact]
     by_remainder = sorted(range(len(exact)), key=lambda i: (shares[i] - exact[i], i))
@@ -96,7 +96,7 @@ def targets(count: int, fractions: Sequence[Fraction]) -> list[int]:
 
 
 def cuts_by_rank(groups: Iterable[tuple[int, int]], fractions: SplitFractions) -> Cuts:
-    """Thresholds that give one class's splits their exact shares.
+    """Sets thresholds that give one class's splits their exact shares.
 
     Args:
       groups: (position, number of images) of each duplicate group of the class; positions are distinct.
@@ -126,6 +126,6 @@ def cuts_by_rank(groups: Iterable[tuple[int, int]], fractions: SplitFractions) -
 
 
 def split_order(names: Sequence[str]) -> list[str]:
-    """The usual order: train, validation, test, then others by name."""
+    """Sorts splits in the usual order: train, validation, test, then others by name."""
     usual = ["train", "validation", "test"]
     return sorted(names, key=lambda name: (usual.index(name) if name in usual else len(usual), name))

@@ -1,4 +1,4 @@
-"""Blocks of rows on disk: what is shuffled is where they are.
+"""Keeps blocks of rows on disk, so that Beam shuffles only where each block lies.
 
 Local Beam runners keep everything that passes between two steps in memory, several times over; with the blocks
 themselves that came to 2 kB an image. All workers must see the directory, like the rest of the work directory.
@@ -18,7 +18,7 @@ _INLINE_BYTES = 1024  # a reference would hardly be smaller
 
 
 class Spool:
-    """A worker's own file in the spool directory; made on first use, never read before its block is written."""
+    """Writes a worker's own file in the spool directory; made on first use, never read before its block is written."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
@@ -26,7 +26,7 @@ class Spool:
         self._end = 0
 
     def put(self, content: bytes) -> Block:
-        """Stores a block. Raises BuildError (the disk is full)."""
+        """Stores a block, unless a reference would hardly be smaller. Raises BuildError (the disk is full)."""
         return content if len(content) <= _INLINE_BYTES else self.store(content)
 
     def store(self, content: bytes) -> Place:
@@ -46,7 +46,7 @@ class Spool:
 
 
 def content(block: Block) -> bytes:
-    """What was put."""
+    """Returns the content of a block, read from the disk if it lies there."""
     if isinstance(block, bytes):
         return block
     path, offset, length = block

@@ -1,4 +1,4 @@
-"""What the job's steps have in common: the configuration, and handing on blocks of rows."""
+"""Provides what the job's steps have in common: the configuration, and handing on blocks of rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from beam_jobs.spool import Block, Spool
 
 
 class Spooling(beam.DoFn):
-    """A step that hands on blocks of rows."""
+    """Hands on blocks of rows; the base of all steps that do."""
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config

@@ -1,4 +1,4 @@
-"""Statistics of what was written: counted shard by shard from the records themselves, then added up."""
+"""Counts statistics of what is written, shard by shard from the rows as they are written, and adds them up."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from beam_jobs.rows import Row
 
 _SIZE_STEP = 32  # pixels; sides are counted in steps of this
-_STEPS = 20  # brightness, sharpness and aspect ratio are counted in so many steps
+_STEPS = 20  # brightness is counted in so many steps
 
 
 @dataclasses.dataclass(kw_only=True)
 class Tally:
-    """Counts over examples; `add` one, `merge` many. All of it integers, so that sums do not depend on their order.
+    """Counts examples; `add` one, `merge` many. All of it integers, so that sums do not depend on their order.
 
     Attributes:
       labels: label → examples.
       formats: source format → examples.
       channels: "1" or "3" → examples.
-      heights: height // 32 → examples; `widths` alike.
-      brightness: twentieth of the range → examples.
+      heights: height, rounded down to a multiple of 32 → examples; `widths` alike.
+      brightness: lower bound of the twentieth of its range, as "0.35" → examples.
       encoded_anew: examples whose image is not the source file as it stands.
       image_bytes: sum of the images' sizes.
       max_height, max_width, min_height, min_width: pixels; 0 where there are no examples.
@@ -83,7 +83,7 @@ class Tally:
 
 
 def merged(tallies: Iterable[Tally]) -> Tally:
-    """The sum of tallies."""
+    """Adds up tallies."""
     total = Tally()
     for tally in tallies:
         total.merge(tally)
@@ -109,7 +109,7 @@ def _summary(tally: Tally) -> dict[str, Any]:
 
 
 def statistics_json(splits: Mapping[str, Tally], rejects: Mapping[str, int]) -> str:
-    """The text of statistics.json.
+    """Writes the text of statistics.json.
 
     Args:
       splits: split → tally of its examples.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a build at once, with one line and without cleaning up.
+"""Ends a build at once on Ctrl-C and SIGTERM, with one line and without cleaning up.
 
 Beam would wait, perhaps for ever; and whatever is on disk must be fit for a SIGKILL at any moment anyway.
 """
@@ -27,7 +27,7 @@ def end(message: str, code: int, out: TextIO) -> NoReturn:
 
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
-    """Has signals end the process while the body runs; may be nested. Without effect outside the main thread."""
+    """Makes signals end the process while the body runs; may be nested. Without effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals cannot be handled here
         return

@@ -1,4 +1,4 @@
-"""What the report shows of the images: picked in one pass over the listing and the inspection cache, bucket by bucket.
+"""Picks the images that the report shows in one pass over the listing and the inspection cache, bucket by bucket.
 
 Memory does not grow with the number of images: of each kind only the few best so far are kept.
 """
@@ -19,14 +19,14 @@ from pipeline.images.facts import ImageFacts
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-    """An image of the dataset, to be shown; `facts` as inspected."""
+    """Describes an image of the dataset, to be shown; `facts` as inspected."""
 
     item: SourceItem
     facts: ImageFacts
 
     @property
     def aspect(self) -> float:
-        """Longer side over shorter side."""
+        """Divides the longer side by the shorter side."""
         return max(self.facts.height, self.facts.width) / min(self.facts.height, self.facts.width)
 
 
@@ -43,7 +43,7 @@ EXTREMES: Mapping[str, tuple[Callable[[Picture], float], Callable[[Picture], str
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What `survey` picked.
+    """Holds what `survey` picked.
 
     Attributes:
       samples: label → some of its images, chosen by hash.
@@ -59,7 +59,7 @@ class Survey:
 def _first(
     kept: list[Picture], more: Collection[Picture], count: int, key: Callable[[Picture], float]
 ) -> list[Picture]:
-    """The first few by `key` of what was kept so far and some more pictures, each picture once."""
+    """Picks the first few by `key` of what was kept so far and some more pictures, each picture once."""
     if len(kept) == count:
         last = key(kept[-1])
         more = [picture for picture in more if key(picture) <= last]

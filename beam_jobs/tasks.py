@@ -1,4 +1,4 @@
-"""The work of a build, whichever process does it: inspecting images, comparing them, writing shards. Free of Beam."""
+"""Does the work of a build, in whichever process: inspects images, compares them, writes shards. Free of Beam."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STAGES = ("inspecting", "writing")
 
 
 def search_bands(blocks: Iterable[Block], bands: Sequence[int]) -> bytes:
-    """The similar pairs that `lsh.similar` finds in some bands among blocks of sketches, as an EDGE array's bytes."""
+    """Finds the similar pairs in some bands among blocks of sketches by `lsh.similar`, as an EDGE array's bytes."""
     found = bytearray()  # joining the blocks would hold all of them twice
     for block in blocks:
         found += content(block)
@@ -34,7 +34,7 @@ def search_bands(blocks: Iterable[Block], bands: Sequence[int]) -> bytes:
 
 
 class Tasks:
-    """One worker's; not for several threads. What a task leaves on disk, and returns, does not depend on the worker."""
+    """Does one worker's tasks, in one thread. Results do not depend on the worker, apart from places in the spool."""
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config
@@ -77,7 +77,7 @@ class Tasks:
             look(self._config.source.read(item), self._config.policy)
 
     def search(self, blocks: Sequence[Block], bands: Sequence[int]) -> bytes:
-        """See `search_bands`."""
+        """Searches some bands; see `search_bands`."""
         return search_bands(blocks, bands)
 
     def write(self, split: str, shard: int, count: int, blocks: Iterable[Block]) -> None:

@@ -1,4 +1,4 @@
-"""URLs as downloads need them: taken apart, in ASCII, fit to be sent."""
+"""Parses URLs as downloads need them: taken apart, in ASCII, fit to be sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNFIT_IN_HOST = re.compile(r"[^!-~]|[/?#@\\]")
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A URL taken apart: ASCII host name, explicit port, percent-encoded path with query."""
+    """Represents a URL taken apart: ASCII host name, explicit port, percent-encoded path with query."""
 
     scheme: str
     host: str
@@ -29,7 +29,7 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """For the `Host` field: the port only where it is not the scheme's own."""
+        """Makes the value of the `Host` field: the port only where it is not the scheme's own."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -40,7 +40,7 @@ class Target:
 
 @functools.lru_cache(maxsize=1024)
 def _ascii_host(host: str) -> str:
-    """Raises ValueError (UnicodeError where IDNA refuses the name)."""
+    """Encodes a host name in ASCII. Raises ValueError (UnicodeError where IDNA refuses the name)."""
     host = host if ":" in host else host.encode("idna").decode()
     if unfit := _UNFIT_IN_HOST.search(host):
         raise ValueError(f"{unfit[0]!r} in the host name")

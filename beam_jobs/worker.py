@@ -1,4 +1,4 @@
-"""A local Beam worker process: Beam's own, but silent, and never alive without its launcher.
+"""Runs a local Beam worker process: Beam's own, but silent, and never alive without its launcher.
 
 Beam's worker logs every start at INFO to stderr, whatever the options say, and outlives a killed launcher.
 """
@@ -19,7 +19,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def command(launcher: int) -> str:
-    """The shell command for a worker of the launcher with this process id."""
+    """Returns the shell command for a worker of the launcher with this process id."""
     # Without `exec` the shell in between would be the parent, and would survive the launcher.
     return f"exec {sys.executable} -m beam_jobs.worker {launcher}"
 

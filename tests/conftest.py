@@ -10,7 +10,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as beam_jobs.build_tfrecor
 
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
-    """The folder of real test data beside the checkout; tests that need it are skipped where it is absent."""
+    """Finds the real test data beside the checkout; tests that need them are skipped where they are absent."""
     path = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
     if not path.is_dir():
         pytest.skip(f"the shared test data are not beside this checkout ({path.name}/ absent)")

@@ -1,4 +1,4 @@
-"""Small dataset versions for the tests of every room, written by the real record and manifest code."""
+"""Writes small dataset versions for the tests of every room, by the real record and manifest code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def jpeg(pixels: np.ndarray, *, quality: int = 90) -> bytes:
 
 
 def record(image: bytes, label: int, *, name: str = "") -> Record:
-    """A record of an encoded JPEG; `name` tells equal images apart."""
+    """Makes a record of an encoded JPEG; `name` tells equal images apart."""
     with Image.open(io.BytesIO(image)) as opened:
         width, height = opened.size
     digest = hashlib.sha256(image + name.encode()).hexdigest()
@@ -42,13 +42,13 @@ def record(image: bytes, label: int, *, name: str = "") -> Record:
 
 
 def smooth_image(rng: np.random.Generator, *, height: int, width: int) -> np.ndarray:
-    """uint8 `[h, w, 3]`, random but smooth, as photos are."""
+    """Draws an image, uint8 `[h, w, 3]`, random but smooth, as photos are."""
     coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def random_records(count: int, *, classes: int, height: int = 24, width: int = 32, seed: int = 0) -> list[Record]:
-    """Records of smooth random images, labels in turn."""
+    """Makes records of smooth random images, labels in turn."""
     rng = np.random.default_rng(seed)
     return [
         record(jpeg(smooth_image(rng, height=height, width=width)), i % classes, name=f"{seed}-{i}")
@@ -95,7 +95,7 @@ def write_dataset(
 
 
 def coloured_records(count: int, *, classes: int, side: int = 16, seed: int = 0) -> list[Record]:
-    """Records that a small model learns in seconds: the label is the colour channel that is raised, under noise."""
+    """Makes records that a small model learns in seconds: the label is the colour channel raised, under noise."""
     rng = np.random.default_rng(seed)
     found = []
     for i in range(count):

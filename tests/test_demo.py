@@ -1,4 +1,4 @@
-"""The demo's images and faults through the real builder; the whole demo only among the slow tests."""
+"""Tests the demo's images and faults in the real builder; the whole demo only among the slow tests."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The notebooks, executed from the first cell to the last."""
+"""Executes the notebooks from the first cell to the last."""
 
 import json
 import pathlib
@@ -14,7 +14,7 @@ NOTEBOOK = ROOT / "notebooks" / "photos_to_classifier.ipynb"
 
 @pytest.fixture
 def photos(tmp_path):
-    """Digits 0, 1 and 2, 60 of each, as a folder of one folder a class."""
+    """Writes digits 0, 1 and 2, 60 of each, as a folder of one folder a class."""
     digits = load_digits()
     for label in range(3):
         folder = tmp_path / "photos" / f"digit {label}"

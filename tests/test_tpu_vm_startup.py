@@ -1,4 +1,4 @@
-"""The start-up script of TPU VMs: the real script and a real metadata server; only the trainer is a stand-in."""
+"""Tests the real start-up script of TPU VMs with a real metadata server; only the trainer is a stand-in."""
 
 import functools
 import http.server

@@ -1,4 +1,4 @@
-"""Two logical CPUs, for two replicas on any machine: a conftest imports this before TensorFlow first uses a device."""
+"""Sets up two logical CPUs for two replicas anywhere: a conftest imports this before TensorFlow first uses a device."""
 
 import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""Where images come from: the contract between a source and the build, and the registry behind `--source`."""
+"""Defines where images come from: the contract between a source and the build, and the registry behind `--source`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RAW_PIXELS = "pixels:"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class SourceItem:
-    """One image that a source offers, without its bytes.
+    """Describes one image that a source offers, without its bytes.
 
     Attributes:
       uri: unique within the source; ends up in the record's `source`. A path relative to the input, an http(s) or
@@ -34,11 +34,11 @@ class SourceItem:
 
     @property
     def raw_id(self) -> bytes | None:
-        """The record's id where it is the sha256 of raw pixels, None where it is that of a file's bytes."""
+        """Returns the record's id where it is the sha256 of raw pixels, None where it is that of a file's bytes."""
         return bytes.fromhex(self.stamp.removeprefix(RAW_PIXELS)) if self.stamp.startswith(RAW_PIXELS) else None
 
     def content_id(self, data: bytes) -> bytes:
-        """The record's id for the bytes that the source handed over: their sha256, or that of the raw pixels.
+        """Computes the record's id for the bytes that the source handed over: their sha256, or that of the raw pixels.
 
         Args:
           data: an encoded image; for an item stamped with `RAW_PIXELS`, a binary PPM with a header of three lines.
@@ -48,7 +48,7 @@ class SourceItem:
 
 
 class Source(Protocol):
-    """A set of labelled images. Picklable (it travels to Beam workers) and cheap to construct."""
+    """Offers a set of labelled images. Picklable (it travels to Beam workers) and cheap to construct."""
 
     def items(self) -> Iterator[SourceItem]:
         """Lists the images without reading or downloading any.
@@ -59,14 +59,14 @@ class Source(Protocol):
         """
 
     def read(self, item: SourceItem) -> bytes:
-        """The encoded image (any format that Pillow reads), by random access, from any worker.
+        """Reads the encoded image (any format that Pillow reads), by random access, from any worker.
 
         Raises:
           ReadError: the image cannot be read; the build rejects it and goes on.
         """
 
     def labels(self) -> list[str] | None:
-        """All class names in their official order, or None: the sorted names that occur."""
+        """Lists all class names in their official order, or returns None: the sorted names that occur."""
 
     def fingerprint(self) -> str:
         """Identifies what the items do not show (an archive's digest, a version); equal data, equal text."""
@@ -74,19 +74,19 @@ class Source(Protocol):
 
 @runtime_checkable
 class RemoteSource(Source, Protocol):
-    """A source some of whose images must be downloaded before they are listed and read."""
+    """Offers images some of which must be downloaded before they are listed and read."""
 
     @property
     def store(self) -> DownloadStore:
-        """Where the downloads go, and where `read` finds them."""
+        """Holds the downloads, for `read` to find them."""
 
     def urls(self) -> Iterator[str]:
-        """The URLs of all images that come from elsewhere. Raises what `items` raises."""
+        """Lists the URLs of all images that come from elsewhere. Raises what `items` raises."""
 
 
 @runtime_checkable
 class AnnouncedSource(Source, Protocol):
-    """A source whose images can be on their way before they are read."""
+    """Offers images that can be on their way before they are read."""
 
     def announce(self, item: SourceItem) -> None:
         """Says that the item will be read soon. Raises nothing: what is wrong with it shows when it is read."""

@@ -1,7 +1,7 @@
-"""`--source=cifar10` and `--source=cifar100`: the official archives (https://www.cs.toronto.edu/~kriz/cifar.html).
+"""Reads the official CIFAR archives (https://www.cs.toronto.edu/~kriz/cifar.html): `--source=cifar10`, `cifar100`.
 
-The python or the binary version, as .tar.gz or unpacked. Listing unpacks it once into NumPy files, from which workers
-read single images by memory map; an image is handed over as a binary PPM and identified by its raw pixels.
+They come in the python or the binary version, as .tar.gz or unpacked. Listing unpacks them once into NumPy files, from
+which workers read single images by memory map; an image is handed over as a binary PPM, identified by its raw pixels.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MAX_FILE_BYTES = 512 << 20  # the largest official one has 155 MB; more is no C
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Format:
-    """File names of one version of a set, and how to read them."""
+    """Names the files of one version of a set, and how to read them."""
 
     train: str
     test: str
@@ -78,7 +78,7 @@ _CIFAR100 = [
 
 
 def _tar_files(path: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """(file name, function that reads it) of an archive's regular files; nothing is ever extracted to a path."""
+    """Yields (file name, function that reads it) of an archive's regular files; never extracts anything to a path."""
     with tarfile.open(path, "r:*") as archive:
         for member in archive:
             if member.name.startswith("/") or ".." in member.name.split("/"):
@@ -105,7 +105,7 @@ def _read_file(path: str) -> bytes:
 
 @dataclasses.dataclass
 class _Contents:
-    """What an archive held, by file: training batches under their number."""
+    """Holds what an archive held, by file: training batches under their number."""
 
     train: dict[int, Batch] = dataclasses.field(default_factory=dict)
     test: Batch | None = None
@@ -125,7 +125,7 @@ class _Contents:
 
 
 def _read_contents(path: str, formats: list[_Format], classes: int) -> _Contents:
-    """Raises DataError if a file is damaged; UsageError if this is another layout."""
+    """Reads a set's files. Raises DataError if one is damaged; UsageError if this is another layout."""
     found = [_Contents() for _ in formats]
     try:
         for name, read in _folder_files(path) if os.path.isdir(path) else _tar_files(path):
@@ -178,7 +178,7 @@ def _mapped(path: str) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class CifarSource:
-    """An official archive.
+    """Offers the images of an official archive.
 
     Attributes:
       path: the value of --input: the .tar.gz, the folder unpacked from it, or the folder around that.
@@ -195,7 +195,7 @@ class CifarSource:
 
     @functools.cached_property
     def _directory(self) -> str:
-        """Where the NumPy files are, or will be: another archive, another directory."""
+        """Finds the directory of the NumPy files, and unpacks them where they are not: each archive has its own."""
         if not os.path.exists(self.path):
             raise UsageError(f"--input={self.path}: no such file or folder; give the official CIFAR archive")
         inner = [path for name in self.folders if os.path.isdir(path := os.path.join(self.path, name))]
@@ -225,7 +225,7 @@ class CifarSource:
             raise
 
     def items(self) -> Iterator[SourceItem]:
-        """See `Source`. Unpacks the archive the first time."""
+        """Implements `Source.items`. Unpacks the archive the first time."""
         labels = self.labels()
         for split in ("train", "test"):
             numbers = _mapped(os.path.join(self._directory, f"{split}-labels.npy"))
@@ -237,7 +237,7 @@ class CifarSource:
                 )
 
     def read(self, item: SourceItem) -> bytes:
-        """See `Source`: a binary PPM."""
+        """Implements `Source.read`; the image comes as a binary PPM."""
         split, _, index = item.uri.removeprefix(f"{self.name}://").partition("/")
         try:
             return _HEADER + _mapped(os.path.join(self._directory, f"{split}-pixels.npy"))[int(index)].tobytes()
@@ -245,18 +245,18 @@ class CifarSource:
             raise ReadError(RejectCode.UNREADABLE, str(error)) from error
 
     def labels(self) -> list[str]:
-        """The archive's own names, in the order of its label numbers."""
+        """Lists the archive's own names, in the order of its label numbers."""
         with open(os.path.join(self._directory, "labels.json"), encoding="utf-8") as file:
             labels: list[str] = json.load(file)
         return labels
 
     def fingerprint(self) -> str:
-        """The label names; the items' stamps say the rest."""
+        """Names the labels; the items' stamps say the rest."""
         return f"{self.name}:{','.join(self.labels())}"
 
 
 class Cifar10Source(CifarSource):
-    """CIFAR-10."""
+    """Offers CIFAR-10."""
 
     name = "cifar10"
     classes = 10
@@ -265,7 +265,7 @@ class Cifar10Source(CifarSource):
 
 
 class Cifar100Source(CifarSource):
-    """CIFAR-100 with its 100 fine labels."""
+    """Offers CIFAR-100 with its 100 fine labels."""
 
     name = "cifar100"
     classes = 100

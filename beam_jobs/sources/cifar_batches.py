@@ -1,4 +1,4 @@
-"""The files of the CIFAR archives: pickles, read without running what they say, and the plain binary version.
+"""Reads the files of the CIFAR archives: pickles, without running what they say, and the plain binary version.
 
 A pickle is a program. This reader hands it stand-ins instead of NumPy's functions, which only note what an array is
 made of, and refuses every other name; not even NumPy's own unpickling code sees the untrusted bytes.
@@ -21,12 +21,12 @@ IMAGE_BYTES = 3 * 32 * 32
 
 
 class BatchError(FormatError):
-    """A file is not what the official archives hold; the message says why, the caller knows which file."""
+    """Reports a file that is not what the official archives hold; says why, while the caller knows which file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Images and labels of one file: uint8 [n, 3072] (red plane, green, blue; rows first) and int64 [n]."""
+    """Holds a file's images and labels: uint8 [n, 3072] (red plane, green, blue; rows first) and int64 [n]."""
 
     planes: np.ndarray
     labels: np.ndarray
@@ -40,12 +40,12 @@ class Batch:
             raise BatchError(f"label {self.labels.min()} is negative")
 
     def images(self) -> np.ndarray:
-        """uint8 [n, 32, 32, 3]."""
+        """Rearranges the planes into uint8 [n, 32, 32, 3]."""
         return np.ascontiguousarray(self.planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds lists, dicts, numbers, text and arrays of numbers; anything else a pickle asks for is refused."""
+    """Builds lists, dicts, numbers, text and arrays of numbers; refuses anything else that a pickle asks for."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="bytes")  # Python 2 wrote the official ones
@@ -56,7 +56,7 @@ class _Unpickler(pickle.Unpickler):
                 self.code = code.decode("ascii") if isinstance(code, bytes) else code
 
             def __setstate__(self, state: Any) -> None:
-                """Byte order and alignment: of no concern to arrays of bytes, and no other is accepted."""
+                """Ignores byte order and alignment: bytes have none, and numbers count as little-endian."""
 
         class Array:
             def __init__(self, *_: Any) -> None:
@@ -91,7 +91,7 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no official archive does") from None
 
     def array(self, value: Any) -> np.ndarray:
-        """A stand-in array, made real."""
+        """Makes a stand-in array real."""
         array_type, dtype_type = self._types
         if not isinstance(value, array_type):
             raise BatchError(f"expected an array, got {type(value).__name__}")
@@ -122,7 +122,7 @@ def _text(value: Any) -> str:
 
 
 def read_python(data: bytes, *, key: str) -> Batch:
-    """A batch of the python version; any number of images.
+    """Reads a batch of the python version; any number of images.
 
     Args:
       data: the file.
@@ -145,7 +145,7 @@ def read_python(data: bytes, *, key: str) -> Batch:
 
 
 def read_pickled_meta(data: bytes, *, key: str) -> list[str]:
-    """The label names of the python version. Raises BatchError."""
+    """Reads the label names of the python version. Raises BatchError."""
     _, loaded = _unpickle(data)
     names = loaded.get(key)
     if not isinstance(names, list) or not all(isinstance(name, (bytes, str)) for name in names):
@@ -154,7 +154,7 @@ def read_pickled_meta(data: bytes, *, key: str) -> list[str]:
 
 
 def read_binary(data: bytes, *, label_bytes: int) -> Batch:
-    """A batch of the binary version: of each image `label_bytes` labels (the last one counts), then its planes.
+    """Reads a batch of the binary version: of each image `label_bytes` labels (the last one counts), then its planes.
 
     Raises:
       BatchError: it does not consist of whole images.
@@ -167,5 +167,5 @@ def read_binary(data: bytes, *, label_bytes: int) -> Batch:
 
 
 def read_names(data: bytes) -> list[str]:
-    """The label names of the binary version: one a line."""
+    """Reads the label names of the binary version: one a line."""
     return [line.strip() for line in data.decode("utf-8", "replace").splitlines() if line.strip()]

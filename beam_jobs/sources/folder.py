@@ -1,4 +1,4 @@
-"""`--source=folder`: `DIR/class/image`, or `DIR/{train,valid|validation|val,test}/class/image`."""
+"""Implements `--source=folder`: `DIR/class/image`, or `DIR/{train,valid|validation|val,test}/class/image`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NOT_DATA = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # what Windows 
 
 
 def _entries(directory: str) -> tuple[list[str], list[os.DirEntry[str]]]:
-    """The sub-directories' names and the files of a directory, both sorted, hidden ones left out."""
+    """Lists a directory's sub-directories by name, and its files, both sorted, hidden ones left out."""
     directories, files = [], []
     with os.scandir(directory) as scan:
         for entry in scan:
@@ -29,13 +29,13 @@ def _entries(directory: str) -> tuple[list[str], list[os.DirEntry[str]]]:
 
 
 def _readable(name: str) -> str:
-    """`name` as valid Unicode: bytes that are not UTF-8 show as \\xNN (the file is then rejected when it is read)."""
+    """Spells `name` as valid Unicode: bytes that are not UTF-8 show as \\xNN (the file is then rejected when read)."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
-    """A folder with one sub-folder a class; deeper folders belong to their class.
+    """Offers a folder with one sub-folder a class; deeper folders belong to their class.
 
     Attributes:
       root: the value of --input.
@@ -46,7 +46,7 @@ class FolderSource:
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def items(self) -> Iterator[SourceItem]:
-        """See `Source`. URIs are paths relative to the folder, so moving the folder changes nothing."""
+        """Implements `Source.items`. URIs are paths relative to the folder, so moving the folder changes nothing."""
         if is_remote(self.root):
             raise UsageError(
                 f"--input={self.root}: --source=folder reads a local folder; --source=csv takes a table of files in a "
@@ -121,17 +121,17 @@ class FolderSource:
             yield from self._walk(f"{path}/{name}", label=label, split=split, parents=(*parents, here))
 
     def read(self, item: SourceItem) -> bytes:
-        """See `Source`."""
+        """Implements `Source.read`."""
         return local.read_image(os.path.join(self.root, item.uri))
 
     def announce(self, item: SourceItem) -> None:
-        """See `AnnouncedSource`."""
+        """Implements `AnnouncedSource.announce`."""
         local.announce(os.path.join(self.root, item.uri))
 
     def labels(self) -> list[str] | None:
-        """None: a folder's classes are the sorted names of its sub-folders."""
+        """Returns None: a folder's classes are the sorted names of its sub-folders."""
         return None
 
     def fingerprint(self) -> str:
-        """Constant: everything that identifies a folder's data stands in its items."""
+        """Returns a constant: everything that identifies a folder's data stands in its items."""
         return "folder"

@@ -1,4 +1,4 @@
-"""Image files on a local disk. What is no file, or too large to be an image, is refused before a byte of it is read."""
+"""Reads image files on a local disk; refuses what is no file, or too large for an image, before it reads a byte."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FLAGS = os.O_RDONLY | os.O_NONBLOCK
 
 
 def read_image(path: str, *, max_bytes: int = PixelPolicy.max_bytes) -> bytes:
-    """The file's bytes.
+    """Reads the file's bytes.
 
     Raises:
       ReadError: no such file, or not one that can be read; a pipe, socket or device; more than `max_bytes`.

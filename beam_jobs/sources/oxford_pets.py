@@ -1,6 +1,7 @@
-"""`--source=oxford_pets`: Oxford-IIIT Pet in its official layout (https://www.robots.ox.ac.uk/~vgg/data/pets/).
+"""Implements `--source=oxford_pets`: Oxford-IIIT Pet in its official layout.
 
-`DIR/images/` and `DIR/annotations/{list,trainval,test}.txt`, as images.tar.gz and annotations.tar.gz unpack to.
+That is `DIR/images/` and `DIR/annotations/{list,trainval,test}.txt`, as images.tar.gz and annotations.tar.gz unpack to
+(https://www.robots.ox.ac.uk/~vgg/data/pets/).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class _Entry:
 
 @dataclasses.dataclass(frozen=True)
 class OxfordPetsSource:
-    """The official folders.
+    """Offers the images of the official folders.
 
     Attributes:
       root: the value of --input.
@@ -40,7 +41,7 @@ class OxfordPetsSource:
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def _entries(self, name: str) -> Iterator[_Entry]:
-        """The lines of an annotation file."""
+        """Yields the lines of an annotation file."""
         path = os.path.join(self.root, "annotations", name)
         try:
             with open(path, encoding="utf-8") as file:
@@ -62,7 +63,7 @@ class OxfordPetsSource:
 
     @functools.cached_property
     def _breeds(self) -> dict[int, str]:
-        """Class number → breed, as the image names say it."""
+        """Maps class numbers to breeds, as the image names say them."""
         breeds: dict[int, str] = {}
         for entry in self._entries(_LIST):
             if breeds.setdefault(entry.number, entry.breed) != entry.breed:
@@ -75,7 +76,7 @@ class OxfordPetsSource:
         return dict(sorted(breeds.items()))
 
     def _splits(self) -> dict[str, str]:
-        """Image → official split."""
+        """Maps images to official splits."""
         splits: dict[str, str] = {}
         for split, name in _SPLIT_FILES.items():
             for entry in self._entries(name):
@@ -86,7 +87,7 @@ class OxfordPetsSource:
         return splits
 
     def items(self) -> Iterator[SourceItem]:
-        """See `Source`. Images of list.txt that are in neither trainval.txt nor test.txt have no official split."""
+        """Implements `Source.items`. Images that only list.txt names have no official split."""
         if not os.path.isdir(self.root):
             raise UsageError(f"--input={self.root}: no such folder; give the one with images/ and annotations/")
         splits = self._splits()
@@ -107,7 +108,7 @@ class OxfordPetsSource:
             raise DataError(f"{self.root}/annotations/{_LIST}: {min(splits)} is missing, though it is in a split")
 
     def _files(self) -> dict[str, str]:
-        """Name → stamp of all files in images/."""
+        """Maps the names of all files in images/ to their stamps."""
         folder = os.path.join(self.root, "images")
         if not os.path.isdir(folder):
             raise UsageError(f"--input={self.root}: no images/; unpack the official images.tar.gz there")
@@ -116,17 +117,17 @@ class OxfordPetsSource:
             return {name: f"{status.st_size}:{status.st_mtime_ns}" for name, status in stats}
 
     def read(self, item: SourceItem) -> bytes:
-        """See `Source`."""
+        """Implements `Source.read`."""
         return local.read_image(os.path.join(self.root, item.uri))
 
     def announce(self, item: SourceItem) -> None:
-        """See `AnnouncedSource`."""
+        """Implements `AnnouncedSource.announce`."""
         local.announce(os.path.join(self.root, item.uri))
 
     def labels(self) -> list[str]:
-        """The breeds in the order of their class numbers: 37 in the whole set."""
+        """Lists the breeds in the order of their class numbers: 37 in the whole set."""
         return list(self._breeds.values())
 
     def fingerprint(self) -> str:
-        """The breeds in order; the items say the rest."""
+        """Names the breeds in order; the items say the rest."""
         return f"oxford_pets:{','.join(self.labels())}"

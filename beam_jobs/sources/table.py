@@ -1,7 +1,7 @@
-"""`--source=csv` and `--source=jsonl`: a table of `uri,label[,split]`.
+"""Implements `--source=csv` and `--source=jsonl`: a table of `uri,label[,split]`.
 
 A URI is a path (relative to the table's folder), http(s)://…, file:///… or a path of one of Beam's file systems (gs://…).
-What http(s) URIs lead to is read from the download store (beam_jobs.downloads), which the build fills beforehand.
+What http(s) URIs lead to is read from the download store (download_store.py), which the build fills beforehand.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Row:
 
 
 class RowError(ExpectedError):
-    """What is wrong with a line; the caller knows in which file."""
+    """Reports what is wrong with a line; the caller knows in which file."""
 
     def __init__(self, line: int, problem: str) -> None:
         super().__init__(f"line {line}: {problem}")
@@ -64,7 +64,7 @@ def _make_row(line: int, fields: Mapping[str, Any]) -> _Row:
 
 
 def _lines(path: str) -> Iterator[str]:
-    """The file's lines, without holding them all in memory; a byte order mark is dropped."""
+    """Yields the file's lines, without holding them all in memory; a byte order mark is dropped."""
     with files.open_file(path) as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -74,7 +74,7 @@ def _lines(path: str) -> Iterator[str]:
 
 
 def _check_columns(columns: Iterable[str]) -> None:
-    """The first line must name the columns; others than ours are ignored, unless one looks like ours misspelt."""
+    """Checks that the first line names our columns; ignores others, unless one looks like `split` misspelt."""
     names = list(columns)
     for name in _REQUIRED:
         if name not in names:
@@ -116,7 +116,7 @@ def _jsonl_rows(lines: Iterator[str]) -> Iterator[_Row]:
 
 @dataclasses.dataclass(frozen=True)
 class TableSource:
-    """A table of images that lie anywhere.
+    """Offers a table of images that lie anywhere.
 
     Attributes:
       path: the value of --input: the table, local or in a bucket.
@@ -130,14 +130,14 @@ class TableSource:
 
     @functools.cached_property
     def store(self) -> DownloadStore:
-        """Where the bytes behind http(s) URIs are."""
+        """Holds the bytes behind http(s) URIs."""
         return DownloadStore(self.options["download_dir"])
 
     def _rows(self) -> Iterator[_Row]:
         raise NotImplementedError
 
     def _checked_rows(self) -> Iterator[_Row]:
-        """The rows; one that repeats an earlier one is dropped, one that contradicts it is an error."""
+        """Yields the rows; one that repeats an earlier one is dropped, one that contradicts it is an error."""
         seen: dict[bytes, tuple[int, str, str | None]] = {}
         try:
             for row in self._rows():
@@ -160,11 +160,11 @@ class TableSource:
             raise DataError(f"{self.path}: no rows")
 
     def urls(self) -> Iterator[str]:
-        """The URIs that have to be downloaded before their images can be read."""
+        """Lists the URIs that have to be downloaded before their images can be read."""
         return (row.uri for row in self._checked_rows() if is_url(row.uri))
 
     def items(self) -> Iterator[SourceItem]:
-        """See `Source`."""
+        """Implements `Source.items`."""
         refreshed = False
         for row in self._checked_rows():
             if not refreshed and is_url(row.uri):
@@ -190,7 +190,7 @@ class TableSource:
         return f"{folder}/{uri}" if files.is_remote(self.path) else os.path.join(os.path.dirname(self.path), uri)
 
     def read(self, item: SourceItem) -> bytes:
-        """See `Source`."""
+        """Implements `Source.read`."""
         if is_url(item.uri):
             return self._read_download(item)
         path = self._path(item.uri)
@@ -203,7 +203,7 @@ class TableSource:
             raise ReadError(RejectCode.UNREADABLE, error.strerror or str(error)) from error
 
     def announce(self, item: SourceItem) -> None:
-        """See `AnnouncedSource`."""
+        """Implements `AnnouncedSource.announce`."""
         if not is_url(item.uri):
             local.announce(self._path(item.uri))
 
@@ -221,16 +221,16 @@ class TableSource:
         raise ReadError(found.code or RejectCode.UNREADABLE, found.detail or problem)
 
     def labels(self) -> list[str] | None:
-        """None: a table has no order of classes."""
+        """Returns None: a table has no order of classes."""
         return None
 
     def fingerprint(self) -> str:
-        """Constant: everything that identifies the data stands in the items."""
+        """Returns the kind of table: everything that identifies the data stands in the items."""
         return self.kind
 
 
 class CsvSource(TableSource):
-    """A CSV file whose first line names the columns."""
+    """Reads a CSV file whose first line names the columns."""
 
     kind = "csv"
 
@@ -239,7 +239,7 @@ class CsvSource(TableSource):
 
 
 class JsonlSource(TableSource):
-    """A file with one JSON object a line."""
+    """Reads a file with one JSON object a line."""
 
     kind = "jsonl"
 

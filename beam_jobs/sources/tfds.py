@@ -1,4 +1,4 @@
-"""`--source=tfds:NAME[/CONFIG][:VERSION]`: any image classification set of TensorFlow Datasets.
+"""Implements `--source=tfds:NAME[/CONFIG][:VERSION]`: any image classification set of TensorFlow Datasets.
 
 A prepared set is read as it lies on disk, without TensorFlow: TFDS says where the shards and what the features are, and
 an image is found by its shard and offset. A set that is not there is downloaded and prepared by TFDS, in the launcher.
@@ -33,7 +33,7 @@ _HEADER_BYTES = FRAME_BYTES - _FOOTER_BYTES
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Prepared:
-    """A prepared set.
+    """Describes a prepared set.
 
     Attributes:
       name: `name/config/version`.
@@ -57,7 +57,7 @@ def _note(text: str) -> None:
 
 
 def _open_builder(spec: str, data_dir: str | None, *, dry_run: bool) -> Any:
-    """TFDS's builder for a name or a directory; downloads and prepares what is not there."""
+    """Opens TFDS's builder for a name or a directory; downloads and prepares what is not there."""
     # A second to import, and only the launcher needs it.
     import tensorflow_datasets as tfds
 
@@ -87,7 +87,7 @@ def _open_builder(spec: str, data_dir: str | None, *, dry_run: bool) -> Any:
 
 
 def _features(info: Any) -> tuple[str, str, list[str]]:
-    """The names of the image's and the label's feature, and the class names.
+    """Finds the names of the image's and the label's feature, and the class names.
 
     Raises:
       UsageError: it is no image classification set.
@@ -142,7 +142,7 @@ def _prepare(spec: str, data_dir: str | None, *, dry_run: bool) -> _Prepared:
 
 
 def _frames(path: str) -> Iterator[tuple[int, Buffer, str]]:
-    """(offset, serialized example, checksum) of a shard's records.
+    """Yields (offset, serialized example, checksum) of a shard's records.
 
     The examples are views of the mapped file: whoever reads only the label never touches the image's bytes. Their
     checksums are verified when the images are read.
@@ -165,7 +165,7 @@ def _frames(path: str) -> Iterator[tuple[int, Buffer, str]]:
 
 @dataclasses.dataclass(frozen=True)
 class TfdsSource:
-    """A set of TensorFlow Datasets.
+    """Offers the images of a set of TensorFlow Datasets.
 
     Attributes:
       path: the value of --input: NAME[/CONFIG][:VERSION], or the folder of a prepared version; "" if options["spec"]
@@ -186,7 +186,7 @@ class TfdsSource:
         )
 
     def _official(self) -> dict[str, str | None]:
-        """TFDS split → our split. A single split is no official division: the build divides it."""
+        """Maps TFDS's splits to ours; a single split is no official division: the build divides it."""
         names = list(self._prepared.shards)
         if len(names) == 1:
             return {names[0]: None}
@@ -198,7 +198,7 @@ class TfdsSource:
         return dict(known)
 
     def items(self) -> Iterator[SourceItem]:
-        """See `Source`. Images without a label (-1, as in the test splits of competitions) are left out."""
+        """Implements `Source.items`. Leaves out images without a label (-1, as in the test splits of competitions)."""
         prepared = self._prepared
         unlabelled = 0
         for split, official in self._official().items():
@@ -226,7 +226,7 @@ class TfdsSource:
             _note(f"tfds:{prepared.name}: {unlabelled} images without a label are left out")
 
     def read(self, item: SourceItem) -> bytes:
-        """See `Source`: the encoded image as the shard holds it, its checksum verified."""
+        """Implements `Source.read`: the encoded image as the shard holds it, its checksum verified."""
         prepared = self._prepared
         shard, _, offset = item.uri.removeprefix(f"tfds://{prepared.name}/").partition("@")
         try:
@@ -240,9 +240,9 @@ class TfdsSource:
         return image
 
     def labels(self) -> list[str]:
-        """The class names in TFDS's order."""
+        """Lists the class names in TFDS's order."""
         return self._prepared.labels
 
     def fingerprint(self) -> str:
-        """Name, version and classes."""
+        """Names the set, its version and its classes."""
         return f"tfds:{self._prepared.name}:{','.join(self._prepared.labels)}"

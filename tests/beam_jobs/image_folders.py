@@ -1,4 +1,4 @@
-"""Folders of small images, and builds of them inside the test's own process."""
+"""Makes folders of small images and runs builds of them, inside the test's own process or as commands."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def make_folder(
 
 
 def config(output: pathlib.Path, **changes: object) -> BuildConfig:
-    """The command's defaults."""
+    """Makes the configuration of the command's defaults, with `changes`."""
     values: dict[str, object] = {
         "source_name": "folder",
         "name": "photos",
@@ -67,7 +67,7 @@ def run_build(
 
 
 def command(folder: pathlib.Path | str, output: pathlib.Path | str, *arguments: str) -> list[str]:
-    """The build as a command line."""
+    """Spells the build as a command line."""
     paths = [f"--input={folder}", f"--output={output}"]
     return [sys.executable, "-m", "beam_jobs.build_tfrecords", *paths, "--name=photos", *arguments]
 
@@ -80,5 +80,5 @@ def run_command(
 
 
 def files_of(version: str | pathlib.Path) -> dict[str, bytes]:
-    """File name → content of a version directory."""
+    """Reads a version directory: file name → content."""
     return {entry.name: pathlib.Path(entry.path).read_bytes() for entry in os.scandir(version)}

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that misbehaves in every way a site can."""
+"""Runs a real HTTP server on loopback that misbehaves in every way a site can."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Server(http.server.ThreadingHTTPServer):
         return super().get_request()
 
     def handle_error(self, request, client_address) -> None:
-        """Clients that hang up are what the tests are about."""
+        """Ignores clients that hang up: they are what the tests are about."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -149,12 +149,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.on_cut(argument, visit) if visit == 1 else self.on_ok(argument, visit)
 
     def on_redirect(self, argument: str, visit: int) -> None:
-        """/redirect/STATUS/PATH leads to /PATH."""
+        """Redirects /redirect/STATUS/PATH to /PATH."""
         status, _, path = argument.partition("/")
         self.reply(int(status), {"Location": f"/{path}"})
 
     def on_to(self, argument: str, visit: int) -> None:
-        """/to/URL leads to URL."""
+        """Redirects /to/URL to URL."""
         self.reply(302, {"Location": urllib.parse.unquote(argument).replace("|", "/")})
 
     def on_loop(self, argument: str, visit: int) -> None:
@@ -164,7 +164,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.reply(302)
 
     def on_busy(self, argument: str, visit: int) -> None:
-        """429 twice, then the image; Retry-After in seconds first, then as a date."""
+        """Answers 429 twice, then with the image; Retry-After comes in seconds first, then as a date."""
         if visit > 2:
             self.on_ok(argument, visit)
         else:

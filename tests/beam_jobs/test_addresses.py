@@ -1,4 +1,4 @@
-"""Addresses, checked against the IANA registries' own examples and against `ipaddress`."""
+"""Tests addresses against the IANA registries' own examples and against `ipaddress`."""
 
 import ipaddress
 import random

@@ -1,4 +1,4 @@
-"""The whole build, inside this process (`run_build`) or as a command (`run_command`)."""
+"""Tests the whole build, inside this process (`run_build`) or as a command (`run_command`)."""
 
 import collections
 import json
@@ -21,7 +21,7 @@ from tests.beam_jobs.image_folders import command, files_of, make_folder, run_bu
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> pathlib.Path:
-    """Two classes of 20 images, and the faults that folders have."""
+    """Makes two classes of 20 images, and the faults that folders have."""
     root = tmp_path_factory.mktemp("in") / "photos"
     make_folder(root)
     shutil.copy(root / "cat/0.png", root / "cat/copy.png")
@@ -36,7 +36,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def built(folder, tmp_path_factory):
-    """The folder, built once."""
+    """Builds the folder once."""
     return run_build(folder, tmp_path_factory.mktemp("out"))
 
 

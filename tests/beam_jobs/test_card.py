@@ -1,4 +1,4 @@
-"""The files for TFDS, against what TFDS itself writes."""
+"""Tests the files for TFDS against what TFDS itself writes."""
 
 import numpy as np
 import tensorflow_datasets as tfds

@@ -1,4 +1,4 @@
-"""Kept connections and answers byte by byte, from a real server on loopback that sends exactly what a test says."""
+"""Tests kept connections and answers byte by byte, by a real server on loopback that sends just what a test says."""
 
 import contextlib
 import http.client
@@ -25,7 +25,7 @@ WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 
 
 class Scripted:
-    """Each connection plays one script: for each request it has a list of what to send or do."""
+    """Plays one script on each connection: for each request it has a list of what to send or do."""
 
     def __init__(self, *scripts):
         self._scripts = list(scripts)

@@ -1,4 +1,4 @@
-"""The light processes of a local build: when there are any, and what becomes of a build whose images kill them."""
+"""Tests a local build's light processes: when there are any, and what becomes of a build whose images kill them."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ _TWO = ["--direct_num_workers=2"]
 
 
 class DeadlySource(FolderSource):
-    """Reading an image called `deadly` ends the process as a decoder's fault would; `gone` is a bug in the source."""
+    """Ends the process at an image called `deadly`, as a decoder's fault would; raises at `gone`, as a bug would."""
 
     def read(self, item: SourceItem) -> bytes:
         if "deadly" in item.uri:
@@ -27,7 +27,7 @@ class DeadlySource(FolderSource):
 
 
 class ChangingSource(FolderSource):
-    """One image has another byte at its end the second time that it is read, by whatever process."""
+    """Adds a byte to the end of one image whenever it has been read, by whatever process."""
 
     def read(self, item: SourceItem) -> bytes:
         data = super().read(item)

@@ -1,4 +1,4 @@
-"""The store of downloads: what is in it is found whatever happened to the process that put it there."""
+"""Tests that what is in the store of downloads is found, whatever happened to the process that put it there."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Downloads from a real server on loopback that misbehaves."""
+"""Tests downloads from a real server on loopback that misbehaves."""
 
 import dataclasses
 import io
@@ -355,7 +355,7 @@ def test_urls_are_written_out_in_ascii():
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """A self-signed certificate for images.example."""
+    """Makes a self-signed certificate for images.example."""
     if not shutil.which("openssl"):
         pytest.skip("no openssl command to make a certificate with")
     folder = tmp_path_factory.mktemp("tls")

@@ -1,4 +1,4 @@
-"""Near duplicates: the search against all-pairs comparison, on real photos and their copies, and what is decided."""
+"""Tests near duplicates: the search against all-pairs comparison, on real photos and copies, and what is decided."""
 
 import io
 import json
@@ -83,7 +83,7 @@ def test_copies_are_grouped_with_their_original_and_with_nothing_else(photos, or
 
 
 def all_pairs(hashes):
-    """The same similarity without any index: the reference for the banded search."""
+    """Computes the same similarity without any index: the reference for the banded search."""
     vectors, windows = hashing.describe(hashes), hashing.describe_windows(hashes)
     best = np.full((len(hashes), len(hashes)), -1.0)
     for window in windows.swapaxes(0, 1):
@@ -179,7 +179,7 @@ def row(number, label="rose", official=None, size=100):
 
 
 def alike(*rows):
-    """Rows that look alike without showing the same picture."""
+    """Makes a component of rows that look alike without showing the same picture."""
     return [(r, r.pixels) for r in rows]
 
 
@@ -239,7 +239,7 @@ def test_the_same_picture_is_a_matter_of_similarity():
 
 
 def build_with_copies(root, mode):
-    """24 pictures, each three times: as it is, smaller, flipped."""
+    """Builds 24 pictures, each three times: as it is, smaller, flipped."""
     for number in range(24):
         label = "cat" if number % 2 else "dog"
         path = root / f"in/{label}/{number}.png"

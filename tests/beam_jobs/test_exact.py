@@ -27,7 +27,7 @@ def row(name: str, *, pixels: int, label: str = "cat", official: str | None = No
 
 
 def outcome(rows):
-    """URIs kept, URI → code of the rejects, whatever order the rows come in."""
+    """Resolves rows, whatever order they come in, to (URIs kept, URI → code of the rejects, groups)."""
     results = []
     for seed in range(5):
         shuffled = random.Random(seed).sample(rows, len(rows))

@@ -1,4 +1,4 @@
-"""Builds that are killed, crash or meet each other: nothing half done shows, and the rerun ends byte-identical."""
+"""Tests builds that are killed, crash or meet: nothing half done shows, and the rerun ends byte-identical."""
 
 import os
 import pathlib
@@ -29,7 +29,7 @@ def expected(folder, tmp_path_factory) -> dict[str, bytes]:
 
 
 def workers_of(launcher: int) -> list[int]:
-    """Process ids of the launcher's workers, Beam's and ours."""
+    """Lists the process ids of the launcher's workers, Beam's and ours."""
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:

@@ -1,4 +1,4 @@
-"""Memory of a whole build with worker processes, which must not grow with the number of images."""
+"""Tests that the memory of a whole build with worker processes does not grow with the number of images."""
 
 import pytest
 

@@ -21,7 +21,7 @@ with publish.locked(sys.argv[1]):
 
 
 def put_version(root: pathlib.Path, version: str, fingerprint: str = "f") -> None:
-    """A version directory with nothing in it but its manifest, published the usual way."""
+    """Publishes, the usual way, a version directory with nothing in it but its manifest."""
     staging = root / publish.WORK_DIR / "staging"
     staging.mkdir(parents=True)
     manifest = Manifest(

@@ -57,7 +57,7 @@ def test_only_what_is_needed_is_announced():
 
 
 def _resident(path: str) -> float:
-    """Part of the file's pages that are in memory (mincore(2))."""
+    """Measures which part of the file's pages is in memory (mincore(2))."""
     size = os.path.getsize(path)
     found = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
     libc = ctypes.CDLL(None)

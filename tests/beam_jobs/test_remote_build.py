@@ -1,4 +1,4 @@
-"""The real command on a table of URLs, served by a real server on loopback."""
+"""Tests the real command on a table of URLs, served by a real server on loopback."""
 
 import io
 import json

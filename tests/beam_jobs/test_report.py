@@ -1,4 +1,4 @@
-"""report.html: says what the files of the version say, needs nothing from outside, stays small."""
+"""Tests that report.html says what the files of the version say, needs nothing from outside and stays small."""
 
 import html.parser
 import io
@@ -45,7 +45,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """(version directory, page): two classes with a copy, look-alikes, a conflict, dark, long and damaged images."""
+    """Builds two classes with a copy, look-alikes, a conflict, dark, long and damaged images: (directory, page)."""
     root = tmp_path_factory.mktemp("report")
     for number in range(30):
         save_image(root / f"in/{'cat' if number % 2 else EVIL.replace('/', '')}/{number}.png", number, size=(96, 128))

@@ -1,4 +1,4 @@
-"""robots.txt by the examples of RFC 9309 and of Google's documentation; X-Robots-Tag by the conventions in use."""
+"""Tests robots.txt by the examples of RFC 9309 and Google's documentation, X-Robots-Tag by the conventions in use."""
 
 import time
 

@@ -13,7 +13,7 @@ _SECONDS = 2.5  # Beam's time limit for buffered output is one
 
 
 def emit(name: str, directory: str):
-    """Numbers for a while; how many stands in a file in the end."""
+    """Yields numbers for a while; writes into a file how many there were in the end."""
     count, end = 0, time.monotonic() + _SECONDS
     while time.monotonic() < end:
         for _ in range(100):

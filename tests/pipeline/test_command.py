@@ -1,4 +1,4 @@
-"""Exit codes and one-line errors, in real processes."""
+"""Tests exit codes and one-line errors, in real processes."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The contracts of training and evaluation data, on real files, by comparing whole epochs bit by bit."""
+"""Tests the contracts of training and evaluation data on real files, by comparing whole epochs bit by bit."""
 
 import dataclasses
 import os
@@ -152,7 +152,7 @@ def test_epochs_and_seeds_differ_in_order_and_pixels(data):
 
 
 def _colour_coded(tmp_path, count):
-    """Record i is one colour that says i; its label is a checksum of i."""
+    """Writes a dataset whose record i is one colour that says i; its label is a checksum of i."""
     images = [
         jpeg(np.full((24, 32, 3), (4 * (i % 60), 4 * (i // 60), 128), np.uint8), quality=98) for i in range(count)
     ]

@@ -10,7 +10,7 @@ LABELS = ("cat", "dog")
 
 
 def answers(right, total, *, wrong_first=False, labels=LABELS):
-    """`total` predictions of which the first (or last) `right` are right."""
+    """Makes `total` predictions of which the first (or last) `right` are right."""
     made = []
     for number in range(total):
         label = labels[number % len(labels)]

@@ -1,4 +1,4 @@
-"""The lock against real processes."""
+"""Tests the lock against real processes."""
 
 import os
 import signal

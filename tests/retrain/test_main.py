@@ -1,4 +1,4 @@
-"""Whole passes in real processes: decisions, exit codes, the lock, and being killed at any moment."""
+"""Tests whole passes in real processes: decisions, exit codes, the lock, and being killed at any moment."""
 
 import json
 import os
@@ -23,7 +23,7 @@ IMAGES = {f"image{number}": ("cat", "dog")[number % 2] for number in range(300)}
 
 
 class World:
-    """A folder with a configuration, an input and whatever passes made of them."""
+    """Holds a folder with a configuration, an input and whatever passes made of them."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
@@ -60,7 +60,7 @@ class World:
         return [json.loads(line) for line in (self.models / "decisions.jsonl").read_text().splitlines()]
 
     def state(self) -> dict[str, object]:
-        """What must be the same however often a pass was killed: all but times and process numbers."""
+        """Reads what must be the same however often a pass was killed: all but times and process numbers."""
         files = {
             str(file.relative_to(self.models)): file.read_bytes()
             for file in sorted(self.models.rglob("*"))

@@ -1,4 +1,4 @@
-"""The exact test against enumeration with SciPy, published Tango values, and its own promise of at most alpha."""
+"""Tests the exact test against enumeration with SciPy, published Tango values, and its promise of at most alpha."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ ALPHA = 0.05
 
 
 def tail_by_enumeration(counts: PairedCounts, difference: float, loss_rate: float) -> float:
-    """P(an outcome at least as favourable), summed over every possible outcome."""
+    """Computes P(an outcome at least as favourable), summed over every possible outcome."""
     n = counts.pairs
     wins, losses = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
     possible = wins + losses <= n

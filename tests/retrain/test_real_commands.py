@@ -1,4 +1,4 @@
-"""Passes with the real builder, trainer and evaluator on real photos."""
+"""Tests passes with the real builder, trainer and evaluator on real photos."""
 
 import json
 import os

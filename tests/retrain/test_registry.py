@@ -1,4 +1,4 @@
-"""The registry on a real file system, with a writer that is killed at arbitrary moments."""
+"""Tests the registry on a real file system, with a writer that is killed at arbitrary moments."""
 
 import json
 import os

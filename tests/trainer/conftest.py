@@ -7,7 +7,7 @@ from tests import datasets, two_cpus  # noqa: F401  (two_cpus before any test us
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> DatasetVersion:
-    """Three classes told apart by colour; 37, 11 and 13 images, which no batch size divides."""
+    """Writes three classes told apart by colour; 37, 11 and 13 images, which no batch size divides."""
     splits = {
         name: datasets.coloured_records(count, classes=3, seed=seed)
         for seed, (name, count) in enumerate({"train": 37, "validation": 11, "test": 13}.items())
@@ -17,5 +17,5 @@ def tiny_data(tmp_path_factory) -> DatasetVersion:
 
 @pytest.fixture(scope="session")
 def two_replicas() -> tf.distribute.Strategy:
-    """One for all tests: a second MirroredStrategy in a process mixes up its collectives with the first one's."""
+    """Makes one for all tests: a second MirroredStrategy in a process mixes up its collectives with the first one's."""
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

@@ -1,4 +1,4 @@
-"""Runs of a small model on small data."""
+"""Trains a small model on small data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""trainer.main as a user runs it: real processes, real kills, wrong flags."""
+"""Tests trainer.main as a user runs it: real processes, real kills, wrong flags."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""CIFAR archives: against NumPy's and pickle's own reading of them, and against archives made to harm."""
+"""Tests CIFAR archives against NumPy's and pickle's own reading of them, and against archives made to harm."""
 
 import hashlib
 import io
@@ -29,7 +29,7 @@ def upright(planes):
 
 
 def python2_pickle(data, labels):
-    """A batch as Python 2 and its NumPy wrote it, byte strings everywhere: what the official archive holds."""
+    """Pickles a batch as Python 2 and its NumPy did, byte strings everywhere: what the official archive holds."""
 
     def text(value):
         return b"T" + struct.pack("<i", len(value)) + value
@@ -65,7 +65,7 @@ def write_tar(path, files):
 
 
 def python_files(protocol=2, per_batch=(3, 5)):
-    """The files of a small archive and its (split → planes, labels)."""
+    """Makes the files of a small archive and its (split → planes, labels)."""
     train = [planes(count) for count in per_batch]
     labels = [[int(label) for label in CHANCE.integers(0, 10, count)] for count in per_batch]
     test, test_labels = planes(2), [9, 0]

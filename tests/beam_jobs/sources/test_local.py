@@ -14,7 +14,7 @@ from tests.beam_jobs.image_folders import make_folder
 
 
 def strangers(folder: pathlib.Path) -> dict[str, RejectCode]:
-    """Puts what is no image file into a folder; name → why it is refused."""
+    """Puts what is no image file into a folder; returns name → why it is refused."""
     folder.mkdir(parents=True, exist_ok=True)
     os.mkfifo(folder / "pipe.jpg")
     with socket.socket(socket.AF_UNIX) as server:

@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pet: the shared part of the real set, and annotation files with each kind of damage."""
+"""Tests Oxford-IIIT Pet on the shared part of the real set, and on annotation files with each kind of damage."""
 
 import pickle
 

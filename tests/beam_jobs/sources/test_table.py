@@ -1,4 +1,4 @@
-"""Tables of URIs: every kind of URI, and every kind of mistake named with its line."""
+"""Tests tables of URIs: every kind of URI, and every kind of mistake named with its line."""
 
 import json
 import pickle
@@ -15,7 +15,7 @@ from pipeline.images.policy import ReadError, RejectCode
 
 
 class BucketFileSystem(LocalFileSystem):
-    """bucket://… stands for a cloud's file system: Beam finds it by its scheme, like gs://."""
+    """Stands for a cloud's file system at bucket://…: Beam finds it by its scheme, like gs://."""
 
     root = ""
 

@@ -1,4 +1,4 @@
-"""TFDS sets: one that the test prepares itself, read without TensorFlow and compared with TFDS's own reading."""
+"""Tests TFDS on a set that it prepares itself, read without TensorFlow and compared with TFDS's own reading."""
 
 import io
 import json
@@ -20,7 +20,7 @@ SIZES = {"train": 30, "test": 7, "unlabelled": 3}
 
 
 class SmallShapes(tfds.core.GeneratorBasedBuilder):
-    """A set of small random images, some test images without a label, and features that are none of our business."""
+    """Offers small random images, some test images without a label, and features that are none of our business."""
 
     VERSION = tfds.core.Version("1.2.0")
 
@@ -50,7 +50,7 @@ class SmallShapes(tfds.core.GeneratorBasedBuilder):
 
 
 class NoImages(tfds.core.GeneratorBasedBuilder):
-    """Text."""
+    """Offers text."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -72,7 +72,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(data_dir):
-    """The source that prepared the set."""
+    """Prepares the set, and returns the source that did."""
     source = open_source("tfds:small_shapes", input_path="small_shapes", options={"tfds_data_dir": data_dir})
     list(source.items())
     return source

@@ -1,4 +1,4 @@
-"""Every operation alone against an independent rendering, and the distributions of the parameters."""
+"""Tests every operation alone against an independent rendering, and the distributions of the parameters."""
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_shift_moves_whole_pixels_and_mirrors_at_the_border():
 
 
 def _bilinear(pixels, affine, *, height, width):
-    """Rendered by scipy: output (x, y) → source, across the image from -0.5 to 0.5."""
+    """Renders by scipy: output (x, y) → source, across the image from -0.5 to 0.5."""
     y, x = np.meshgrid((np.arange(height) + 0.5) / height - 0.5, (np.arange(width) + 0.5) / width - 0.5, indexing="ij")
     source = np.einsum("ij,jhw->ihw", affine, np.stack([x, y, np.ones_like(x)]))
     at = [(source[1] + 0.5) * pixels.shape[0] - 0.5, (source[0] + 0.5) * pixels.shape[1] - 0.5]

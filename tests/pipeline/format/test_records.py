@@ -1,4 +1,4 @@
-"""records.py against TensorFlow's own reader, writer and parser."""
+"""Tests pipeline.format.records against TensorFlow's own reader, writer and parser."""
 
 import io
 import subprocess

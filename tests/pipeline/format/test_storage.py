@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Tests that files are there whole or not at all."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The pixel policy against independent decoders (TensorFlow's, NumPy arithmetic), on real and on odd files."""
+"""Tests the pixel policy against independent decoders (TensorFlow's, NumPy arithmetic), on real and on odd files."""
 
 import collections
 import io
@@ -88,7 +88,7 @@ def reject_of(data, policy=POLICY):
 
 @pytest.fixture(scope="module")
 def odd(shared_data, tmp_path_factory):
-    """(results by path, folder of records, peak memory in bytes)."""
+    """Looks at the odd files in another process: (results by path, folder of records, peak memory in bytes)."""
     out = tmp_path_factory.mktemp("records")
     paths = sorted(str(p) for p in (shared_data / "odd_images").rglob("*") if p.is_file())
     done = subprocess.run(
@@ -114,7 +114,7 @@ def test_no_odd_file_takes_long_or_much_memory(odd):
 
 
 def upright(pixels, orientation):
-    """EXIF orientation in NumPy, from the standard's table: which side the 0th row and column are."""
+    """Applies EXIF orientation in NumPy, by the standard's table: which side the 0th row and column are."""
     flips = {2: (1, -1, 0), 3: (-1, -1, 0), 4: (-1, 1, 0), 5: (1, 1, 1), 6: (-1, 1, 1), 7: (-1, -1, 1), 8: (1, -1, 1)}
     down, right, swap = flips.get(orientation, (1, 1, 0))
     pixels = pixels[::down, ::right]
@@ -122,7 +122,7 @@ def upright(pixels, orientation):
 
 
 def over_white(pixels):
-    """float [h, w, 1..4] 0..255 → without alpha."""
+    """Renders float [h, w, 1..4], 0..255, over white, so that no alpha is left."""
     if pixels.shape[-1] in (1, 3):
         return pixels
     alpha = pixels[..., -1:] / 255
@@ -130,7 +130,7 @@ def over_white(pixels):
 
 
 def tensorflow_rendering(path, data):
-    """What TensorFlow's own decoders make of the source file, or None where they cannot or mean something else."""
+    """Decodes a source file by TensorFlow's own decoders; None where they cannot or mean something else."""
     import tensorflow as tf
 
     image = Image.open(path)
@@ -155,7 +155,7 @@ def tensorflow_rendering(path, data):
 
 
 def pillow_rendering(path):
-    """For formats that TensorFlow does not read: Pillow's decoder, but our own arithmetic after it."""
+    """Decodes formats that TensorFlow does not read: by Pillow's decoder, but with our own arithmetic after it."""
     image = Image.open(path)
     image.load()
     bits = image.tag_v2.get(258, (16,))[0] if image.format == "TIFF" else 16
@@ -284,7 +284,7 @@ def test_what_is_no_image_is_named(data, code, text):
 
 
 def png_of_size(width, height):
-    """A PNG of a few kilobytes that declares any size: one colour, compressed."""
+    """Makes a PNG of a few kilobytes that declares any size: one colour, compressed."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -39,7 +39,7 @@ def damaged(data: bytes, seed: int) -> bytes:
 
 
 def looks(files: list[bytes], folder: pathlib.Path, *, fill: int) -> list[object]:
-    """What a process says of the files in whose fresh memory every byte is `fill`."""
+    """Looks at the files in a process in whose fresh memory every byte is `fill`."""
     (folder / "files").write_bytes(pickle.dumps(files))
     subprocess.run(
         [sys.executable, "-c", _LOOK, str(folder / "files"), str(folder / "looks")],

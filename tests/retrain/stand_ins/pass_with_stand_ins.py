@@ -1,4 +1,4 @@
-"""`python -m retrain.main` with the stand-ins behind its steps."""
+"""Runs `python -m retrain.main` with the stand-ins behind its steps."""
 
 from absl import flags
 

@@ -1,4 +1,4 @@
-"""Two real processes on loopback train one model: the same result as one process, also when one of them is killed."""
+"""Tests that two real processes on loopback train the same model as one process, also when one of them is killed."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process; in processes of their own, because it cannot be undone."""
+"""Tests that freed memory stays with the process; in processes of their own, because it cannot be undone."""
 
 import ctypes
 import pathlib

@@ -1,4 +1,4 @@
-"""Which devices train: flags, TF_CONFIG, and what happens to a batch that the replicas cannot share out."""
+"""Tests which devices train: flags, TF_CONFIG, and what happens to a batch that the replicas cannot share out."""
 
 import concurrent.futures
 import dataclasses

@@ -1,4 +1,4 @@
-"""Which host of a TPU slice trains, with a metadata server on loopback in the place of Compute Engine's."""
+"""Tests which host of a TPU slice trains, with a metadata server on loopback in the place of Compute Engine's."""
 
 import http.server
 import threading

@@ -209,7 +209,7 @@ def test_a_workdir_is_written_to_and_left_clean(tmp_path):
 
 
 def fake_tensorflow(folder, code):
-    """A `tensorflow` that ends the way the real one does with a wrong libtpu, or hangs; found before the real one."""
+    """Writes a `tensorflow`, found before the real one, that ends as that does with a wrong libtpu, or hangs."""
     (folder / "tensorflow").mkdir()
     (folder / "tensorflow/__init__.py").write_text(textwrap.dedent(code))
 

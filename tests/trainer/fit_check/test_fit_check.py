@@ -1,4 +1,4 @@
-"""fit_check: what it measures, that it can start over exactly, what it says, and the command as a user runs it."""
+"""Tests fit_check: what it measures, that it can start over exactly, what it says, and the command as users run it."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite against the original models' recorded outputs, and the reading of untrusted weight files."""
+"""Tests EfficientNet-Lite against the original models' recorded outputs, and the reading of untrusted weight files."""
 
 import os
 import pickle
@@ -69,7 +69,7 @@ def test_builtins_are_refused_too(tmp_path, function):
 
 
 def _one_tensor(*, offset=0, shape=(2, 3), strides=(3, 1), count=6, data=6) -> bytes:
-    """A hand-assembled file with the float tensor `w` of values 0, 1, 2, …"""
+    """Assembles by hand a file with the float tensor `w` of values 0, 1, 2, …"""
 
     def ints(values):
         return b"(" + b"".join(b"J" + struct.pack("<i", v) for v in values) + b"t"

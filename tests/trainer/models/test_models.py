@@ -1,4 +1,4 @@
-"""All backbones: equality with keras.applications, stable variable paths, seeds, weights and what can go wrong."""
+"""Tests all backbones: equality with keras.applications, stable variable paths, seeds, weights, what can go wrong."""
 
 import http.server
 import random
@@ -30,7 +30,7 @@ def images(height: int = 64, width: int = 64) -> np.ndarray:
 
 
 def randomise(model: keras.Model) -> None:
-    """Weights as of a trained model: statistics that are not 0 and 1, and gates that do something."""
+    """Gives a model weights as of a trained one: statistics that are not 0 and 1, and gates that do something."""
     generator = np.random.default_rng(1)
     for variable in model.variables:
         if variable.path.endswith(("gamma", "variance")):

@@ -1,4 +1,4 @@
-"""The lean twin against the model: folded batch normalisation and resizing by products, against Keras' own."""
+"""Tests the lean twin against the model: folded batch normalisation and resizing by products, against Keras' own."""
 
 import keras
 import numpy as np

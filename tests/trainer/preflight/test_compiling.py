@@ -1,4 +1,4 @@
-"""Real compiles for TPUs that are not there. All slow: a compile takes from half a minute to ten.
+"""Tests real compiles for TPUs that are not there. All slow: a compile takes from half a minute to ten.
 
 They need jax and libtpu (`pip install '.[preflight]'`), in this Python or in the one that PREFLIGHT_PYTHON names.
 """

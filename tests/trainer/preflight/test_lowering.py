@@ -1,4 +1,4 @@
-"""What trainer.preflight reads from programs and models, against TensorFlow's own arithmetic."""
+"""Tests what trainer.preflight reads from programs and models, against TensorFlow's own arithmetic."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ from trainer.recipes.recipe import DataFacts
 
 
 def multiplications(function, *shapes):
-    """How many there are in a bilinear `function`: of ones, the sum of its result."""
+    """Counts the multiplications in a bilinear `function`: of ones, the sum of its result."""
     return float(tf.reduce_sum(function(*(tf.ones(shape, tf.float64) for shape in shapes))))
 
 

@@ -1,4 +1,4 @@
-"""What trainer.preflight computes around the compiler: slices, arithmetic, the search, the cache, the report."""
+"""Tests what trainer.preflight computes around the compiler: slices, arithmetic, the search, the cache, the report."""
 
 import dataclasses
 import json
@@ -110,7 +110,7 @@ def test_an_input_that_is_too_slow_sets_the_pace_of_what_it_feeds():
 
 @dataclasses.dataclass
 class _Memory:
-    """A compiler whose memory is affine in the batch, but saves some of it where it would not fit otherwise."""
+    """Stands for a compiler whose memory is affine in the batch, but saves some where it would not fit otherwise."""
 
     fixed: float
     slope: float

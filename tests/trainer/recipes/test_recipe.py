@@ -1,4 +1,4 @@
-"""Recipes, their overrides, and what they refuse."""
+"""Tests recipes, their overrides, and what they refuse."""
 
 import json
 

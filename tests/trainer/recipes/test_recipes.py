@@ -1,4 +1,4 @@
-"""Every published recipe trains a few steps from random weights, and trains what it says and nothing else."""
+"""Tests that every published recipe trains, a few steps from random weights, what it says and nothing else."""
 
 import re
 

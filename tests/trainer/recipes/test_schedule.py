@@ -1,4 +1,4 @@
-"""Schedules against closed forms."""
+"""Tests schedules against closed forms."""
 
 import numpy as np
 import pytest

@@ -45,7 +45,7 @@ def make_run(
     records=None,
     written=("train", "validation", "test"),
 ):
-    """A run directory as trainer.main leaves it, with random predictions on random images."""
+    """Writes a run directory as trainer.main leaves it, with random predictions on random images."""
     rng = np.random.default_rng(0)
     records = records or datasets.random_records(count, classes=len(labels))
     data = datasets.write_dataset(folder / "data", dict.fromkeys(written, records), labels, name="photos")
@@ -100,7 +100,7 @@ def make_run(
 
 
 class Page(html.parser.HTMLParser):
-    """What a browser would load and show."""
+    """Collects what a browser would load and show."""
 
     VOID = ("meta", "img", "rect", "br", "link")
 
@@ -135,7 +135,7 @@ def read_page(run):
 
 
 def squeeze(text):
-    """One space for any white space, the unbreakable ones before % too."""
+    """Replaces any white space by one space, the unbreakable ones before % too."""
     return " ".join(text.split())
 
 

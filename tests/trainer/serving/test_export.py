@@ -1,4 +1,4 @@
-"""Exports against the evaluation path: in a process that has none of our packages, after a kill, from low precision."""
+"""Tests exports against the evaluation path: without our packages, after a kill, from low precision."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def export_small(classifier: Classifier, directory: pathlib.Path, labels=("a", "
 
 @pytest.fixture(scope="module")
 def photos(shared_data, tmp_path_factory):
-    """A test split of real photos of many sizes."""
+    """Writes a test split of real photos of many sizes."""
     folders = sorted((shared_data / "flowers").iterdir())
     files = [(file, label) for label, folder in enumerate(folders) for file in sorted(folder.iterdir())[:8]]
     split = [datasets.record(file.read_bytes(), label) for file, label in files]
@@ -81,7 +81,7 @@ def evaluator(lite0) -> Evaluator:
 
 @pytest.fixture(scope="module")
 def evaluated(photos, evaluator) -> np.ndarray:
-    """Probabilities of the test split, float32 [40, 5], as the trainer evaluates it."""
+    """Computes probabilities of the test split, float32 [40, 5], as the trainer evaluates it."""
     probabilities, _ = evaluator(
         lambda host: eval_dataset(
             photos, "test", height=SIZE, width=SIZE, preprocess="lite", global_batch_size=16, host=host
@@ -91,7 +91,7 @@ def evaluated(photos, evaluator) -> np.ndarray:
 
 
 def decoded(files) -> np.ndarray:
-    """float32 [N, SIZE, SIZE, 3], 0..255, on the evaluation path."""
+    """Decodes files on the evaluation path: float32 [N, SIZE, SIZE, 3], 0..255."""
     return np.stack([decode_and_resize(tf.constant(file), height=SIZE, width=SIZE) for file in files])
 
 

@@ -1,4 +1,4 @@
-"""`python -m trainer.predict` on real, odd and broken files."""
+"""Tests `python -m trainer.predict` on real, odd and broken files."""
 
 import csv
 import io

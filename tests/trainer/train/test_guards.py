@@ -1,4 +1,4 @@
-"""The warning of a starving accelerator."""
+"""Tests the warning of a starving accelerator."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The training loop: what trains, what does not, resume, replicas."""
+"""Tests the training loop: what trains, what does not, resume, replicas."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""The training step against NumPy: sharpness-aware minimisation, and batch norm on several replicas."""
+"""Tests the training step against NumPy: sharpness-aware minimisation, and batch norm on several replicas."""
 
 import keras
 import numpy as np
@@ -31,7 +31,7 @@ def _linear_model():
 
 
 def _one_step(strategy, classifier_of, inputs, labels, *settings):
-    """The classifier after one SGD step at `RATE` on all examples, in order."""
+    """Trains the classifier by one SGD step at `RATE` on all examples, in order."""
     recipe = small_recipe(
         f"batch_size={EXAMPLES}", "optimizer.name=sgd", "optimizer.momentum=0", f"phases.1.l2={L2}", *settings
     )
@@ -57,13 +57,13 @@ def _one_step(strategy, classifier_of, inputs, labels, *settings):
 
 
 def _gradient(x, labels, kernel, bias):
-    """Of the summed cross-entropy over the whole batch's size, in float64."""
+    """Computes the gradient of the summed cross-entropy over the whole batch's size, in float64."""
     error = (softmax(x @ kernel + bias, axis=1) - np.eye(CLASSES)[labels]) / EXAMPLES
     return x.T @ error, error.sum(axis=0)
 
 
 def _expected(x, labels, kernel, bias, *, pieces):
-    """One step of SAM where every piece of the batch climbs by itself; the penalty is of the weights as they are."""
+    """Computes SAM's gradient: every piece of the batch climbs by itself; the penalty is of the weights as they are."""
     total_kernel, total_bias = L2 * kernel, np.zeros(CLASSES)
     for part in np.split(np.arange(EXAMPLES), pieces):
         up_kernel, up_bias = _gradient(x[part], labels[part], kernel, bias)
