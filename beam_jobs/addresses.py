@@ -15,7 +15,6 @@ import threading
 from collections.abc import Iterable
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # IANA's special-purpose registries (RFC 6890 and its updates), written out: `is_global` differs between the patch
 # releases of one Python version.

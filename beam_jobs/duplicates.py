@@ -27,8 +27,6 @@ from beam_jobs.spool import Block, Spool
 from beam_jobs.tasks import search_bands
 from pipeline.images.policy import RejectCode
 
-MODES = ("keep", "drop", "group")
-
 # Two pictures are the same one, however they were saved, and not just alike: enough to call their labels a conflict.
 # Recompressed, resized and brightness-shifted copies are almost all above, cropped ones half.
 SAME_PICTURE = 0.93

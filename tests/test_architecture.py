@@ -153,6 +153,15 @@ def test_every_import_of_ours_exists():
                 assert own in defined.get(home, ()), f"{modules()[module]}:{line}: there is no {name}"
 
 
+def test_what_tests_and_benchmarks_import_exists_in_strings_too():
+    statement = re.compile(rf"(?:from|import) ((?:{'|'.join(PACKAGES)})(?:\.\w+)+)")
+    for folder in ("tests", "benchmarks", "examples", "notebooks"):
+        for path in (ROOT / folder).rglob("*.*"):
+            if path.suffix in (".py", ".ipynb", ".sh"):
+                for name in statement.findall(path.read_text(encoding="utf-8")):
+                    assert name in modules() or name.rpartition(".")[0] in modules(), f"{path}: there is no {name}"
+
+
 @pytest.mark.parametrize("module", sorted(modules()))
 def test_arrows_go_down_only(module):
     place = max((key for key in MAY_IMPORT if within(module, key)), key=len)

@@ -28,7 +28,9 @@ POLICY = PixelPolicy(min_side=1)
 # Runs in a process of its own, so that a crash, a hang or a ballooning decoder is seen.
 WORKER = """
 import json, pathlib, sys, time
-from beam_jobs.images import PixelPolicy, Reject, look, make_facts
+from pipeline.images.encode import render
+from pipeline.images.facts import look, make_facts
+from pipeline.images.policy import PixelPolicy, Reject
 out = pathlib.Path(sys.argv[1])
 policy = PixelPolicy(min_side=1)
 results = {}
