@@ -41,7 +41,6 @@ def rates() -> dict[str, list[float]]:
     """Measures the images/s of every round, for each of the three ways."""
     import numpy as np
     import tensorflow as tf
-    from etils import epath
 
     from pipeline.batching import HostSlice
     from trainer.devices.strategy import make_strategy
@@ -62,9 +61,7 @@ def rates() -> dict[str, list[float]]:
     set_precision(recipe, strategy)
     ones = np.ones(data.manifest.num_classes, np.float32)
     with tempfile.TemporaryDirectory() as folder, strategy.scope():
-        plan = Plan(
-            recipe=recipe, data=data, seed=0, run=epath.Path(folder), class_weights=ones, stop_requested=lambda: False
-        )
+        plan = Plan(recipe=recipe, data=data, seed=0, run=folder, class_weights=ones, stop_requested=lambda: False)
         step = TrainStep(
             classifier=build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=0),
             recipe=recipe,

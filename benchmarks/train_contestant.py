@@ -121,14 +121,11 @@ def _recipe(contest: Contest, *, head_only: bool = False, cached: bool = False) 
 
 def _plan(recipe: Any, data: DatasetVersion, run: pathlib.Path, stop_requested: Callable[[], bool]) -> Any:
     import numpy as np
-    from etils import epath
 
     from trainer.train.plan import Plan
 
     ones = np.ones(data.manifest.num_classes, np.float32)
-    return Plan(
-        recipe=recipe, data=data, seed=0, run=epath.Path(run), class_weights=ones, stop_requested=stop_requested
-    )
+    return Plan(recipe=recipe, data=data, seed=0, run=run, class_weights=ones, stop_requested=stop_requested)
 
 
 def _train(recipe: Any, data: DatasetVersion, run: pathlib.Path, stop_requested: Callable[[], bool]) -> None:

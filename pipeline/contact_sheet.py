@@ -18,7 +18,7 @@ from pipeline.augment.config import AugmentConfig
 from pipeline.augment.describe import describe
 from pipeline.augment.random_bits import stream_key
 from pipeline.augment.render import Renderer
-from pipeline.format import records
+from pipeline.format import records, storage
 from pipeline.format.manifest import DatasetVersion
 
 _TEXT_HEIGHT, _LINE_HEIGHT, _LEAST_CELL = 52, 11, 128
@@ -27,12 +27,11 @@ _TEXT_HEIGHT, _LINE_HEIGHT, _LEAST_CELL = 52, 11, 128
 def first_records(data: DatasetVersion, split: str, count: int) -> list[bytes]:
     """Reads the first serialized records of a split."""
 
-    def everything() -> itertools.chain[bytes]:
-        return itertools.chain.from_iterable(
-            records.read_frames((data.path / shard.name).open("rb")) for shard in data.manifest.shards(split)
-        )
-
-    return list(itertools.islice(everything(), count))
+    found: list[bytes] = []
+    for path in data.shard_paths(split):
+        with storage.open_file(path) as file:
+            found += itertools.islice(records.read_frames(file), count - len(found))
+    return found
 
 
 def render_epochs(

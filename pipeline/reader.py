@@ -17,13 +17,11 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from etils import epath
 
 from pipeline import order
 from pipeline.command import DataError, UsageError
-from pipeline.format import records
+from pipeline.format import records, storage
 from pipeline.format.manifest import DatasetVersion, Manifest, Shard
-from pipeline.format.storage import whole_file
 
 CACHES = ("auto", "none", "bytes", "pixels", "disk")
 
@@ -31,6 +29,7 @@ CACHES = ("auto", "none", "bytes", "pixels", "disk")
 # first window: small records, of which far more would fit, are bounded by their number.
 _WINDOW_BYTES, _WINDOW_RECORDS = 128 << 20, 8192
 _READ_BUFFER = 4 << 20
+_READ_BY_TENSORFLOW = ("gs://",)  # shards of other stores are copied to the local disk first
 _MEMORY_SHARE = 0.1  # of the machine's memory, for one split
 # Read before the first batch. Local shards stream as fast as memory does, so holding them saves little.
 _MOST_LOCAL_BYTES, _MOST_REMOTE_BYTES = 128 << 20, 1 << 30
@@ -195,7 +194,7 @@ def _read_columns(data: DatasetVersion, split: str, *, decode: bool) -> Columns:
         payloads = tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER).batch(1 << 31)
         return parse(payloads.get_single_element(), num_classes=num_classes)
 
-    paths = [str(data.path / shard.name) for shard in shards]
+    paths = [storage.join(data.path, shard.name) for shard in shards]
     parts = list(tf.data.Dataset.from_tensor_slices(paths).map(whole_shard, num_parallel_calls=8, deterministic=True))
     for shard, part in zip(shards, parts, strict=True):
         if len(part["label"]) != shard.examples:
@@ -218,24 +217,25 @@ def _read_columns(data: DatasetVersion, split: str, *, decode: bool) -> Columns:
     return Columns(rows={**rows, "offset": tf.constant(offsets)}, pixels=tf.constant(pixels))
 
 
-def on_local_disk(data: DatasetVersion, split: str, directory: epath.PathLike | None = None) -> DatasetVersion:
+def on_local_disk(data: DatasetVersion, split: str, directory: storage.Path | None = None) -> DatasetVersion:
     """Copies a split's shards to a local directory, unless they are there, and returns the dataset that lies there.
 
     Raises:
       DataError: a shard's checksum is not the manifest's.
     """
-    root = epath.Path(directory or pathlib.Path(tempfile.gettempdir()) / f"tpu-retraining-{os.getuid()}")
-    local = root / hashlib.sha256(data.manifest.to_json().encode()).hexdigest()[:16]
-    local.mkdir(parents=True, exist_ok=True)
+    root = directory or os.path.join(tempfile.gettempdir(), f"tpu-retraining-{os.getuid()}")
+    local = storage.join(root, hashlib.sha256(data.manifest.to_json().encode()).hexdigest()[:16])
+    storage.make_folder(local)
     for shard in data.manifest.shards(split):
-        if not (local / shard.name).exists():
-            _copy_shard(data.path / shard.name, local / shard.name, shard)
+        target = storage.join(local, shard.name)
+        if not storage.exists(target):
+            _copy_shard(storage.join(data.path, shard.name), target, shard)
     return DatasetVersion(path=local, manifest=data.manifest)
 
 
-def _copy_shard(source: epath.Path, target: epath.Path, shard: Shard) -> None:
+def _copy_shard(source: str, target: str, shard: Shard) -> None:
     digest = hashlib.sha256()
-    with source.open("rb") as file, whole_file(target, shared=True) as copy:
+    with storage.open_file(source) as file, storage.whole_file(target, shared=True) as copy:
         while chunk := file.read(_READ_BUFFER):
             digest.update(chunk)
             copy.write(chunk)
@@ -268,8 +268,10 @@ def open_source(
         raise UsageError(f'no cache "{cache}"; known: {", ".join(CACHES)}')
     if cache == "pixels" and not whole_pixels:
         raise UsageError("cache=pixels keeps whole decoded images, but these are reduced while decoding; use bytes")
+    if storage.is_remote(data.path) and not os.fspath(data.path).startswith(_READ_BY_TENSORFLOW):
+        data = on_local_disk(data, split)
     if cache == "auto":
-        remote = "://" in str(data.path)
+        remote = storage.is_remote(data.path)
         machine = Machine.this()
         cache, reason = choose_cache(data.manifest, split, machine=machine, remote=remote, whole_pixels=whole_pixels)
         _log_choice(split, cache, reason)

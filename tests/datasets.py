@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from etils import epath
 from PIL import Image
 
 from pipeline.format import records
@@ -66,7 +65,7 @@ def write_dataset(
     shards: int = 2,
 ) -> DatasetVersion:
     """Writes a published dataset version under `root` (records in the order given, shard by shard) and opens it."""
-    directory = epath.Path(root) / VERSIONS_DIR / version
+    directory = pathlib.Path(root) / VERSIONS_DIR / version
     directory.mkdir(parents=True)
     listed = {}
     for split, examples in splits.items():
@@ -90,7 +89,7 @@ def write_dataset(
         max_width=max((e.width for e in everything), default=1),
     )
     (directory / MANIFEST_FILE).write_text(manifest.to_json())
-    (epath.Path(root) / CURRENT_FILE).write_text(version + "\n")
+    (pathlib.Path(root) / CURRENT_FILE).write_text(version + "\n")
     return open_dataset(root)
 
 

@@ -8,7 +8,6 @@ Labels are compared by name: the model's may differ from the dataset's.
 from __future__ import annotations
 
 from absl import flags
-from etils import epath
 
 from pipeline.command import DataError, run_command
 from pipeline.format.manifest import open_dataset
@@ -30,7 +29,7 @@ def main(arguments: list[str]) -> int | None:
     rows = score_export(FLAGS.model, data, FLAGS.split, batch_size=32)
     if not rows:
         raise DataError(f"{data.path}: split {FLAGS.split} has no examples")
-    write_predictions(epath.Path(FLAGS.output), rows)
+    write_predictions(FLAGS.output, rows)
     hits = sum(row["label"] == row["predicted"] for row in rows)
     print(f"{FLAGS.split}: accuracy {hits / len(rows):.4f}, {len(rows)} images, predictions in {FLAGS.output}")
     return None

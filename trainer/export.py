@@ -13,9 +13,9 @@ DIR (default RUN/export) then holds
 from __future__ import annotations
 
 from absl import flags
-from etils import epath
 
 from pipeline.command import run_command
+from pipeline.format import storage
 from trainer.devices.chips import spare_metadata_server
 
 FLAGS = flags.FLAGS
@@ -30,9 +30,9 @@ def main(arguments: list[str]) -> int | None:
     from trainer.rundir import load_run
     from trainer.serving.export import export_classifier
 
-    run = epath.Path(FLAGS.run)
+    run = FLAGS.run
     classifier, recipe, labels = load_run(run)
-    directory = epath.Path(FLAGS.output) if FLAGS.output else run / "export"
+    directory = FLAGS.output or storage.join(run, "export")
     export_classifier(
         classifier,
         labels=labels,

@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 
 from absl import flags
-from etils import epath
 
 from pipeline.command import ExitCode, run_command
+from pipeline.format import storage
 from pipeline.format.manifest import open_dataset
 from trainer.devices.chips import find_chips, spare_metadata_server
 from trainer.devices.tpu_slice import find_host, leaves_it_to_another
@@ -37,10 +37,10 @@ flags.DEFINE_bool("profile", False, "Write a TensorBoard profile of a few steps 
 def main(arguments: list[str]) -> int | None:
     del arguments
     data = open_dataset(FLAGS.data)
-    workdir = epath.Path(FLAGS.workdir)
+    workdir = FLAGS.workdir
     request = Request.from_flags(FLAGS)
     if request.is_done(workdir, data):
-        print(f"nothing to do: {workdir} is finished (results: {workdir / 'result.json'})")
+        print(f"nothing to do: {workdir} is finished (results: {storage.join(workdir, 'result.json')})")
         return ExitCode.DONE
     if FLAGS.tpu not in ("", "local") and not FLAGS.tpu.startswith("grpc://"):
         os.environ.setdefault(

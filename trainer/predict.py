@@ -15,9 +15,9 @@ import sys
 import warnings
 
 from absl import flags
-from etils import epath
 
 from pipeline.command import DataError, UsageError, run_command
+from pipeline.format import storage
 from trainer.devices.chips import spare_metadata_server
 
 FLAGS = flags.FLAGS
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int | None:
     from trainer.serving.signature import load_signature
 
     warnings.filterwarnings("ignore", module="PIL")  # on damaged files, which are reported in one line each
-    signature = load_signature(FLAGS.model or epath.Path(FLAGS.run) / "export")
+    signature = load_signature(FLAGS.model or storage.join(FLAGS.run, "export"))
     files = find_files(arguments)
     try:
         read = write_csv(signature, files)

@@ -10,10 +10,9 @@ import dataclasses
 import json
 
 from absl import flags
-from etils import epath
 
+from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
-from pipeline.format.storage import write_atomically
 
 STRATEGIES = ("auto", "tpu", "mirrored", "multiworker", "cpu")  # what `--strategy` takes
 FINISHED = "_SUCCESS"  # written last: its presence says that the run is whole
@@ -64,10 +63,10 @@ class Request:
         content = {"version": data.manifest.version, "fingerprint": data.manifest.source_fingerprint}
         return json.dumps({**dataclasses.asdict(self), "dataset": content}, indent=2, sort_keys=True) + "\n"
 
-    def is_done(self, run: epath.Path, data: DatasetVersion) -> bool:
+    def is_done(self, run: storage.Path, data: DatasetVersion) -> bool:
         """Says whether `run` was finished by this same request on the same content; spares the import of TensorFlow."""
-        file = run / FINISHED
-        return file.exists() and file.read_text() == self._text(data)
+        file = storage.join(run, FINISHED)
+        return storage.exists(file) and storage.read_text(file) == self._text(data)
 
-    def mark_done(self, run: epath.Path, data: DatasetVersion) -> None:
-        write_atomically(run / FINISHED, self._text(data))
+    def mark_done(self, run: storage.Path, data: DatasetVersion) -> None:
+        storage.write_atomically(storage.join(run, FINISHED), self._text(data))

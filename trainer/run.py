@@ -13,14 +13,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from etils import epath
 
 from pipeline import dataset
 from pipeline.command import ExitCode, UsageError
 from pipeline.decode import why_unusable
-from pipeline.format import verify
+from pipeline.format import storage, verify
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, open_dataset
-from pipeline.format.storage import write_atomically
 from trainer.devices.cluster import Workers, read_cluster
 from trainer.devices.strategy import make_strategy
 from trainer.models import Classifier, backbone_info
@@ -39,7 +37,7 @@ from trainer.train.plan import Plan, Position, class_weights
 
 
 def train_and_evaluate(
-    request: Request, data: DatasetVersion, directory: epath.Path, *, strategy: str, tpu: str, profile: bool
+    request: Request, data: DatasetVersion, directory: storage.Path, *, strategy: str, tpu: str, profile: bool
 ) -> ExitCode:
     """Runs, or goes on with, the training run in `directory`.
 
@@ -68,7 +66,7 @@ def train_and_evaluate(
 def _train_and_evaluate(
     request: Request,
     data: DatasetVersion,
-    directory: epath.Path,
+    directory: storage.Path,
     strategy: tf.distribute.Strategy,
     workers: Workers,
     *,
@@ -87,8 +85,8 @@ def _train_and_evaluate(
     with strategy.scope():
         classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=request.seed)
     if workers.is_chief:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(directory / "config.json", json.dumps(content, indent=2) + "\n")
+        storage.make_folder(directory)
+        storage.write_atomically(storage.join(directory, "config.json"), json.dumps(content, indent=2) + "\n")
 
     stop = _StopOnSignal()
     plan = Plan(
@@ -106,7 +104,7 @@ def _train_and_evaluate(
             stack.enter_context(named_errors(data, split))
         position = trainer.train()
         workers.wait()  # for the weights that the chief has written
-        load_best(directory / "checkpoints", classifier)
+        load_best(storage.join(directory, "checkpoints"), classifier)
         scores = _score(trainer, data)
     if workers.is_chief:
         devices = [device.name for device in tf.config.list_logical_devices()]
@@ -116,7 +114,7 @@ def _train_and_evaluate(
 
 
 def _without_bad_records(
-    request: Request, data: DatasetVersion, directory: epath.Path, workers: Workers
+    request: Request, data: DatasetVersion, directory: storage.Path, workers: Workers
 ) -> DatasetVersion:
     """Returns the dataset, or if some of its records are damaged a copy without them in the run's directory.
 
@@ -129,11 +127,11 @@ def _without_bad_records(
     workers.require_same(found, what="the damaged records of --data")
     if not found:
         return data
-    copy = directory / "good_records"
+    copy = storage.join(directory, "good_records")
     if workers.is_chief:
         verify.copy_good_records(data, copy, why_unusable)
     workers.wait()
-    if not copy.exists():
+    if not storage.exists(copy):
         raise UsageError(
             f"{copy}: the chief has written it, but it is not here; --workdir is one folder for all workers"
         )
@@ -152,23 +150,23 @@ def _write_results(
     data, directory, recipe = plan.data, plan.run, plan.recipe
     results = {split: compute_metrics(*score) for split, score in scores.items()}
     for split, score in scores.items():
-        write_predictions(directory / f"predictions-{split}.jsonl", _prediction_rows(data, split, *score))
+        write_predictions(storage.join(directory, f"predictions-{split}.jsonl"), _prediction_rows(data, split, *score))
     export_classifier(
         classifier,
         labels=list(data.manifest.labels),
         height=recipe.image_size,
         width=recipe.image_size,
         preprocess=backbone_info(recipe.backbone).preprocess,
-        directory=directory / "export",
+        directory=storage.join(directory, "export"),
     )
-    write_atomically(directory / "provenance.json", json.dumps(origin, indent=2) + "\n")
+    storage.write_atomically(storage.join(directory, "provenance.json"), json.dumps(origin, indent=2) + "\n")
     result = _result(plan, position, rows, results)
-    write_atomically(directory / "result.json", json.dumps(result, indent=2) + "\n")
+    storage.write_atomically(storage.join(directory, "result.json"), json.dumps(result, indent=2) + "\n")
     write_report(directory, data)
     for split, metrics in results.items():
         print(f"{split}: accuracy {metrics.accuracy:.4f}, loss {metrics.loss:.4f}, {metrics.examples} images")
     print(result["diagnosis"])
-    print(f"report: {directory / 'report.html'}  exported model: {directory / 'export'}")
+    print(f"report: {storage.join(directory, 'report.html')}  exported model: {storage.join(directory, 'export')}")
 
 
 def _score(trainer: Trainer, data: DatasetVersion) -> dict[str, tuple[np.ndarray, np.ndarray]]:

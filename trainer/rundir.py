@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import logging
-from etils import epath
 
 from pipeline.command import DataError, UsageError
+from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
 from trainer.models import Classifier
 from trainer.recipes import overrides
@@ -31,9 +31,9 @@ _PACKAGES = ("tensorflow", "tensorflow-tpu", "keras", "keras-cv", "numpy", "pill
 _ASKED = "asked_batch_size"  # in config.json where the batch was rounded up
 
 
-def _run_in(directory: epath.Path) -> dict[str, Any] | None:
+def _run_in(directory: storage.Path) -> dict[str, Any] | None:
     """Reads the config.json of a run that has got somewhere, else None; settings newer than it get their defaults."""
-    if not (directory / "checkpoints").exists():
+    if not storage.exists(storage.join(directory, "checkpoints")):
         return None
     run = read_config(directory)
     with contextlib.suppress(ValueError):  # of other code: the comparison will say so
@@ -41,7 +41,7 @@ def _run_in(directory: epath.Path) -> dict[str, Any] | None:
     return run
 
 
-def fit_batch(recipe: Recipe, *, replicas: int, directory: epath.Path | None = None) -> Recipe:
+def fit_batch(recipe: Recipe, *, replicas: int, directory: storage.Path | None = None) -> Recipe:
     """Returns the recipe with a batch that `replicas` devices can share out equally: rounded up, with a warning.
 
     A run keeps the batch that it was started with: on another number of replicas it goes on only if they can share
@@ -94,7 +94,7 @@ def settings(request: Request, data: DatasetVersion, recipe: Recipe, *, asked_ba
     }
 
 
-def refuse_another_run(directory: epath.Path, wanted: dict[str, Any]) -> None:
+def refuse_another_run(directory: storage.Path, wanted: dict[str, Any]) -> None:
     """Raises UsageError, listing what differs, if `directory` holds a run of other settings that has got somewhere."""
     run = _run_in(directory)
     if run and (changed := overrides.differences(run, wanted)):
@@ -105,28 +105,28 @@ def refuse_another_run(directory: epath.Path, wanted: dict[str, Any]) -> None:
         )
 
 
-def read_config(run: epath.Path) -> dict[str, Any]:
+def read_config(run: storage.Path) -> dict[str, Any]:
     """Reads the config.json of a run: `data`, `seed`, `labels`, `recipe` and more.
 
     Raises:
       UsageError: `run` is no run.
       DataError: the file is damaged.
     """
-    file = run / "config.json"
-    if not file.exists():
+    file = storage.join(run, "config.json")
+    if not storage.exists(file):
         raise UsageError(f"--run={run}: no config.json there; give the --workdir of a trainer.main run")
     try:
-        return json.loads(file.read_text())
+        return json.loads(storage.read_text(file))
     except ValueError as error:
         raise DataError(f"{file}: damaged ({error})") from error
 
 
-def load_run(run: epath.Path) -> tuple[Classifier, Recipe, list[str]]:
+def load_run(run: storage.Path) -> tuple[Classifier, Recipe, list[str]]:
     """Rebuilds the classifier of a run with its selected weights; returns it with its recipe and label names."""
     config = read_config(run)
     recipe = overrides.from_dict(Recipe, config["recipe"])
     classifier = build_from_recipe(recipe, num_classes=len(config["labels"]), seed=config["seed"], weights="none")
-    load_best(run / "checkpoints", classifier)
+    load_best(storage.join(run, "checkpoints"), classifier)
     return classifier, recipe, config["labels"]
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.command import DataError, UsageError, nearest
-from pipeline.format import records
-
-if TYPE_CHECKING:
-    from etils import epath
+from pipeline.format import records, storage
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -129,19 +127,17 @@ class Manifest:
 class DatasetVersion:
     """Describes an opened dataset version: where it is and what its manifest says."""
 
-    path: epath.Path
+    path: storage.Path
     manifest: Manifest
 
     def shard_paths(self, split: str) -> list[str]:
         """Lists the full paths of a split's shards, in order."""
-        return [str(self.path / shard.name) for shard in self.manifest.shards(split)]
+        return [storage.join(self.path, shard.name) for shard in self.manifest.shards(split)]
 
     def read(self, split: str) -> Iterator[records.Record]:
         """Yields a split's records in file order; DataError naming the shard and the record if one is damaged."""
-        from etils import epath  # as long to import as NumPy, which a worker that needs `Shard` only should not pay
-
         for path in self.shard_paths(split):
-            with epath.Path(path).open("rb") as file:
+            with storage.open_file(path) as file:
                 try:
                     for payload in records.read_frames(file):
                         yield records.decode_example(payload)
@@ -149,15 +145,15 @@ class DatasetVersion:
                     raise DataError(f"{path}: {error}") from error
 
 
-def current_version(root: epath.PathLike) -> str | None:
+def current_version(root: storage.Path) -> str | None:
     """Returns the version that `CURRENT` names, or None where nothing has been published yet."""
-    from etils import epath  # see `DatasetVersion.read`
+    try:
+        return storage.read_text(storage.join(root, CURRENT_FILE)).strip()
+    except FileNotFoundError:
+        return None
 
-    pointer = epath.Path(root) / CURRENT_FILE
-    return pointer.read_text().strip() if pointer.exists() else None
 
-
-def open_dataset(path: epath.PathLike) -> DatasetVersion:
+def open_dataset(path: storage.Path) -> DatasetVersion:
     """Opens a dataset root (its current version) or one version directory.
 
     Args:
@@ -167,24 +163,22 @@ def open_dataset(path: epath.PathLike) -> DatasetVersion:
       UsageError: the path does not exist, or holds no published dataset.
       DataError: the manifest is damaged, or a shard that it lists is absent.
     """
-    from etils import epath  # see `DatasetVersion.read`
-
-    root = epath.Path(path)
-    if not root.exists():
+    root = os.fspath(path)
+    if not storage.exists(root):
         raise UsageError(f"--data={root}: no such directory; build it with python -m beam_jobs.build_tfrecords")
     version = current_version(root)
-    directory = root / VERSIONS_DIR / version if version else root
-    file = directory / MANIFEST_FILE
-    if not file.exists():
+    directory = storage.join(root, VERSIONS_DIR, version) if version else root
+    file = storage.join(directory, MANIFEST_FILE)
+    if not storage.exists(file):
         raise UsageError(
             f"{directory}: not a published dataset (no {MANIFEST_FILE}); "
             f"build one with python -m beam_jobs.build_tfrecords --source=folder --input=PHOTOS --output={root}"
         )
     try:
-        manifest = Manifest.from_json(file.read_text())
+        manifest = Manifest.from_json(storage.read_text(file))
     except (ValueError, TypeError) as error:
         raise DataError(f"{file}: not a valid manifest: {error}") from error
-    present = {child.name for child in directory.iterdir()}
+    present = {entry.name for entry in storage.list_folder(directory)}
     for shards in manifest.splits.values():
         for shard in shards:
             if shard.name not in present:

@@ -14,12 +14,10 @@ import os
 from collections.abc import Callable, Iterator
 
 from absl import logging
-from etils import epath
 
-from pipeline.format import records
+from pipeline.format import records, storage
 from pipeline.format.manifest import MANIFEST_FILE, DatasetVersion, Manifest, Shard
 from pipeline.format.records import Record, RecordError
-from pipeline.format.storage import write_atomically
 
 _CHUNK = 256  # records that are decoded side by side
 
@@ -58,20 +56,22 @@ def _check_record(payload: bytes | RecordError, *, num_classes: int, check_image
     return f"{reason} (id {record.id}, {record.source})" if reason else ""
 
 
-def _scan(path: epath.Path, *, num_classes: int, check_image: ImageCheck) -> Iterator[tuple[bytes, str]]:
+def _scan(path: storage.Path, *, num_classes: int, check_image: ImageCheck) -> Iterator[tuple[bytes, str]]:
     """Yields each record's payload and what is wrong with it, or an empty string."""
 
     def check(payload: bytes | RecordError) -> tuple[bytes, str]:
         reason = _check_record(payload, num_classes=num_classes, check_image=check_image)
         return b"" if isinstance(payload, RecordError) else payload, reason
 
-    with path.open("rb") as file, concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with storage.open_file(path) as file, concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         frames = records.scan_frames(file)
         while chunk := list(itertools.islice(frames, _CHUNK)):
             yield from pool.map(check, chunk)
 
 
-def _shard_problems(path: epath.Path, shard: Shard, *, num_classes: int, check_image: ImageCheck) -> Iterator[Problem]:
+def _shard_problems(
+    path: storage.Path, shard: Shard, *, num_classes: int, check_image: ImageCheck
+) -> Iterator[Problem]:
     found = 0
     for number, (_, reason) in enumerate(_scan(path, num_classes=num_classes, check_image=check_image)):
         found = number + 1
@@ -82,7 +82,7 @@ def _shard_problems(path: epath.Path, shard: Shard, *, num_classes: int, check_i
             shard=shard.name, record=None, reason=f"holds {found} records, the manifest says {shard.examples}"
         )
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with storage.open_file(path) as file:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
     if digest.hexdigest() != shard.sha256:
@@ -92,7 +92,7 @@ def _shard_problems(path: epath.Path, shard: Shard, *, num_classes: int, check_i
 def problems(data: DatasetVersion, split: str, check_image: ImageCheck) -> Iterator[Problem]:
     """Yields everything that is wrong with a split, in file order."""
     for shard in data.manifest.shards(split):
-        path, num_classes = data.path / shard.name, data.manifest.num_classes
+        path, num_classes = storage.join(data.path, shard.name), data.manifest.num_classes
         yield from _shard_problems(path, shard, num_classes=num_classes, check_image=check_image)
 
 
@@ -106,26 +106,25 @@ def log_problems(data: DatasetVersion, check_image: ImageCheck) -> list[Problem]
     return listed
 
 
-def copy_good_records(data: DatasetVersion, directory: epath.PathLike, check_image: ImageCheck) -> DatasetVersion:
+def copy_good_records(data: DatasetVersion, directory: storage.Path, check_image: ImageCheck) -> DatasetVersion:
     """Copies a dataset to `directory` without its damaged records.
 
     The copy's manifest, which is written last, counts what is there: order, resume and evaluation stay exact.
     """
-    target = epath.Path(directory)
-    target.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(directory)
     splits = {
-        split: tuple(_copy_good(data, shard, target, check_image) for shard in shards)
+        split: tuple(_copy_good(data, shard, directory, check_image) for shard in shards)
         for split, shards in data.manifest.splits.items()
     }
     manifest: Manifest = dataclasses.replace(data.manifest, splits=splits)
-    write_atomically(target / MANIFEST_FILE, manifest.to_json())
-    return DatasetVersion(path=target, manifest=manifest)
+    storage.write_atomically(storage.join(directory, MANIFEST_FILE), manifest.to_json())
+    return DatasetVersion(path=os.fspath(directory), manifest=manifest)
 
 
-def _copy_good(data: DatasetVersion, shard: Shard, target: epath.Path, check_image: ImageCheck) -> Shard:
-    scanned = _scan(data.path / shard.name, num_classes=data.manifest.num_classes, check_image=check_image)
+def _copy_good(data: DatasetVersion, shard: Shard, target: storage.Path, check_image: ImageCheck) -> Shard:
+    scanned = _scan(storage.join(data.path, shard.name), num_classes=data.manifest.num_classes, check_image=check_image)
     good = [records.frame(payload) for payload, reason in scanned if not reason]
     content = b"".join(good)
-    (target / shard.name).write_bytes(content)
+    storage.write_atomically(storage.join(target, shard.name), content)
     digest = hashlib.sha256(content).hexdigest()
     return Shard(name=shard.name, examples=len(good), bytes=len(content), sha256=digest)

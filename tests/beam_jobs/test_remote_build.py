@@ -60,7 +60,7 @@ def records(output):
 
 
 def rejects(output):
-    lines = (open_dataset(output).path / "rejects.jsonl").read_text().splitlines()
+    lines = (pathlib.Path(open_dataset(output).path) / "rejects.jsonl").read_text().splitlines()
     return {row["uri"].split("/", 3)[3]: row["code"] for row in map(json.loads, lines)}
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
@@ -57,19 +58,19 @@ def test_this_machine_is_sane():
 def test_local_copies_are_made_once_and_checked(tmp_path):
     data = write_dataset(tmp_path / "data", {"train": random_records(6, classes=2)}, ["a", "b"])
     local = reader.on_local_disk(data, "train", tmp_path / "cache")
-    names = sorted(p.name for p in local.path.iterdir())
+    names = sorted(p.name for p in pathlib.Path(local.path).iterdir())
     assert names == sorted(s.name for s in data.manifest.shards("train"))
     for name in names:
-        assert (local.path / name).read_bytes() == (data.path / name).read_bytes()
+        assert (pathlib.Path(local.path) / name).read_bytes() == (pathlib.Path(data.path) / name).read_bytes()
     for shard in data.manifest.shards("train"):
-        (data.path / shard.name).unlink()
+        (pathlib.Path(data.path) / shard.name).unlink()
     assert reader.on_local_disk(data, "train", tmp_path / "cache") == local
 
 
 def test_a_damaged_shard_is_not_copied(tmp_path):
     data = write_dataset(tmp_path / "data", {"train": random_records(6, classes=2)}, ["a", "b"])
     shard = data.manifest.shards("train")[1]
-    (data.path / shard.name).write_bytes(b"damaged")
+    (pathlib.Path(data.path) / shard.name).write_bytes(b"damaged")
     with pytest.raises(DataError, match=shard.name):
         reader.on_local_disk(data, "train", tmp_path / "cache")
     assert [p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()] == [data.manifest.shards("train")[0].name]

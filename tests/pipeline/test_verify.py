@@ -1,18 +1,22 @@
 import dataclasses
+import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from pipeline import reader, verify
+from pipeline import reader
+from pipeline import verify as command
 from pipeline.augment.config import AugmentConfig
 from pipeline.command import DataError
 from pipeline.contact_sheet import contact_sheet, first_records, render_epochs
 from pipeline.dataset import eval_dataset, example_ids, train_dataset
-from pipeline.format import records
+from pipeline.decode import why_unusable
+from pipeline.format import records, verify
 from pipeline.format.manifest import DatasetVersion, open_dataset
 from tests.datasets import random_records, write_dataset
+from trainer.train.guards import named_errors
 
 LABELS = ["a", "b", "c"]
 SHARD = "test-train.tfrecord-00000-of-00002"
@@ -24,7 +28,7 @@ def data(tmp_path):
 
 
 def _flip_bytes(data, offset, count=4):
-    path = data.path / SHARD
+    path = pathlib.Path(data.path) / SHARD
     content = bytearray(path.read_bytes())
     content[offset : offset + count] = bytes(255 - b for b in content[offset : offset + count])
     path.write_bytes(bytes(content))
@@ -32,7 +36,7 @@ def _flip_bytes(data, offset, count=4):
 
 def _frame_starts(data):
     starts, at = [], 0
-    with (data.path / SHARD).open("rb") as file:
+    with (pathlib.Path(data.path) / SHARD).open("rb") as file:
         for payload in records.read_frames(file):
             starts.append(at)
             at += records.FRAME_BYTES + len(payload)
@@ -41,11 +45,11 @@ def _frame_starts(data):
 
 def _replace(data, number, **changes):
     """Rewrites one record of the first shard, frames intact."""
-    with (data.path / SHARD).open("rb") as file:
+    with (pathlib.Path(data.path) / SHARD).open("rb") as file:
         payloads = list(records.read_frames(file))
     changed = dataclasses.replace(records.decode_example(payloads[number]), **changes)
     payloads[number] = records.encode_example(changed)
-    (data.path / SHARD).write_bytes(b"".join(records.frame(p) for p in payloads))
+    (pathlib.Path(data.path) / SHARD).write_bytes(b"".join(records.frame(p) for p in payloads))
 
 
 def _break_payload(data):
@@ -53,7 +57,7 @@ def _break_payload(data):
 
 
 def _truncate(data):
-    path = data.path / SHARD
+    path = pathlib.Path(data.path) / SHARD
     path.write_bytes(path.read_bytes()[: _frame_starts(data)[3] + 100])
 
 
@@ -62,10 +66,10 @@ def _break_header(data):
 
 
 def _no_label(data):
-    with (data.path / SHARD).open("rb") as file:
+    with (pathlib.Path(data.path) / SHARD).open("rb") as file:
         payloads = list(records.read_frames(file))
     payloads[3] = payloads[3].replace(b"label", b"lable")
-    (data.path / SHARD).write_bytes(b"".join(records.frame(p) for p in payloads))
+    (pathlib.Path(data.path) / SHARD).write_bytes(b"".join(records.frame(p) for p in payloads))
 
 
 def _wrong_label(data):
@@ -98,44 +102,44 @@ def test_damage_is_named_in_training_and_left_out_on_demand(data, damage, tmp_pa
     damage(data)
     reason, left = DAMAGES[damage]
     for cache in ("none", "bytes"):
-        with pytest.raises(DataError) as raised, verify.named_errors(data, "train"):
+        with pytest.raises(DataError) as raised, named_errors(data, "train"):
             _train(data, cache)
         assert f"{SHARD}, {reason}" in str(raised.value)
         assert "--skip_bad_records" in str(raised.value)
-    assert reason.partition(": ")[2] in verify.log_problems(data)[0].reason
-    cleaned = verify.copy_good_records(data, tmp_path / "clean")
+    assert reason.partition(": ")[2] in verify.log_problems(data, why_unusable)[0].reason
+    cleaned = verify.copy_good_records(data, tmp_path / "clean", why_unusable)
     assert open_dataset(tmp_path / "clean") == cleaned
     assert cleaned.manifest.num_examples("train") == left == len(example_ids(cleaned, "train"))
-    assert list(verify.problems(cleaned, "train")) == []
+    assert list(verify.problems(cleaned, "train", why_unusable)) == []
     batches = _train(cleaned, "none")
     assert sum(batch["weight"].sum() for batch in batches) == left
 
 
 def test_a_whole_dataset_has_no_problems(data):
-    assert list(verify.problems(data, "train")) == []
-    assert verify.log_problems(data) == []
+    assert list(verify.problems(data, "train", why_unusable)) == []
+    assert verify.log_problems(data, why_unusable) == []
 
 
 def test_records_that_the_manifest_does_not_know_of_are_a_problem(data):
     shards = data.manifest.splits["train"]
     fewer = dataclasses.replace(shards[0], examples=8, sha256="0" * 64)
     manifest = dataclasses.replace(data.manifest, splits={"train": (fewer, shards[1])})
-    found = [str(p) for p in verify.problems(DatasetVersion(path=data.path, manifest=manifest), "train")]
+    found = [str(p) for p in verify.problems(DatasetVersion(path=data.path, manifest=manifest), "train", why_unusable)]
     assert found == [f"{SHARD}: holds 10 records, the manifest says 8", f"{SHARD}: its sha256 is not the manifest's"]
 
 
 def test_an_error_that_is_not_the_data_s_passes_unchanged(data):
     import tensorflow as tf
 
-    with pytest.raises(tf.errors.InvalidArgumentError, match="mine"), verify.named_errors(data, "train"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="mine"), named_errors(data, "train"):
         raise tf.errors.InvalidArgumentError(None, None, "mine")
 
 
 def test_the_command(data, capsys):
-    assert verify.main([str(data.path)]) == 0
+    assert command.main([str(data.path)]) == 0
     assert "all good" in capsys.readouterr().out
     _wrong_label(data)
-    assert verify.main([str(data.path)]) == 65
+    assert command.main([str(data.path)]) == 65
     assert "label 17 is out of range" in capsys.readouterr().out
 
 

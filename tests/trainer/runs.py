@@ -6,7 +6,6 @@ import pathlib
 
 import numpy as np
 import tensorflow as tf
-from etils import epath
 
 from pipeline.format.manifest import DatasetVersion
 from trainer.models import Classifier
@@ -53,7 +52,7 @@ def train(
         recipe=recipe,
         data=data,
         seed=seed,
-        run=epath.Path(run),
+        run=run,
         class_weights=class_weights(recipe, data),
         stop_requested=stop_requested,
     )

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.command import ExitCode
+from pipeline.format import storage
 from trainer.devices.chips import Chips, find_chips
 from trainer.doctor.checks import (
     TENSORFLOW_WHEELS,
@@ -46,7 +47,7 @@ def diagnose(workdir: str) -> Iterator[Finding]:
         check_chips(chips, installed, os.environ),
         check_lock() if chips.usable else None,
         check_memory(),
-        None if "://" in workdir else check_disk(pathlib.Path(workdir or ".").absolute()),
+        None if storage.is_remote(workdir) else check_disk(pathlib.Path(workdir or ".").absolute()),
         check_credentials(os.environ, needed=workdir.startswith("gs://")),
     )
     yield from filter(None, checks)
@@ -68,8 +69,9 @@ def check_python(version: tuple[int, int, int]) -> Finding:
 def check_write(workdir: str) -> Finding:
     """Writes, reads and deletes a small file below `workdir`, in another process that can be given up on."""
     code = (
-        "import sys, uuid; from etils import epath; d = epath.Path(sys.argv[1]); d.mkdir(parents=True, exist_ok=True);"
-        "f = d / f'.doctor-{uuid.uuid4().hex}'; f.write_text('x'); assert f.read_text() == 'x'; f.unlink()"
+        "import sys, uuid; from pipeline.format import storage as s; s.make_folder(sys.argv[1]);"
+        "f = s.join(sys.argv[1], f'.doctor-{uuid.uuid4().hex}'); s.write_atomically(f, 'x');"
+        "assert s.read_text(f) == 'x'; s.delete(f)"
     )
     output, code_or_none = _run([sys.executable, "-c", code, workdir], seconds=_WRITE_SECONDS)
     if code_or_none == 0:

@@ -13,11 +13,10 @@ from __future__ import annotations
 import json
 
 from absl import flags
-from etils import epath
 
 from pipeline.command import run_command
+from pipeline.format import storage
 from pipeline.format.manifest import open_dataset
-from pipeline.format.storage import write_atomically
 from trainer.devices.chips import spare_metadata_server
 from trainer.request import STRATEGIES, Request, define_flags
 
@@ -90,11 +89,13 @@ def main(arguments: list[str]) -> int | None:
     )
     print("\n".join(advice.text))
     if FLAGS.out:
-        out = epath.Path(FLAGS.out)
-        out.mkdir(parents=True, exist_ok=True)
+        out = FLAGS.out
+        storage.make_folder(out)
         content = figures(ranged, trials, advice, recipe=recipe, images=images, seed=FLAGS.seed, fits_at=fits_at)
-        write_atomically(out / "fit_check.json", json.dumps(content, indent=2) + "\n")
-        write_atomically(out / "fit_check.png", plot(ranged, trials, fits_at=fits_at, own=phase.lr_max))
+        storage.write_atomically(storage.join(out, "fit_check.json"), json.dumps(content, indent=2) + "\n")
+        storage.write_atomically(
+            storage.join(out, "fit_check.png"), plot(ranged, trials, fits_at=fits_at, own=phase.lr_max)
+        )
         print(f"written to {out}: fit_check.json, fit_check.png")
     return None
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
-from etils import epath
 from PIL import Image
 
 from pipeline import dataset
@@ -160,4 +159,4 @@ def write_sample(directory: pathlib.Path, *, count: int, height: int, width: int
         max_height=height,
         max_width=width,
     )
-    return DatasetVersion(path=epath.Path(directory), manifest=manifest)
+    return DatasetVersion(path=directory, manifest=manifest)

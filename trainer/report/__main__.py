@@ -8,9 +8,9 @@ trainer.main has done it already; this writes them again.
 from __future__ import annotations
 
 from absl import flags
-from etils import epath
 
 from pipeline.command import run_command
+from pipeline.format import storage
 from trainer.report.page import open_data_of, write_report
 
 flags.DEFINE_string("run", None, "A finished run: the --workdir of trainer.main.", required=True)
@@ -19,9 +19,9 @@ flags.DEFINE_string("data", None, "Where the dataset is now, if it was moved sin
 
 def main(arguments: list[str]) -> None:
     del arguments
-    run = epath.Path(flags.FLAGS.run)
+    run = flags.FLAGS.run
     write_report(run, open_data_of(run, flags.FLAGS.data))
-    print(f"wrote {run / 'report.html'} and {run / 'model_card.md'}")
+    print(f"wrote {storage.join(run, 'report.html')} and {storage.join(run, 'model_card.md')}")
 
 
 if __name__ == "__main__":

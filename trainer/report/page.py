@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import io
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -18,13 +19,12 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from etils import epath
 from PIL import Image
 
 from pipeline.command import DataError, UsageError
+from pipeline.format import storage
 from pipeline.format.manifest import VERSIONS_DIR, DatasetVersion, open_dataset
 from pipeline.format.records import Record, RecordError, decode_example, read_frames
-from pipeline.format.storage import write_atomically
 from trainer.report import charts, scores
 
 _GALLERY_MISTAKES, _GALLERY_UNSURE, _LISTED_CONFUSIONS = 24, 12, 15
@@ -49,7 +49,7 @@ class Thumbnail:
         return self.label == self.predicted
 
 
-def write_report(run: epath.Path, data: DatasetVersion) -> None:
+def write_report(run: storage.Path, data: DatasetVersion) -> None:
     """Writes `report.html` and `model_card.md` into `run`.
 
     Args:
@@ -73,18 +73,18 @@ def write_report(run: epath.Path, data: DatasetVersion) -> None:
     environment.filters.update(percent=_percent, number=_number, md=_escape_markdown, quote=shlex.quote)
     for template, name in (("report.html.j2", "report.html"), ("model_card.md.j2", "model_card.md")):
         text = environment.get_template(template).render(context)
-        write_atomically(run / name, text)
+        storage.write_atomically(storage.join(run, name), text)
 
 
-def _context(run: epath.Path, data: DatasetVersion) -> dict[str, Any]:
-    result, settings = _read_json(run / "result.json"), _read_json(run / "config.json")
-    rows = _read_lines(run / "metrics.jsonl")
+def _context(run: storage.Path, data: DatasetVersion) -> dict[str, Any]:
+    result, settings = _read_json(storage.join(run, "result.json")), _read_json(storage.join(run, "config.json"))
+    rows = _read_lines(storage.join(run, "metrics.jsonl"))
     splits: dict[str, dict[str, Any]] = result["splits"]
     split = next((name for name in ("test", "validation") if name in splits), None)
     selected = bool(result["best"]) and settings["recipe"]["selection"] == "best"
     kept = result["best"] if selected else rows[-1]
     context: dict[str, Any] = {
-        "run": str(run),
+        "run": os.fspath(run),
         "result": result,
         "split": split,
         "splits": {name: _summary(metrics) for name, metrics in splits.items()},
@@ -96,12 +96,12 @@ def _context(run: epath.Path, data: DatasetVersion) -> dict[str, Any]:
         "seed": settings["seed"],
         "manifest": data.manifest,
         "configuration": flatten(settings["recipe"]),
-        "provenance": (provenance := _read_json(run / "provenance.json")),
+        "provenance": (provenance := _read_json(storage.join(run, "provenance.json"))),
         "duration": _duration(provenance["started"], provenance["finished"]),
     }
     if split is None:
         return context
-    predictions = _read_lines(run / f"predictions-{split}.jsonl")
+    predictions = _read_lines(storage.join(run, f"predictions-{split}.jsonl"))
     confidence = np.array([p["probability"] for p in predictions], float)
     correct = np.array([p["label"] == p["predicted"] for p in predictions], bool)
     confusion = np.array(splits[split]["confusion"], np.int64)
@@ -125,20 +125,22 @@ def _context(run: epath.Path, data: DatasetVersion) -> dict[str, Any]:
     }
 
 
-def _read_text(file: epath.Path) -> str:
-    if not file.exists():
+def _read_text(file: str) -> str:
+    try:
+        return storage.read_text(file)
+    except FileNotFoundError as error:
+        run = os.path.dirname(file)
         raise UsageError(
-            f"{file}: no such file, so {file.parent} is no finished run; "
-            f"python -m trainer.main --workdir={file.parent} with its --data and --recipe goes on with it"
-        )
-    return file.read_text()
+            f"{file}: no such file, so {run} is no finished run; "
+            f"python -m trainer.main --workdir={run} with its --data and --recipe goes on with it"
+        ) from error
 
 
-def _read_json(file: epath.Path) -> dict[str, Any]:
+def _read_json(file: str) -> dict[str, Any]:
     return json.loads(_read_text(file))
 
 
-def _read_lines(file: epath.Path) -> list[dict[str, Any]]:
+def _read_lines(file: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in _read_text(file).splitlines()]
 
 
@@ -165,7 +167,7 @@ def _find_records(data: DatasetVersion, split: str, ids: Iterable[str]) -> dict[
     for path in data.shard_paths(split):
         if len(found) == len(wanted):
             break
-        with epath.Path(path).open("rb") as file:
+        with storage.open_file(path) as file:
             try:
                 for record in map(decode_example, read_frames(file)):
                     if record.id in wanted:
@@ -260,8 +262,8 @@ def _escape_markdown(text: object) -> str:
     return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(str(text).split()))
 
 
-def open_data_of(run: epath.Path, path: str | None) -> DatasetVersion:
+def open_data_of(run: storage.Path, path: str | None) -> DatasetVersion:
     """Opens the version that the run was made with, current or not; where it is gone, what is current."""
-    root = epath.Path(path or _read_json(run / "config.json")["data"])
-    version = root / VERSIONS_DIR / _read_json(run / "result.json")["version"]
-    return open_dataset(version if version.exists() else root)
+    root = path or _read_json(storage.join(run, "config.json"))["data"]
+    version = storage.join(root, VERSIONS_DIR, _read_json(storage.join(run, "result.json"))["version"])
+    return open_dataset(version if storage.exists(version) else root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import pathlib
 import tempfile
 import warnings
@@ -12,11 +13,11 @@ from collections.abc import Iterator, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from etils import epath
 
 from pipeline import preprocess as preprocessing
 from pipeline.command import CommandError, UsageError
 from pipeline.decode import decode_and_resize
+from pipeline.format import storage
 from trainer.models import Classifier
 from trainer.models.twin import lean_twin
 from trainer.serving.signature import INPUT, SAVED_MODEL, SIGNATURE
@@ -35,7 +36,7 @@ def export_classifier(
     height: int,
     width: int,
     preprocess: str,
-    directory: epath.PathLike,
+    directory: storage.Path,
 ) -> None:
     """Writes SavedModel, Keras, LiteRT and labels.txt; `directory` appears, or is replaced, only when all are whole.
 
@@ -55,17 +56,16 @@ def export_classifier(
         raise UsageError(f"{len(labels)} labels for a model of {classes} classes")
     if broken := [label for label in labels if len(label.splitlines()) != 1]:
         raise UsageError(f"label {broken[0]!r} is not one line of text, so {LABELS_FILE} cannot hold it; rename it")
-    target = epath.Path(directory)
-    if "://" in str(target):
-        with tempfile.TemporaryDirectory() as staging:
-            _write(classifier, labels, height, width, preprocess, pathlib.Path(staging))
-            upload(epath.Path(staging), target)
+    if storage.is_remote(directory):
+        with tempfile.TemporaryDirectory() as made:
+            _write(classifier, labels, height, width, preprocess, pathlib.Path(made))
+            upload(pathlib.Path(made), directory)
         return
+    target = pathlib.Path(directory)
     staging = target.parent / f".{target.name}.staging"
-    if staging.exists():  # of an export that was killed
-        staging.rmtree()
+    storage.delete(staging)  # of an export that was killed
     staging.mkdir(parents=True)
-    _write(classifier, labels, height, width, preprocess, pathlib.Path(staging))
+    _write(classifier, labels, height, width, preprocess, staging)
     _swap(staging, target)
 
 
@@ -91,28 +91,24 @@ def _write(
     (directory / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels))
 
 
-def _swap(staging: epath.Path, target: epath.Path) -> None:
+def _swap(staging: pathlib.Path, target: pathlib.Path) -> None:
     """Puts `staging` in the place of `target`, which a reader sees whole, old or new, or for an instant not at all."""
     old = target.parent / f".{target.name}.old"
-    if old.exists():
-        old.rmtree()
+    storage.delete(old)
     if target.exists():
         target.rename(old)
     staging.rename(target)
-    if old.exists():
-        old.rmtree()
+    storage.delete(old)
 
 
-def upload(source: epath.Path, target: epath.Path) -> None:
+def upload(source: pathlib.Path, target: storage.Path) -> None:
     """Copies a directory file by file, `saved_model.pb` last: TensorFlow Serving loads a directory that has it."""
-    pending = epath.Path(target) / SAVED_MODEL / "saved_model.pb"
-    if pending.exists():
-        pending.unlink()
-    files = [epath.Path(path) for path in pathlib.Path(source).rglob("*") if path.is_file()]
+    storage.delete(storage.join(target, SAVED_MODEL, "saved_model.pb"))
+    files = [path for path in source.rglob("*") if path.is_file()]
     for file in sorted(files, key=lambda file: (file.name == "saved_model.pb", str(file))):
-        copy = target / file.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        file.copy(copy, overwrite=True)
+        copy = storage.join(target, *file.relative_to(source).parts)
+        storage.make_folder(os.path.dirname(copy))
+        storage.write_atomically(copy, file.read_bytes())
 
 
 def _in_float32(layer: keras.Operation) -> keras.Operation:

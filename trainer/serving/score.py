@@ -7,10 +7,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from etils import epath
-
+from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
-from pipeline.format.storage import write_atomically
 from trainer.serving.signature import load_signature
 
 
@@ -19,12 +17,12 @@ def prediction_row(*, key: str, label: str, predicted: str, probability: float) 
     return {"id": key, "label": label, "predicted": predicted, "probability": probability}
 
 
-def write_predictions(file: epath.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_predictions(file: storage.Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes one JSON line per example, in file order."""
-    write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    storage.write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def score_export(model: epath.PathLike, data: DatasetVersion, split: str, *, batch_size: int) -> list[dict[str, Any]]:
+def score_export(model: storage.Path, data: DatasetVersion, split: str, *, batch_size: int) -> list[dict[str, Any]]:
     """Returns a prediction row for every example of a split, in file order.
 
     Args:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from etils import epath
 
 from pipeline.command import UsageError
+from pipeline.format import storage
 
 SAVED_MODEL = "saved_model"
 SIGNATURE = "serving_default"
@@ -17,7 +18,7 @@ INPUT = "image_bytes"  # TensorFlow Serving's JSON knows by the suffix _bytes th
 Signature = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
 
 
-def load_signature(model: epath.PathLike) -> Signature:
+def load_signature(model: storage.Path) -> Signature:
     """Loads the serving signature of an export directory, or of a SavedModel directory.
 
     Raises:
@@ -25,15 +26,15 @@ def load_signature(model: epath.PathLike) -> Signature:
     """
     import tensorflow as tf  # takes seconds: --help and mistakes in the arguments should not
 
-    directory = epath.Path(model)
-    if not (directory / "saved_model.pb").exists():
-        directory = directory / SAVED_MODEL
-    if not (directory / "saved_model.pb").exists():
+    directory = os.fspath(model)
+    if not storage.exists(storage.join(directory, "saved_model.pb")):
+        directory = storage.join(directory, SAVED_MODEL)
+    if not storage.exists(storage.join(directory, "saved_model.pb")):
         raise UsageError(
             f"{model}: no exported model there; make one with python -m trainer.export --run=RUN, "
             "or give --model the directory that holds saved_model/"
         )
-    loaded = tf.saved_model.load(str(directory))
+    loaded = tf.saved_model.load(directory)
     if SIGNATURE not in loaded.signatures or INPUT not in loaded.signatures[SIGNATURE].structured_input_signature[1]:
         raise UsageError(f"{directory}: not exported by trainer.export (no signature {SIGNATURE} of {INPUT})")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,10 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from etils import epath
 
 from pipeline.command import UsageError, first_line
-from pipeline.format.storage import write_atomically
+from pipeline.format import storage
 from trainer.models import Classifier
 
 _KEEP = 2  # the newest may turn out to be damaged
@@ -25,14 +25,14 @@ _BEST_FILE = "best.npz"
 class StateCheckpoint:
     """Saves and restores everything that the next step depends on. `progress` is a JSON value of the loop's."""
 
-    def __init__(self, directory: epath.Path) -> None:
-        self._directory = directory / "state"
+    def __init__(self, directory: storage.Path) -> None:
+        self._directory = storage.join(directory, "state")
         with tf.device("CPU"):
             self._progress = tf.Variable("", dtype=tf.string, trainable=False)
 
     def _manager(self, state: Mapping[str, Any]) -> tf.train.CheckpointManager:
         checkpoint = tf.train.Checkpoint(progress=self._progress, **state)
-        return tf.train.CheckpointManager(checkpoint, str(self._directory), max_to_keep=_KEEP)
+        return tf.train.CheckpointManager(checkpoint, self._directory, max_to_keep=_KEEP)
 
     def save(self, progress: Mapping[str, Any], state: Mapping[str, Any], *, number: int) -> None:
         """Writes a checkpoint; `state` is what `training_state` returned, `number` grows from save to save."""
@@ -41,7 +41,7 @@ class StateCheckpoint:
 
     def candidates(self) -> list[tuple[str, dict[str, Any]]]:
         """Lists (path, progress) of every readable checkpoint, newest first; skips damaged ones with a warning."""
-        listed = tf.train.get_checkpoint_state(str(self._directory))
+        listed = tf.train.get_checkpoint_state(self._directory)
         found = []
         for path in reversed(listed.all_model_checkpoint_paths if listed else []):
             try:
@@ -73,25 +73,27 @@ def training_state(
     }
 
 
-def save_best(directory: epath.Path, classifier: Classifier) -> None:
+def save_best(directory: storage.Path, classifier: Classifier) -> None:
     """Writes the model's weights to best.npz in `directory`, one array for each variable's path."""
     buffer = io.BytesIO()
     variables = [*classifier.backbone.variables, *classifier.head.variables]
     np.savez(buffer, **{variable.path: variable.numpy() for variable in variables})
-    directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(directory / _BEST_FILE, buffer.getvalue())
+    storage.make_folder(directory)
+    storage.write_atomically(storage.join(directory, _BEST_FILE), buffer.getvalue())
 
 
-def load_best(directory: epath.Path, classifier: Classifier) -> None:
+def load_best(directory: storage.Path, classifier: Classifier) -> None:
     """Reads the selected weights into `classifier`.
 
     Raises:
       UsageError: there are none yet, or they do not fit (names the variable and both shapes).
     """
-    file = directory / _BEST_FILE
-    if not file.exists():
-        raise UsageError(f"{file.parent.parent}: this run has no finished weights yet; run trainer.main to its end")
-    with np.load(io.BytesIO(file.read_bytes())) as arrays:
+    file = storage.join(directory, _BEST_FILE)
+    if not storage.exists(file):
+        raise UsageError(
+            f"{os.path.dirname(os.fspath(directory))}: no finished weights in this run yet; run trainer.main to its end"
+        )
+    with np.load(io.BytesIO(storage.read(file))) as arrays:
         for variable in [*classifier.backbone.variables, *classifier.head.variables]:
             if variable.path not in arrays or arrays[variable.path].shape != tuple(variable.shape):
                 found = arrays[variable.path].shape if variable.path in arrays else "absent"

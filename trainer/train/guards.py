@@ -14,8 +14,8 @@ from absl import logging
 from pipeline.batching import HostSlice
 from pipeline.command import CommandError, DataError
 from pipeline.decode import why_unusable
+from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
-from pipeline.format.storage import write_atomically
 from pipeline.format.verify import problems
 from trainer.train.plan import Plan, Position
 
@@ -62,8 +62,8 @@ def check_finite(losses: np.ndarray, position: Position, plan: Plan, *, keep_bat
         batches = plan.train_data(epoch=epoch, skip_batches=skip, augment=phase.augment)(HostSlice())
         file = io.BytesIO()
         np.savez(file, **next(batches.as_numpy_iterator()))
-        write_atomically(plan.run / "bad_batch.npz", file.getvalue())
-        saved = f" (its batch: {plan.run / 'bad_batch.npz'})"
+        storage.write_atomically(storage.join(plan.run, "bad_batch.npz"), file.getvalue())
+        saved = f" (its batch: {storage.join(plan.run, 'bad_batch.npz')})"
     raise CommandError(
         f"the loss became {losses[bad[0]]} in phase {phase.name} at step {step + 1}{saved}; "
         f"lower lr_max (it is {phase.lr_max:g}) or set optimizer.clip_norm=1"

@@ -15,6 +15,7 @@ from absl import logging
 from pipeline.augment.render import finish
 from pipeline.batching import HostSlice
 from pipeline.command import TryAgainError
+from pipeline.format import storage
 from pipeline.format.manifest import TRAIN, VALIDATION
 from trainer.devices.cluster import Workers
 from trainer.models import Classifier, backbone_info
@@ -38,7 +39,7 @@ class Trainer:
         self._plan, self._classifier, self._strategy = plan, classifier, strategy
         self._workers = Workers(strategy)
         self._metrics = MetricsLog(plan.run, writes=self._workers.is_chief)
-        self._checkpoints = plan.run / "checkpoints"
+        self._checkpoints = storage.join(plan.run, "checkpoints")
         self._state = StateCheckpoint(self._checkpoints)
         self._saved_at = time.monotonic()
         self._input_checked = False
@@ -246,7 +247,7 @@ class Trainer:
         if not self._plan.profile or position.step != self._plan.recipe.steps_per_call:
             yield
             return
-        tf.profiler.experimental.start(str(self._plan.run / "events"))
+        tf.profiler.experimental.start(storage.join(self._plan.run, "events"))
         try:
             yield
         finally:

@@ -11,10 +11,9 @@ from typing import Any
 
 import tensorflow as tf
 from absl import logging
-from etils import epath
 from tqdm import tqdm
 
-from pipeline.format.storage import write_atomically
+from pipeline.format import storage
 
 _COLUMNS = ("step", "epoch", "phase", "split", "loss", "accuracy", "learning_rate")
 _SECONDS_BETWEEN_LINES = 30.0
@@ -23,16 +22,18 @@ _SECONDS_BETWEEN_LINES = 30.0
 class MetricsLog:
     """Keeps rows in which nothing depends on the clock, so that a resumed run writes the same file."""
 
-    def __init__(self, run: epath.Path, *, writes: bool = True) -> None:
+    def __init__(self, run: storage.Path, *, writes: bool = True) -> None:
         """Opens the log of `run`; `writes=False` keeps the rows in memory only, for a worker that is not the chief."""
         self._run, self._writes = run, writes
-        self._file = run / "metrics.jsonl"
+        self._file = storage.join(run, "metrics.jsonl")
         self.rows: list[dict[str, Any]] = []
-        self._events = tf.summary.create_file_writer(str(run / "events")) if writes else tf.summary.create_noop_writer()
+        self._events = (
+            tf.summary.create_file_writer(storage.join(run, "events")) if writes else tf.summary.create_noop_writer()
+        )
 
     def rewind(self, rows: int) -> None:
         """Keeps the first `rows` rows that an earlier attempt wrote: what came after the checkpoint is done again."""
-        lines = self._file.read_text().splitlines() if self._file.exists() else []
+        lines = storage.read_text(self._file).splitlines() if storage.exists(self._file) else []
         self.rows = [json.loads(line) for line in lines[:rows]]
 
     def add(self, **row: Any) -> None:
@@ -40,12 +41,12 @@ class MetricsLog:
         self.rows.append(row)
         if not self._writes:
             return
-        write_atomically(self._file, "".join(json.dumps(r) + "\n" for r in self.rows))
+        storage.write_atomically(self._file, "".join(json.dumps(r) + "\n" for r in self.rows))
         table = io.StringIO()
         writer = csv.DictWriter(table, _COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        write_atomically(self._run / "metrics.csv", table.getvalue())
+        storage.write_atomically(storage.join(self._run, "metrics.csv"), table.getvalue())
         with self._events.as_default(step=row["step"]):
             for name in ("loss", "accuracy", "learning_rate"):
                 if name in row:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from etils import epath
 
 from pipeline import dataset
 from pipeline.augment.config import AugmentConfig
 from pipeline.batching import HostSlice
+from pipeline.format import storage
 from pipeline.format.manifest import TRAIN, DatasetVersion
 from trainer.models import backbone_info
 from trainer.recipes.recipe import Recipe
@@ -71,7 +71,7 @@ class Plan:
     recipe: Recipe
     data: DatasetVersion
     seed: int
-    run: epath.Path
+    run: storage.Path
     class_weights: np.ndarray
     stop_requested: Callable[[], bool]
     profile: bool = False

@@ -68,7 +68,7 @@ def train(flags: dict[str, str]) -> int:
         return 0
     time.sleep(float(os.environ.get("TRAIN_SECONDS", STEP_SECONDS)))
     data = open_dataset(flags["data"])
-    spec = json.loads((data.path / "spec.json").read_text())
+    spec = json.loads((pathlib.Path(data.path) / "spec.json").read_text())
     staging = run / f".export-{os.getpid()}"
     (staging / "saved_model").mkdir(parents=True)
     (staging / "saved_model" / "saved_model.pb").write_text("graph")
@@ -83,7 +83,7 @@ def evaluate(flags: dict[str, str]) -> int:
     model = pathlib.Path(flags["model"])
     right = set(json.loads((model / "right.json").read_text()))
     labels = (model / "labels.txt").read_text().splitlines()
-    spec = json.loads((open_dataset(flags["data"]).path / "spec.json").read_text())
+    spec = json.loads((pathlib.Path(open_dataset(flags["data"]).path) / "spec.json").read_text())
     with open(flags["output"], "w") as file:
         for image, label in spec["images"].items():
             wrong = next(name for name in [*labels, "?"] if name != label)

@@ -14,7 +14,6 @@ import time
 
 import numpy as np
 import pytest
-from etils import epath
 
 from pipeline.format.manifest import open_dataset
 from tests.trainer.runs import SMALL
@@ -225,7 +224,7 @@ def test_a_record_that_is_damaged_on_one_host_only_ends_both(tiny_data, tmp_path
     _damage(copies[1], ("train", 1))
     if skip:  # as many images are left on both, but others
         _damage(copies[0], ("train", 0))
-    data = dataclasses.replace(copies[0], path=epath.Path("data"))
+    data = dataclasses.replace(copies[0], path="data")
     flag = "--skip_bad_records" if skip else "--noskip_bad_records"
     codes = _run_two(data, tmp_path / "run", tmp_path / "logs", flag, flag, directories=hosts)
     logs = [(tmp_path / "logs" / str(index)).read_text() for index in range(2)]

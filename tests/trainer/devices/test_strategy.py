@@ -8,7 +8,6 @@ import threading
 import time
 
 import pytest
-from etils import epath
 
 from pipeline.command import TryAgainError, UsageError
 from tests.trainer.runs import small_recipe
@@ -164,7 +163,7 @@ def test_pieces_that_come_out_unequal_are_refused():
 def _started(directory, recipe, **more):
     (directory / "checkpoints").mkdir()
     (directory / "config.json").write_text(json.dumps({"recipe": to_dict(recipe), **more}))
-    return epath.Path(directory)
+    return directory
 
 
 def test_a_run_keeps_its_rounded_batch_on_other_replicas(tmp_path):

@@ -3,13 +3,13 @@ import dataclasses
 import html.parser
 import io
 import json
+import pathlib
 import subprocess
 import sys
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from etils import epath
 from PIL import Image
 from sklearn import metrics
 
@@ -28,7 +28,7 @@ ROWS = [
 
 @dataclasses.dataclass
 class Run:
-    path: epath.Path
+    path: pathlib.Path
     data: object
     records: list
     predictions: list
@@ -49,7 +49,7 @@ def make_run(
     rng = np.random.default_rng(0)
     records = records or datasets.random_records(count, classes=len(labels))
     data = datasets.write_dataset(folder / "data", dict.fromkeys(written, records), labels, name="photos")
-    run = epath.Path(folder / "run")
+    run = pathlib.Path(folder / "run")
     run.mkdir()
     truth = np.array([r.label for r in records])
     predicted = np.where(rng.random(len(truth)) < accuracy, truth, rng.integers(0, len(labels), len(truth)))
@@ -298,7 +298,7 @@ def test_images_that_the_dataset_no_longer_holds_leave_a_note(tmp_path):
 
 def test_a_damaged_shard_is_named(tmp_path):
     run = make_run(tmp_path, ["cat", "dog"])
-    shard = epath.Path(run.data.shard_paths("test")[0])
+    shard = pathlib.Path(run.data.shard_paths("test")[0])
     shard.write_bytes(shard.read_bytes()[:-3])
     with pytest.raises(DataError, match=shard.name):
         write_report(run.path, run.data)

@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from etils import epath
 
 from pipeline import preprocess
 from pipeline.command import UsageError
@@ -248,7 +247,7 @@ def test_upload_puts_the_file_that_servers_wait_for_last(tmp_path):
         (folder / "saved_model" / "variables").mkdir(parents=True)
         for name in ("labels.txt", "saved_model/saved_model.pb", "saved_model/variables/variables.index"):
             (folder / name).write_text(content)
-    export.upload(epath.Path(source), epath.Path(target))
+    export.upload(pathlib.Path(source), pathlib.Path(target))
     files = [path for path in target.rglob("*") if path.is_file()]
     assert {path.read_text() for path in files} == {"new"}
     assert max(files, key=lambda path: path.stat().st_ctime_ns).name == "saved_model.pb"
@@ -272,7 +271,7 @@ def test_the_command_exports_a_runs_selected_weights(tiny_data, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == f"exported to {tmp_path / 'run/export'}\n"
 
-    classifier, _, _ = load_run(epath.Path(tmp_path / "run"))
+    classifier, _, _ = load_run(pathlib.Path(tmp_path / "run"))
     image = datasets.jpeg(datasets.smooth_image(np.random.default_rng(0), height=30, width=40))
     pixels = decode_and_resize(tf.constant(image), height=16, width=16)[None]
     expected = tf.nn.softmax(classifier.head(classifier.backbone(preprocess.preprocess(pixels, "unit"))))
