@@ -10,7 +10,7 @@ TENSORFLOW = "tensorflow>=2.19,<2.22"
 
 setup(
     name="tpu-retraining",
-    version="0.1.0",  # stands nowhere else: code asks importlib.metadata for it
+    version="0.1.0",  # code asks importlib.metadata for it
     description="From raw images to a fine-tuned, exported, promoted image classifier: Beam, tf.data, TPUStrategy.",
     # From this file's folder, not from the working directory: Beam builds the package from wherever it runs.
     long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
