@@ -1,11 +1,12 @@
-# `make demo` and `make test` do all their own set-up in .venv and reuse it at once the second time.
+# `make demo` and `make test` do all their own set-up in .venv and reuse it at once the second time. Another Python takes
+# an environment of its own: make test PYTHON=python3.12 VENV=.venv-3.12
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test test-all test-tpu-build lint clean
+.PHONY: demo test test-fast test-all test-tpu-build lint clean
 
 $(READY): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +26,14 @@ lint: $(READY)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# The half of `make test` for a second Python: all code that is free of TensorFlow (ARCHITECTURE.md), which rests on the
+# standard library most, and an import of every other module. Left out is what takes the time, training small models
+# once more, and the linting, which knows the oldest Python anyway (pyproject.toml).
+FAST := tests/beam_jobs tests/retrain tests/pipeline/format tests/pipeline/images tests/pipeline/test_command.py \
+	tests/test_architecture.py tests/test_packaging.py
+test-fast: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST)
+
 test-all: lint
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebook]'
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m ''
@@ -38,4 +47,4 @@ test-tpu-build:
 	TPU_SKIP_MDS_QUERY=1 .venv-tpu/bin/python -m pytest tests/pipeline tests/trainer
 
 clean:
-	rm -rf .venv-tpu $(VENV) demo-output *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist demo-output *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,5 +1,7 @@
 """Packaging. A `setup.py` (not only pyproject.toml) because Beam ships it to remote workers (`--setup_file`)."""
 
+import pathlib
+
 from setuptools import find_packages, setup
 
 # Exactly one TensorFlow wheel may be installed: `tensorflow` and `tensorflow-tpu` own the same folder. That is why
@@ -8,11 +10,33 @@ TENSORFLOW = "tensorflow>=2.19,<2.22"
 
 setup(
     name="tpu-retraining",
-    version="0.1.0",
+    version="0.1.0",  # code asks importlib.metadata for it
     description="From raw images to a fine-tuned, exported, promoted image classifier: Beam, tf.data, TPUStrategy.",
+    # From this file's folder, not from the working directory: Beam builds the package from wherever it runs.
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    # SPDX; no licence classifier beside it, which newer setuptools warns of.
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["pipeline*", "beam_jobs*", "trainer*", "retrain*"]),
-    package_data={"": ["*.html.j2", "*.md.j2"]},
+    # "": of every package, so that a template may move without a line here.
+    package_data={"": ["*.j2", "py.typed"]},
     install_requires=[
         "absl-py>=2.1",
         "apache-beam>=2.77",
@@ -31,6 +55,8 @@ setup(
         "simplejpeg>=1.9",
         "tensorboard>=2.19",
         "tensorflow-datasets>=4.9.9",
+        # Of TFDS, which asks for any: what locks for several Pythons at once settles on 0.5, which is Python 2's.
+        "tensorflow-metadata>=1.17.3",
         "tqdm>=4.66",
     ],
     extras_require={
