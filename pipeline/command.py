@@ -31,6 +31,8 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+flags.disclaim_key_flags()  # --version is the command's that runs, for --help
+
 _PACKAGE = "tpu-retraining"  # as in setup.py
 
 
@@ -129,6 +131,9 @@ def _parse_flags(argv: list[str], *, keep_unknown: bool) -> list[str]:
         rest = flags.FLAGS(["--help" if a == "-h" else a for a in argv], known_only=keep_unknown)
     except SystemExit:
         sys.exit(int(ExitCode.DONE))  # --help, which absl ends with 1
+    except BrokenPipeError:  # `--help | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(int(ExitCode.DONE))
     except flags.Error as error:
         fail(f"{error} (--help lists the flags)", ExitCode.USAGE)
     return rest

@@ -14,6 +14,8 @@ from absl import flags
 from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
 
+flags.disclaim_key_flags()  # what `define_flags` defines is its caller's, for --help
+
 STRATEGIES = ("auto", "tpu", "mirrored", "multiworker", "cpu")  # what `--strategy` takes
 FINISHED = "_SUCCESS"  # written last: its presence says that the run is whole
 
