@@ -11,8 +11,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from beam_jobs import crew, downloads, lean_beam, progress, publish, stopping
+from beam_jobs import crew, lean_beam, progress, publish, stopping
 from beam_jobs.build_config import BuildConfig
+from beam_jobs.download import loop
 from beam_jobs.inspection import Listing, cache_key, write_listing
 from beam_jobs.job_config import JobConfig
 from beam_jobs.previous import PreviousVersion
@@ -164,20 +165,25 @@ def _run_pipeline(
 
 def _download(source: RemoteSource, config: BuildConfig, beam_arguments: Sequence[str]) -> None:
     """Downloads what the source's URLs lead to into its store, as far as it is not there. Raises CommandError."""
-    urls = downloads.pending(source.urls(), source.store, config.download)
+    urls = loop.pending(source.urls(), source.store, config.download)
     if not urls:
         return
     work = os.path.join(config.output, publish.WORK_DIR, "download")
     shutil.rmtree(work, ignore_errors=True)
     if not beam_arguments:
-        from beam_jobs import download_here
+        from beam_jobs.download import here
 
-        download_here.run(urls, source.store, config.download, counters=work)
+        here.run(urls, source.store, config.download, counters=work)
         return
     lean_beam.import_beam()
-    from beam_jobs import download_stage  # with Beam, see _run_pipeline
+    from beam_jobs import runner  # with Beam, see _run_pipeline
+    from beam_jobs.download import stage
 
-    download_stage.run(urls, source.store, config.download, work=work, beam_arguments=beam_arguments)
+    options = runner.parse_options(beam_arguments, own_flags=())
+    local = runner.choose_runner(options, beam_arguments, images=len(urls))
+    stage.run(
+        urls, source.store, config.download, work=work, run_pipeline=lambda steps: runner.run(steps, options, local)
+    )
 
 
 def _prepare_root(config: BuildConfig) -> None:

@@ -71,7 +71,7 @@ _PUBLIC_UNDERSCORES = {"_exit", "_replace", "_asdict", "_make", "_fields"}  # of
 _NOT_EXPECTED = {"TaskFailed"}
 
 # beam_jobs gets its folders when its graph is rebuilt.
-_PREFIXES_TO_COME = {("beam_jobs", "download"), ("beam_jobs", "build")}
+_PREFIXES_TO_COME = {("beam_jobs", "build")}
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
-from beam_jobs.download_store import DownloadStore
+from beam_jobs.download.store import DownloadStore
 from pipeline.command import UsageError, nearest
 
 # Begins the stamp of an image that has no file: the sha256 of its raw pixels follows, which is the record's id.

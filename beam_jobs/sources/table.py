@@ -1,7 +1,7 @@
 """Implements `--source=csv` and `--source=jsonl`: a table of `uri,label[,split]`.
 
 A URI is a path (relative to the table's folder), http(s)://…, file:///… or a path of one of Beam's file systems (gs://…).
-What http(s) URIs lead to is read from the download store (download_store.py), which the build fills beforehand.
+What http(s) URIs lead to is read from the store of downloads, which the build fills beforehand.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from beam_jobs import files
-from beam_jobs.download_store import DownloadStore, is_url
+from beam_jobs.download.store import DownloadStore, is_url
 from beam_jobs.sources import SourceItem, local
 from pipeline.command import DataError, ExpectedError, UsageError, nearest
 from pipeline.images.policy import ReadError, RejectCode, read_bounded

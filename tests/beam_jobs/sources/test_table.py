@@ -7,8 +7,8 @@ import time
 import pytest
 from apache_beam.io.localfilesystem import LocalFileSystem
 
-from beam_jobs.download_entry import Body
-from beam_jobs.download_store import DownloadStore
+from beam_jobs.download.entry import Body
+from beam_jobs.download.store import DownloadStore
 from beam_jobs.sources import RemoteSource, open_source
 from pipeline.command import DataError, UsageError
 from pipeline.images.policy import ReadError, RejectCode

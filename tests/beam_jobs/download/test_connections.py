@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from beam_jobs.connections import IdleConnections, PinnedConnection
-from beam_jobs.fetch import Fetcher
-from beam_jobs.fetch_policy import FetchPolicy
-from beam_jobs.http_errors import FetchError
-from beam_jobs.urls import parse_url
+from beam_jobs.download.connections import IdleConnections, PinnedConnection
+from beam_jobs.download.errors import FetchError
+from beam_jobs.download.fetch import Fetcher
+from beam_jobs.download.policy import FetchPolicy
+from beam_jobs.download.urls import parse_url
 from pipeline.images.policy import RejectCode
 
 BODY = bytes(range(256)) * 300

@@ -11,15 +11,15 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import apache_beam as beam
 
-from beam_jobs import progress, runner
-from beam_jobs.download_here import STAGE, download_counted
-from beam_jobs.download_schedule import host_of
-from beam_jobs.download_store import DownloadStore
-from beam_jobs.downloads import DownloadPolicy, pending
+from beam_jobs import progress
+from beam_jobs.download.here import STAGE, download_counted
+from beam_jobs.download.loop import DownloadPolicy, pending
+from beam_jobs.download.schedule import host_of
+from beam_jobs.download.store import DownloadStore
 
 _PARTITIONS = 64  # bounds how many workers can download at once
 
@@ -84,24 +84,22 @@ def run(
     policy: DownloadPolicy,
     *,
     work: str,
-    beam_arguments: Sequence[str],
+    run_pipeline: Callable[[Callable[[beam.Pipeline], None]], None],
 ) -> None:
-    """Downloads the URLs with the runner that the user's Beam options ask for.
+    """Downloads the URLs with Beam.
 
     Args:
-      urls: distinct; see `downloads.pending`.
+      urls: distinct; see `loop.pending`.
       store: where the bytes and the failures go.
       policy: limits.
       work: directory for the URLs and the progress; emptied by the caller.
-      beam_arguments: the user's flags for Beam.
+      run_pipeline: runs the pipeline that its argument adds steps to, on the runner that the user asked for.
 
     Raises:
       CommandError: the store cannot be written.
     """
     paths = write_partitions(urls, os.path.join(work, "urls"))
     counters = os.path.join(work, "progress")
-    options = runner.parse_options(beam_arguments, own_flags=())
-    local = runner.choose_runner(options, beam_arguments, images=len(urls))
     stage = DownloadAll(paths, store, policy, counters=counters)
     with progress.shown(counters, stages=(STAGE,), total=len(urls)):
-        runner.run(lambda pipeline: pipeline | "Urls" >> stage, options, local)
+        run_pipeline(lambda pipeline: pipeline | "Urls" >> stage)

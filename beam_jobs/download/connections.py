@@ -9,8 +9,8 @@ import threading
 import time
 from collections import OrderedDict
 
-from beam_jobs.http1 import Answer, Reader
-from beam_jobs.urls import Target
+from beam_jobs.download.http1 import Answer, Reader
+from beam_jobs.download.urls import Target
 
 Origin = tuple[str, str, int]
 

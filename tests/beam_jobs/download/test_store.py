@@ -11,10 +11,10 @@ import sys
 
 import pytest
 
-from beam_jobs import download_pack_writer, download_packs
-from beam_jobs.download_entry import Body, Download
-from beam_jobs.download_store import DownloadStore
-from beam_jobs.downloads import DownloadPolicy, pending
+from beam_jobs.download import pack_writer, packs
+from beam_jobs.download.entry import Body, Download
+from beam_jobs.download.loop import DownloadPolicy, pending
+from beam_jobs.download.store import DownloadStore
 from pipeline.images.policy import RejectCode
 
 POLICY = DownloadPolicy()
@@ -50,7 +50,7 @@ def store(tmp_path):
     return DownloadStore(str(tmp_path / "store"))
 
 
-def packs(store, suffix):
+def pack_files(store, suffix):
     return sorted(pathlib.Path(store.root).glob(f"packs/*{suffix}"))
 
 
@@ -65,12 +65,12 @@ def test_everything_comes_back(store):
     assert not store.has_blob(Download(url="u", sha256="0" * 64))
     with pytest.raises(OSError, match="0000"):
         store.read("0" * 64)
-    assert len(packs(store, "")) == 2
+    assert len(pack_files(store, "")) == 2
 
 
 def test_keys_are_only_where_to_look(store, monkeypatch):
     """With keys of one digit, each stands for many URLs and many bodies."""
-    for module in (download_packs, download_pack_writer):
+    for module in (packs, pack_writer):
         monkeypatch.setattr(module, "KEY_DIGITS", 1)
     test_everything_comes_back(store)
 
@@ -98,16 +98,16 @@ def test_the_last_word_counts(store):
     store.refresh()
     assert store.find(url(1)) == done
     again = fail(store, url(1), detail="410")
-    download_packs.packs_of.cache_clear()
+    packs.packs_of.cache_clear()
     assert store.lookup(url(1)) == again
 
 
 def test_a_torn_line_and_a_damaged_one_cost_their_urls_only(store):
     put(store, range(3))
-    (lines,) = packs(store, ".jsonl")
+    (lines,) = pack_files(store, ".jsonl")
     whole = lines.read_bytes()
     first, second, third = whole.splitlines(keepends=True)
-    download_packs.packs_of.cache_clear()
+    packs.packs_of.cache_clear()
     lines.write_bytes(first + second[:40] + b"\xff" + second[41:] + b"not a line\n" + third[:-1])
     assert pending(map(url, range(3)), store, POLICY) == [url(1), url(2)]
     put(store, [1, 2])
@@ -116,12 +116,12 @@ def test_a_torn_line_and_a_damaged_one_cost_their_urls_only(store):
 
 
 def test_packs_are_of_limited_size_and_hold_each_body_once(store, monkeypatch):
-    monkeypatch.setattr(download_pack_writer, "_MAX_PACK_BYTES", 1000)
+    monkeypatch.setattr(pack_writer, "_MAX_PACK_BYTES", 1000)
     put(store, range(50))
     put(store, range(25, 75))
-    assert all(path.stat().st_size < 1000 + 7 * 32 for path in packs(store, ".pack"))
-    assert sum(path.stat().st_size for path in packs(store, ".pack")) == sum(len(content(i)) for i in range(75))
-    lost = packs(store, ".pack")[1]
+    assert all(path.stat().st_size < 1000 + 7 * 32 for path in pack_files(store, ".pack"))
+    assert sum(path.stat().st_size for path in pack_files(store, ".pack")) == sum(len(content(i)) for i in range(75))
+    lost = pack_files(store, ".pack")[1]
     lost.unlink()
     todo = pending(map(url, range(75)), store, POLICY)
     assert 0 < len(todo) < 75
@@ -132,8 +132,8 @@ def test_packs_are_of_limited_size_and_hold_each_body_once(store, monkeypatch):
 
 _WRITER = """
 import sys
-from beam_jobs.download_store import DownloadStore
-from tests.beam_jobs.test_download_store import put_one, content, url
+from beam_jobs.download.store import DownloadStore
+from tests.beam_jobs.download.test_store import put_one, content, url
 with DownloadStore(sys.argv[1]).writer() as writer:
     for number in range(int(sys.argv[2]), int(sys.argv[3])):
         put_one(writer, url(number), content(number))
@@ -174,8 +174,8 @@ def test_several_processes_write_at_once(store):
 
 _LIMITED = """
 import resource, signal, sys
-from beam_jobs.download_store import DownloadStore
-from tests.beam_jobs.test_download_store import put_one
+from beam_jobs.download.store import DownloadStore
+from tests.beam_jobs.download.test_store import put_one
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 with DownloadStore(sys.argv[1]).writer() as writer:

@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
-from beam_jobs.download_entry import Body, Download, Writer
-from beam_jobs.download_schedule import DEAD_HOST_FAILURES, Schedule, Task
-from beam_jobs.download_store import DownloadStore
-from beam_jobs.fetch import Fetcher
-from beam_jobs.fetch_policy import FetchPolicy
-from beam_jobs.http_errors import FetchError
+from beam_jobs.download.entry import Body, Download, Writer
+from beam_jobs.download.errors import FetchError
+from beam_jobs.download.fetch import Fetcher
+from beam_jobs.download.policy import FetchPolicy
+from beam_jobs.download.schedule import DEAD_HOST_FAILURES, Schedule, Task
+from beam_jobs.download.store import DownloadStore
 from pipeline.images.policy import RejectCode
 
 _LOOKUP_THREADS = 16

@@ -1,7 +1,7 @@
 """Makes one attempt to download one URL: addresses checked at every hop, redirects followed by hand, hard limits.
 
 No proxy is used and no cookie, referrer or credential is sent. What the attempt may cost and where it may go is in
-`FetchPolicy`; when to try again is the business of beam_jobs.downloads.
+`FetchPolicy`; when to try again is the business of beam_jobs.download.loop.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from beam_jobs import addresses, http1, robots
-from beam_jobs.connections import IdleConnections, Origin, PinnedConnection
-from beam_jobs.fetch_policy import FetchPolicy
-from beam_jobs.http_errors import FetchError, as_fetch_error, parse_retry_after
-from beam_jobs.urls import Target, parse_url
+from beam_jobs.download import addresses, http1, robots
+from beam_jobs.download.connections import IdleConnections, Origin, PinnedConnection
+from beam_jobs.download.errors import FetchError, as_fetch_error, parse_retry_after
+from beam_jobs.download.policy import FetchPolicy
+from beam_jobs.download.urls import Target, parse_url
 from pipeline.images.policy import RejectCode
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

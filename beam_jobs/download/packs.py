@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from beam_jobs.download_entry import Download
+from beam_jobs.download.entry import Download
 
 PACKS = "packs"
 LINES_SUFFIX = ".jsonl"

@@ -1,4 +1,4 @@
-"""Appends downloads to pack files; see download_packs.py for what they hold."""
+"""Appends downloads to pack files; see packs.py for what they hold."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Iterable
 
-from beam_jobs.download_entry import Body, Download
-from beam_jobs.download_packs import BODIES_SUFFIX, KEY_DIGITS, LINES_SUFFIX, PACKS, key_of, packs_of
+from beam_jobs.download.entry import Body, Download
+from beam_jobs.download.packs import BODIES_SUFFIX, KEY_DIGITS, LINES_SUFFIX, PACKS, key_of, packs_of
 from pipeline.images.policy import RejectCode
 
 _MAX_PACK_BYTES = 256 << 20  # what a damaged file costs at most

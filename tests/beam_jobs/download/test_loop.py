@@ -14,14 +14,14 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_jobs.addresses import ANY_NETWORK
-from beam_jobs.download_stage import DownloadAll, write_partitions
-from beam_jobs.download_store import DownloadStore
-from beam_jobs.downloads import DownloadPolicy, backoff, download, pending
-from beam_jobs.fetch import Fetcher
-from beam_jobs.fetch_policy import PRODUCT, FetchPolicy
-from beam_jobs.http_errors import FetchError, parse_retry_after
-from beam_jobs.urls import parse_url
+from beam_jobs.download.addresses import ANY_NETWORK
+from beam_jobs.download.errors import FetchError, parse_retry_after
+from beam_jobs.download.fetch import Fetcher
+from beam_jobs.download.loop import DownloadPolicy, backoff, download, pending
+from beam_jobs.download.policy import PRODUCT, FetchPolicy
+from beam_jobs.download.stage import DownloadAll, write_partitions
+from beam_jobs.download.store import DownloadStore
+from beam_jobs.download.urls import parse_url
 from pipeline.images.policy import RejectCode
 from tests.beam_jobs.misbehaving_server import PIXELS, running_server
 

@@ -1,6 +1,6 @@
 """Keeps downloads in a content-addressed store, which survives restarts: nothing in it is fetched twice.
 
-A local directory holds packs (download_packs.py), a bucket objects (download_objects.py). Local stores from before
+A local directory holds packs (packs.py), a bucket objects (objects.py). Local stores from before
 there were packs hold objects, too: they are read where they are, and only what is new goes into packs.
 """
 
@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from beam_jobs import files
-from beam_jobs.download_entry import Download, Writer
-from beam_jobs.download_objects import Objects
-from beam_jobs.download_pack_writer import PackWriter
-from beam_jobs.download_packs import Packs, packs_of
+from beam_jobs.download.entry import Download, Writer
+from beam_jobs.download.objects import Objects
+from beam_jobs.download.pack_writer import PackWriter
+from beam_jobs.download.packs import Packs, packs_of
 
 
 def is_url(uri: str) -> bool:

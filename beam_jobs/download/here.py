@@ -9,10 +9,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from beam_jobs import progress, stopping
-from beam_jobs.download_store import DownloadStore
-from beam_jobs.downloads import DownloadPolicy, download
+from beam_jobs.download.fetch import Fetcher
+from beam_jobs.download.loop import DownloadPolicy, download
+from beam_jobs.download.store import DownloadStore
 from beam_jobs.errors import BuildError, command_error
-from beam_jobs.fetch import Fetcher
 from pipeline.command import ExitCode
 
 STAGE = "downloading"
@@ -39,7 +39,7 @@ def run(urls: Sequence[str], store: DownloadStore, policy: DownloadPolicy, *, co
     """Downloads distinct URLs for a local build, and shows the progress.
 
     Args:
-      urls: distinct; see `downloads.pending`.
+      urls: distinct; see `loop.pending`.
       store: where the bytes and the failures go.
       policy: limits.
       counters: directory for the progress.

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from beam_jobs import addresses
+from beam_jobs.download import addresses
 
 
 @pytest.mark.parametrize(

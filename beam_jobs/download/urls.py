@@ -7,7 +7,7 @@ import functools
 import re
 import urllib.parse
 
-from beam_jobs.http_errors import FetchError
+from beam_jobs.download.errors import FetchError
 from pipeline.images.policy import RejectCode
 
 _PORTS = {"http": 80, "https": 443}

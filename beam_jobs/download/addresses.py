@@ -2,8 +2,7 @@
 
 A URL list is untrusted input: without this, one line of it makes a worker read a cloud's metadata service or a machine
 of the private network (server-side request forgery). The check is made on the address, not on the name, and the
-connection goes to the very address that was checked (beam_jobs.connections), so a name that changes its answer in
-between gains nothing.
+connection goes to the very address that was checked, so a name that changes its answer in between gains nothing.
 """
 
 from __future__ import annotations

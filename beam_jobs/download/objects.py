@@ -13,7 +13,7 @@ import hashlib
 import json
 
 from beam_jobs import files
-from beam_jobs.download_entry import Body, Download
+from beam_jobs.download.entry import Body, Download
 from pipeline.images.policy import RejectCode
 
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from beam_jobs.robots import RobotsFile, forbids_ai
+from beam_jobs.download.robots import RobotsFile, forbids_ai
 
 GROUPS = """
 User-agent: foobot

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from beam_jobs.http_errors import FetchError
+from beam_jobs.download.errors import FetchError
 from pipeline.images.policy import RejectCode
 
 OK = 200
