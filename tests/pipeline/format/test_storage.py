@@ -4,7 +4,9 @@ import subprocess
 import sys
 import threading
 
-from pipeline.format.storage import write_atomically
+import pytest
+
+from pipeline.format.storage import whole_file, write_atomically
 
 
 def test_replaces_a_file_and_leaves_nothing_beside_it(tmp_path):
@@ -13,6 +15,15 @@ def test_replaces_a_file_and_leaves_nothing_beside_it(tmp_path):
         write_atomically(file, content)
         assert file.read_bytes() == expected
         assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    file = tmp_path / "file"
+    write_atomically(file, b"old")
+    with pytest.raises(TypeError), whole_file(str(file), shared=True) as half:
+        half.write("no bytes")  # type: ignore[arg-type]
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_takes_up_what_a_killed_writer_left(tmp_path):
