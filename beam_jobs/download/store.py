@@ -12,12 +12,12 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 
-from beam_jobs import files
 from beam_jobs.download.entry import Download, Writer
 from beam_jobs.download.objects import Objects
 from beam_jobs.download.pack_writer import PackWriter
 from beam_jobs.download.packs import Packs, packs_of
 from beam_jobs.download.policy import DownloadPolicy
+from pipeline.format import storage
 
 _LOOKUP_THREADS = 16
 
@@ -36,7 +36,7 @@ class DownloadStore:
     @property
     def is_remote(self) -> bool:
         """Says whether each question takes a bucket's answering time."""
-        return files.is_remote(self.root)
+        return storage.is_remote(self.root)
 
     def refresh(self) -> None:
         """Takes note of what other processes have added, for `find`."""
@@ -66,8 +66,7 @@ class DownloadStore:
             path, data = self._packs.path(place[0]), self._packs.read(place)
         else:
             path = self._objects.blob_path(sha256)
-            with files.open_file(path) as file:
-                data = file.read()
+            data = storage.read(path)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise OSError(f"{path} is damaged; delete it and run the same command again")
         return data
