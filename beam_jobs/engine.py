@@ -13,6 +13,7 @@ import apache_beam as beam
 import grpc
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.runner import PipelineRunner
 from apache_beam.transforms import environments
 
 from beam_jobs import stopping, worker
@@ -83,7 +84,7 @@ def _stoppable() -> Iterator[None]:
         threading.excepthook = threads_hook
 
 
-def run(build: Callable[[beam.Pipeline], object], options: PipelineOptions, runner: beam.PipelineRunner | None) -> None:
+def run(build: Callable[[beam.Pipeline], object], options: PipelineOptions, runner: PipelineRunner | None) -> None:
     """Runs the pipeline that `build` adds its steps to, to the end.
 
     Raises:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import apache_beam as beam
+from apache_beam.runners.runner import PipelineRunner
 
 from beam_jobs import engine, root
 from beam_jobs.build import Outcome
@@ -80,7 +80,7 @@ def _outcome(settings: Settings, result: Mapping[str, Any], *, new_content: bool
     )
 
 
-def run_graph(settings: Settings, beam_arguments: Sequence[str], *, runner: beam.PipelineRunner | None = None) -> None:
+def run_graph(settings: Settings, beam_arguments: Sequence[str], *, runner: PipelineRunner | None = None) -> None:
     """Runs the graph on the engine that the arguments name, on `runner`, or here. Raises CommandError."""
     options = parse_options(beam_arguments, own_flags=())
     images = sum(1 for _ in itertools.islice(settings.source.items(), engine.MANY))
@@ -93,7 +93,7 @@ def build_with_graph(
     config: BuildConfig,
     beam_arguments: Sequence[str] = (),
     *,
-    runner: beam.PipelineRunner | None = None,
+    runner: PipelineRunner | None = None,
 ) -> Outcome:
     """Builds the dataset, or finds that it is built.
 

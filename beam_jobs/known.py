@@ -1,7 +1,7 @@
 """Finds what earlier runs know of the images, so that nothing is decoded twice: killed runs, and published versions.
 
-Killed runs leave part files of findings (`rows-*.msgpack`), published versions their tables (`rows-*.parquet`). Both are
-joined with the listing by URI; a finding under another stamp does not count. What cannot be read only costs decoding.
+Killed runs leave part files of findings (`rows-*.msgpack`), published versions their tables (`rows-*.parquet`). Both
+are joined with the listing by URI; a finding under another stamp does not count. What cannot be read costs decoding.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Finds images that look alike in the graph, in partitions that grow in number with the images.
 
-Row → sketch (16 bytes of id, 72 of hash) → partition → similar pairs → components. While the images are few, a partition
-is some of the search's bands over all of them. From `images_per_search` times as many on as there are bands, it is a
-part of one band's buckets: a sketch goes to each part in which it stands or looks for partners, so every pair that
-shares a bucket meets. There, the places of all sketches in one order are counted first, because a search in a crowded
-bucket begins where the image's place says (lsh.py). The pairs found are the same, however they are partitioned.
+Row → sketch (16 bytes of id, 72 of hash) → partition → similar pairs → components. While the images are few, a
+partition is some of the search's bands over all of them. From `images_per_search` times as many on as there are bands,
+it is a part of one band's buckets: a sketch goes to each part in which it stands or looks for partners, so every pair
+that shares a bucket meets. There, the places of all sketches in one order are counted first, because a search in a
+crowded bucket begins where the image's place says (lsh.py). The pairs found are the same, however they are partitioned.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from beam_jobs.settings import WORK_DIR
 from beam_jobs.publish import build_key
+from beam_jobs.settings import WORK_DIR
 from pipeline.format import storage
-from pipeline.format.manifest import CURRENT_FILE, MANIFEST_FILE, VERSIONS_DIR, Manifest, current_version
+from pipeline.format.manifest import CURRENT_FILE, MANIFEST_FILE, VERSIONS_DIR, Manifest
 
 __all__ = ["build_key"]
 
@@ -104,14 +104,14 @@ def remember(root: str, key: str, version: str) -> None:
 
 def set_current(root: str, version: str) -> None:
     """Moves the pointer, never backwards."""
-    current = current_version(root)
+    current = _text(storage.join(root, CURRENT_FILE))
     if current is None or not _VERSION.match(current) or _number(current) < _number(version):
         storage.write_atomically(storage.join(root, CURRENT_FILE), f"{version}\n", shared=True, durable=True)
 
 
 def prune(root: str, *, keep: int) -> Sequence[str]:
     """Removes the oldest whole versions beyond `keep`, never the current one; returns their names."""
-    current = current_version(root)
+    current = _text(storage.join(root, CURRENT_FILE))
     old = [version for version in versions(root)[:-keep] if version != current]
     for version in old:
         directory = version_directory(root, version)

@@ -1,4 +1,4 @@
-"""Writes shards in the graph: reads each image again, makes the shard in memory, and writes it whole, once, in its place.
+"""Writes shards in the graph: reads each image again, makes a shard in memory, writes it whole, once, in its place.
 
 Its report beside the version is written after it and bears the digest of its rows: whoever comes again, after a kill or
 because a bundle runs twice, finds that the shard is whole. Each shard has a table of its rows; the refused have theirs.
