@@ -13,7 +13,8 @@ from typing import Any
 import apache_beam as beam
 
 from beam_jobs import root
-from beam_jobs.elements import Finding, Item, Listing, Reject, Row, finding_bytes, finding_of, outcome, pack, unpack
+from beam_jobs.coders import finding_bytes, finding_of, pack, unpack
+from beam_jobs.elements import Finding, Item, Listing, Reject, Row, outcome
 from beam_jobs.errors import crossing
 from beam_jobs.settings import Settings
 from beam_jobs.version import table

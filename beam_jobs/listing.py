@@ -14,10 +14,10 @@ from typing import Any
 import apache_beam as beam
 
 from beam_jobs import root
-from beam_jobs.elements import Folder, Item, Listing
+from beam_jobs.elements import Item, Listing
 from beam_jobs.errors import BuildError, crossing
 from beam_jobs.settings import Settings
-from beam_jobs.sources.tree import TreeSource
+from beam_jobs.sources.tree import Folder, TreeSource
 from pipeline.command import DataError, ExitCode
 
 _MODULUS = 1 << 256

@@ -10,8 +10,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 
-from beam_jobs.elements import Folder, Item
-from beam_jobs.sources import local
+from beam_jobs.sources import SourceItem, local
 from pipeline.command import UsageError
 from pipeline.format import storage
 from pipeline.images.policy import ReadError, RejectCode, read_bounded
@@ -22,6 +21,23 @@ _NOT_DATA = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # what Windows 
 
 def _readable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Folder:
+    """Describes a folder of images below the input.
+
+    Attributes:
+      path: below the input, as the store spells it.
+      label: class of its images.
+      split: their official split, or None.
+      parents: the real places of the folders above it, up to that of its class: a link back to one is not followed.
+    """
+
+    path: str
+    label: str
+    split: str | None
+    parents: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +52,7 @@ class TreeSource:
     root: str
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def items(self) -> Iterator[Item]:
+    def items(self) -> Iterator[SourceItem]:
         """Implements `Source.items`, in one process."""
         found = False
         waiting = self.classes()
@@ -98,7 +114,7 @@ class TreeSource:
             )
         return bool(as_splits)
 
-    def open(self, folder: Folder) -> tuple[list[Folder], list[Item]]:
+    def open(self, folder: Folder) -> tuple[list[Folder], list[SourceItem]]:
         """Lists the folders and the images that lie directly in a folder."""
         here = self._real(folder.path)
         if here in folder.parents:
@@ -109,7 +125,7 @@ class TreeSource:
             for name in directories
         ]
         items = [
-            Item(
+            SourceItem(
                 uri=_readable(f"{folder.path}/{entry.name}"),
                 label=folder.label,
                 split=folder.split,
@@ -139,7 +155,7 @@ class TreeSource:
         full = storage.join(self.root, path)
         return path if storage.is_remote(full) else os.path.realpath(full)
 
-    def read(self, item: Item) -> bytes:
+    def read(self, item: SourceItem) -> bytes:
         """Implements `Source.read`."""
         path = storage.join(self.root, item.uri)
         if not storage.is_remote(path):
@@ -150,7 +166,7 @@ class TreeSource:
         except OSError as error:
             raise ReadError(RejectCode.UNREADABLE, error.strerror or str(error)) from error
 
-    def announce(self, item: Item) -> None:
+    def announce(self, item: SourceItem) -> None:
         """Implements `AnnouncedSource.announce`."""
         if not storage.is_remote(self.root):
             local.announce(storage.join(self.root, item.uri))

@@ -9,7 +9,8 @@ from typing import Any
 import apache_beam as beam
 
 from beam_jobs.bundles import late
-from beam_jobs.elements import Copies, Item, Reject, Row, RowCoder, pack, unpack
+from beam_jobs.coders import RowCoder, pack, unpack
+from beam_jobs.elements import Copies, Item, Reject, Row
 from beam_jobs.report import (
     EXTREMES_SHOWN,
     SAMPLES_PER_LABEL,
