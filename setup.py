@@ -54,6 +54,7 @@ setup(
         "keras>=3.12",
         "keras-cv>=0.9",
         "matplotlib>=3.8",
+        "msgpack>=1.0",
         "numpy>=2.0",
         "pillow>=11.3",
         "protego>=0.4",
