@@ -22,7 +22,7 @@ from beam_jobs import build, lean_beam, publish
 from beam_jobs.build_config import BuildConfig
 from beam_jobs.download.addresses import ANY_NETWORK
 from beam_jobs.download.policy import USER_AGENT, DownloadPolicy, FetchPolicy
-from beam_jobs.sources import SOURCES, open_source
+from beam_jobs.sources import SOURCES, RemoteSource, Source, open_source
 from beam_jobs.splits import SplitFractions, split_order
 from pipeline.command import UsageError, run_command
 from pipeline.format.storage import is_remote
@@ -30,8 +30,12 @@ from pipeline.images import heap
 from pipeline.images.policy import PixelPolicy
 
 _SOURCE = flags.DEFINE_string("source", "folder", f"Where the images come from: {', '.join(SOURCES)}.")
-_INPUT = flags.DEFINE_string("input", None, "The folder, file or archive with the images.")
-_OUTPUT = flags.DEFINE_string("output", None, "The dataset root; a new version appears in OUTPUT/versions.")
+_INPUT = flags.DEFINE_string(
+    "input", None, "The folder, file or archive with the images; a folder may be gs:// or s3://."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "The dataset root, local, gs:// or s3://; a new version appears in OUTPUT/versions."
+)
 _NAME = flags.DEFINE_string("name", None, "Name of the dataset (default: from the input's name).")
 _SPLITS = flags.DEFINE_string(
     "splits", "train:0.8,validation:0.1,test:0.1", "Splits and their shares, where the source has no official ones."
@@ -89,11 +93,8 @@ def _paths() -> tuple[str, str]:
     input_path = _INPUT.value or _SOURCE.value.partition(":")[2]
     if not input_path or not _OUTPUT.value:
         raise UsageError(f"--{'output' if input_path else 'input'} is missing (--help lists the flags)")
-    if is_remote(_OUTPUT.value):
-        raise UsageError(
-            f"--output={_OUTPUT.value}: builds go to a local directory. Give one (DATA), then: gcloud storage rsync -r "
-            f"DATA/versions {_OUTPUT.value}/versions && gcloud storage cp DATA/CURRENT {_OUTPUT.value}/"
-        )
+    if is_remote(input_path) or is_remote(_OUTPUT.value):
+        return input_path, _OUTPUT.value
     source, output = os.path.realpath(input_path), os.path.realpath(_OUTPUT.value)
     if os.path.isdir(source) and os.path.commonpath([source, output]) == source:
         raise UsageError(
@@ -132,6 +133,30 @@ def _fraction(flag: flags.FlagHolder[float]) -> float:
     if not 0 <= flag.value <= 1:
         raise UsageError(f"--{flag.name}={flag.value:g}: must be from 0 to 1")
     return flag.value
+
+
+def _scratch(output: str) -> str:
+    """Names a local folder for what a source unpacks: beside the dataset, or a temporary one beside a store."""
+    if is_remote(output):
+        return os.path.join(tempfile.gettempdir(), f"tpu-retraining-{os.getuid()}", "unpacked")
+    return os.path.join(output, publish.WORK_DIR, "unpacked")
+
+
+def _build(source: Source, config: BuildConfig, input_path: str, arguments: list[str]) -> build.Outcome:
+    """Builds on this machine's disk, or by the one graph where photos or dataset lie in a store."""
+    in_store = _SOURCE.value == "folder" and is_remote(input_path)
+    if not in_store and not is_remote(config.output):
+        return build.build(source, config, arguments)
+    if isinstance(source, RemoteSource) and next(source.urls(), None):
+        raise UsageError(
+            f"--output={config.output}: a table with http(s) URLs is built into a local directory. Give one (DATA), then: "
+            f"gcloud storage rsync -r DATA/versions {config.output}/versions && gcloud storage cp DATA/CURRENT "
+            f"{config.output}/"
+        )
+    lean_beam.import_beam()
+    from beam_jobs.graph_build import build_with_graph
+
+    return build_with_graph(source, config, arguments)
 
 
 def _summary(outcome: build.Outcome) -> str:
@@ -182,10 +207,12 @@ def main(arguments: list[str]) -> None:
     )
     options = {
         "download_dir": _DOWNLOAD_DIR.value or os.path.join(output, publish.WORK_DIR, "downloads"),
-        "work_dir": os.path.join(output, publish.WORK_DIR, "unpacked"),
+        "work_dir": _scratch(output),
         "tfds_data_dir": _TFDS_DIR.value or "",
     }
     if _DRY_RUN.value:
+        if is_remote(output) or is_remote(input_path):
+            raise UsageError("--dry_run: plans builds of local photos into local directories only; leave it out")
         from beam_jobs.dry_run import describe
 
         with tempfile.TemporaryDirectory() as work:
@@ -194,7 +221,7 @@ def main(arguments: list[str]) -> None:
             print(describe(source, config, workers=len(os.sched_getaffinity(0))))
     else:
         source = open_source(_SOURCE.value, input_path=input_path, options=options)
-        print(_summary(build.build(source, config, arguments)))
+        print(_summary(_build(source, config, input_path, arguments)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 
 from beam_jobs.sources import SourceItem, local
 from pipeline.command import UsageError
-from pipeline.format.storage import is_remote
 
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 _NOT_DATA = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # what Windows and macOS leave behind
@@ -47,11 +46,6 @@ class FolderSource:
 
     def items(self) -> Iterator[SourceItem]:
         """Implements `Source.items`. URIs are paths relative to the folder, so moving the folder changes nothing."""
-        if is_remote(self.root):
-            raise UsageError(
-                f"--input={self.root}: --source=folder reads a local folder; --source=csv takes a table of files in a "
-                "bucket (uri,label)"
-            )
         if not os.path.isdir(self.root):
             what = "is a file, not a folder" if os.path.exists(self.root) else "no such folder"
             raise UsageError(f"--input={self.root}: {what}; give the folder that holds one sub-folder a class")

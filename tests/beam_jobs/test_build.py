@@ -8,13 +8,14 @@ import resource
 import shutil
 import subprocess
 import sys
+import uuid
 
 import pytest
 from PIL import Image
 
 from beam_jobs.splits import SplitFractions
 from pipeline.command import DataError, UsageError
-from pipeline.format import records
+from pipeline.format import records, storage
 from pipeline.format.manifest import open_dataset
 from tests.beam_jobs.image_folders import command, files_of, make_folder, run_build, run_command, save_image
 
@@ -266,15 +267,37 @@ def test_unknown_flags_and_runners_that_lose_data_are_refused(tmp_path, folder):
     assert not (tmp_path / "out").exists()
 
 
-def test_buckets_are_refused_where_they_cannot_work(tmp_path, folder):
-    """A name with a scheme would be taken for a local directory of that name."""
-    output = run_command(folder, "gs://some-bucket/data")
-    assert (output.returncode, output.stderr.count("\n")) == (64, 1)
-    assert "gcloud storage" in output.stderr
+@pytest.mark.parametrize("store", ["gcs", "s3"])
+def test_photos_and_dataset_in_a_store_give_the_same_shards(request, tmp_path, folder, built, store):
+    root = f"{request.getfixturevalue(store)}/{uuid.uuid4().hex}"
+    for path in folder.rglob("*"):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            storage.write_atomically(f"{root}/photos/{path.relative_to(folder)}", path.read_bytes())
+    done = run_command(f"{root}/photos", f"{root}/data")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"published {root}/data/versions/1.0.0" in done.stdout
+    again = run_command(f"{root}/photos", f"{root}/data")
+    assert again.stdout.startswith("nothing to do: 45 images unchanged")
+    local = run_command(f"{root}/photos", tmp_path / "out")
+    assert local.returncode == 0, local.stderr
+    expected = {name: data for name, data in files_of(built.directory).items() if ".tfrecord-" in name}
+    for directory in (f"{root}/data/versions/1.0.0", str(tmp_path / "out/versions/1.0.0")):
+        names = {entry.name for entry in storage.list_folder(directory) if ".tfrecord-" in entry.name}
+        assert {name: storage.read(f"{directory}/{name}") for name in names} == expected
     assert not os.path.exists("gs:")
-    source = run_command("gs://some-bucket/photos", tmp_path / "out")
-    assert (source.returncode, source.stderr.count("\n")) == (64, 1)
-    assert "--source=csv" in source.stderr
+
+
+def test_what_a_store_cannot_take_is_refused_in_one_line(tmp_path, folder):
+    table = tmp_path / "t.csv"
+    table.write_text("uri,label\nhttp://x.example/1.jpg,cat\nhttp://x.example/2.jpg,dog\n")
+    urls = run_command(table, "gs://some-bucket/data", "--source=csv")
+    assert (urls.returncode, urls.stderr.count("\n")) == (64, 1)
+    assert "gcloud storage" in urls.stderr
+    plan = run_command(folder, "gs://some-bucket/data", "--dry_run")
+    assert (plan.returncode, plan.stderr.count("\n")) == (64, 1)
+    unknown = run_command(folder, "ftp://some-host/data")
+    assert (unknown.returncode, unknown.stderr.count("\n")) == (64, 1)
+    assert "no such kind of store" in unknown.stderr
 
 
 def test_runners_whose_workers_see_no_local_directory_are_refused(tmp_path, folder):
