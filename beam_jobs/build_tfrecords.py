@@ -21,12 +21,11 @@ from absl import flags
 from beam_jobs import build, lean_beam, publish
 from beam_jobs.build_config import BuildConfig
 from beam_jobs.download.addresses import ANY_NETWORK
-from beam_jobs.download.loop import DownloadPolicy
-from beam_jobs.download.policy import USER_AGENT, FetchPolicy
-from beam_jobs.files import is_remote
+from beam_jobs.download.policy import USER_AGENT, DownloadPolicy, FetchPolicy
 from beam_jobs.sources import SOURCES, open_source
 from beam_jobs.splits import SplitFractions, split_order
 from pipeline.command import UsageError, run_command
+from pipeline.format.storage import is_remote
 from pipeline.images import heap
 from pipeline.images.policy import PixelPolicy
 

@@ -39,3 +39,15 @@ def storage_errors(directory: str) -> Iterator[None]:
         reason = error.strerror or str(error)
         message = f"{error.filename or directory}: {reason}; nothing was published"
         raise BuildError(ExitCode.INTERNAL, message) from error
+
+
+@contextlib.contextmanager
+def crossing(place: str) -> Iterator[None]:
+    """Turns errors for the user, and OSErrors about a file or else `place`, into `BuildError`s, which cross runners."""
+    try:
+        with storage_errors(place):
+            yield
+    except BuildError:
+        raise
+    except CommandError as error:
+        raise BuildError(error.exit_code, str(error)) from error

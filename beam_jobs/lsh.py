@@ -8,6 +8,7 @@ shuffled is one row an image.) Memory: about 400 bytes an image where one worker
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -75,12 +76,47 @@ def _sign_words(positive: np.ndarray) -> np.ndarray:
 _MIRROR_WORDS = _sign_words(hashing.MIRROR[None] < 0)[0]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """Names a part of every band's buckets: those whose numbers' highest `bits` bits are `number`."""
+
+    bits: int = 0
+    number: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.bits <= _BITS or not 0 <= self.number < 1 << self.bits:
+            raise ValueError(f"part {self.number} of 2^{self.bits} of a band's 2^{_BITS} buckets does not exist")
+
+    def holds(self, keys: np.ndarray) -> np.ndarray:
+        """Says which bucket numbers belong to the part."""
+        return keys >> _BITS - self.bits == self.number
+
+
+def parts_of(sketches: np.ndarray, bits: int) -> np.ndarray:
+    """Finds which parts of each band have to do with a sketch: where it stands, and where it looks for partners.
+
+    Args:
+      sketches: SKETCH [n].
+      bits: see `Part`.
+
+    Returns:
+      numbers of parts, int32 [n, BANDS, 1 + len(WINDOWS)], with repetitions.
+    """
+    own = _band_keys(hashing.levels(sketches["hash"]) > 0)
+    vectors = hashing.describe_windows(sketches["hash"]).reshape(-1, hashing.COEFFICIENTS)
+    looked_at = _band_keys(vectors > 0).reshape(len(sketches), len(hashing.WINDOWS), BANDS)
+    keys: np.ndarray = np.concatenate([own[:, None], looked_at], axis=1).transpose(0, 2, 1) >> _BITS - bits
+    return keys
+
+
 class _Index:
     """Indexes all sketches by their buckets in some bands."""
 
-    def __init__(self, sketches: np.ndarray, bands: Sequence[int]) -> None:
+    def __init__(self, sketches: np.ndarray, bands: Sequence[int], part: Part, places: np.ndarray | None) -> None:
         count = len(sketches)
         self.bands = list(bands)
+        self._part = part
+        self._places = np.arange(count) if places is None else np.sort(places).astype(np.int64)
         self.hashes = sketches["hash"]
         self.words = np.empty((count, 3), np.uint64)
         keys = np.empty((len(self.bands), count), np.int32)
@@ -103,10 +139,11 @@ class _Index:
         Returns (number of the look-up, partner row) of all of them.
         """
         first, end = self.starts[band][keys], self.starts[band][keys + 1]
+        end = np.where(self._part.holds(keys), end, first)
         # Where a bucket is too large, its images are compared with those next to them; sorted by hash, equal ones meet.
         own = self.rank[band][rows]
         inside = (first <= own) & (own < end)
-        spread = first + rows % np.maximum(1, end - first - _MAX_COMPARED)
+        spread = first + self._places[rows] % np.maximum(1, end - first - _MAX_COMPARED)
         first = np.where(end - first <= _MAX_COMPARED, first, np.where(inside, own + 1, spread))
         sizes = np.minimum(end - first, _MAX_COMPARED)
         lookup = np.repeat(np.arange(len(keys)), sizes)
@@ -204,12 +241,21 @@ def _unpacked(pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np
     return lower, higher, 1000 - (pairs & ((1 << _PERMILLE_BITS) - 1)).astype(np.int32)
 
 
-def similar(sketches: np.ndarray, bands: Sequence[int] = range(BANDS)) -> np.ndarray:
+def similar(
+    sketches: np.ndarray,
+    bands: Sequence[int] = range(BANDS),
+    *,
+    part: Part | None = None,
+    places: np.ndarray | None = None,
+) -> np.ndarray:
     """Finds the similar pairs among sketches.
 
     Args:
       sketches: SKETCH [n], in any order; ids distinct. Sorted in place: a copy would double the search's memory.
       bands: the bands to look at.
+      part: the buckets to look at; all that `parts_of` sends there must be among the sketches.
+      places: int [n], the sketches' places in the order (by hash, then id) of all sketches there are, in any order; by
+        default these are all. With a part, they make the answer that of a search over all.
 
     Returns:
       EDGE [m]: a maximum spanning forest of the pairs found; the same for any order of the sketches.
@@ -221,7 +267,7 @@ def similar(sketches: np.ndarray, bands: Sequence[int] = range(BANDS)) -> np.nda
     # One number a pair: lower row, higher row, 1000 - permille of similarity; so the smallest is the most similar.
     count = len(sketches)
     found = [np.empty(0, np.uint64)]
-    for rows, partners, similarity in _pairs(_Index(sketches, bands)):
+    for rows, partners, similarity in _pairs(_Index(sketches, bands, part or Part(), places)):
         pairs = np.minimum(rows, partners) * count + np.maximum(rows, partners)
         unlike = np.maximum(0, 1000 - np.rint(similarity * 1000)).astype(np.uint64)
         found.append(pairs.astype(np.uint64) << _PERMILLE_BITS | unlike)

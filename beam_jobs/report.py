@@ -10,14 +10,14 @@ import heapq
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
 from PIL import Image
 
 from beam_jobs.sources import Source, SourceItem
-from beam_jobs.survey import EXTREMES, survey
+from beam_jobs.survey import EXTREMES, Survey, survey
 from pipeline.format.manifest import Manifest
 from pipeline.images.pixels import decode, open_image
 from pipeline.images.policy import PixelPolicy, ReadError, Refused
@@ -26,8 +26,8 @@ _THUMBNAIL = 112  # pixels, longer side
 _QUALITY = 72
 # Together at most 672 thumbnails of some 4 KB, and 8 for each reject code.
 _SAMPLES = 240
-_SAMPLES_PER_LABEL = 8
-_EXTREMES = 8
+SAMPLES_PER_LABEL = 8
+EXTREMES_SHOWN = 8
 _REJECTS_PER_CODE = 8
 _GROUPS_PER_KIND = 16
 _MEMBERS_PER_GROUP = 6
@@ -74,37 +74,48 @@ def thumbnail(data: bytes) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def _lines(path: str) -> Iterator[dict[str, Any]]:
+def _lines(path: str) -> Iterator[str]:
     with open(path, encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
+        yield from file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Rejects:
+class Rejects:
+    """Sums up rejects.jsonl."""
+
     examples: Mapping[str, Sequence[dict[str, Any]]]  # code → the first few rows
     counts: Mapping[str, int]
     hashes: frozenset[int]  # of all URIs
 
 
-def _read_rejects(path: str) -> _Rejects:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Groups:
+    """Sums up duplicates.jsonl."""
+
+    largest: Mapping[str, Sequence[dict[str, Any]]]  # kind → largest ones
+    counts: Mapping[str, int]  # kind → how many
+    between: Mapping[tuple[str, ...], int]  # labels → conflicts between them, the 20 most frequent
+
+
+def read_rejects(lines: Iterable[str]) -> Rejects:
+    """Reads the lines of rejects.jsonl."""
     examples: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
     counts: collections.Counter[str] = collections.Counter()
     hashes = set()
-    for row in _lines(path):
+    for row in map(json.loads, lines):
         counts[row["code"]] += 1
         hashes.add(hash(row["uri"]))
         if len(examples[row["code"]]) < _REJECTS_PER_CODE:
             examples[row["code"]].append(row)
-    return _Rejects(examples=examples, counts=counts, hashes=frozenset(hashes))
+    return Rejects(examples=examples, counts=counts, hashes=frozenset(hashes))
 
 
-def _read_groups(path: str) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int], dict[tuple[str, ...], int]]:
-    """Reads the groups: kind → largest ones; kind → how many; labels → conflicts between them (20 most frequent)."""
+def read_groups(lines: Iterable[str]) -> Groups:
+    """Reads the lines of duplicates.jsonl."""
     largest: dict[str, list[tuple[int, str, dict[str, Any]]]] = collections.defaultdict(list)
     counts: collections.Counter[str] = collections.Counter()
     between: collections.Counter[tuple[str, ...]] = collections.Counter()
-    for group in _lines(path):
+    for group in map(json.loads, lines):
         kind, members = group["kind"], group["members"]
         counts[kind] += 1
         if kind.endswith("conflict"):
@@ -116,7 +127,7 @@ def _read_groups(path: str) -> tuple[dict[str, list[dict[str, Any]]], dict[str, 
     chosen = {
         kind: [group for *_, group in sorted(heap, key=lambda e: (-e[0], e[1]))] for kind, heap in largest.items()
     }
-    return chosen, dict(counts), dict(between.most_common(20))
+    return Groups(largest=chosen, counts=dict(counts), between=dict(between.most_common(20)))
 
 
 class _Shelf:
@@ -164,18 +175,40 @@ def dataset_report(
       cache: directory with the inspection cache.
       source: reads the images that are shown.
     """
-    rejects = _read_rejects(os.path.join(directory, "rejects.jsonl"))
-    groups, group_counts, between = _read_groups(os.path.join(directory, "duplicates.jsonl"))
+    rejects = read_rejects(_lines(os.path.join(directory, "rejects.jsonl")))
+    groups = read_groups(_lines(os.path.join(directory, "duplicates.jsonl")))
     wanted = {row["uri"] for rows in rejects.examples.values() for row in rows}
-    wanted |= {m["uri"] for several in groups.values() for g in several for m in g["members"][:_MEMBERS_PER_GROUP]}
+    wanted |= {
+        m["uri"] for several in groups.largest.values() for g in several for m in g["members"][:_MEMBERS_PER_GROUP]
+    }
     picked = survey(
         listing=listing,
         cache=cache,
         wanted=wanted,
         left_out=rejects.hashes,
-        samples=max(1, min(_SAMPLES_PER_LABEL, _SAMPLES // len(manifest.labels))),
-        extremes=_EXTREMES,
+        samples=samples_per_label(manifest.labels),
+        extremes=EXTREMES_SHOWN,
     )
+    return render_report(
+        manifest=manifest, statistics=statistics, rejects=rejects, groups=groups, picked=picked, source=source
+    )
+
+
+def samples_per_label(labels: Sequence[str]) -> int:
+    """Counts the samples shown of each label."""
+    return max(1, min(SAMPLES_PER_LABEL, _SAMPLES // len(labels)))
+
+
+def render_report(
+    *,
+    manifest: Manifest,
+    statistics: Mapping[str, Any],
+    rejects: Rejects,
+    groups: Groups,
+    picked: Survey,
+    source: Source,
+) -> str:
+    """Renders the page as HTML from what it shows; see `dataset_report`."""
     shelf = _Shelf(source, picked.items)
     labels = statistics["total"]["labels"]
     rows = sorted(manifest.labels, key=lambda label: (-labels.get(label, 0), label))
@@ -205,10 +238,12 @@ def dataset_report(
         },
         reject_counts=rejects.counts,
         left_out=sum(rejects.counts.values()),
-        groups={kind: [shelf.group(group) for group in groups[kind]] for kind in _TITLES if kind in groups},
-        group_counts=group_counts,
+        groups={
+            kind: [shelf.group(group) for group in groups.largest[kind]] for kind in _TITLES if kind in groups.largest
+        },
+        group_counts=groups.counts,
         group_titles=_TITLES,
-        between=between,
+        between=groups.between,
         extremes={
             name: [shelf.take(p.item.uri, item=p.item, label=p.item.label, caption=EXTREMES[name][1](p)) for p in found]
             for name, found in picked.extremes.items()

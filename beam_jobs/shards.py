@@ -27,7 +27,7 @@ from pipeline.images.policy import PixelPolicy
 _SHARD_BYTES = 64 << 20
 _SHARD_EXAMPLES = 4096
 # JPEG at quality 95: what a record takes whose image is encoded anew, measured on photos.
-_BYTES_PER_PIXEL = 0.45
+BYTES_PER_PIXEL = 0.45
 
 
 class SourceChanged(ExpectedError):
@@ -36,7 +36,7 @@ class SourceChanged(ExpectedError):
 
 def record_bytes(row: Row) -> int:
     """Estimates how many bytes the row's record will take; the same on every machine."""
-    return row.bytes if row.keeps_bytes else int(row.height * row.width * _BYTES_PER_PIXEL)
+    return row.bytes if row.keeps_bytes else int(row.height * row.width * BYTES_PER_PIXEL)
 
 
 def num_shards(*, examples: int, size: int) -> int:

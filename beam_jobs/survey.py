@@ -56,7 +56,7 @@ class Survey:
     items: Mapping[str, SourceItem]
 
 
-def _first(
+def first_few(
     kept: list[Picture], more: Collection[Picture], count: int, key: Callable[[Picture], float]
 ) -> list[Picture]:
     """Picks the first few by `key` of what was kept so far and some more pictures, each picture once."""
@@ -71,7 +71,8 @@ def _first(
     return list(chosen.values())[:count]
 
 
-def _chance(picture: Picture) -> float:
+def chance(picture: Picture) -> float:
+    """Ranks a picture among the samples of its label, by hash."""
     return int(hashlib.sha256(picture.facts.pixel_sha256.encode()).hexdigest()[:12], 16)
 
 
@@ -101,8 +102,8 @@ def survey(
             if found and isinstance(found.result, ImageFacts) and hash(item.uri) not in left_out:
                 pictures[item.label].append(Picture(item=item, facts=found.result))
         for label, members in pictures.items():
-            picked[label] = _first(picked[label], members, samples, _chance)
+            picked[label] = first_few(picked[label], members, samples, chance)
         everything = [picture for members in pictures.values() for picture in members]
         for name, (key, _) in EXTREMES.items():
-            ends[name] = _first(ends[name], everything, extremes, key)
+            ends[name] = first_few(ends[name], everything, extremes, key)
     return Survey(samples=dict(sorted(picked.items())), extremes=ends, items=items)

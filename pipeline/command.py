@@ -84,16 +84,25 @@ _REFUSED = ("NotFoundError", "PermissionDeniedError", "UnauthenticatedError")
 _OUT_OF_REACH = ("AbortedError", "DeadlineExceededError", "FailedPreconditionError", "UnavailableError")
 
 
-def _bucket_error(error: Exception) -> CommandError | None:
-    """Translates an error that a bucket answered with into the user's terms; None for other errors."""
+def _store_error(error: Exception) -> CommandError | None:
+    """Translates an error that a store answered with into the user's terms; None for other errors."""
     kind, text = type(error), " ".join(str(error).split())
+    if isinstance(error, OSError) and "://" in str(error.filename):  # of pipeline.format.storage
+        refused = isinstance(error, FileNotFoundError | PermissionError)
+        return _refused_by_store(text) if refused else _out_of_reach(text)
     if not kind.__module__.startswith("tensorflow.") or "gs://" not in text:
         return None
     if kind.__name__ in _REFUSED:
-        return UsageError(f"{text[:500]} (is the name right? python -m trainer.doctor tests the credentials)")
-    if kind.__name__ in _OUT_OF_REACH:
-        return TryAgainError(f"{text[:500]} (run the same command again)")
-    return None
+        return _refused_by_store(text)
+    return _out_of_reach(text) if kind.__name__ in _OUT_OF_REACH else None
+
+
+def _refused_by_store(text: str) -> UsageError:
+    return UsageError(f"{text[:500]} (is the name right? python -m trainer.doctor tests the credentials)")
+
+
+def _out_of_reach(text: str) -> TryAgainError:
+    return TryAgainError(f"{text[:500]} (run the same command again)")
 
 
 def first_line(error: BaseException) -> str:
@@ -168,7 +177,7 @@ def run_command(
             print("interrupted; run the same command again to continue", file=sys.stderr)
             return 128 + signal.SIGINT
         except Exception as error:
-            if known := _bucket_error(error):
+            if known := _store_error(error):
                 fail(known, known.exit_code)
             # A bug of ours, or a machine that failed: the traceback is for the report, the code for the scheduler.
             traceback.print_exc()

@@ -8,9 +8,7 @@ connection goes to the very address that was checked, so a name that changes its
 from __future__ import annotations
 
 import ipaddress
-import queue
 import socket
-import threading
 from collections.abc import Iterable
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -82,27 +80,12 @@ def refusal(address: str, allowed: Iterable[str] = ()) -> str | None:
     return None
 
 
-def resolve(host: str, *, timeout: float) -> list[str]:
-    """Looks up the host's addresses, in the resolver's order.
+def resolve(host: str) -> list[str]:
+    """Looks up the host's addresses, in the resolver's order; takes as long as the resolver does.
 
     Raises:
       socket.gaierror: the name has no address.
-      TimeoutError: the resolver gave no answer within `timeout` seconds (getaddrinfo itself knows no limit).
+      UnicodeError: it is no name.
     """
-    answer: queue.SimpleQueue[list[str] | OSError | UnicodeError] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-            answer.put(list(dict.fromkeys(str(entry[4][0]) for entry in found)))
-        except (OSError, UnicodeError) as error:
-            answer.put(error)
-
-    threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
-    try:
-        result = answer.get(timeout=max(timeout, 0.001))
-    except queue.Empty:
-        raise TimeoutError(f"no answer from the resolver for {host}") from None
-    if isinstance(result, Exception):
-        raise result
-    return result
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))

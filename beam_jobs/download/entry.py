@@ -60,11 +60,14 @@ class Download:
 
 
 class Body:
-    """Collects an answer's bytes, hashed as they come; a context manager, as large ones lie in a temporary file."""
+    """Collects an answer's bytes, hashed as they come; a context manager, as large ones lie in a temporary file.
+
+    However small the pieces, it takes no more memory than the bytes themselves.
+    """
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
-        self._parts: list[bytes | memoryview] = []
+        self._held = bytearray()
         self._file: IO[bytes] | None = None
         self.size = 0
 
@@ -79,24 +82,24 @@ class Body:
     def sha256(self) -> str:
         return self._digest.hexdigest()
 
-    def write(self, part: bytes | memoryview) -> None:
-        """Appends `part`, which must not change afterwards."""
+    def write(self, part: bytes) -> None:
+        """Appends `part`."""
         self._digest.update(part)
         self.size += len(part)
         if self._file is None:
-            self._parts.append(part)
+            self._held += part
             if self.size <= _MEMORY_BYTES:
                 return
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
-            self._file.writelines(self._parts)
-            self._parts.clear()
+            self._file.write(self._held)
+            self._held.clear()
         else:
             self._file.write(part)
 
-    def parts(self) -> Iterator[bytes | memoryview]:
+    def parts(self) -> Iterator[bytes]:
         """Yields all bytes from the first on, in pieces."""
         if self._file is None:
-            yield from self._parts
+            yield bytes(self._held)
             return
         self._file.seek(0)
         while part := self._file.read(_CHUNK_BYTES):

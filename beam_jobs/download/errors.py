@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import errno
+import os
 import socket
 import ssl
 
+import aiohttp
+from aiohttp.http_exceptions import ContentLengthError, HttpProcessingError
+
 from pipeline.images.policy import Refused, RejectCode
+
+_SILENCE = frozenset({RejectCode.DNS, RejectCode.CONNECTION, RejectCode.TIMEOUT, RejectCode.TLS})
+_DETAIL_LENGTH = 300
 
 
 class FetchError(Refused):
@@ -18,12 +26,27 @@ class FetchError(Refused):
       detail: what exactly happened, for a person.
       retry: whether another attempt may end differently.
       retry_after: seconds that the server asked us to wait, or None.
+      host_is_out: whether the host as a whole seems to be at fault: silent, or not ready to answer anything.
     """
 
-    def __init__(self, code: RejectCode, detail: str, *, retry: bool = False, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        code: RejectCode,
+        detail: str,
+        *,
+        retry: bool = False,
+        retry_after: float | None = None,
+        host_is_out: bool = False,
+    ) -> None:
         super().__init__(code, detail)
         self.retry = retry
         self.retry_after = retry_after
+        self.host_is_out = host_is_out or code in _SILENCE
+
+
+def malformed(detail: str) -> FetchError:
+    """Makes the error for an answer that breaks the protocol."""
+    return FetchError(RejectCode.CONNECTION, f"malformed HTTP answer: {_one_line(detail)}", retry=True)
 
 
 _LOCAL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
@@ -36,23 +59,54 @@ _MEANINGS: list[tuple[type[OSError], RejectCode, bool]] = [
     (OSError, RejectCode.CONNECTION, True),
 ]
 
+# What `as_fetch_error` translates.
+NETWORK_ERRORS = (OSError, asyncio.TimeoutError, aiohttp.ClientError, HttpProcessingError, FetchError)
 
-def as_fetch_error(error: OSError | FetchError) -> FetchError:
-    """Translates an exception of the network stack into a `FetchError`.
 
-    Raises: `error` itself where this machine is at fault (disk full, too many open files).
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:_DETAIL_LENGTH]
+
+
+def _of_client(error: Exception) -> FetchError:
+    """Translates an exception that only aiohttp has."""
+    if isinstance(error, aiohttp.InvalidURL):
+        return FetchError(RejectCode.BAD_URL, _one_line(str(error)))
+    if isinstance(error, aiohttp.ClientPayloadError):
+        cause = error.__cause__
+        detail = "the connection closed before the last chunk"
+        if isinstance(cause, ContentLengthError):
+            detail = cause.message
+        return FetchError(RejectCode.CUT_BODY, _one_line(detail), retry=True)
+    if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
+        return malformed(error.message)
+    return FetchError(RejectCode.CONNECTION, _one_line(str(error)) or type(error).__name__, retry=True)
+
+
+def as_fetch_error(error: Exception) -> FetchError:
+    """Translates an exception of the network stack, one of `NETWORK_ERRORS`, into a `FetchError`.
+
+    Raises: OSError where this machine is at fault (disk full, too many open files).
     """
     if isinstance(error, FetchError):
         return error
-    if isinstance(error, OSError) and error.errno in _LOCAL_ERRORS:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        error = error.certificate_error
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        error = error.os_error
+    if isinstance(error, asyncio.TimeoutError) and not isinstance(error, OSError):  # Python 3.10
+        error = TimeoutError(*error.args)
+    if not isinstance(error, OSError):
+        return _of_client(error)
+    if error.errno in _LOCAL_ERRORS:
         raise error
     detail = str(getattr(error, "verify_message", "") or getattr(error, "strerror", "") or error)
-    for kind, code, retry in _MEANINGS:
-        if isinstance(error, kind):
-            # EAI_AGAIN: the resolver itself could not ask, which says nothing about the name.
-            not_asked = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
-            return FetchError(code, detail or type(error).__name__, retry=retry or not_asked)
-    raise AssertionError(f"not an error of the network: {error!r}") from error
+    code, retry = next((code, retry) for kind, code, retry in _MEANINGS if isinstance(error, kind))
+    if code is RejectCode.CONNECTION and error.errno:
+        detail = os.strerror(error.errno)  # without the address, which asyncio adds: same failure, same words
+    # EAI_AGAIN: the resolver itself could not ask, which says nothing about the name.
+    not_asked = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
+    fallback = "timed out" if code is RejectCode.TIMEOUT else type(error).__name__
+    return FetchError(code, _one_line(detail) or fallback, retry=retry or not_asked)
 
 
 def parse_retry_after(value: str | None, *, now: float) -> float | None:

@@ -1,75 +1,111 @@
 """Makes one attempt to download one URL: addresses checked at every hop, redirects followed by hand, hard limits.
 
 No proxy is used and no cookie, referrer or credential is sent. What the attempt may cost and where it may go is in
-`FetchPolicy`; when to try again is the business of beam_jobs.download.loop.
+`FetchPolicy`; when to try again is the business of loop.py.
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-import ssl
-import threading
+import sys
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from beam_jobs.download import addresses, http1, robots
-from beam_jobs.download.connections import IdleConnections, Origin, PinnedConnection
-from beam_jobs.download.errors import FetchError, as_fetch_error, parse_retry_after
+import aiohttp
+import yarl
+
+from beam_jobs.download import addresses, robots
+from beam_jobs.download.connections import Connector
+from beam_jobs.download.errors import NETWORK_ERRORS, FetchError, as_fetch_error, malformed, parse_retry_after
 from beam_jobs.download.policy import FetchPolicy
 from beam_jobs.download.urls import Target, parse_url
 from pipeline.images.policy import RejectCode
 
+if sys.version_info >= (3, 11):
+    from asyncio import timeout_at
+else:
+    from async_timeout import timeout_at  # which aiohttp itself uses there
+
+_OK = 200
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRIED_STATUSES = frozenset({408, 425, 429})  # and all of 5xx
+_BUSY = frozenset({429, 503})  # said of the host, not of one of its URLs
 _IMAGE_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
-_ADDRESSES_TRIED = 3
-_RESOLVED_SECONDS = 300.0
+_MAX_LINE = 1 << 16
+
+_Receive = Callable[[aiohttp.ClientResponse], Awaitable[None]]
 
 
 class Sink(Protocol):
     """Takes a body in pieces."""
 
-    def write(self, data: bytes | memoryview, /) -> object:
-        """Takes the next piece, which does not change after the call."""
+    def write(self, data: bytes, /) -> object:
+        """Takes the next piece."""
 
 
-def _check_status(answer: http1.Answer) -> None:
+def _check_status(answer: aiohttp.ClientResponse) -> None:
     """Raises FetchError(HTTP_STATUS) unless the answer is a plain 200."""
-    if answer.status != http1.OK:
+    status = answer.status
+    if status < 200:
+        raise malformed(f"{status} without a question for another protocol")
+    if status != _OK:
         raise FetchError(
             RejectCode.HTTP_STATUS,
-            f"{answer.status} {answer.reason}".strip(),
-            retry=answer.status in _RETRIED_STATUSES or answer.status >= 500,
-            retry_after=parse_retry_after(answer.joined("retry-after"), now=time.time()),
+            f"{status} {answer.reason or ''}".strip(),
+            retry=status in _RETRIED_STATUSES or status >= 500,
+            retry_after=parse_retry_after(answer.headers.get("Retry-After"), now=time.time()),
+            host_is_out=status in _BUSY,
         )
+
+
+def _next_url(target: Target, answer: aiohttp.ClientResponse) -> str:
+    """Reads where a redirect leads. Raises FetchError."""
+    location = answer.headers.get("Location")
+    if not location:
+        raise FetchError(RejectCode.HTTP_STATUS, f"{answer.status} without a Location")
+    try:
+        return urllib.parse.urljoin(target.url, location)
+    except ValueError as error:
+        raise FetchError(RejectCode.BAD_URL, f"Location {location[:200]!r}: {error}") from error
 
 
 class Fetcher:
-    """Downloads URLs; for use by many threads. Keeps connections, resolved names and robots.txt files between calls.
+    """Downloads URLs, many at a time on one event loop. Keeps connections, names and robots.txt files between calls.
 
-    Args:
-      policy: the limits.
-      resolve: host name → addresses, as `addresses.resolve`.
+    An asynchronous context manager.
     """
 
-    def __init__(self, policy: FetchPolicy, *, resolve: Callable[..., list[str]] = addresses.resolve) -> None:
+    def __init__(self, policy: FetchPolicy, *, resolve: Callable[[str], list[str]] = addresses.resolve) -> None:
+        """Args: `policy`, the limits; `resolve`, host name → addresses, as `addresses.resolve`."""
         self.policy = policy
         self._resolve = resolve
-        self._tls = ssl.create_default_context()
-        self._headers = (
-            f"User-Agent: {policy.user_agent}\r\nAccept: image/*,*/*;q=0.5\r\nAccept-Encoding: identity\r\n".encode()
-        )
-        self._lock = threading.Lock()
-        self._resolved: dict[str, tuple[float, list[str]]] = {}
-        self._robots: dict[Origin, robots.RobotsFile] = {}
-        self._robots_locks: dict[Origin, threading.Lock] = {}
-        self._slots: dict[str, threading.BoundedSemaphore] = {}
-        self._idle = IdleConnections()
+        self._robots = robots.RobotsCache()
 
-    def fetch(self, url: str, *, sink: Sink, deadline: float = float("inf")) -> str:
+    async def __aenter__(self) -> Fetcher:
+        self._session = aiohttp.ClientSession(
+            connector=Connector(self.policy, resolve=self._resolve),
+            headers={
+                "User-Agent": self.policy.user_agent,
+                "Accept": "image/*,*/*;q=0.5",
+                "Accept-Encoding": "identity",
+            },
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            raise_for_status=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # one deadline is over all, see `fetch`
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def fetch(self, url: str, *, sink: Sink, deadline: float = float("inf")) -> str:
         """Writes the image that `url` leads to into `sink`; returns the URL after redirects.
 
         Args:
@@ -78,177 +114,100 @@ class Fetcher:
           deadline: time.monotonic() value at which the attempt ends at the latest.
 
         Raises:
-          FetchError: whatever goes wrong.
+          FetchError: whatever goes wrong out there.
+          OSError: this machine is at fault.
         """
-        deadline = min(deadline, time.monotonic() + self.policy.attempt_seconds)
+        loop = asyncio.get_running_loop()
+        seconds = min(deadline - time.monotonic(), self.policy.attempt_seconds)
 
-        def receive(answer: http1.Answer) -> None:
+        async def receive(answer: aiohttp.ClientResponse) -> None:
             self._check_image(answer)
-            self._copy_body(answer, sink)
+            await self._copy_body(answer, sink)
 
         try:
-            return self._follow(url, receive, deadline=deadline, ask_robots=self.policy.obey_robots)
-        except (OSError, FetchError) as error:
+            async with timeout_at(loop.time() + seconds):
+                return await self._follow(url, receive, ask_robots=self.policy.obey_robots)
+        except NETWORK_ERRORS as error:
             raise as_fetch_error(error) from error
 
-    def close(self) -> None:
-        """Closes the connections that were kept alive."""
-        self._idle.close()
-
-    def _follow(self, url: str, receive: Callable[[http1.Answer], None], *, deadline: float, ask_robots: bool) -> str:
+    async def _follow(self, url: str, receive: _Receive, *, ask_robots: bool) -> str:
         """Follows redirects, hands the first other answer to `receive` and returns its URL."""
         for _ in range(self.policy.max_redirects + 1):
             target = parse_url(url)
             if ask_robots:
-                self._check_robots(target, deadline)
-            with self._exchange(target, deadline) as answer:
+                await self._check_robots(target)
+            try:
+                address = yarl.URL(target.url, encoded=True)
+            except ValueError as error:
+                raise FetchError(RejectCode.BAD_URL, f"{url[:200]!r}: {error}") from error
+            # Leaving the context closes the connection unless the answer has come whole.
+            async with self._session.get(address, allow_redirects=False) as answer:
                 if answer.status not in _REDIRECTS:
                     _check_status(answer)
-                    receive(answer)
+                    await receive(answer)
                     return target.url
-                locations = answer.fields("location")
-                if not locations or not locations[0]:
-                    raise FetchError(RejectCode.HTTP_STATUS, f"{answer.status} without a Location")
-                url = urllib.parse.urljoin(target.url, locations[0])
+                url = _next_url(target, answer)
         raise FetchError(RejectCode.TOO_MANY_REDIRECTS, f"more than {self.policy.max_redirects}, the last one to {url}")
 
-    @contextmanager
-    def _exchange(self, target: Target, deadline: float) -> Iterator[http1.Answer]:
-        """Yields a request's answer, its body still unread; at most `per_host` of them at a time for one host."""
-        with self._lock:
-            slot = self._slots.get(target.host)
-            if slot is None:
-                slot = self._slots[target.host] = threading.BoundedSemaphore(self.policy.per_host)
-        if not slot.acquire(timeout=max(deadline - time.monotonic(), 0)):
-            raise TimeoutError(f"no free connection to {target.host}")
-        try:
-            connection, answer = self._request(target, deadline)
-            try:
-                yield answer
-            except FetchError:  # about what the answer says, which may have come whole all the same
-                self._put_back(connection, answer)
-                raise
-            except BaseException:
-                connection.close()
-                raise
-            self._put_back(connection, answer)
-        finally:
-            slot.release()
-
-    def _put_back(self, connection: PinnedConnection, answer: http1.Answer) -> None:
-        if answer.finish():
-            self._idle.give(connection)
-        else:
-            connection.close()
-
-    def _request(self, target: Target, deadline: float) -> tuple[PinnedConnection, http1.Answer]:
-        if kept := self._idle.take(target.origin):
-            kept.deadline = deadline
-            try:
-                return kept, kept.get(target, self._headers)
-            except BaseException as error:
-                kept.close()
-                # The server may have closed it while the request was on its way, which is its right: a new one decides.
-                if not isinstance(error, OSError) or kept.answered:
-                    raise
-        connection = self._connect(target, deadline)
-        try:
-            return connection, connection.get(target, self._headers)
-        except BaseException:
-            connection.close()
-            raise
-
-    def _connect(self, target: Target, deadline: float) -> PinnedConnection:
-        """Connects to the first address that answers, out of the first few that may be connected to."""
-        refusals, permitted = [], []
-        for address in self._addresses(target.host, deadline):
-            why = addresses.refusal(address, self.policy.allowed_networks)
-            if why:
-                refusals.append(f"{address} is {why}")
-            else:
-                permitted.append(address)
-        if not permitted:
-            raise FetchError(RejectCode.PRIVATE_ADDRESS, f"{target.host}: {', '.join(refusals)}")
-        tls = self._tls if target.scheme == "https" else None
-        errors: list[OSError] = []
-        for number, address in enumerate(permitted[:_ADDRESSES_TRIED], start=1):
-            # An address that does not answer must leave time for the next one.
-            share = (deadline - time.monotonic()) / (min(len(permitted), _ADDRESSES_TRIED) - number + 1)
-            try:
-                connection = PinnedConnection(target, address=address, tls=tls, deadline=time.monotonic() + share)
-            except OSError as error:
-                errors.append(error)
-                continue
-            connection.deadline = deadline
-            return connection
-        raise errors[0]
-
-    def _addresses(self, host: str, deadline: float) -> list[str]:
-        now = time.monotonic()
-        with self._lock:
-            resolved_at, found = self._resolved.get(host, (0.0, []))
-        if not found or now - resolved_at > _RESOLVED_SECONDS:
-            found = self._resolve(host, timeout=deadline - now)
-            with self._lock:
-                self._resolved[host] = (now, found)
-        return found
-
-    def _check_image(self, answer: http1.Answer) -> None:
+    def _check_image(self, answer: aiohttp.ClientResponse) -> None:
         if self.policy.obey_robots:
-            tags = answer.fields("x-robots-tag")
+            tags = answer.headers.getall("X-Robots-Tag", [])
             if directive := robots.forbids_ai(tags, product=self.policy.product):
                 raise FetchError(RejectCode.NOAI, f"X-Robots-Tag: {directive}")
-        kind = answer.joined("content-type").strip().lower()
+        kind = ", ".join(answer.headers.getall("Content-Type", [])).strip().lower()
         if kind and not kind.startswith(_IMAGE_TYPES):
             raise FetchError(RejectCode.CONTENT_TYPE, f"Content-Type: {kind[:100]}")
-        encoding = answer.joined("content-encoding").strip().lower()
+        encoding = ", ".join(answer.headers.getall("Content-Encoding", [])).strip().lower()
         if encoding not in ("", "identity"):  # we ask for none, and to decode one would open the door to bombs
             raise FetchError(RejectCode.CONTENT_TYPE, f"Content-Encoding: {encoding[:100]}")
 
-    def _copy_body(self, answer: http1.Answer, sink: Sink) -> None:
+    async def _copy_body(self, answer: aiohttp.ClientResponse, sink: Sink) -> None:
         allowed = self.policy.max_bytes
-        if answer.length is not None and answer.length > allowed:
-            raise FetchError(RejectCode.TOO_MANY_BYTES, f"{answer.length} bytes announced, at most {allowed} allowed")
+        coding = ", ".join(answer.headers.getall("Transfer-Encoding", [])).strip().lower()
+        if coding not in ("", "chunked"):
+            raise malformed(f"Transfer-Encoding: {coding}")
+        if answer.content_length is not None and answer.content_length > allowed:
+            announced = f"{answer.content_length} bytes announced"
+            raise FetchError(RejectCode.TOO_MANY_BYTES, f"{announced}, at most {allowed} allowed")
         received = 0
-        while part := answer.read():
+        async for part in answer.content.iter_any():
             received += len(part)
             if received > allowed:
                 raise FetchError(RejectCode.TOO_MANY_BYTES, f"more than the {allowed} bytes allowed")
             sink.write(part)
 
-    def _check_robots(self, target: Target, deadline: float) -> None:
-        rules = self._robots.get(target.origin)
-        if rules is None:
-            with self._lock:
-                lock = self._robots_locks.setdefault(target.origin, threading.Lock())
-            if not lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
-                raise TimeoutError(f"no answer for robots.txt of {target.host}")
-            try:
-                rules = self._robots.get(target.origin)
-                if rules is None:
-                    rules = self._robots[target.origin] = self._fetch_robots(target, deadline)
-            finally:
-                lock.release()
-        if not rules.allows(target.path):
+    async def _check_robots(self, target: Target) -> None:
+        site = self._robots.site(target.origin)
+        if site.rules is None:
+            async with site.lock:  # one asks, the others wait for what it learns
+                if site.rules is None:
+                    site.rules = await self._fetch_robots(target)
+                    self._robots.trim()
+        if not site.rules.allows(target.path):
             raise FetchError(RejectCode.ROBOTS, f"robots.txt of {target.host} forbids {target.path[:200]}")
 
-    def _fetch_robots(self, target: Target, deadline: float) -> robots.RobotsFile:
+    async def _fetch_robots(self, target: Target) -> robots.RobotsFile:
         """Fetches robots.txt by RFC 9309, 2.3.1: no file (4xx) allows all; a server error says nothing: try again."""
         text = bytearray()
 
-        def receive(answer: http1.Answer) -> None:
-            while len(text) < robots.MAX_BYTES and (part := answer.read()):
+        async def receive(answer: aiohttp.ClientResponse) -> None:
+            async for part in answer.content.iter_any():
                 text.extend(part)
+                if len(text) >= robots.MAX_BYTES:
+                    break
 
-        url = dataclasses.replace(target, path="/robots.txt").url
         try:
-            self._follow(url, receive, deadline=deadline, ask_robots=False)
-        except (OSError, FetchError) as caught:
+            await self._follow(dataclasses.replace(target, path="/robots.txt").url, receive, ask_robots=False)
+        except NETWORK_ERRORS as caught:
             error = as_fetch_error(caught)
-            if error.code is RejectCode.HTTP_STATUS and error.retry:
-                error.code = RejectCode.ROBOTS
-            elif error.code in (RejectCode.HTTP_STATUS, RejectCode.TOO_MANY_REDIRECTS):
+            code, out = error.code, error.host_is_out
+            if code is RejectCode.HTTP_STATUS and error.retry:
+                code, out = RejectCode.ROBOTS, True
+            elif code in (RejectCode.HTTP_STATUS, RejectCode.TOO_MANY_REDIRECTS):
                 return robots.RobotsFile("", product=self.policy.product)
-            error.detail = f"robots.txt: {error.detail}"
-            raise error from caught
-        return robots.RobotsFile(text[: robots.MAX_BYTES].decode("utf-8", "replace"), product=self.policy.product)
+            detail = f"robots.txt: {error.detail}"
+            raise FetchError(
+                code, detail, retry=error.retry, retry_after=error.retry_after, host_is_out=out
+            ) from caught
+        decoded = text[: robots.MAX_BYTES].decode("utf-8", "replace")
+        return robots.RobotsFile(decoded, product=self.policy.product)

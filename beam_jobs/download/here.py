@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from beam_jobs import progress, stopping
-from beam_jobs.download.fetch import Fetcher
-from beam_jobs.download.loop import DownloadPolicy, download
+from beam_jobs.download.loop import download
+from beam_jobs.download.policy import DownloadPolicy
 from beam_jobs.download.store import DownloadStore
 from beam_jobs.errors import BuildError, command_error
 from pipeline.command import ExitCode
@@ -23,15 +23,13 @@ def download_counted(
     urls: Sequence[str], store: DownloadStore, policy: DownloadPolicy, counter: progress.Counter
 ) -> None:
     """Downloads distinct URLs into the store. Raises BuildError if it cannot be written."""
-    fetcher = Fetcher(policy.fetch)
     try:
-        for _ in download(urls, store, policy, fetcher=fetcher):
+        for _ in download(urls, store, policy):
             counter.add()
     except OSError as error:
         reason = error.strerror or str(error)
         raise BuildError(ExitCode.INTERNAL, f"{error.filename or store.root}: {reason}") from error
     finally:
-        fetcher.close()
         counter.flush()
 
 
@@ -39,7 +37,7 @@ def run(urls: Sequence[str], store: DownloadStore, policy: DownloadPolicy, *, co
     """Downloads distinct URLs for a local build, and shows the progress.
 
     Args:
-      urls: distinct; see `loop.pending`.
+      urls: distinct; see `store.pending`.
       store: where the bytes and the failures go.
       policy: limits.
       counters: directory for the progress.
@@ -47,7 +45,7 @@ def run(urls: Sequence[str], store: DownloadStore, policy: DownloadPolicy, *, co
     Raises:
       CommandError: the store cannot be written.
     """
-    policy = dataclasses.replace(policy, threads=_WORKERS * policy.threads)
+    policy = dataclasses.replace(policy, at_once=_WORKERS * policy.at_once)
     with progress.shown(counters, stages=(STAGE,), total=len(urls)), stopping.at_once():
         try:
             download_counted(urls, store, policy, progress.Counter(counters, STAGE))

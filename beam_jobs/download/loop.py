@@ -1,52 +1,28 @@
-"""Downloads a list of URLs into a `DownloadStore`: those still to do, many at a time, with retries."""
+"""Downloads a list of URLs into a store: a coroutine for each URL under way, on one event loop, with retries."""
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
-import dataclasses
-import queue
+import functools
 import random
-import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+from beam_jobs.download import addresses
 from beam_jobs.download.entry import Body, Download, Writer
-from beam_jobs.download.errors import FetchError
+from beam_jobs.download.errors import NETWORK_ERRORS, FetchError
 from beam_jobs.download.fetch import Fetcher
-from beam_jobs.download.policy import FetchPolicy
+from beam_jobs.download.policy import DownloadPolicy
 from beam_jobs.download.schedule import DEAD_HOST_FAILURES, Schedule, Task
 from beam_jobs.download.store import DownloadStore
 from pipeline.images.policy import RejectCode
 
-_LOOKUP_THREADS = 16
-_SILENCE = frozenset({RejectCode.DNS, RejectCode.CONNECTION, RejectCode.TIMEOUT, RejectCode.TLS})
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DownloadPolicy:
-    """Sets how a list of URLs is downloaded.
-
-    Attributes:
-      fetch: the limits of one attempt.
-      attempts: tries for one URL in all, as long as the failure is one that may pass.
-      total_seconds: for all tries of one URL together, waiting included.
-      backoff_seconds: upper end of the first random wait; doubles with every further one.
-      max_wait_seconds: longest wait, a server's Retry-After included.
-      threads: downloads at a time in one worker process.
-      retry_failed: try again what failed in an earlier run.
-    """
-
-    fetch: FetchPolicy = dataclasses.field(default_factory=FetchPolicy)
-    attempts: int = 4
-    total_seconds: float = 120.0
-    backoff_seconds: float = 1.0
-    max_wait_seconds: float = 60.0
-    threads: int = 32
-    retry_failed: bool = False
-
-    def __post_init__(self) -> None:
-        if min(self.attempts, self.threads, self.total_seconds) <= 0:
-            raise ValueError(f"limits must be positive, got {self}")
+_WRITING_THREADS = 16  # for what would hold up the event loop: a bucket's answering time, megabytes
+_LARGE = 1 << 20
+_BATCH = 64
+_BATCH_SECONDS = 0.1
 
 
 def backoff(attempt: int, policy: DownloadPolicy, *, retry_after: float | None, chance: float) -> float:
@@ -62,99 +38,153 @@ def backoff(attempt: int, policy: DownloadPolicy, *, retry_after: float | None, 
     return min(max(wait, retry_after or 0.0), policy.max_wait_seconds)
 
 
-def pending(urls: Iterable[str], store: DownloadStore, policy: DownloadPolicy) -> list[str]:
-    """Lists the distinct URLs still to be downloaded: neither stored, nor failed under this very `FetchPolicy`."""
-    policy_digest = policy.fetch.digest()
-    store.refresh()
-
-    def is_pending(url: str) -> bool:
-        found = store.find(url)
-        if found is None:
-            return True
-        if found.code is None:
-            return not store.has_blob(found)
-        return policy.retry_failed or found.policy != policy_digest
-
-    distinct = list(dict.fromkeys(urls))
-    if not store.is_remote:
-        return [url for url in distinct if is_pending(url)]
-    with concurrent.futures.ThreadPoolExecutor(_LOOKUP_THREADS) as threads:  # a bucket answers in 50 ms
-        return [url for url, todo in zip(distinct, threads.map(is_pending, distinct), strict=True) if todo]
-
-
 def download(
-    urls: Sequence[str], store: DownloadStore, policy: DownloadPolicy, *, fetcher: Fetcher
+    urls: Sequence[str],
+    store: DownloadStore,
+    policy: DownloadPolicy,
+    *,
+    resolve: Callable[[str], list[str]] = addresses.resolve,
 ) -> Iterator[Download]:
     """Downloads distinct URLs and yields what came of each, in any order. Failures are results, not exceptions.
 
+    The event loop runs in the calling thread, as long as the next result is waited for.
+
+    Args:
+      urls: distinct; see `store.pending`.
+      store: where the bytes and the failures go.
+      policy: limits.
+      resolve: host name → addresses.
+
     Raises:
-      OSError: the store cannot be written (disk full).
+      OSError: the store cannot be written (disk full), or this machine has no more files to open.
     """
-    with store.writer() as writer:
-        yield from _download(urls, writer, policy, fetcher)
-
-
-def _download(urls: Sequence[str], writer: Writer, policy: DownloadPolicy, fetcher: Fetcher) -> Iterator[Download]:
-    schedule = Schedule(urls, per_host=policy.fetch.per_host)
-    results: queue.SimpleQueue[Download | BaseException] = queue.SimpleQueue()
-    worker = _Worker(writer, policy, fetcher, schedule)
-
-    def work() -> None:
-        try:
-            while task := schedule.take():
-                if result := worker.attempt(task):
-                    results.put(result)
-        except BaseException as error:
-            results.put(error)
-
-    threads = [
-        threading.Thread(target=work, name=f"download-{i}", daemon=True) for i in range(min(policy.threads, len(urls)))
-    ]
-    for thread in threads:
-        thread.start()
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(_on_stray_error)
     try:
-        for _ in urls:
-            result = results.get()
-            if isinstance(result, BaseException):
-                raise result
-            yield result
+        with store.writer() as writer:
+            run = _Run(urls, writer, policy, Fetcher(policy.fetch, resolve=resolve), writes_slowly=store.is_remote)
+            loop.run_until_complete(run.open())
+            try:
+                while batch := loop.run_until_complete(run.next_results()):
+                    yield from batch
+            finally:
+                loop.run_until_complete(run.close())
     finally:
-        schedule.stop()
-        for thread in threads:
-            thread.join()
+        loop.close()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Worker:
-    writer: Writer
-    policy: DownloadPolicy
-    fetcher: Fetcher
-    schedule: Schedule
+def _on_stray_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Passes over what a connection says when nobody waits for it any more; everything else is reported."""
+    if not isinstance(context.get("exception"), NETWORK_ERRORS):
+        loop.default_exception_handler(context)
 
-    def attempt(self, task: Task) -> Download | None:
-        """Makes one attempt; returns None if the task went back to the schedule for another one."""
-        if self.schedule.host_is_dead(task):
-            detail = f"given up: {DEAD_HOST_FAILURES} URLs in a row got no answer from {task.host}"
-            return self._fail(task, RejectCode.CONNECTION, detail)
+
+class _Run:
+    """Downloads one list."""
+
+    def __init__(
+        self, urls: Sequence[str], writer: Writer, policy: DownloadPolicy, fetcher: Fetcher, *, writes_slowly: bool
+    ) -> None:
+        self._writer = writer
+        self._writes_slowly = writes_slowly
+        self._policy = policy
+        self._fetcher = fetcher
+        self._schedule = Schedule(urls, per_host=policy.fetch.per_host)
+        self._threads = concurrent.futures.ThreadPoolExecutor(_WRITING_THREADS, thread_name_prefix="download-write")
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._results: list[Download] = []
+        self._error: BaseException | None = None
+
+    async def open(self) -> None:
+        self._changed = asyncio.Event()
+        await self._fetcher.__aenter__()
+
+    async def close(self) -> None:
+        """Ends what is under way."""
+        for coroutine in self._under_way:
+            coroutine.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await self._fetcher.__aexit__()
+        self._threads.shutdown()
+
+    async def next_results(self) -> list[Download]:
+        """Waits for some results and returns them, none when all have been returned."""
+        until = time.monotonic() + _BATCH_SECONDS
+        while self._schedule.left and len(self._results) < _BATCH:
+            while len(self._under_way) < self._policy.at_once and (task := self._schedule.take()):
+                coroutine = asyncio.create_task(self._attempt(task))
+                self._under_way.add(coroutine)
+                coroutine.add_done_callback(self._ended)
+            if self._results and time.monotonic() >= until:
+                break
+            await self._change(until if self._results else None)
+            if self._error is not None:
+                raise self._error
+        results, self._results = self._results, []
+        return results
+
+    async def _change(self, until: float | None) -> None:
+        """Waits for the end of a coroutine, for the next task that may start, or `until`."""
+        self._changed.clear()
+        moments = [moment for moment in (self._schedule.next_at(), until) if moment is not None]
+        if len(self._under_way) >= self._policy.at_once:
+            moments = []  # nothing could start
+        timer = asyncio.get_running_loop().call_at(min(moments), self._changed.set) if moments else None
+        try:
+            await self._changed.wait()
+        finally:
+            if timer:
+                timer.cancel()
+
+    def _ended(self, coroutine: asyncio.Task[None]) -> None:
+        self._under_way.discard(coroutine)
+        self._changed.set()
+        if not coroutine.cancelled():
+            self._error = self._error or coroutine.exception()
+
+    async def _attempt(self, task: Task) -> None:
+        """Makes one attempt, after which the task is finished or back in the schedule."""
+        if self._schedule.host_is_dead(task):
+            detail = f"given up: {DEAD_HOST_FAILURES} URLs in a row got no answer from {task.host}, or only 429 or 503"
+            await self._fail(task, FetchError(RejectCode.CONNECTION, detail))
+            return
         if not task.attempt:
-            task.deadline = time.monotonic() + self.policy.total_seconds
+            task.deadline = time.monotonic() + self._policy.total_seconds
         task.attempt += 1
         with Body() as body:
             try:
-                final_url = self.fetcher.fetch(task.url, sink=body, deadline=task.deadline)
+                final_url = await self._fetcher.fetch(task.url, sink=body, deadline=task.deadline)
             except FetchError as error:
-                wait = backoff(task.attempt, self.policy, retry_after=error.retry_after, chance=random.random())
-                in_time = time.monotonic() + wait < task.deadline
-                if error.retry and task.attempt < self.policy.attempts and in_time:
-                    self.schedule.again(task, wait=wait, pause_host=error.retry_after is not None)
-                    return None
-                tries = f" ({task.attempt} attempts)" if task.attempt > 1 else ""
-                return self._fail(task, error.code, error.detail + tries)
-            stored = self.writer.put(task.url, body, final_url=final_url)
-        self.schedule.finish(task, host_is_silent=False)
-        return stored
+                await self._try_again_or_fail(task, error)
+                return
+            put = functools.partial(self._writer.put, task.url, body, final_url=final_url)
+            stored = await self._write(put, slow=body.size >= _LARGE)
+        self._finish(task, stored, host_is_out=False)
 
-    def _fail(self, task: Task, code: RejectCode, detail: str) -> Download:
-        failed = self.writer.put_failure(task.url, code=code, detail=detail, policy=self.policy.fetch.digest())
-        self.schedule.finish(task, host_is_silent=code in _SILENCE)
-        return failed
+    async def _try_again_or_fail(self, task: Task, error: FetchError) -> None:
+        wait = backoff(task.attempt, self._policy, retry_after=error.retry_after, chance=random.random())
+        if error.retry_after is not None:
+            self._schedule.pause(task, seconds=wait)
+        in_time = time.monotonic() + wait < task.deadline
+        if error.retry and task.attempt < self._policy.attempts and in_time:
+            self._schedule.again(task, wait=wait)
+            return
+        await self._fail(task, error)
+
+    async def _fail(self, task: Task, error: FetchError) -> None:
+        tries = f" ({task.attempt} attempts)" if task.attempt > 1 else ""
+        digest = self._policy.fetch.digest()
+        put = functools.partial(
+            self._writer.put_failure, task.url, code=error.code, detail=error.detail + tries, policy=digest
+        )
+        failed = await self._write(put, slow=False)
+        self._finish(task, failed, host_is_out=error.host_is_out)
+
+    async def _write(self, put: Callable[[], Download], *, slow: bool) -> Download:
+        if slow or self._writes_slowly:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, put)
+        return put()
+
+    def _finish(self, task: Task, result: Download, *, host_is_out: bool) -> None:
+        self._results.append(result)
+        self._schedule.finish(task, host_is_out=host_is_out)

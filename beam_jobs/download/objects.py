@@ -12,8 +12,8 @@ import dataclasses
 import hashlib
 import json
 
-from beam_jobs import files
 from beam_jobs.download.entry import Body, Download
+from pipeline.format import storage
 from pipeline.images.policy import RejectCode
 
 
@@ -26,8 +26,7 @@ class Objects:
     def find(self, url: str) -> Download | None:
         """Returns what came of `url`, or None if it has never been tried (or its entry is damaged)."""
         try:
-            with files.open_file(self._entry_path(url)) as file:
-                found = Download.from_json(json.loads(file.read()))
+            found = Download.from_json(json.loads(storage.read(self._entry_path(url))))
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return found if found.url == url else None
@@ -35,7 +34,7 @@ class Objects:
     def has_blob(self, download: Download) -> bool:
         """Says whether the bytes are there, in full; after a power failure an entry may have outlived its blob."""
         try:
-            size, _ = files.file_stamp(self.blob_path(download.sha256))
+            size, _ = storage.stamp(self.blob_path(download.sha256))
         except OSError:
             return False
         return size == download.size
@@ -44,7 +43,8 @@ class Objects:
         """Implements `Writer.put`."""
         download = Download(url=url, sha256=body.sha256, size=body.size, final_url=final_url)
         if not self.has_blob(download):
-            files.write_object(self.blob_path(download.sha256), body.parts())
+            with storage.whole_file(self.blob_path(download.sha256)) as file:
+                file.writelines(body.parts())
         self._write_entry(download)
         return download
 
@@ -58,7 +58,7 @@ class Objects:
         return f"{self.root}/blobs/{sha256[:2]}/{sha256}"
 
     def _write_entry(self, download: Download) -> None:
-        files.write_object(self._entry_path(download.url), [download.to_json() + b"\n"])
+        storage.write_atomically(self._entry_path(download.url), download.to_json() + b"\n")
 
     def _entry_path(self, url: str) -> str:
         name = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()

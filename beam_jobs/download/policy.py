@@ -1,4 +1,4 @@
-"""Says what an attempt to download may cost, where it may go, and how it introduces itself."""
+"""Says what downloads may cost, where they may go, when to try again, and how they introduce themselves."""
 
 from __future__ import annotations
 
@@ -48,3 +48,30 @@ class FetchPolicy:
         del limits["per_host"]  # changes nothing about what fails
         text = json.dumps(limits, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DownloadPolicy:
+    """Sets how a list of URLs is downloaded.
+
+    Attributes:
+      fetch: the limits of one attempt.
+      attempts: tries for one URL in all, as long as the failure is one that may pass.
+      total_seconds: for all tries of one URL together, waiting included.
+      backoff_seconds: upper end of the first random wait; doubles with every further one.
+      max_wait_seconds: longest wait, a server's Retry-After included.
+      at_once: downloads at a time in one worker process.
+      retry_failed: try again what failed in an earlier run.
+    """
+
+    fetch: FetchPolicy = dataclasses.field(default_factory=FetchPolicy)
+    attempts: int = 4
+    total_seconds: float = 120.0
+    backoff_seconds: float = 1.0
+    max_wait_seconds: float = 60.0
+    at_once: int = 32
+    retry_failed: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.attempts, self.at_once, self.total_seconds) <= 0:
+            raise ValueError(f"limits must be positive, got {self}")

@@ -1,92 +1,81 @@
-"""Says what a site's owner allows: robots.txt (RFC 9309) and the `X-Robots-Tag` answer header.
-
-`urllib.robotparser` takes the first rule that matches and knows no wildcards; RFC 9309 asks for the longest match.
-"""
+"""Says what a site's owner allows: robots.txt (RFC 9309) and the `X-Robots-Tag` answer header."""
 
 from __future__ import annotations
 
-import dataclasses
+import asyncio
 import re
-import urllib.parse
+from collections import OrderedDict
 from collections.abc import Iterable
 
-MAX_BYTES = 500 << 10  # the RFC asks crawlers to parse at least 500 KiB
+from protego import Protego
+
+MAX_BYTES = 500_000  # the RFC asks crawlers to parse at least 500 KiB of 1,000 bytes, or so
+
+_MAX_SITES = 1000
+_MAX_TEXT = 8 << 20  # characters, of all sites' files together: a parsed file takes some times its size
 
 _NOAI = frozenset({"noai", "noimageai"})
 # Directives that carry a value after a colon; anything else before a colon names a crawler.
 _VALUED_DIRECTIVES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
-_OCTET = re.compile(r"%([0-9a-fA-F]{2})")
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    allow: bool
-    pattern: str
-
-
-def _normalize(path: str) -> str:
-    """Percent-encodes what must be and decodes what need not be, so that both sides of a comparison agree."""
-    return urllib.parse.quote(_OCTET.sub(_decode_octet, path), safe="/%:?#[]@!$&'()*+,;=~")
-
-
-def _decode_octet(match: re.Match[str]) -> str:
-    char = chr(int(match[1], 16))
-    return char if char.isascii() and (char.isalnum() or char in "-._~") else match[0].upper()
-
-
-def _matches(pattern: str, path: str) -> bool:
-    """Says whether `path` starts with `pattern`; `*` is anything, a final `$` the end. Linear: no backtracking."""
-    anchored = pattern.endswith("$")
-    first, *parts = pattern.removesuffix("$").split("*")
-    if not path.startswith(first):
-        return False
-    at = len(first)
-    if not parts:
-        return not anchored or at == len(path)
-    *middle, last = parts
-    for part in middle:
-        found = path.find(part, at)
-        if found < 0:
-            return False
-        at = found + len(part)
-    if anchored:
-        return len(path) - at >= len(last) and path.endswith(last)
-    return path.find(last, at) >= 0
+# All spellings that Protego takes for the line that names a crawler.
+_AGENT = re.compile(r"\s*user(?:-|\s{1,9})?agent(?:\s{0,9}:|\s)([^#]*)", re.IGNORECASE)
+_SOMEBODY_ELSE = "User-agent: -"
 
 
 class RobotsFile:
-    """Holds the rules of one robots.txt that concern one crawler."""
+    """Holds the rules of one robots.txt that concern one crawler.
+
+    Attributes:
+      size: characters of the file.
+    """
 
     def __init__(self, text: str, *, product: str) -> None:
         """Parses the `text` of the file for `product`, the crawler's token (the User-Agent's part before "/")."""
-        groups: dict[str, list[Rule]] = {}
-        agents: list[str] = []
-        in_rules = False
-        for line in text.splitlines():
-            key, colon, value = line.partition("#")[0].partition(":")
-            key, value = key.strip().lower(), value.strip()
-            if not colon:
-                continue
-            if key == "user-agent":
-                if in_rules:
-                    agents, in_rules = [], False
-                agents.append(value.lower())
-                groups.setdefault(value.lower(), [])
-            elif key in ("allow", "disallow"):
-                in_rules = True
-                if value:  # an empty Disallow allows all
-                    for agent in agents:
-                        groups[agent].append(Rule(key == "allow", _normalize(value)))
-        self._rules = groups.get(product.lower(), groups.get("*", []))
+        own = {product.lower(), "*"}
+        # All others are one: a group that names thousands, each with thousands of rules, would take minutes to parse.
+        lines = [
+            _SOMEBODY_ELSE if (agent := _AGENT.match(line)) and agent[1].strip().lower() not in own else line
+            for line in text.splitlines()
+        ]
+        self.size = len(text)
+        self._product = product
+        self._rules = Protego.parse("\n".join(lines))
 
     def allows(self, path: str) -> bool:
         """Says whether the crawler may fetch `path` (path and query of a URL); the longest matching rule decides."""
-        if path == "/robots.txt":
-            return True
-        path = _normalize(path)
-        matching = [rule for rule in self._rules if _matches(rule.pattern, path)]
-        # Equally long rules: the RFC says that allow wins.
-        return max(matching, key=lambda rule: (len(rule.pattern), rule.allow)).allow if matching else True
+        return self._rules.can_fetch(f"http://any.example{path}", self._product)
+
+
+class Site:
+    """Holds what one origin's robots.txt says, once somebody has asked; `lock` is for who asks."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.rules: RobotsFile | None = None
+
+
+class RobotsCache:
+    """Remembers the sites used last, as many as fit."""
+
+    def __init__(self) -> None:
+        self._sites: OrderedDict[tuple[str, str, int], Site] = OrderedDict()
+
+    def site(self, origin: tuple[str, str, int]) -> Site:
+        """Returns the origin's entry, an empty one if it is new."""
+        site = self._sites.get(origin)
+        if site is None:
+            site = self._sites[origin] = Site()
+            self.trim()
+        else:
+            self._sites.move_to_end(origin)
+        return site
+
+    def trim(self) -> None:
+        """Forgets the sites not used for the longest time, beyond what fits; the one used last stays."""
+        text = sum(site.rules.size for site in self._sites.values() if site.rules)
+        while len(self._sites) > 1 and (len(self._sites) > _MAX_SITES or text > _MAX_TEXT):
+            _, oldest = self._sites.popitem(last=False)
+            text -= oldest.rules.size if oldest.rules else 0
 
 
 def forbids_ai(headers: Iterable[str], *, product: str) -> str | None:

@@ -1,11 +1,10 @@
-"""Schedules downloads: at most so many of one host at a time, none too early, no thread waiting for one host."""
+"""Schedules downloads: at most so many of one host at a time, none too early, the hosts in turn."""
 
 from __future__ import annotations
 
 import dataclasses
 import heapq
 import itertools
-import threading
 import time
 import urllib.parse
 from collections import deque
@@ -22,95 +21,104 @@ def host_of(url: str) -> str:
         return ""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Task:
     """Describes a URL to download, its attempts so far and the time.monotonic() value by which the last must end."""
 
     url: str
+    host: str
     attempt: int = 0
     deadline: float = 0.0
 
-    def __post_init__(self) -> None:
-        self.host = host_of(self.url)
 
-
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True, eq=False)
 class _Host:
-    active: int = 0
     waiting: deque[Task] = dataclasses.field(default_factory=deque)
+    active: int = 0
     paused_until: float = 0.0
-    silent: int = 0  # URLs in a row that failed because the host gave no answer
+    failures: int = 0  # URLs in a row that failed because the host was silent or not ready
+    in_turn: bool = False  # stands in the schedule's line of hosts
+
+    @property
+    def is_dead(self) -> bool:
+        return self.failures >= DEAD_HOST_FAILURES
 
 
 class Schedule:
-    """Hands out tasks to threads. A host that was silent for several URLs in a row counts as dead."""
+    """Hands out tasks to one event loop. A host that failed for several URLs in a row counts as dead."""
 
     def __init__(self, urls: Sequence[str], *, per_host: int) -> None:
+        self.left = len(urls)
         self._per_host = per_host
         self._hosts: dict[str, _Host] = {}
+        self._turn: deque[_Host] = deque()  # hosts of which a task may be able to start
         self._number = itertools.count()
-        # (not before, tie-break, task), a heap; tasks that wait for their host's turn are not in it.
-        self._ready = [(0.0, next(self._number), Task(url)) for url in urls]
-        self._left = len(urls)
-        self._changed = threading.Condition()
+        # (not before, tie-break, host, task to try again or None), a heap.
+        self._later: list[tuple[float, int, _Host, Task | None]] = []
+        for url in urls:
+            name = host_of(url)
+            self._hosts.setdefault(name, _Host()).waiting.append(Task(url, name))
+        for host in self._hosts.values():
+            self._line_up(host)
 
     def take(self) -> Task | None:
-        """Waits until a task may start and returns it, or None when all are finished or `stop` was called."""
-        with self._changed:
-            while self._left > 0:
-                now = time.monotonic()
-                if not self._ready or self._ready[0][0] > now:
-                    self._changed.wait(self._ready[0][0] - now if self._ready else None)
-                    continue
-                _, _, task = heapq.heappop(self._ready)
-                host = self._hosts.setdefault(task.host, _Host())
+        """Returns a task that may start now, or None if there is none before `next_at` or the end of another one."""
+        now = time.monotonic()
+        while self._later and self._later[0][0] <= now:
+            _, _, host, again = heapq.heappop(self._later)
+            if again is not None:
+                host.waiting.appendleft(again)  # its time runs out, that of the others has not begun
+            self._line_up(host)
+        while self._turn:
+            host = self._turn.popleft()
+            host.in_turn = False
+            if not host.waiting:
+                continue
+            if not host.is_dead:  # else nothing is asked of it any more
                 if host.active >= self._per_host:
-                    host.waiting.append(task)
-                elif host.paused_until > now:
-                    self._push(task, host.paused_until)
-                else:
-                    host.active += 1
-                    if self._ready:
-                        self._changed.notify()  # each wakes one more, instead of all waking for each
-                    return task
-            return None
+                    continue  # until one of them ends
+                if host.paused_until > now:
+                    self._push(host.paused_until, host, None)
+                    continue
+            host.active += 1
+            self._line_up(host)
+            return host.waiting.popleft()
+        return None
 
-    def again(self, task: Task, *, wait: float, pause_host: bool) -> None:
-        """Puts a task back for `wait` seconds; with `pause_host`, which asked for it, its host's others wait too."""
-        with self._changed:
-            not_before = time.monotonic() + wait
-            host = self._hosts[task.host]
-            if pause_host:
-                host.paused_until = max(host.paused_until, not_before)
-            self._push(task, not_before)
-            self._release(host)
+    def next_at(self) -> float | None:
+        """Returns the time.monotonic() value from which on a task may start although no other one ends, or None."""
+        return self._later[0][0] if self._later else None
 
-    def finish(self, task: Task, *, host_is_silent: bool) -> None:
+    def again(self, task: Task, *, wait: float) -> None:
+        """Puts a task back for `wait` seconds."""
+        host = self._hosts[task.host]
+        self._push(time.monotonic() + wait, host, task)
+        self._release(host)
+
+    def pause(self, task: Task, *, seconds: float) -> None:
+        """Lets all tasks of the task's host wait, because the host has asked for it."""
+        host = self._hosts[task.host]
+        host.paused_until = max(host.paused_until, time.monotonic() + seconds)
+
+    def finish(self, task: Task, *, host_is_out: bool) -> None:
         """Counts a task as done, whatever came of it."""
-        with self._changed:
-            host = self._hosts[task.host]
-            host.silent = host.silent + 1 if host_is_silent else 0
-            self._left -= 1
-            self._release(host)
-            if self._left <= 0:
-                self._changed.notify_all()
+        host = self._hosts[task.host]
+        host.failures = host.failures + 1 if host_is_out else 0
+        self.left -= 1
+        self._release(host)
 
     def host_is_dead(self, task: Task) -> bool:
         """Says whether the rest of the host's URLs would only waste time."""
-        with self._changed:
-            return self._hosts[task.host].silent >= DEAD_HOST_FAILURES
+        return self._hosts[task.host].is_dead
 
-    def stop(self) -> None:
-        """Lets every thread end after its present task."""
-        with self._changed:
-            self._left = 0
-            self._changed.notify_all()
-
-    def _push(self, task: Task, not_before: float) -> None:
-        heapq.heappush(self._ready, (not_before, next(self._number), task))
+    def _push(self, not_before: float, host: _Host, task: Task | None) -> None:
+        heapq.heappush(self._later, (not_before, next(self._number), host, task))
 
     def _release(self, host: _Host) -> None:
         host.active -= 1
-        if host.waiting:
-            self._push(host.waiting.popleft(), 0.0)
-        # Nobody is woken: the thread that calls this takes the next task itself, and wakes one more if there are more.
+        self._line_up(host)
+
+    def _line_up(self, host: _Host) -> None:
+        if not host.in_turn:
+            host.in_turn = True
+            self._turn.append(host)

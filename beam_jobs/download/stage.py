@@ -17,9 +17,9 @@ import apache_beam as beam
 
 from beam_jobs import progress
 from beam_jobs.download.here import STAGE, download_counted
-from beam_jobs.download.loop import DownloadPolicy, pending
+from beam_jobs.download.policy import DownloadPolicy
 from beam_jobs.download.schedule import host_of
-from beam_jobs.download.store import DownloadStore
+from beam_jobs.download.store import DownloadStore, pending
 
 _PARTITIONS = 64  # bounds how many workers can download at once
 
@@ -89,7 +89,7 @@ def run(
     """Downloads the URLs with Beam.
 
     Args:
-      urls: distinct; see `loop.pending`.
+      urls: distinct; see `store.pending`.
       store: where the bytes and the failures go.
       policy: limits.
       work: directory for the URLs and the progress; emptied by the caller.

@@ -6,16 +6,20 @@ there were packs hold objects, too: they are read where they are, and only what 
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 
-from beam_jobs import files
 from beam_jobs.download.entry import Download, Writer
 from beam_jobs.download.objects import Objects
 from beam_jobs.download.pack_writer import PackWriter
 from beam_jobs.download.packs import Packs, packs_of
+from beam_jobs.download.policy import DownloadPolicy
+from pipeline.format import storage
+
+_LOOKUP_THREADS = 16
 
 
 def is_url(uri: str) -> bool:
@@ -32,7 +36,7 @@ class DownloadStore:
     @property
     def is_remote(self) -> bool:
         """Says whether each question takes a bucket's answering time."""
-        return files.is_remote(self.root)
+        return storage.is_remote(self.root)
 
     def refresh(self) -> None:
         """Takes note of what other processes have added, for `find`."""
@@ -62,8 +66,7 @@ class DownloadStore:
             path, data = self._packs.path(place[0]), self._packs.read(place)
         else:
             path = self._objects.blob_path(sha256)
-            with files.open_file(path) as file:
-                data = file.read()
+            data = storage.read(path)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise OSError(f"{path} is damaged; delete it and run the same command again")
         return data
@@ -85,3 +88,23 @@ class DownloadStore:
     def _packs(self) -> Packs:
         # Of a bucket's path there is no local directory, so no packs either.
         return packs_of(self.root)
+
+
+def pending(urls: Iterable[str], store: DownloadStore, policy: DownloadPolicy) -> list[str]:
+    """Lists the distinct URLs still to be downloaded: neither stored, nor failed under this very `FetchPolicy`."""
+    policy_digest = policy.fetch.digest()
+    store.refresh()
+
+    def is_pending(url: str) -> bool:
+        found = store.find(url)
+        if found is None:
+            return True
+        if found.code is None:
+            return not store.has_blob(found)
+        return policy.retry_failed or found.policy != policy_digest
+
+    distinct = list(dict.fromkeys(urls))
+    if not store.is_remote:
+        return [url for url in distinct if is_pending(url)]
+    with concurrent.futures.ThreadPoolExecutor(_LOOKUP_THREADS) as threads:  # a bucket answers in 50 ms
+        return [url for url, todo in zip(distinct, threads.map(is_pending, distinct), strict=True) if todo]

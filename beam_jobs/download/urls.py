@@ -47,6 +47,11 @@ def _ascii_host(host: str) -> str:
     return host
 
 
+def _quote(text: str, *, safe: str) -> str:
+    """Percent-encodes what is not ASCII as UTF-8; bytes of a Location that are no UTF-8 as they are, like browsers."""
+    return urllib.parse.quote(text, safe=safe, errors="surrogateescape")
+
+
 def parse_url(url: str) -> Target:
     """Takes an http(s) URL apart; the fragment is dropped. Raises FetchError(BAD_URL)."""
     try:
@@ -59,8 +64,8 @@ def parse_url(url: str) -> Target:
             raise ValueError("no host name")
         host = _ascii_host(parts.hostname)
         port = parts.port or _PORTS[parts.scheme]
+        path = _quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
+        query = _quote(parts.query, safe="/%:@!$&'()*+,;=~?[]")
     except ValueError as error:
         raise FetchError(RejectCode.BAD_URL, f"{url[:200]!r}: {error}") from error
-    path = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
-    query = urllib.parse.quote(parts.query, safe="/%:@!$&'()*+,;=~?[]")
     return Target(parts.scheme, host, port, f"{path}?{query}" if query else path)

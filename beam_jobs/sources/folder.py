@@ -6,9 +6,9 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 
-from beam_jobs.files import is_remote
 from beam_jobs.sources import SourceItem, local
 from pipeline.command import UsageError
+from pipeline.format.storage import is_remote
 
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 _NOT_DATA = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # what Windows and macOS leave behind

@@ -18,10 +18,10 @@ import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from beam_jobs import files
 from beam_jobs.download.store import DownloadStore, is_url
 from beam_jobs.sources import SourceItem, local
 from pipeline.command import DataError, ExpectedError, UsageError, nearest
+from pipeline.format import storage
 from pipeline.images.policy import ReadError, RejectCode, read_bounded
 
 _REQUIRED = ("uri", "label")
@@ -65,7 +65,7 @@ def _make_row(line: int, fields: Mapping[str, Any]) -> _Row:
 
 def _lines(path: str) -> Iterator[str]:
     """Yields the file's lines, without holding them all in memory; a byte order mark is dropped."""
-    with files.open_file(path) as file:
+    with storage.open_file(path) as file:
         for number, line in enumerate(file, start=1):
             try:
                 yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode("utf-8")
@@ -177,28 +177,30 @@ class TableSource:
             found = self.store.find(uri)
             return found.stamp if found else ""
         try:
-            return files.file_stamp(self._path(uri))[1]
-        except OSError:
+            return storage.stamp(self._path(uri))[1]
+        except (OSError, UsageError, ValueError):  # absent; no such store; a null byte in the path
             return "absent"
 
     def _path(self, uri: str) -> str:
         if uri.lower().startswith("file://"):
             return urllib.parse.unquote(urllib.parse.urlsplit(uri).path)
-        if files.is_remote(uri):
+        if storage.is_remote(uri):
             return uri
         folder, _, _ = self.path.rpartition("/")
-        return f"{folder}/{uri}" if files.is_remote(self.path) else os.path.join(os.path.dirname(self.path), uri)
+        return f"{folder}/{uri}" if storage.is_remote(self.path) else os.path.join(os.path.dirname(self.path), uri)
 
     def read(self, item: SourceItem) -> bytes:
         """Implements `Source.read`."""
         if is_url(item.uri):
             return self._read_download(item)
         path = self._path(item.uri)
-        if not files.is_remote(path):
+        if not storage.is_remote(path):
             return local.read_image(path)
         try:
-            with files.open_file(path) as file:
+            with storage.open_file(path) as file:
                 return read_bounded(file)
+        except UsageError as error:  # a store that is unknown, or whose library is not installed
+            raise ReadError(RejectCode.UNREADABLE, str(error)) from error
         except OSError as error:
             raise ReadError(RejectCode.UNREADABLE, error.strerror or str(error)) from error
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from beam_jobs.files import is_remote
 from beam_jobs.sources import SourceItem
 from pipeline.command import DataError, UsageError, nearest
 from pipeline.format.records import FRAME_BYTES, Buffer, RecordError, read_features, read_frames
+from pipeline.format.storage import is_remote
 from pipeline.images.policy import ReadError, RejectCode
 
 _SPEC = re.compile(r"(?P<name>[a-z]\w*)(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")

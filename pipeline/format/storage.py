@@ -29,7 +29,8 @@ from pipeline.command import UsageError, first_line
 Path = str | os.PathLike[str]
 
 _BUFFER = 1 << 20  # shards of small images are written in small pieces
-_EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3"}  # scheme → our extra that brings its library
+# Scheme → our extra that brings its library. A closed list: fsspec knows more, which a table of strangers could name.
+_EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "memory": ""}
 # What tells two states of an object apart, by store: gcs, s3, memory.
 _CHANGES = ("generation", "ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
 # HTTP statuses of stores, and kinds of errors without a number, that mean what the system's own errors mean.
@@ -324,17 +325,16 @@ def _store(path: Path) -> Any:
     Raises:
       UsageError: an unknown scheme, or one whose library is not installed.
     """
+    scheme = os.fspath(path).partition("://")[0]
+    if scheme not in _EXTRAS:
+        raise UsageError(f"{os.fspath(path)}: no such kind of store; known are gs://, s3:// and local paths")
     import fsspec
 
-    scheme = os.fspath(path).partition("://")[0]
     try:
         # Without a cache of listings: others write, too.
         return fsspec.filesystem(scheme, use_listings_cache=False, **_options(scheme))
-    except ValueError as error:
-        raise UsageError(f"{os.fspath(path)}: no such kind of store; known are gs://, s3:// and local paths") from error
     except ImportError as error:
-        extra = _EXTRAS.get(scheme)
-        fix = f"pip install 'tpu-retraining[{extra}]'" if extra else first_line(error)
+        fix = f"pip install 'tpu-retraining[{_EXTRAS[scheme]}]'"
         raise UsageError(f"{os.fspath(path)}: the library for {scheme}:// is not installed; {fix}") from error
 
 

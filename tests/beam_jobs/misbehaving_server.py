@@ -26,6 +26,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.times: dict[str, list[float]] = collections.defaultdict(list)
         self.active = self.most_active = self.connections = 0
         self.robots: tuple[int, str] = (404, "")
+        self.robots_seconds = 0.0  # between two of its bytes
         self.files: dict[str, bytes] = {}  # path after /file/ → bytes
 
     @property
@@ -79,10 +80,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def answer(self, path: str, visit: int) -> None:
         if path == "/robots.txt":
             status, text = self.server.robots
+            if self.server.robots_seconds:
+                self.drip(text.encode(), self.server.robots_seconds)
+                return
             self.reply(status, {"Content-Type": "text/plain"}, text.encode())
             return
         name, _, argument = path.strip("/").partition("/")
         getattr(self, f"on_{name}", self.on_missing)(argument, visit)
+
+    def drip(self, body: bytes, seconds: float) -> None:
+        self.reply(200, {"Content-Length": str(len(body))})
+        for byte in body:
+            self.wfile.write(bytes([byte]))
+            time.sleep(seconds)
 
     def on_missing(self, argument: str, visit: int) -> None:
         self.reply(404)
@@ -118,15 +128,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
 
     def on_drip_body(self, argument: str, visit: int) -> None:
-        self.reply(200, {"Content-Length": "1000"})
-        for _ in range(1000):
-            self.wfile.write(b"x")
-            time.sleep(0.05)
+        self.drip(b"x" * 1000, 0.05)
 
     def on_drip_header(self, argument: str, visit: int) -> None:
         self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
         for _ in range(1000):
             self.wfile.write(b"x")
+            time.sleep(0.05)
+
+    def on_drip_hints(self, argument: str, visit: int) -> None:
+        for _ in range(1000):
+            self.wfile.write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
             time.sleep(0.05)
 
     def on_silent(self, argument: str, visit: int) -> None:
@@ -170,6 +182,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             date = email.utils.formatdate(time.time() + 2, usegmt=True)
             self.reply(429, {"Retry-After": "1" if visit == 1 else date})
+
+    def on_unavailable(self, argument: str, visit: int) -> None:
+        self.reply(503, {"Retry-After": "3600"})
 
     def on_always_busy(self, argument: str, visit: int) -> None:
         self.reply(429, {"Retry-After": "86400"})

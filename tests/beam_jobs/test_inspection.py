@@ -2,8 +2,6 @@ import json
 import os
 import pathlib
 
-import pytest
-
 from beam_jobs import inspection
 from beam_jobs.progress import Counter
 from beam_jobs.sources import SourceItem
@@ -135,15 +133,6 @@ def test_the_fingerprint_knows_every_item_but_not_their_order(tmp_path):
     assert fingerprint(one, SourceItem(uri="2", label="b", stamp="s")) != base
     assert fingerprint(one, SourceItem(uri="2", label="a", stamp="t")) != base
     assert fingerprint(one, SourceItem(uri="2", label="a", stamp="s", split="test")) != base
-
-
-def test_a_replaced_file_is_whole_or_old(tmp_path):
-    target = tmp_path / "file"
-    inspection.write_atomically(str(target), b"old")
-    with pytest.raises(TypeError):
-        inspection.write_atomically(str(target), "no bytes")  # type: ignore[arg-type]
-    assert target.read_bytes() == b"old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 def test_listing_lines_survive_odd_names(tmp_path):

@@ -58,6 +58,22 @@ def test_what_a_bucket_refuses_is_one_line(tmp_path, error, code, fix):
     assert fix in line
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "fix"),
+    [(2, 64, "is the name right"), (13, 64, "trainer.doctor"), (5, 75, "run the same command")],
+)
+def test_what_storage_raises_for_a_store_is_one_line(tmp_path, number, code, fix):
+    result = _run(tmp_path, f"raise OSError({number}, 'no', 's3://b/x')")
+    assert result.returncode == code
+    assert len(result.stderr.splitlines()) == 1
+    assert "s3://b/x" in result.stderr
+    assert fix in result.stderr
+
+
+def test_errors_of_local_files_are_not_taken_for_a_store_s(tmp_path):
+    assert _run(tmp_path, "open('/no/such/file')").returncode == 70
+
+
 def test_errors_of_tensorflow_that_concern_no_bucket_are_bugs(tmp_path):
     result = _run(tmp_path, "import tensorflow as tf; raise tf.errors.UnavailableError(None, None, 'socket closed')")
     assert result.returncode == 70

@@ -77,9 +77,9 @@ def test_allowed_networks_open_just_themselves():
 
 @pytest.mark.parametrize("disguise", ["2130706433", "0x7f.1", "0177.0.0.1", "127.1"])
 def test_disguised_addresses_are_checked_as_what_they_resolve_to(disguise):
-    assert [addresses.refusal(found) for found in addresses.resolve(disguise, timeout=5)] == ["loopback"]
+    assert [addresses.refusal(found) for found in addresses.resolve(disguise)] == ["loopback"]
 
 
 def test_resolver_errors_pass_through():
     with pytest.raises(socket.gaierror):
-        addresses.resolve("no-such-host.invalid", timeout=10)
+        addresses.resolve("no-such-host.invalid")

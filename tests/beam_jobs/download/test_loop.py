@@ -1,5 +1,6 @@
 """Tests downloads from a real server on loopback that misbehaves."""
 
+import asyncio
 import dataclasses
 import io
 import itertools
@@ -17,10 +18,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam_jobs.download.addresses import ANY_NETWORK
 from beam_jobs.download.errors import FetchError, parse_retry_after
 from beam_jobs.download.fetch import Fetcher
-from beam_jobs.download.loop import DownloadPolicy, backoff, download, pending
-from beam_jobs.download.policy import PRODUCT, FetchPolicy
+from beam_jobs.download.loop import backoff, download
+from beam_jobs.download.policy import PRODUCT, DownloadPolicy, FetchPolicy
 from beam_jobs.download.stage import DownloadAll, write_partitions
-from beam_jobs.download.store import DownloadStore
+from beam_jobs.download.store import DownloadStore, pending
 from beam_jobs.download.urls import parse_url
 from pipeline.images.policy import RejectCode
 from tests.beam_jobs.misbehaving_server import PIXELS, running_server
@@ -41,19 +42,20 @@ def store(tmp_path):
     return DownloadStore(str(tmp_path / "store"))
 
 
-@pytest.fixture
-def fetcher():
-    with_defaults = Fetcher(FETCH)
-    yield with_defaults
-    with_defaults.close()
-
-
 def run(urls, store, policy=POLICY):
-    fetcher = Fetcher(policy.fetch)
-    try:
-        return {done.url: done for done in download(urls, store, policy, fetcher=fetcher)}
-    finally:
-        fetcher.close()
+    return {done.url: done for done in download(urls, store, policy)}
+
+
+def fetch(url, policy, *, resolve):
+    """Fetches one URL with names resolved by `resolve`; returns the bytes."""
+
+    async def attempt():
+        sink = io.BytesIO()
+        async with Fetcher(policy, resolve=resolve) as fetcher:
+            await fetcher.fetch(url, sink=sink)
+        return sink.getvalue()
+
+    return asyncio.run(attempt())
 
 
 def limits(**changes):
@@ -90,6 +92,7 @@ def test_one_blob_for_many_urls(server, store):
         ("huge", RejectCode.TOO_MANY_BYTES, "1099511627776 bytes announced", {}),
         ("drip_body", RejectCode.TIMEOUT, "", {"attempt_seconds": 0.3}),
         ("drip_header", RejectCode.TIMEOUT, "", {"attempt_seconds": 0.3}),
+        ("drip_hints", RejectCode.TIMEOUT, "", {"attempt_seconds": 0.3}),
         ("silent", RejectCode.TIMEOUT, "", {"attempt_seconds": 0.3}),
         ("loop", RejectCode.TOO_MANY_REDIRECTS, "more than 5", {}),
         ("nowhere", RejectCode.HTTP_STATUS, "without a Location", {}),
@@ -124,6 +127,8 @@ def test_failures_are_told_apart_and_end_in_time(server, store, path, code, deta
         "http://[::1/",
         "http://a..b/",
         "gopher://127.0.0.1/",
+        "http://127.0.0.1/\ud800",
+        "http://2130706433/",
     ],
 )
 def test_bad_urls(store, url):
@@ -157,14 +162,13 @@ def test_the_connection_goes_to_the_address_that_was_checked(server):
     answers = iter([["192.0.2.1"], ["127.0.0.1"]])  # the first is for documentation: nobody answers there
     asked = []
 
-    def rebinding(host, *, timeout):
+    def rebinding(host):
         asked.append(host)
         return next(answers)
 
     policy = FetchPolicy(attempt_seconds=0.3, obey_robots=False, allowed_networks=("192.0.2.0/24",))
-    fetcher = Fetcher(policy, resolve=rebinding)
     with pytest.raises(FetchError) as caught:
-        fetcher.fetch(f"http://rebind.example:{server.server_port}/ok", sink=io.BytesIO())
+        fetch(f"http://rebind.example:{server.server_port}/ok", policy, resolve=rebinding)
     assert caught.value.code in (RejectCode.TIMEOUT, RejectCode.CONNECTION)
     assert asked == ["rebind.example"]
     assert not server.requests
@@ -172,11 +176,8 @@ def test_the_connection_goes_to_the_address_that_was_checked(server):
 
 def test_a_host_with_one_private_address_is_reached_at_the_others_only(server):
     policy = FetchPolicy(allowed_networks=LOOPBACK, attempt_seconds=2)
-    fetcher = Fetcher(policy, resolve=lambda host, *, timeout: ["10.0.0.1", "127.0.0.1"])
-    sink = io.BytesIO()
-    fetcher.fetch(f"http://two.example:{server.server_port}/ok", sink=sink)
-    fetcher.close()
-    assert sink.getvalue() == PIXELS
+    url = f"http://two.example:{server.server_port}/ok"
+    assert fetch(url, policy, resolve=lambda host: ["10.0.0.1", "127.0.0.1"]) == PIXELS
     assert server.requests[-1][1]["Host"] == f"two.example:{server.server_port}"
 
 
@@ -307,6 +308,50 @@ def test_a_dead_host_is_given_up_and_does_not_hold_up_others(server, store):
     assert all(done[url].code is None for url in alive)
 
 
+def test_a_host_that_is_always_unavailable_is_given_up(server, store):
+    """At 4 requests for each of 10,000 URLs, with the wait that it asks for, it would take days."""
+    urls = [f"{server.url}/unavailable/{i}" for i in range(10_000)]
+    alive = [f"http://localhost:{server.server_port}/ok/{i}" for i in range(20)]
+    fetch = dataclasses.replace(FETCH, allowed_networks=("127.0.0.1/32", "::1/128"))
+    start = time.monotonic()
+    done = run(urls + alive, store, dataclasses.replace(POLICY, fetch=fetch, max_wait_seconds=0.5))
+    assert time.monotonic() - start < 60
+    assert all(done[url].code is None for url in alive)
+    given_up = [url for url in urls if "given up" in done[url].detail]
+    assert len(given_up) > 9_980
+    assert {done[url].code for url in given_up} == {RejectCode.CONNECTION}
+    assert {done[url].code for url in urls} == {RejectCode.CONNECTION, RejectCode.HTTP_STATUS}
+    asked = sorted(moment for path, moments in server.times.items() if "/unavailable" in path for moment in moments)
+    assert len(asked) < 40
+    # At most `per_host` at once, then a rest as long as it may be.
+    assert all(later - earlier > 0.4 for earlier, later in zip(asked, asked[FETCH.per_host :], strict=False))
+
+
+def test_a_host_whose_robots_txt_always_fails_is_given_up(server, store):
+    server.robots = (503, "")
+    done = run([f"{server.url}/ok/{i}" for i in range(1000)], store)
+    assert sum("given up" in result.detail for result in done.values()) > 980
+    assert server.hits("/robots.txt") < 40
+
+
+def test_a_urls_own_server_error_does_not_make_its_host_dead(server, store):
+    urls = [f"{server.url}/status/500?{i}" for i in range(20)]
+    alive = f"{server.url}/ok/last"
+    done = run([*urls, alive], store, limits())
+    assert {done[url].detail for url in urls} == {"500 Internal Server Error"}
+    assert done[alive].code is None
+
+
+def test_a_robots_txt_that_drips_ends_with_the_attempt(server, store):
+    server.robots = (200, "User-agent: *\nDisallow: /nothing\n" * 100)
+    server.robots_seconds = 0.05
+    url = f"{server.url}/ok"
+    start = time.monotonic()
+    done = run([url], store, limits(attempt_seconds=0.3))[url]
+    assert time.monotonic() - start < 5
+    assert done.code is RejectCode.TIMEOUT
+
+
 def test_robots_txt_is_obeyed_and_asked_for_once(server, store):
     server.robots = (200, f"User-agent: {PRODUCT}\nDisallow: /ok/private\n")
     urls = [f"{server.url}/ok/private/{i}" for i in range(3)] + [f"{server.url}/ok/public/{i}" for i in range(3)]
@@ -375,13 +420,7 @@ def test_tls_is_verified_against_the_name_although_the_connection_is_pinned(cert
     with running_server(context) as server:
 
         def attempt(name):
-            sink = io.BytesIO()
-            fetcher = Fetcher(FETCH, resolve=lambda host, *, timeout: ["127.0.0.1"])
-            try:
-                fetcher.fetch(f"https://{name}:{server.server_port}/ok", sink=sink)
-            finally:
-                fetcher.close()
-            return sink.getvalue()
+            return fetch(f"https://{name}:{server.server_port}/ok", FETCH, resolve=lambda host: ["127.0.0.1"])
 
         with pytest.raises(FetchError, match="self-signed") as caught:
             attempt("images.example")  # nobody vouches for it yet

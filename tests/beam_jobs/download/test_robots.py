@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from beam_jobs.download.robots import RobotsFile, forbids_ai
+from beam_jobs.download.robots import RobotsCache, RobotsFile, forbids_ai
 
 GROUPS = """
 User-agent: foobot
@@ -62,7 +62,7 @@ def test_groups_of_rfc_9309(product, path, allowed):
         ("disallow: /a/ツ", "/a/%E3%83%84", False),
         ("disallow: /%62%61%72", "/bar", False),
         ("disallow: /a%2Fb", "/a/b", True),
-        ("nonsense\ndisallow /x\ndisallow: /y", "/x", True),
+        ("nonsense\ndisallow /x\ndisallow: /y", "/x", False),  # a space for the colon, as Google reads it
     ],
 )
 def test_longest_match_wildcards_and_encodings(rules, path, allowed):
@@ -74,6 +74,35 @@ def test_hostile_patterns_take_no_time():
     start = time.monotonic()
     assert robots.allows("/" + "a" * 100_000)
     assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize("key", ["User-agent:", "useragent", "USER AGENT :"])
+def test_a_group_of_very_many_crawlers_takes_no_time(key):
+    """Each of its rules would be kept for each of its crawlers: 200 million."""
+    text = "".join(f"{key} bot{i}\n" for i in range(20_000)) + "Disallow: /x\n" * 10_000
+    start = time.monotonic()
+    robots = RobotsFile(text + "User-agent: *\nDisallow: /y\n", product="anybot")
+    assert [robots.allows("/x"), robots.allows("/y")] == [True, False]
+    assert time.monotonic() - start < 5
+
+
+def test_the_rules_of_few_sites_are_remembered(monkeypatch):
+    cache = RobotsCache()
+    first = cache.site(("http", "0.example", 80))
+    for number in range(2000):
+        cache.site(("http", f"{number}.example", 80)).rules = RobotsFile("", product="anybot")
+        assert cache.site(("http", "0.example", 80)) is first  # used all the time
+    assert cache.site(("http", "1999.example", 80)).rules is not None
+    assert cache.site(("http", "1.example", 80)).rules is None
+    monkeypatch.setattr("beam_jobs.download.robots._MAX_TEXT", 1000)
+    for number in range(3):
+        cache.site(("https", f"{number}.example", 443)).rules = RobotsFile("#" * 600, product="anybot")
+        cache.trim()
+    assert [cache.site(("https", f"{number}.example", 443)).rules is None for number in (2, 1, 0)] == [
+        False,
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(

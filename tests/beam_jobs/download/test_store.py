@@ -13,8 +13,8 @@ import pytest
 
 from beam_jobs.download import pack_writer, packs
 from beam_jobs.download.entry import Body, Download
-from beam_jobs.download.loop import DownloadPolicy, pending
-from beam_jobs.download.store import DownloadStore
+from beam_jobs.download.policy import DownloadPolicy
+from beam_jobs.download.store import DownloadStore, pending
 from pipeline.images.policy import RejectCode
 
 POLICY = DownloadPolicy()

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.command import UsageError
 from pipeline.format import storage
-from pipeline.format.storage import write_atomically
+from pipeline.format.storage import whole_file, write_atomically
 from tests import clouds
 
 ODD_NAMES = ("a[1].jpg", "a1.jpg", "a*", "b#?.jpg", "ü %41.jpg", "a b+c&d=e")
@@ -384,6 +384,15 @@ def test_an_unknown_kind_of_store_is_said():
 def test_local_paths_do_without_fsspec(tmp_path):
     program = ERRORS + '\n    print("fsspec" in sys.modules)'
     assert run(program, str(tmp_path / "file")).stdout.splitlines()[-1] == "False"
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    file = tmp_path / "file"
+    write_atomically(file, b"old")
+    with pytest.raises(TypeError), whole_file(str(file), shared=True) as half:
+        half.write("no bytes")  # type: ignore[arg-type]
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_takes_up_what_a_killed_writer_left(tmp_path):

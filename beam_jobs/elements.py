@@ -1,0 +1,189 @@
+"""Defines the values that pass from step to step of the build's graph; coders.py says which bytes stand for them.
+
+An element is a value, never a place in a file that only one machine sees.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from beam_jobs.sources import SourceItem
+from pipeline.images.facts import ImageFacts
+from pipeline.images.policy import Reject as Refusal
+
+Item = SourceItem  # an image that a source offers, without its bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """Sums up what was listed.
+
+    Attributes:
+      counts: (official split or None, label, images), sorted.
+      fingerprint: sha256 (hex) over everything listed and the source's own fingerprint.
+      key: names the input and the configuration: equal keys, equal datasets.
+      published: the version that has this key already, or "".
+    """
+
+    counts: tuple[tuple[str | None, str, int], ...]
+    fingerprint: str
+    key: str
+    published: str
+
+    @property
+    def total(self) -> int:
+        return sum(count for *_, count in self.counts)
+
+    @property
+    def labels(self) -> list[str]:
+        return sorted({label for _, label, _ in self.counts})
+
+    @property
+    def official(self) -> set[str]:
+        return {split for split, *_ in self.counts if split}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """Holds what inspection found in an image; kept beside the versions and within, so that it is decoded once.
+
+    Attributes:
+      uri: see `SourceItem`.
+      stamp: see `SourceItem`; under another one the finding does not count.
+      size: bytes of the source's file.
+      result: the facts, or why the image is refused.
+    """
+
+    uri: str
+    stamp: str
+    size: int
+    result: ImageFacts | Refusal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Names what an image's split is a function of: itself, or all that look like it.
+
+    Attributes:
+      name: digest of the pixels of one of them.
+      stratum: the class for whose share they count.
+      official: their official split, or None where the build chooses.
+    """
+
+    name: bytes
+    stratum: str
+    official: str | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """Describes an accepted image.
+
+    Attributes:
+      item: where it comes from.
+      size: bytes of the source's file.
+      facts: what inspection found.
+      group: what its split is a function of; at first the image by itself.
+      split: where the build puts it; None until that is decided.
+    """
+
+    item: Item
+    size: int
+    facts: ImageFacts
+    group: Group
+    split: str | None = None
+
+    @property
+    def id(self) -> bytes:
+        """Returns the record's id: sha256 of the file's bytes, or of the raw pixels where there is no file."""
+        return self.item.raw_id or bytes.fromhex(self.facts.sha256)
+
+    @property
+    def pixels(self) -> bytes:
+        """Returns the digest of the upright pixels; equal for exact duplicates."""
+        return bytes.fromhex(self.facts.pixel_sha256)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Reject:
+    """Describes an image that is left out: a line of rejects.jsonl.
+
+    Attributes:
+      item: the image.
+      code: the reason, of `RejectCode`.
+      detail: a sentence for a person.
+      size: bytes of the source's file; None where it could not be read, which may be otherwise next time.
+      facts: what inspection found, where the image itself was acceptable.
+    """
+
+    item: Item
+    code: str
+    detail: str
+    size: int | None = None
+    facts: ImageFacts | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Copies:
+    """Describes images that are copies of each other: a line of duplicates.jsonl, and the first few for the report."""
+
+    line: str
+    items: tuple[Item, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Cut:
+    """Says where a class is cut into splits, or why it cannot be; see `splits.Cuts`."""
+
+    names: tuple[str, ...]
+    bounds: tuple[int, ...]
+    error: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Says what is to be written; made only when every image listed is accounted for.
+
+    Attributes:
+      version: that this build has claimed, "" where there is nothing to do.
+      total: number of images listed.
+      fingerprint: of the listing.
+      key: of the build.
+      labels: class names, in order.
+      shards: split → number of shards.
+      examples: split → label → number of images.
+      rejects: reject code → number of images.
+    """
+
+    version: str
+    total: int
+    fingerprint: str
+    key: str
+    labels: tuple[str, ...]
+    shards: Mapping[str, int]
+    examples: Mapping[str, Mapping[str, int]]
+    rejects: Mapping[str, int]
+
+    @property
+    def refused(self) -> int:
+        return sum(self.rejects.values())
+
+
+def alone(item: Item, size: int, facts: ImageFacts) -> Row:
+    """Makes the row of an image that is, so far, a group by itself."""
+    group = Group(name=bytes.fromhex(facts.pixel_sha256), stratum=item.label, official=item.split)
+    return Row(item=item, size=size, facts=facts, group=group)
+
+
+def outcome(item: Item, finding: Finding) -> Row | Reject:
+    """Returns what an image is, by what inspection found."""
+    result = finding.result
+    if isinstance(result, ImageFacts):
+        return alone(item, finding.size, result)
+    return Reject(item=item, code=result.code.value, detail=result.detail, size=finding.size)
+
+
+def refuse(row: Row, code: str, detail: str) -> Reject:
+    """Leaves out an image that inspection accepted."""
+    return Reject(item=row.item, code=code, detail=detail, size=row.size, facts=row.facts)

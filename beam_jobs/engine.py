@@ -1,0 +1,106 @@
+"""Runs a Beam pipeline on the engine that the options name, or here; errors for the user come as they were raised."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import apache_beam as beam
+import grpc
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.runner import PipelineRunner
+from apache_beam.transforms import environments
+
+from beam_jobs import stopping, worker
+from beam_jobs.errors import command_error
+from pipeline.command import ExitCode, UsageError
+
+MANY = 10_000  # from so many images on, starting processes (0.6 s each) is worth it
+_LOCAL = ("DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
+
+
+def _given(arguments: Sequence[str], name: str) -> bool:
+    return any(argument.partition("=")[0].lstrip("-") == name for argument in arguments)
+
+
+def is_local(options: PipelineOptions, arguments: Sequence[str]) -> bool:
+    """Says whether the pipeline is to run here: no runner is named, or a local one."""
+    runner = options.view_as(StandardOptions).runner or ""
+    return not _given(arguments, "runner") or runner.rpartition(".")[2] in _LOCAL
+
+
+def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images: int) -> FnApiRunner | None:
+    """Returns the local runner, or None where the options name an engine.
+
+    Beam's own default, DirectRunner, first tries to download a binary and then ignores the direct_* options.
+
+    Raises:
+      UsageError: threads are asked for, in which Beam loses rows.
+    """
+    if not is_local(options, arguments):
+        return None
+    direct = options.view_as(DirectOptions)
+    mode = direct.direct_running_mode if _given(arguments, "direct_running_mode") else None
+    workers = direct.direct_num_workers if _given(arguments, "direct_num_workers") else 0
+    if mode == "multi_threading":
+        raise UsageError(
+            "--direct_running_mode=multi_threading: Beam loses rows in it; take multi_processing, or leave it out"
+        )
+    workers = workers or (1 if mode is None and images < MANY else len(os.sched_getaffinity(0)))
+    direct.direct_num_workers = 1 if mode == "in_memory" else workers
+    direct.direct_running_mode = "in_memory"  # else the runner would replace the environment chosen here
+    if mode == "in_memory" or (mode is None and workers == 1):
+        return FnApiRunner()
+    return FnApiRunner(
+        default_environment=environments.SubprocessSDKEnvironment.from_command_string(worker.command(os.getpid()))
+    )
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Makes signals and the death of a local worker end the process at once; Beam would wait, perhaps for ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stderr = sys.stderr
+
+    def on_thread_error(args: threading.ExceptHookArgs) -> None:
+        if args.thread is not None and args.thread.name == "run_worker":
+            reason = "a worker process died, probably for want of memory (fewer: --direct_num_workers)"
+            stopping.end(f"error: {reason}; run the same command again to continue", ExitCode.AGAIN, stderr)
+        if not isinstance(args.exc_value, grpc.RpcError):  # those only say that a worker has gone
+            threads_hook(args)
+
+    threads_hook, threading.excepthook = threading.excepthook, on_thread_error
+    try:
+        with stopping.at_once():
+            yield
+    finally:
+        threading.excepthook = threads_hook
+
+
+def run(build: Callable[[beam.Pipeline], object], options: PipelineOptions, runner: PipelineRunner | None) -> None:
+    """Runs the pipeline that `build` adds its steps to, to the end.
+
+    Raises:
+      CommandError: a step raised a `BuildError`; its message and exit code.
+      Exception: whatever else the runner raises: a bug.
+    """
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # it logs what it raises
+    try:
+        pipeline = beam.Pipeline(runner=runner, options=options)
+    except ValueError as error:
+        raise UsageError(f"Beam's options: {' '.join(str(error).split())}") from error
+    build(pipeline)
+    try:
+        with _stoppable():
+            pipeline.run().wait_until_finish()
+    except Exception as error:
+        if failure := command_error(error):
+            raise failure from error
+        raise

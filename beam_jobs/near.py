@@ -1,0 +1,188 @@
+"""Finds images that look alike in the graph, in partitions that grow in number with the images.
+
+Row → sketch (16 bytes of id, 72 of hash) → partition → similar pairs → components. While the images are few, a
+partition is some of the search's bands over all of them. From `images_per_search` times as many on as there are bands,
+it is a part of one band's buckets: a sketch goes to each part in which it stands or looks for partners, so every pair
+that shares a bucket meets. There, the places of all sketches in one order are counted first, because a search in a
+crowded bucket begins where the image's place says (lsh.py). The pairs found are the same, however they are partitioned.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+
+from beam_jobs import lsh
+from beam_jobs.bundles import late
+from beam_jobs.duplicates import find_components
+from beam_jobs.elements import Row
+
+_BLOCK = 512  # sketches that travel together
+_PREFIX = 3  # bytes of the hash by which sketches are put in order
+_IMAGES_PER_BAND = 4_000  # so that a small search, too, is shared by some workers
+_MAX_BITS = 14
+_COMPONENT = np.dtype([("id", "V16"), ("component", "V16"), ("picture", "V16")])
+_PLACED = np.dtype([("sketch", lsh.SKETCH), ("place", np.uint64)])
+
+Key = tuple[int, int, int, int]  # first band, step to the next one, bits and number of the part
+
+
+def sketch_id(row: Row) -> bytes:
+    """Names the row for the search: enough of the digest of its pixels, which no other row has any more."""
+    return row.pixels[: lsh.ID_BYTES]
+
+
+def part_bits(images: int, *, images_per_search: int) -> int:
+    """Counts the bits of the parts that each band is divided into: 0 while there are few images."""
+    parts = -(-images // (images_per_search * lsh.BANDS))
+    return min(_MAX_BITS, (parts * lsh.BANDS - 1).bit_length()) if parts > 1 else 0
+
+
+def searches(images: int) -> int:
+    """Counts the searches that share the bands while there are few images."""
+    return min(lsh.BANDS, 1 + images // _IMAGES_PER_BAND)
+
+
+def sketch(row: Row) -> Iterator[bytes]:
+    """Makes the search's input of a row; next to uniform images have none. Row → sketch, as bytes."""
+    if row.facts.perceptual_hash:
+        yield row.facts.perceptual_hash + sketch_id(row)
+
+
+class Share(beam.DoFn):
+    """Shares sketches out to searches.
+
+    Sketch → (partition, block) while there are few images; tagged `many`: (beginning of the hash, sketch).
+    """
+
+    def __init__(self, images_per_search: int) -> None:
+        self._images_per_search = images_per_search
+
+    def start_bundle(self) -> None:
+        self._block: list[bytes] = []
+        self._searches = 0
+
+    def process(self, sketch: bytes, images: int) -> Iterator[Any]:
+        if part_bits(images, images_per_search=self._images_per_search):
+            yield beam.pvalue.TaggedOutput("many", (sketch[:_PREFIX], sketch))
+            return
+        self._searches = searches(images)
+        self._block.append(sketch)
+        if len(self._block) == _BLOCK:
+            yield from self._flush()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        yield from map(late, self._flush())
+
+    def _flush(self) -> Iterator[tuple[Key, bytes]]:
+        if self._block:
+            places = np.zeros(len(self._block), _PLACED)
+            places["sketch"] = np.frombuffer(b"".join(self._block), lsh.SKETCH)
+            self._block = []
+            for first in range(self._searches):
+                yield (first, self._searches, 0, 0), places.tobytes()
+
+
+def first_places(counts: Iterable[tuple[bytes, int]]) -> dict[bytes, int]:
+    """Turns (beginning of the hash, sketches) into the first place of each beginning, in one order of all."""
+    ordered = sorted(counts)
+    totals = itertools.accumulate((count for _, count in ordered), initial=0)
+    return {prefix: first for (prefix, _), first in zip(ordered, totals, strict=False)}
+
+
+class Place(beam.DoFn):
+    """Gives sketches their places and sends them where they are looked for.
+
+    (beginning of the hash, sketches) → (partition, block of sketches with places).
+    """
+
+    def __init__(self, images_per_search: int) -> None:
+        self._images_per_search = images_per_search
+
+    def process(
+        self, element: tuple[bytes, Iterable[bytes]], first: dict[bytes, int], images: int
+    ) -> Iterator[tuple[Key, bytes]]:
+        prefix, sketches = element
+        ordered = sorted(sketches)
+        bits = part_bits(images, images_per_search=self._images_per_search)
+        for at in range(0, len(ordered), _BLOCK):
+            block = np.zeros(len(ordered[at : at + _BLOCK]), _PLACED)
+            block["sketch"] = np.frombuffer(b"".join(ordered[at : at + _BLOCK]), lsh.SKETCH)
+            block["place"] = first[prefix] + at + np.arange(len(block))
+            parts = lsh.parts_of(block["sketch"], bits)
+            for band in range(lsh.BANDS):
+                for part in np.unique(parts[:, band]).tolist():
+                    concerned = (parts[:, band] == part).any(axis=1)
+                    yield (band, lsh.BANDS, bits, part), block[concerned].tobytes()
+
+
+def search(element: tuple[Key, Iterable[bytes]]) -> tuple[None, bytes]:
+    """Searches a partition. (partition, blocks) → (None, bytes of its similar pairs)."""
+    (first, step, bits, number), blocks = element
+    placed = np.frombuffer(bytearray().join(blocks), _PLACED)
+    part, bands = lsh.Part(bits=bits, number=number), range(first, lsh.BANDS, step)
+    places = placed["place"] if bits else None
+    return None, lsh.similar(np.ascontiguousarray(placed["sketch"]), bands, part=part, places=places).tobytes()
+
+
+def components(element: tuple[None, Iterable[bytes]]) -> bytes:
+    """Finds the components of all pairs, from the pairs alone. (None, pairs) → _COMPONENT array, sorted by id."""
+    found = find_components(np.frombuffer(b"".join(element[1]), lsh.EDGE))
+    table = np.zeros(len(found), _COMPONENT)
+    for number, (item, (component, picture)) in enumerate(sorted(found.items())):
+        table[number] = item, component, picture
+    return table.tobytes()
+
+
+class PartAlike(beam.DoFn):
+    """Separates the images that look like others. Row → row; tagged `alike`: (component, (row, picture))."""
+
+    def start_bundle(self) -> None:
+        self._read: tuple[bytes | None, dict[bytes, int]] = None, {}
+
+    def process(self, row: Row, found: bytes) -> Iterator[Any]:
+        if self._read[0] is not found:
+            ids = np.frombuffer(found, _COMPONENT)["id"].tolist()
+            self._read = found, {item: number for number, item in enumerate(ids)}
+        number = self._read[1].get(sketch_id(row))
+        if number is None:
+            yield row
+        else:
+            _, component, picture = np.frombuffer(found, _COMPONENT)[number].tolist()
+            yield beam.pvalue.TaggedOutput("alike", (component, (row, picture)))
+
+
+def similar_images(rows: beam.PCollection[Row], *, images_per_search: int) -> beam.pvalue.DoOutputsTuple:
+    """Adds the search: outputs `alone`, rows that look like no other, and `alike`: (component, (row, picture))."""
+    # Made without a side input: FnApiRunner waits for ever where two steps read what a third one wrote and one of them
+    # needs what comes of the other.
+    every = rows | "Sketch" >> beam.FlatMap(sketch).with_output_types(bytes)
+    images = beam.pvalue.AsSingleton(every | "CountSketches" >> beam.combiners.Count.Globally())
+    block = tuple[Key, bytes]
+    sketches = every | "Share" >> beam.ParDo(Share(images_per_search), images).with_output_types(
+        block, many=tuple[bytes, bytes]
+    ).with_outputs("many", main="few")
+    first = sketches.many | "CountPrefixes" >> beam.combiners.Count.PerKey() | "Prefixes" >> beam.combiners.ToList()
+    placed = (
+        sketches.many
+        | "GroupByPrefix" >> beam.GroupByKey()
+        | "Place"
+        >> beam.ParDo(
+            Place(images_per_search), beam.pvalue.AsSingleton(first | "FirstPlaces" >> beam.Map(first_places)), images
+        ).with_output_types(block)
+    )
+    found = (
+        (sketches.few, placed)
+        | "AllSketches" >> beam.Flatten()
+        | "GroupByPartition" >> beam.GroupByKey()
+        | "Search" >> beam.Map(search).with_output_types(tuple[None, bytes])
+        | "GatherPairs" >> beam.GroupByKey()
+        | "Components" >> beam.Map(components).with_output_types(bytes)
+    )
+    return rows | "PartAlike" >> beam.ParDo(
+        PartAlike(), beam.pvalue.AsSingleton(found, default_value=b"")
+    ).with_output_types(Row, alike=tuple[bytes, tuple[Row, bytes]]).with_outputs("alike", main="alone")

@@ -1,0 +1,149 @@
+"""Plans what is written, when every image listed is accounted for: here runners that lose rows are found out."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable, Iterator, Mapping
+
+import apache_beam as beam
+
+from beam_jobs import root
+from beam_jobs.assign import Assigned
+from beam_jobs.bundles import late
+from beam_jobs.elements import Cut, Listing, Plan, Reject, Row
+from beam_jobs.errors import BuildError, crossing
+from beam_jobs.listing import labels_of
+from beam_jobs.settings import Settings
+from beam_jobs.shards import BYTES_PER_PIXEL, num_shards
+from pipeline.command import ExitCode
+from pipeline.images.policy import RejectCode
+
+# A copy is no fault of the input: nothing is lost by leaving it out.
+_NO_FAULT = frozenset(
+    code.value for code in (RejectCode.DUPLICATE, RejectCode.NEAR_DUPLICATE, RejectCode.TRAIN_COPY_OF_TEST)
+)
+
+# (split, label, images, bytes); rejects stand under the split "" with their code as label
+Counts = list[tuple[str, str, int, int]]
+
+
+def record_bytes(row: Row) -> int:
+    """Estimates how many bytes the row's record will take; the same on every machine."""
+    facts = row.facts
+    return row.size if facts.keeps_bytes else int(facts.height * facts.width * BYTES_PER_PIXEL)
+
+
+class CountUp(beam.DoFn):
+    """Counts what is kept and refused, a bundle at a time. Row or reject → counts."""
+
+    def start_bundle(self) -> None:
+        self._sums: dict[tuple[str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
+
+    def process(self, element: Row | Reject) -> None:
+        if isinstance(element, Reject):
+            self._sums["", element.code][0] += 1
+        else:
+            sums = self._sums[element.split or "", element.item.label]
+            sums[0] += 1
+            sums[1] += record_bytes(element)
+
+    def finish_bundle(self) -> Iterator[Counts]:
+        if self._sums:
+            yield late([(*key, *value) for key, value in sorted(self._sums.items())])
+
+
+def add_counts(several: Iterable[Counts]) -> Counts:
+    """Adds up counts."""
+    sums: dict[tuple[str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
+    for counts in several:
+        for split, label, images, size in counts:
+            sums[split, label][0] += images
+            sums[split, label][1] += size
+    return sorted((split, label, images, size) for (split, label), (images, size) in sums.items())
+
+
+def _problem(
+    examples: Mapping[str, Mapping[str, int]],
+    rejects: Mapping[str, int],
+    cuts: Iterable[Cut],
+    listing: Listing,
+    settings: Settings,
+) -> str | None:
+    """Says why the images that are left make no dataset."""
+    build, total = settings.build, listing.total
+    refused = sum(count for code, count in rejects.items() if code not in _NO_FAULT)
+    labels_left = {label for by_label in examples.values() for label in by_label}
+    lost = [label for label in labels_of(listing, settings) if label not in labels_left]
+    uncut = sorted(cut.error for cut in cuts if cut.error)
+    if refused > build.max_reject_fraction * total:
+        return (
+            f"{refused} of {total} images refused ({refused / total:.1%}), more than "
+            f"--max_reject_fraction={build.max_reject_fraction:g} allows"
+        )
+    if lost:
+        return f'class "{lost[0]}": none of its images is usable'
+    if uncut:
+        return f"{uncut[0]}; add images, or give fewer --splits"
+    if "train" not in examples and listing.official:
+        return "no image is left for the train split"
+    return None
+
+
+def decide(counts: Counts, cuts: Mapping[str, Cut], listing: Listing, settings: Settings) -> Plan:
+    """Counts → plan, with a version claimed for it.
+
+    Raises:
+      BuildError: images are lost; or what is left makes no dataset.
+    """
+    examples: dict[str, dict[str, int]] = {}
+    sizes: collections.Counter[str] = collections.Counter()
+    for split, label, count, size in counts:
+        examples.setdefault(split, {})[label] = count
+        sizes[split] += size
+    rejects = examples.pop("", {})
+    version = ""
+    if not listing.published:
+        accounted = sum(count for _, _, count, _ in counts)
+        if accounted != listing.total:
+            raise BuildError(
+                ExitCode.INTERNAL,
+                f"the Beam runner lost images: {accounted} of {listing.total} arrived; nothing was published",
+            )
+        if problem := _problem(examples, rejects, cuts.values(), listing, settings):
+            # In one line, because Beam lets through the first one of an error's text.
+            table = ", ".join(f"{count} {code}" for code, count in sorted(rejects.items()))
+            raise BuildError(ExitCode.DATA, f"{problem}; nothing was published{table and f' ({table})'}")
+        with crossing(settings.build.output):
+            version = root.claim(settings.build.output, listing.key)
+    return Plan(
+        version=version,
+        total=listing.total,
+        fingerprint=listing.fingerprint,
+        key=listing.key,
+        labels=labels_of(listing, settings),
+        shards={split: num_shards(examples=sum(of.values()), size=sizes[split]) for split, of in examples.items()},
+        examples=examples,
+        rejects=rejects,
+    )
+
+
+def planned(
+    assigned: Assigned,
+    rejects: beam.PCollection[Reject],
+    listing: beam.PCollection[Listing],
+    settings: Settings,
+) -> beam.PCollection[Plan]:
+    """Adds the steps that count all images and make the one plan."""
+    counts = [
+        several | label >> beam.ParDo(CountUp()).with_output_types(Counts)
+        for label, several in (("CountKept", assigned.rows), ("CountRefused", rejects))
+    ]
+    return (
+        counts
+        | "AllCounts" >> beam.Flatten()
+        | "AddCounts" >> beam.CombineGlobally(add_counts)
+        | "Plan"
+        >> beam.Map(
+            decide, beam.pvalue.AsDict(assigned.cuts), beam.pvalue.AsSingleton(listing), settings
+        ).with_output_types(Plan)
+    )

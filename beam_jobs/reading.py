@@ -1,0 +1,50 @@
+"""Reads images of any source in order: from a store many at once, from a disk one after the other, announced before."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Iterator, Sequence
+
+from beam_jobs.read_ahead import read_ahead
+from beam_jobs.sources import Source, SourceItem
+from pipeline.images.policy import ReadError
+
+_READERS = 16  # reads under way at once in a worker: hides a store's latency
+_STORES = ("gs://", "gcs://", "s3://", "memory://")
+
+
+class Reader:
+    """Reads images for one worker."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._in_store = str(getattr(source, "root", "")).startswith(_STORES)
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+
+    def read(self, items: Sequence[SourceItem]) -> Iterator[bytes | ReadError]:
+        """Yields each item's bytes, or why they cannot be read."""
+        if not self._in_store and not any(item.uri.startswith(_STORES) for item in items):
+            yield from map(self._read, read_ahead(items, self._source, item=lambda item: item))
+            return
+        if self._pool is None:
+            self._pool = concurrent.futures.ThreadPoolExecutor(_READERS)
+        # A few more than are under way: more would only fill the memory.
+        waiting: list[concurrent.futures.Future[bytes | ReadError]] = []
+        for item in items:
+            waiting.append(self._pool.submit(self._read, item))
+            if len(waiting) > 2 * _READERS:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+    def close(self) -> None:
+        """Ends the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def _read(self, item: SourceItem) -> bytes | ReadError:
+        try:
+            return self._source.read(item)
+        except ReadError as error:
+            return error

@@ -1,0 +1,1 @@
+"""Writes what a version holds besides its shards, and the version itself."""

@@ -1,0 +1,186 @@
+"""Makes a version of what the graph has written: adds all that is neither shard nor table, the manifest last."""
+
+from __future__ import annotations
+
+import collections
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+
+import apache_beam as beam
+
+from beam_jobs import root
+from beam_jobs.card import dataset_card, tfds_metadata
+from beam_jobs.elements import Copies, Plan, Reject
+from beam_jobs.errors import BuildError, crossing
+from beam_jobs.settings import WORK_DIR, Settings
+from beam_jobs.shards import ShardReport
+from beam_jobs.splits import split_order
+from beam_jobs.statistics import Tally, merged, statistics_json
+from beam_jobs.survey import Survey
+from beam_jobs.version.gallery import Pictures, survey_of
+from beam_jobs.version.gallery import report as report_page
+from pipeline.command import ExitCode
+from pipeline.format import storage
+from pipeline.format.manifest import MANIFEST_FILE, Manifest
+
+
+def by_split(reports: Iterable[ShardReport], plan: Plan) -> dict[str, list[ShardReport]]:
+    """Sorts the reports into splits, in order; shards that got no rows have none.
+
+    Raises:
+      BuildError: the shards do not hold what was planned.
+    """
+    by_name = {report.shard.name: report for report in reports}
+    found: dict[str, list[ShardReport]] = {}
+    for split in split_order(list(plan.shards)):
+        found[split] = [report for name, report in sorted(by_name.items()) if f"-{split}.tfrecord-" in name]
+        images, expected = sum(r.shard.examples for r in found[split]), sum(plan.examples[split].values())
+        if images != expected:
+            raise BuildError(
+                ExitCode.INTERNAL,
+                f"the Beam runner lost images: {images} of {expected} of the split {split} are in its shards; "
+                "nothing was published",
+            )
+    return found
+
+
+def reject_line(reject: Reject) -> str:
+    """Spells a reject as a line of rejects.jsonl."""
+    item = reject.item
+    line = {"uri": item.uri, "label": item.label, "code": reject.code, "detail": reject.detail}
+    return json.dumps(line, ensure_ascii=False)
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in sorted(lines))
+
+
+def _manifest(plan: Plan, reports: Mapping[str, Sequence[ShardReport]], tally: Tally, settings: Settings) -> Manifest:
+    return Manifest(
+        name=settings.build.name,
+        version=plan.version,
+        labels=plan.labels,
+        splits={split: tuple(report.shard for report in part) for split, part in reports.items()},
+        source_fingerprint=plan.fingerprint,
+        build=settings.build.content(),
+        code_version=metadata.version("tpu-retraining"),
+        max_height=tally.max_height,
+        max_width=tally.max_width,
+    )
+
+
+def _equal_version(manifest: Manifest, output: str) -> str | None:
+    """Finds the newest version, if it holds the same; else None."""
+    for version in root.versions(output)[-1:]:
+        other = root.manifest_of(output, version)
+        content = manifest.name, manifest.labels, manifest.splits
+        if other and version != manifest.version and (other.name, other.labels, other.splits) == content:
+            return version
+    return None
+
+
+def conclude(
+    _: None,
+    plan: Plan,
+    reports: Sequence[ShardReport],
+    rejects: Sequence[Reject],
+    copies: Sequence[Copies],
+    tabled: int,
+    pictures: Pictures,
+    settings: Settings,
+) -> str:
+    """Makes the version, and tells the launcher. Nothing → version that holds the dataset.
+
+    Raises:
+      BuildError: something is missing; then there is no manifest, so no version.
+    """
+    output = settings.build.output
+    with crossing(output):
+        if plan.version:
+            version = finish(plan, reports, rejects, copies, tabled, pictures, settings)
+        else:
+            version = root.published_as(output, plan.key) or ""
+        result = {"version": version, "built": bool(plan.version), "total": plan.total}
+        storage.make_folder(storage.join(output, WORK_DIR, "results"))
+        storage.write_atomically(settings.result, json.dumps(result), shared=True)
+    return version
+
+
+def finish(
+    plan: Plan,
+    reports: Sequence[ShardReport],
+    rejects: Sequence[Reject],
+    copies: Sequence[Copies],
+    tabled: int,
+    pictures: Pictures,
+    settings: Settings,
+) -> str:
+    """Writes all that is neither shard nor table into the version; returns it, or an earlier one of equal content.
+
+    Raises:
+      BuildError: something is missing.
+      OSError: the disk is full, or the like.
+    """
+    counted = collections.Counter(reject.code for reject in rejects)
+    if dict(counted) != dict(plan.rejects) or tabled != plan.refused:
+        raise BuildError(ExitCode.INTERNAL, "the Beam runner lost rejects; nothing was published")
+    output = settings.build.output
+    directory = root.version_directory(output, plan.version)
+    sorted_reports = by_split(reports, plan)
+    tallies = {split: merged(report.tally for report in part) for split, part in sorted_reports.items()}
+    manifest = _manifest(plan, sorted_reports, merged(tallies.values()), settings)
+    if equal := _equal_version(manifest, output):
+        root.remember(output, plan.key, equal)
+        storage.delete(directory)
+        return equal
+    texts = {
+        "statistics.json": statistics_json(tallies, plan.rejects),
+        "README.md": dataset_card(manifest, {s: tally.labels for s, tally in tallies.items()}, plan.rejects),
+        **tfds_metadata(manifest),
+        "rejects.jsonl": _lines(map(reject_line, rejects)),
+        "duplicates.jsonl": _lines(group.line for group in copies),
+    }
+    texts["report.html"] = _report(manifest, texts, survey_of(pictures, rejects, copies), settings)
+    for name, text in texts.items():
+        storage.write_atomically(storage.join(directory, name), text, shared=True, durable=True)
+    storage.write_atomically(storage.join(directory, MANIFEST_FILE), manifest.to_json(), shared=True, durable=True)
+    return plan.version
+
+
+def _report(manifest: Manifest, texts: Mapping[str, str], found: Survey, settings: Settings) -> str:
+    return report_page(
+        manifest=manifest,
+        statistics=json.loads(texts["statistics.json"]),
+        rejects=texts["rejects.jsonl"],
+        duplicates=texts["duplicates.jsonl"],
+        found=found,
+        source=settings.source,
+    )
+
+
+def finished(
+    plan: beam.PCollection[Plan],
+    reports: beam.PCollection[ShardReport],
+    rejects: beam.PCollection[Reject],
+    copies: beam.PCollection[Copies],
+    tabled: beam.PCollection[int],
+    pictures: beam.PCollection[Pictures],
+    settings: Settings,
+) -> beam.PCollection[str]:
+    """Adds the last step, which makes the version."""
+    return (
+        plan.pipeline
+        | "StartVersion" >> beam.Create([None])
+        | "Version"
+        >> beam.Map(
+            conclude,
+            beam.pvalue.AsSingleton(plan),
+            beam.pvalue.AsList(reports),
+            beam.pvalue.AsList(rejects),
+            beam.pvalue.AsList(copies),
+            beam.pvalue.AsSingleton(tabled | "AddTabled" >> beam.CombineGlobally(sum)),
+            beam.pvalue.AsSingleton(pictures),
+            settings,
+        ).with_output_types(str)
+    )

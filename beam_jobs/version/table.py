@@ -1,0 +1,115 @@
+"""Writes the tables of all images, kept and refused, into a version (`rows-*.parquet`), and reads them back.
+
+They are for people (pandas, DuckDB: `SELECT * FROM 'rows-*.parquet'`) and the next build's memory of what it need not
+decode. A part a shard, and some for the refused; which ones count for another build is said by the inspection's name.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from beam_jobs.elements import Finding, Reject, Row
+from pipeline.format import storage
+from pipeline.images.facts import ImageFacts
+from pipeline.images.policy import Reject as Refusal
+from pipeline.images.policy import RejectCode
+
+REFUSED = "refused"  # in the name of a table, where others have their split
+_INSPECTION = b"inspection"
+# Column → its Arrow type.
+_COLUMNS = {
+    "uri": "string",
+    "label": "string",
+    "official_split": "string",
+    "split": "string",
+    "reason": "string",
+    "detail": "string",
+    "group": "binary",
+    "stamp": "string",
+    "bytes": "int64",
+    "sha256": "binary",
+    "pixel_sha256": "binary",
+    "height": "int32",
+    "width": "int32",
+    "channels": "int32",
+    "format": "string",
+    "keeps_bytes": "bool",
+    "perceptual_hash": "binary",
+    "brightness": "float64",
+    "sharpness": "float64",
+}
+_FACTS = list(_COLUMNS)[list(_COLUMNS).index("height") :]
+
+
+def table_name(split: str, number: int, count: int) -> str:
+    """Names a table: `rows-train-00000-of-00008.parquet`."""
+    return f"rows-{split}-{number:05d}-of-{count:05d}.parquet"
+
+
+def is_table(name: str) -> bool:
+    """Says whether a file of a version is one of its tables."""
+    return name.startswith("rows-") and name.endswith(".parquet")
+
+
+def _fields(element: Row | Reject) -> dict[str, Any]:
+    item, facts = element.item, element.facts
+    # A name of bytes that are no text cannot stand in a table; such an image is refused, whatever it is called.
+    found: dict[str, Any] = {"uri": item.uri, "label": item.label, "official_split": item.split, "stamp": item.stamp}
+    found["bytes"] = element.size
+    if isinstance(element, Reject):
+        found |= {"reason": element.code, "detail": element.detail.encode("utf-8", "backslashreplace").decode()}
+    else:
+        found |= {"split": element.split, "group": element.group.name}
+    if facts is not None:
+        found |= {name: getattr(facts, name) for name in _FACTS}
+        found |= {"sha256": bytes.fromhex(facts.sha256), "pixel_sha256": bytes.fromhex(facts.pixel_sha256)}
+    return found
+
+
+def table_bytes(elements: Sequence[Row | Reject], *, inspection: str) -> bytes:
+    """Makes a table; the same elements in the same order give the same bytes."""
+    import pyarrow as pa  # not above: most steps need none, and it takes 40 MB
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([(name, getattr(pa, "bool_" if kind == "bool" else kind)()) for name, kind in _COLUMNS.items()])
+    columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+    for element in elements:
+        found = _fields(element)
+        for name, column in columns.items():
+            column.append(found.get(name))
+    table = pa.table(columns, schema=schema.with_metadata({_INSPECTION: inspection.encode()}))
+    out = io.BytesIO()
+    pq.write_table(table, out, compression="zstd")
+    return out.getvalue()
+
+
+def _finding(fields: dict[str, Any]) -> Finding | None:
+    """Returns what inspection had found; None for an image that could not be read."""
+    result: ImageFacts | Refusal
+    if fields["bytes"] is None:
+        return None
+    if fields["sha256"] is None:
+        result = Refusal(code=RejectCode(fields["reason"]), detail=fields["detail"])
+    else:
+        digests = {name: fields[name].hex() for name in ("sha256", "pixel_sha256")}
+        result = ImageFacts(**digests, **{name: fields[name] for name in _FACTS})
+    return Finding(uri=fields["uri"], stamp=fields["stamp"], size=fields["bytes"], result=result)
+
+
+def read_table(path: str, *, inspection: str) -> Iterator[Finding]:
+    """Reads the findings of a table; none where it was made under another policy, or is damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(io.BytesIO(storage.read(path)))
+        if (table.schema.metadata or {}).get(_INSPECTION) != inspection.encode():
+            return
+        found: Iterable[Finding | None] = [
+            _finding(row) for batch in table.to_batches(4_096) for row in batch.to_pylist()
+        ]
+    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):
+        return
+    yield from filter(None, found)

@@ -1,0 +1,169 @@
+"""Writes shards in the graph: reads each image again, makes a shard in memory, writes it whole, once, in its place.
+
+Its report beside the version is written after it and bears the digest of its rows: whoever comes again, after a kill or
+because a bundle runs twice, finds that the shard is whole. Each shard has a table of its rows; the refused have theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import apache_beam as beam
+
+from beam_jobs.copies import flat
+from beam_jobs.elements import Plan, Reject, Row
+from beam_jobs.errors import BuildError, crossing
+from beam_jobs.reading import Reader
+from beam_jobs.root import version_directory
+from beam_jobs.settings import Settings
+from beam_jobs.shards import ShardReport, shard_name
+from beam_jobs.statistics import Tally
+from beam_jobs.version.table import REFUSED, table_bytes, table_name
+from pipeline.command import ExitCode
+from pipeline.format import storage
+from pipeline.format.manifest import Shard
+from pipeline.format.records import Record, encode_example, frame
+from pipeline.images.encode import render
+from pipeline.images.policy import ReadError
+
+_REFUSED_PER_TABLE = 50_000
+Place = tuple[str, int]  # split and number of a shard
+
+
+def rows_digest(rows: Sequence[Row]) -> str:
+    """Identifies what a shard is made of."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(repr((row.id, row.item.uri, row.item.label, row.split, row.group.name)).encode())
+    return digest.hexdigest()
+
+
+def to_shard(row: Row, plan: Plan) -> tuple[Place, Row]:
+    """Sends a row to its shard: chosen by other bytes of its id than the leading ones, which order the shard."""
+    split = row.split or ""
+    return (split, int.from_bytes(row.id[-8:], "big") % plan.shards[split]), row
+
+
+class WriteShard(beam.DoFn):
+    """Writes a shard. ((split, shard), rows) → its report."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def setup(self) -> None:
+        self._reader = Reader(self._settings.source)
+
+    def teardown(self) -> None:
+        self._reader.close()
+
+    def process(self, element: tuple[Place, Iterable[Row]], plan: Plan) -> Iterator[ShardReport]:
+        (split, number), found = element
+        build, count = self._settings.build, plan.shards[split]
+        rows = sorted(found, key=lambda row: row.id)
+        name = shard_name(name=build.name, split=split, shard=number, count=count)
+        directory = version_directory(build.output, plan.version)
+        reports = self._settings.shard_reports(plan.version)
+        report_path = storage.join(reports, f"{name}.json")
+        digest = rows_digest(rows)
+        with crossing(build.output):
+            report = _finished(storage.join(directory, name), report_path, digest)
+            if report is None:
+                report, content = self._make(name, rows, plan)
+                storage.write_atomically(storage.join(directory, name), content, shared=True, durable=True)
+                table = table_bytes(rows, inspection=self._settings.inspection)
+                path = storage.join(directory, table_name(split, number, count))
+                storage.write_atomically(path, table, shared=True, durable=True)
+                storage.make_folder(reports)
+                storage.write_atomically(report_path, f"{digest}\n{report.to_json()}", shared=True, durable=True)
+        yield report
+
+    def _make(self, name: str, rows: Sequence[Row], plan: Plan) -> tuple[ShardReport, bytes]:
+        numbers = {label: number for number, label in enumerate(plan.labels)}
+        content, tally = bytearray(), Tally()
+        for row, data in zip(rows, self._reader.read([row.item for row in rows]), strict=True):
+            image = self._image(row, data)
+            facts = row.facts
+            record = Record(
+                image=image,
+                label=numbers[row.item.label],
+                id=row.id.hex(),
+                source=row.item.uri,
+                height=facts.height,
+                width=facts.width,
+            )
+            content += frame(encode_example(record))
+            tally.add(flat(row), image_bytes=len(image))
+        digest = hashlib.sha256(content).hexdigest()
+        shard = Shard(name=name, examples=len(rows), bytes=len(content), sha256=digest)
+        return ShardReport(shard=shard, tally=tally), bytes(content)
+
+    def _image(self, row: Row, data: bytes | ReadError) -> bytes:
+        """Returns the record's image. Raises BuildError where the source's is not any more what was inspected."""
+        if isinstance(data, ReadError):
+            raise BuildError(
+                ExitCode.AGAIN, f"an image could be inspected but not read again ({data}); run the same command again"
+            )
+        if row.item.content_id(data) != row.id:
+            raise BuildError(ExitCode.AGAIN, f"{row.item.uri} changed while the build ran; run the same command again")
+        return data if row.facts.keeps_bytes else render(data, self._settings.build.policy)
+
+
+def _finished(path: str, report_path: str, digest: str) -> ShardReport | None:
+    """Reads the report of a shard that is whole; None if there is none, or it holds other rows."""
+    try:
+        stored, text = storage.read_text(report_path).split("\n", 1)
+        report = ShardReport.from_json(text)
+        # The report is written after its shard, so the size is only a guard against tampering.
+        return report if stored == digest and storage.stamp(path)[0] == report.shard.bytes else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def refused_tables(plan: Plan) -> int:
+    """Counts the tables of what is left out."""
+    return max(1, -(-plan.refused // _REFUSED_PER_TABLE))
+
+
+def to_table(reject: Reject, plan: Plan) -> tuple[int, Reject]:
+    """Sends a reject to its table."""
+    digest = hashlib.blake2b(reject.item.uri.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % refused_tables(plan), reject
+
+
+def write_refused(element: tuple[int, Iterable[Reject]], plan: Plan, settings: Settings) -> int:
+    """Writes a table of rejects. (number, rejects) → how many."""
+    number, several = element
+    rejects = sorted(several, key=lambda reject: (reject.item.uri, reject.code))
+    with crossing(settings.build.output):
+        name = table_name(REFUSED, number, refused_tables(plan))
+        path = storage.join(version_directory(settings.build.output, plan.version), name)
+        table = table_bytes(rejects, inspection=settings.inspection)
+        storage.write_atomically(path, table, shared=True, durable=True)
+    return len(rejects)
+
+
+def written(
+    rows: beam.PCollection[Row], plan: beam.PCollection[Plan], settings: Settings
+) -> beam.PCollection[ShardReport]:
+    """Adds the steps that write the shards."""
+    one = beam.pvalue.AsSingleton(plan)
+    return (
+        rows
+        | "ToShard" >> beam.Map(to_shard, one).with_output_types(tuple[Place, Row])
+        | "GroupByShard" >> beam.GroupByKey()
+        | "WriteShard" >> beam.ParDo(WriteShard(settings), one).with_output_types(ShardReport)
+    )
+
+
+def tabled(
+    rejects: beam.PCollection[Reject], plan: beam.PCollection[Plan], settings: Settings
+) -> beam.PCollection[int]:
+    """Adds the steps that write the tables of what is left out."""
+    one = beam.pvalue.AsSingleton(plan)
+    return (
+        rejects
+        | "ToTable" >> beam.Map(to_table, one).with_output_types(tuple[int, Reject])
+        | "GroupByTable" >> beam.GroupByKey()
+        | "WriteRefused" >> beam.Map(write_refused, one, settings).with_output_types(int)
+    )
