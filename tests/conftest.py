@@ -34,9 +34,11 @@ def xla():
 
 
 @pytest.fixture(scope="session")
-def gcs(tmp_path_factory) -> Iterator[str]:
-    """Runs a store for gs:// and yields the URL of its bucket; tests that need it are skipped where it is not built."""
-    with clouds.gcs_server(tmp_path_factory.mktemp("gcs")) as environment, clouds.entered(environment):
+def gcs(tmp_path_factory, request) -> Iterator[str]:
+    """Runs a store for gs:// and yields the URL of its bucket; it is built only where slow tests are run."""
+    build = request.config.getoption("markexpr") != "not slow"
+    folder = tmp_path_factory.mktemp("gcs")
+    with clouds.gcs_server(folder, build=build) as environment, clouds.entered(environment):
         yield f"gs://{clouds.BUCKET}"
 
 

@@ -330,6 +330,35 @@ def test_a_server_that_is_not_there_is_an_error_within_seconds(scheme):
     assert done.stderr == ""
 
 
+def test_no_credentials_are_a_permission_error(tmp_path):
+    pytest.importorskip("s3fs")
+    environment = clouds.s3_environment(f"http://127.0.0.1:{clouds.free_port()}")
+    environment |= {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "HOME": str(tmp_path)}
+    done = run(ERRORS, "s3://bucket/file", "read", **environment)
+    assert done.stdout == "read PermissionError True True\n"
+
+
+def test_what_fails_while_a_file_is_open_is_an_error_that_bears_the_path():
+    pytest.importorskip("gcsfs")
+
+    def answer(method: str, path: str) -> clouds.Answer:
+        if path.startswith("/download"):
+            return 403, DENIED["gs"]
+        return 200, b'{"name": "file", "bucket": "bucket", "size": "100", "generation": "1"}'
+
+    program = """
+        from pipeline.format import storage
+        file = storage.open_file("gs://bucket/file")
+        try:
+            file.read(10)
+        except PermissionError as error:
+            print(error.filename)
+    """
+    with clouds.answering(answer) as url:
+        done = run(program, **clouds.gcs_environment(url))
+    assert done.stdout == "gs://bucket/file\n"
+
+
 def test_s3_is_asked_again_while_another_writes():
     pytest.importorskip("s3fs")
     conflict = (409, b"<Error><Code>ConditionalRequestConflict</Code><Message>again, please</Message></Error>")
