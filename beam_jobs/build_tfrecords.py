@@ -149,7 +149,7 @@ def _build(source: Source, config: BuildConfig, input_path: str, arguments: list
         return build.build(source, config, arguments)
     if isinstance(source, RemoteSource) and next(source.urls(), None):
         raise UsageError(
-            f"--output={config.output}: a table with http(s) URLs is built into a local directory. Give one (DATA), then: "
+            f"--output={config.output}: a table with http(s) URLs is built into a local directory. Give one, then: "
             f"gcloud storage rsync -r DATA/versions {config.output}/versions && gcloud storage cp DATA/CURRENT "
             f"{config.output}/"
         )
