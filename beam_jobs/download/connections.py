@@ -50,6 +50,7 @@ class _Connection(ResponseHandler):
     def set_response_params(self, **options: Any) -> None:
         self._asked += 1
         self._received = 0
+        self._payload = None  # the last answer's
         super().set_response_params(**options)
 
     def data_received(self, data: bytes) -> None:
@@ -58,8 +59,8 @@ class _Connection(ResponseHandler):
         body = self._payload.total_bytes if self._payload else 0
         if self._received > _MAX_AROUND + (1 + _MAX_AROUND_PER_BYTE) * body:
             self._refuse(malformed(f"{self._received} bytes, of which the body has {body}"))
-        elif _QUICK_ACK is not None and not body and self.transport is not None:
-            # A server that sends head and body apart, with Nagle's algorithm on, sends the body when the head is
+        elif _QUICK_ACK is not None and self.transport is not None and not (self._payload and self._payload.is_eof()):
+            # A server that sends an answer in pieces, with Nagle's algorithm on, sends the next when the last one is
             # acknowledged, which the kernel puts off for 40 ms on a connection that has been used before.
             self.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
 

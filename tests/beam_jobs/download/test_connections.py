@@ -452,7 +452,8 @@ def test_an_old_server_may_ask_to_be_kept(scripted):
     assert [number for number, _ in server.requests] == [0, 0]
 
 
-def test_a_head_and_a_body_sent_apart_do_not_wait_for_each_other(scripted):
+@pytest.mark.parametrize("pieces", [[b"abc"], [b"a" * 4096, b"bc"], [b"a" * 70_000, b"bc"]])
+def test_a_head_and_a_body_sent_apart_do_not_wait_for_each_other(pieces):
     """With Nagle's algorithm the server's kernel sends the body when ours has acknowledged the head: 40 ms later."""
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -460,14 +461,15 @@ def test_a_head_and_a_body_sent_apart_do_not_wait_for_each_other(scripted):
         connection, _ = listener.accept()
         with connection:
             while connection.recv(65536):
-                connection.sendall(HEAD + b"Content-Length: 3\r\n\r\n")
-                connection.sendall(b"abc")
+                connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % sum(map(len, pieces)))
+                for piece in pieces:
+                    connection.sendall(piece)
 
     threading.Thread(target=serve, daemon=True).start()
     with listener, fetching() as fetch:
         start = time.monotonic()
         for i in range(50):
-            assert fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/{i}") == b"abc"
+            assert fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/{i}") == b"".join(pieces)
         assert time.monotonic() - start < 1
 
 

@@ -322,7 +322,7 @@ def test_a_host_that_is_always_unavailable_is_given_up(server, store):
     assert {done[url].code for url in given_up} == {RejectCode.CONNECTION}
     assert {done[url].code for url in urls} == {RejectCode.CONNECTION, RejectCode.HTTP_STATUS}
     asked = sorted(moment for path, moments in server.times.items() if "/unavailable" in path for moment in moments)
-    assert len(asked) < 40
+    assert len(asked) < 60
     # At most `per_host` at once, then a rest as long as it may be.
     assert all(later - earlier > 0.4 for earlier, later in zip(asked, asked[FETCH.per_host :], strict=False))
 
@@ -331,7 +331,7 @@ def test_a_host_whose_robots_txt_always_fails_is_given_up(server, store):
     server.robots = (503, "")
     done = run([f"{server.url}/ok/{i}" for i in range(1000)], store)
     assert sum("given up" in result.detail for result in done.values()) > 980
-    assert server.hits("/robots.txt") < 40
+    assert server.hits("/robots.txt") < 100  # of 3,000: URLs that wait for another attempt let others begin
 
 
 def test_a_urls_own_server_error_does_not_make_its_host_dead(server, store):
