@@ -21,8 +21,6 @@ from beam_jobs.settings import WORK_DIR
 from pipeline.format import storage
 from pipeline.format.manifest import CURRENT_FILE, MANIFEST_FILE, VERSIONS_DIR, Manifest
 
-__all__ = ["build_key"]
-
 CLAIM_FILE = "claim"
 _VERSION = re.compile(r"^(\d+)\.0\.0$")
 
