@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineRunner
 
 from beam_jobs import engine, root
@@ -38,14 +39,31 @@ def _settings(source: Source, config: BuildConfig) -> Settings:
 
 
 def _prepare(output: str) -> None:
+    """Refuses an output that cannot be written, before any image is read. Raises UsageError."""
     try:
         if storage.exists(output) and not storage.is_remote(output):
             storage.list_folder(output)
         storage.make_folder(storage.join(output, WORK_DIR))
+        probe = storage.join(output, WORK_DIR, f"probe-{uuid.uuid4().hex}")
+        storage.write_atomically(probe, b"")
+        storage.delete(probe)
     except NotADirectoryError as error:
         raise UsageError(f"--output={output}: is a file, not a directory") from error
+    except FileNotFoundError as error:
+        raise UsageError(f"--output={output}: there is no such bucket") from error
     except OSError as error:
         raise UsageError(f"--output={output}: {error.strerror}") from error
+
+
+def _check_visible(settings: Settings, options: PipelineOptions, beam_arguments: Sequence[str]) -> None:
+    """Refuses local paths where workers on other machines would look for them. Raises UsageError."""
+    paths = [settings.build.output, *(getattr(settings.source, name, "") for name in ("root", "path"))]
+    local = [path for path in paths if path and not storage.is_remote(path)]
+    if local and not engine.is_local(options, beam_arguments):
+        raise UsageError(
+            f"{local[0]}: the workers of another engine do not see this machine's disk; give gs:// or s3://, or leave "
+            "--runner out"
+        )
 
 
 def _result(settings: Settings) -> dict[str, Any]:
@@ -83,6 +101,8 @@ def _outcome(settings: Settings, result: Mapping[str, Any], *, new_content: bool
 def run_graph(settings: Settings, beam_arguments: Sequence[str], *, runner: PipelineRunner | None = None) -> None:
     """Runs the graph on the engine that the arguments name, on `runner`, or here. Raises CommandError."""
     options = parse_options(beam_arguments, own_flags=())
+    if runner is None:
+        _check_visible(settings, options, beam_arguments)
     images = sum(1 for _ in itertools.islice(settings.source.items(), engine.MANY))
     local = runner or engine.choose_runner(options, beam_arguments, images=images)
     engine.run(lambda pipeline: build_graph(pipeline, settings), options, local)

@@ -22,7 +22,6 @@ from pipeline.format import storage
 
 _FORMAT = "findings 1"  # first in every part file
 _SUFFIX = ".msgpack"
-_FILES = 1 << 16  # part files looked at; the newest hold what is under way
 
 
 def write_findings(findings: Sequence[Finding], folder: str) -> None:
@@ -53,7 +52,7 @@ def known_files(_: None, listing: Listing, settings: Settings) -> Iterator[str]:
     if listing.published:
         return
     with crossing(settings.build.output):
-        for name in _names(settings.findings)[:_FILES]:
+        for name in _names(settings.findings):
             if name.endswith(_SUFFIX):
                 yield storage.join(settings.findings, name)
         for version in root.versions(settings.build.output)[-1:]:

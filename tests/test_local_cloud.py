@@ -1,5 +1,6 @@
 """Tests scripts/local_cloud.sh for real: up, a program that uses all of it, down without a trace."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -10,6 +11,7 @@ import uuid
 import pytest
 
 from tests import clouds
+from tests.beam_jobs.image_folders import make_folder, run_build
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "scripts" / "local_cloud.sh"
 
@@ -83,6 +85,44 @@ def test_up_a_program_and_down(script):
     assert not pathlib.Path("/run", script.name).exists()
     assert not any(map(is_running, servers.stdout.split()))
     assert script("down").returncode == 0  # nothing left to do
+
+
+UPLOAD = """
+import pathlib, sys
+from pipeline.format import storage
+root = pathlib.Path(sys.argv[1])
+for path in root.rglob("*"):
+    if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts):
+        storage.write_atomically(f"{sys.argv[2]}/{path.relative_to(root)}", path.read_bytes())
+"""
+SPLITS = """
+import json, sys
+from pipeline.format import storage
+print(json.dumps(json.loads(storage.read_text(sys.argv[1]))["splits"]))
+"""
+
+
+@pytest.mark.slow
+def test_an_engine_and_workers_elsewhere_build_the_same_shards(script, tmp_path):
+    for tool in ("fake-gcs-server", "prism"):
+        clouds.go_tool(tool, build=True)
+    for library in ("gcsfs", "s3fs", "moto"):
+        pytest.importorskip(library)
+    folder = tmp_path / "photos"
+    make_folder(folder)
+    manifest = pathlib.Path(run_build(folder, tmp_path / "out").directory, "manifest.json")
+    expected = json.loads(manifest.read_text())["splits"]
+    assert script("up").returncode == 0
+    for bucket, worker in (("gs://bucket", "localhost:50051"), ("s3://bucket", "localhost:50052")):
+        sent = script("run", "python", "-c", UPLOAD, str(folder), f"{bucket}/photos")
+        assert sent.returncode == 0, sent.stderr
+        engine = ("--runner=PortableRunner", "--job_endpoint=localhost:8073", "--environment_type=EXTERNAL")
+        paths = (f"--input={bucket}/photos", f"--output={bucket}/data", "--name=photos")
+        command = ("python", "-m", "beam_jobs.build_tfrecords", *paths, *engine, f"--environment_config={worker}")
+        built = script("run", *command)
+        assert built.returncode == 0, built.stderr
+        found = script("run", "python", "-c", SPLITS, f"{bucket}/data/versions/1.0.0/manifest.json")
+        assert json.loads(found.stdout) == expected
 
 
 def test_says_in_one_line_that_it_needs_root():

@@ -287,6 +287,12 @@ def test_photos_and_dataset_in_a_store_give_the_same_shards(request, tmp_path, f
     assert not os.path.exists("gs:")
 
 
+def test_a_bucket_that_is_not_there_is_refused_before_any_image_is_read(gcs, folder):
+    done = run_command(folder, "gs://no-such-bucket/data")
+    assert (done.returncode, done.stderr.count("\n")) == (64, 1)
+    assert "no such bucket" in done.stderr
+
+
 def test_what_a_store_cannot_take_is_refused_in_one_line(tmp_path, folder):
     table = tmp_path / "t.csv"
     table.write_text("uri,label\nhttp://x.example/1.jpg,cat\nhttp://x.example/2.jpg,dog\n")
@@ -295,6 +301,9 @@ def test_what_a_store_cannot_take_is_refused_in_one_line(tmp_path, folder):
     assert "gcloud storage" in urls.stderr
     plan = run_command(folder, "gs://some-bucket/data", "--dry_run")
     assert (plan.returncode, plan.stderr.count("\n")) == (64, 1)
+    elsewhere = run_command(folder, "memory://data", "--runner=PortableRunner", "--job_endpoint=localhost:1")
+    assert (elsewhere.returncode, elsewhere.stderr.count("\n")) == (64, 1)
+    assert "do not see this machine's disk" in elsewhere.stderr
     unknown = run_command(folder, "ftp://some-host/data")
     assert (unknown.returncode, unknown.stderr.count("\n")) == (64, 1)
     assert "no such kind of store" in unknown.stderr
