@@ -59,10 +59,10 @@ def diagnose(workdir: str) -> Iterator[Finding]:
 
 def check_python(version: tuple[int, int, int]) -> Finding:
     text = f"{'.'.join(map(str, version))} on {platform.machine()}, {os.cpu_count()} cores"
-    if (3, 10) <= version < (3, 13):
+    if (3, 11) <= version < (3, 13):
         return Finding(status=Status.OK, subject="Python", text=text)
     return Finding(
-        status=Status.ERROR, subject="Python", text=text, fix="make a new environment with Python 3.10 to 3.12"
+        status=Status.ERROR, subject="Python", text=text, fix="make a new environment with Python 3.11 or 3.12"
     )
 
 
