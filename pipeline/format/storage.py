@@ -359,8 +359,8 @@ def _options(scheme: str) -> dict[str, Any]:
     # It logs tracebacks of what it raises, which we turn into an error of one line.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=30)
-    session = {"middlewares": (soon,), "timeout": timeout, **conf.get(scheme, {}).get("session_kwargs", {})}
-    return {"session_kwargs": session}
+    session = {"middlewares": (soon,), **conf.get(scheme, {}).get("session_kwargs", {})}
+    return {"session_kwargs": session, "requests_timeout": timeout}  # a session's own timeout gcsfs overrides
 
 
 def _os_error(number: int, path: Path) -> OSError:
