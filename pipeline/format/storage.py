@@ -7,7 +7,6 @@ path, whatever the store's library raised. Free of TensorFlow; fsspec takes 0.2 
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -343,6 +342,8 @@ def _options(scheme: str) -> dict[str, Any]:
     """Returns what a store's library is told beyond what the user's environment and fsspec's configuration tell it."""
     if _EXTRAS.get(scheme) != "gcs":
         return {}
+    import asyncio
+
     import aiohttp
     from fsspec.config import conf
 
