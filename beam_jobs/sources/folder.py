@@ -7,10 +7,8 @@ import os
 from collections.abc import Iterator, Mapping
 
 from beam_jobs.sources import SourceItem, local
+from beam_jobs.sources.tree import NOT_DATA, SPLITS, readable
 from pipeline.command import UsageError
-
-_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
-_NOT_DATA = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # what Windows and macOS leave behind
 
 
 def _entries(directory: str) -> tuple[list[str], list[os.DirEntry[str]]]:
@@ -18,18 +16,13 @@ def _entries(directory: str) -> tuple[list[str], list[os.DirEntry[str]]]:
     directories, files = [], []
     with os.scandir(directory) as scan:
         for entry in scan:
-            if entry.name.startswith(".") or entry.name.lower() in _NOT_DATA:
+            if entry.name.startswith(".") or entry.name.lower() in NOT_DATA:
                 continue
             if entry.is_dir():
                 directories.append(entry.name)
             elif not entry.is_symlink() or os.path.exists(entry.path):
                 files.append(entry)
     return sorted(directories), sorted(files, key=lambda entry: entry.name)
-
-
-def _readable(name: str) -> str:
-    """Spells `name` as valid Unicode: bytes that are not UTF-8 show as \\xNN (the file is then rejected when read)."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +56,11 @@ class FolderSource:
     def _classes(self, directories: list[str]) -> Iterator[tuple[str, str, str | None]]:
         """Yields (path relative to the root, label, official split or None)."""
         if not self._has_official_splits(directories):
-            yield from ((name, _readable(name), None) for name in directories)
+            yield from ((name, readable(name), None) for name in directories)
             return
         folders: dict[str, str] = {}
         for folder in directories:
-            split = _SPLITS[folder.lower()]
+            split = SPLITS[folder.lower()]
             if split in folders:
                 raise UsageError(
                     f"--input={self.root}: {folders[split]}/ and {folder}/ are the same split; keep one of them"
@@ -77,17 +70,17 @@ class FolderSource:
             labels, files = _entries(os.path.join(self.root, folder))
             if files:
                 raise UsageError(
-                    f"--input={self.root}: {folder}/{_readable(files[0].name)} is not inside a class folder; "
+                    f"--input={self.root}: {folder}/{readable(files[0].name)} is not inside a class folder; "
                     f"expected {folder}/class/image"
                 )
-            yield from ((f"{folder}/{label}", _readable(label), split) for label in labels)
+            yield from ((f"{folder}/{label}", readable(label), split) for label in labels)
 
     def _has_official_splits(self, directories: list[str]) -> bool:
-        named = [name for name in directories if name.lower() in _SPLITS]
+        named = [name for name in directories if name.lower() in SPLITS]
         # A class may be called "train": as a split its folder holds folders, as a class it holds images.
         as_splits = [name for name in named if _entries(os.path.join(self.root, name))[0]]
         if as_splits and len(named) < len(directories):
-            stray = next(name for name in directories if name.lower() not in _SPLITS)
+            stray = next(name for name in directories if name.lower() not in SPLITS)
             raise UsageError(
                 f"--input={self.root}: {as_splits[0]}/ looks like a split but {stray}/ does not; "
                 "either all sub-folders are splits (train, validation, test) or all are classes"
@@ -106,7 +99,7 @@ class FolderSource:
         for entry in files:
             status = entry.stat()
             yield SourceItem(
-                uri=_readable(f"{path}/{entry.name}"),
+                uri=readable(f"{path}/{entry.name}"),
                 label=label,
                 split=split,
                 stamp=f"{status.st_size}:{status.st_mtime_ns}",

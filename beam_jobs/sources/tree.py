@@ -15,11 +15,12 @@ from pipeline.command import UsageError
 from pipeline.format import storage
 from pipeline.images.policy import ReadError, RejectCode, read_bounded
 
-_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
-_NOT_DATA = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # what Windows and macOS leave behind
+SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
+NOT_DATA = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # what Windows and macOS leave behind
 
 
-def _readable(name: str) -> str:
+def readable(name: str) -> str:
+    """Spells `name` as valid Unicode: bytes that are not UTF-8 show as \\xNN (the file is then refused when read)."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -85,7 +86,7 @@ class TreeSource:
             return [self._folder(name, label=name, split=None) for name in directories]
         folders: dict[str, str] = {}
         for folder in directories:
-            split = _SPLITS[folder.lower()]
+            split = SPLITS[folder.lower()]
             if split in folders:
                 raise UsageError(
                     f"--input={self.root}: {folders[split]}/ and {folder}/ are the same split; keep one of them"
@@ -96,18 +97,18 @@ class TreeSource:
             labels, files = self._list(folder)
             if files:
                 raise UsageError(
-                    f"--input={self.root}: {folder}/{_readable(files[0].name)} is not inside a class folder; "
+                    f"--input={self.root}: {folder}/{readable(files[0].name)} is not inside a class folder; "
                     f"expected {folder}/class/image"
                 )
             found += [self._folder(f"{folder}/{label}", label=label, split=split) for label in labels]
         return found
 
     def _has_official_splits(self, directories: list[str]) -> bool:
-        named = [name for name in directories if name.lower() in _SPLITS]
+        named = [name for name in directories if name.lower() in SPLITS]
         # A class may be called "train": as a split its folder holds folders, as a class it holds images.
         as_splits = [name for name in named if self._list(name)[0]]
         if as_splits and len(named) < len(directories):
-            stray = next(name for name in directories if name.lower() not in _SPLITS)
+            stray = next(name for name in directories if name.lower() not in SPLITS)
             raise UsageError(
                 f"--input={self.root}: {as_splits[0]}/ looks like a split but {stray}/ does not; "
                 "either all sub-folders are splits (train, validation, test) or all are classes"
@@ -126,7 +127,7 @@ class TreeSource:
         ]
         items = [
             SourceItem(
-                uri=_readable(f"{folder.path}/{entry.name}"),
+                uri=readable(f"{folder.path}/{entry.name}"),
                 label=folder.label,
                 split=folder.split,
                 stamp=entry.stamp,
@@ -136,13 +137,13 @@ class TreeSource:
         return below, items
 
     def _folder(self, path: str, *, label: str, split: str | None) -> Folder:
-        return Folder(path=path, label=_readable(label), split=split, parents=())
+        return Folder(path=path, label=readable(label), split=split, parents=())
 
     def _list(self, path: str) -> tuple[list[str], list[storage.Entry]]:
         """Lists the names of a folder's folders, and its files, hidden ones and links that lead nowhere left out."""
         folders, files = [], []
         for entry in storage.list_folder(storage.join(self.root, path) if path else self.root):
-            if entry.name.startswith(".") or entry.name.lower() in _NOT_DATA:
+            if entry.name.startswith(".") or entry.name.lower() in NOT_DATA:
                 continue
             if entry.is_folder:
                 folders.append(entry.name)
