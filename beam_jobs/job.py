@@ -20,7 +20,8 @@ from beam_jobs import crew, exact
 from beam_jobs.duplicates import Distinct, near_duplicates
 from beam_jobs.errors import storage_errors
 from beam_jobs.job_config import JobConfig
-from beam_jobs.plan import Assign, Positions, add_counts, cut_class, decide, reject_counts
+from beam_jobs.plan import Assign, Positions, cut_class, decide, reject_counts
+from beam_jobs.planning import add_counts
 from beam_jobs.rows import Row, unpack, unpack_rejects
 from beam_jobs.shards import shard_of
 from beam_jobs.spool import Block

@@ -12,17 +12,12 @@ import apache_beam as beam
 from beam_jobs import splits
 from beam_jobs.errors import BuildError
 from beam_jobs.job_config import JobConfig
+from beam_jobs.planning import NO_FAULT, Counts
 from beam_jobs.rows import Row, split_group, split_stratum, unpack, unpack_rejects
 from beam_jobs.shards import num_shards, record_bytes
 from beam_jobs.spool import Block
 from beam_jobs.stage import Spooling
 from pipeline.command import DataError, ExitCode
-from pipeline.images.policy import RejectCode
-
-# A copy is no fault of the input: nothing is lost by leaving it out.
-_NO_FAULT = frozenset(
-    code.value for code in (RejectCode.DUPLICATE, RejectCode.NEAR_DUPLICATE, RejectCode.TRAIN_COPY_OF_TEST)
-)
 
 
 class Positions(beam.DoFn):
@@ -82,24 +77,12 @@ class Assign(Spooling):
         yield beam.pvalue.TaggedOutput("counts", [(*key, *value) for key, value in counts.items()])
 
 
-def reject_counts(block: Block) -> list[tuple[str, str, int, int]]:
+def reject_counts(block: Block) -> Counts:
     counts = collections.Counter(reject.code for reject in unpack_rejects(block))
     return [("", code, count, 0) for code, count in counts.items()]
 
 
-def add_counts(several: Iterable[Iterable[tuple[str, str, int, int]]]) -> list[tuple[str, str, int, int]]:
-    """Adds up (split, label, examples, bytes); rejects stand under the split "" with their code as label."""
-    sums: dict[tuple[str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
-    for counts in several:
-        for split, label, examples, size in counts:
-            sums[split, label][0] += examples
-            sums[split, label][1] += size
-    return sorted((split, label, examples, size) for (split, label), (examples, size) in sums.items())
-
-
-def decide(
-    counts: list[tuple[str, str, int, int]], cuts: Mapping[str, splits.Cuts | str], config: JobConfig
-) -> dict[str, Any]:
+def decide(counts: Counts, cuts: Mapping[str, splits.Cuts | str], config: JobConfig) -> dict[str, Any]:
     """Makes the plan: shards of each split, counts, and `error` (text or None): why nothing may be written.
 
     Raises:
@@ -117,7 +100,7 @@ def decide(
             ExitCode.INTERNAL,
             f"the Beam runner lost images: {accounted} of {config.total} arrived; nothing was published",
         )
-    refused = sum(count for code, count in rejects.items() if code not in _NO_FAULT)
+    refused = sum(count for code, count in rejects.items() if code not in NO_FAULT)
     labels_left = {label for by_label in examples.values() for label in by_label}
     lost = [label for label in config.labels if label not in labels_left]
     uncut = sorted(cut for cut in cuts.values() if isinstance(cut, str))

@@ -19,7 +19,7 @@ from pipeline.command import ExitCode
 from pipeline.images.policy import RejectCode
 
 # A copy is no fault of the input: nothing is lost by leaving it out.
-_NO_FAULT = frozenset(
+NO_FAULT = frozenset(
     code.value for code in (RejectCode.DUPLICATE, RejectCode.NEAR_DUPLICATE, RejectCode.TRAIN_COPY_OF_TEST)
 )
 
@@ -71,7 +71,7 @@ def _problem(
 ) -> str | None:
     """Says why the images that are left make no dataset."""
     build, total = settings.build, listing.total
-    refused = sum(count for code, count in rejects.items() if code not in _NO_FAULT)
+    refused = sum(count for code, count in rejects.items() if code not in NO_FAULT)
     labels_left = {label for by_label in examples.values() for label in by_label}
     lost = [label for label in labels_of(listing, settings) if label not in labels_left]
     uncut = sorted(cut.error for cut in cuts if cut.error)

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from beam_jobs.read_ahead import read_ahead
 from beam_jobs.sources import Source, SourceItem
+from pipeline.format import storage
 from pipeline.images.policy import ReadError
 
 _READERS = 16  # reads under way at once in a worker: hides a store's latency
-_STORES = ("gs://", "gcs://", "s3://", "memory://")
+_STORES = tuple(f"{scheme}://" for scheme in storage.EXTRAS)
 
 
 class Reader:

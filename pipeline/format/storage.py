@@ -29,7 +29,7 @@ Path = str | os.PathLike[str]
 
 _BUFFER = 1 << 20  # shards of small images are written in small pieces
 # Scheme → our extra that brings its library. A closed list: fsspec knows more, which a table of strangers could name.
-_EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "memory": ""}
+EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "memory": ""}
 # What tells two states of an object apart, by store: gcs, s3, memory.
 _CHANGES = ("generation", "ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
 # HTTP statuses of stores, and kinds of errors without a number, that mean what the system's own errors mean.
@@ -325,7 +325,7 @@ def _store(path: Path) -> Any:
       UsageError: an unknown scheme, or one whose library is not installed.
     """
     scheme = os.fspath(path).partition("://")[0]
-    if scheme not in _EXTRAS:
+    if scheme not in EXTRAS:
         raise UsageError(f"{os.fspath(path)}: no such kind of store; known are gs://, s3:// and local paths")
     import fsspec
 
@@ -333,14 +333,14 @@ def _store(path: Path) -> Any:
         # Without a cache of listings: others write, too.
         return fsspec.filesystem(scheme, use_listings_cache=False, **_options(scheme))
     except ImportError as error:
-        fix = f"pip install 'tpu-retraining[{_EXTRAS[scheme]}]'"
+        fix = f"pip install 'tpu-retraining[{EXTRAS[scheme]}]'"
         raise UsageError(f"{os.fspath(path)}: the library for {scheme}:// is not installed; {fix}") from error
 
 
 @functools.cache  # the same objects each time, by which fsspec finds the file system that it keeps
 def _options(scheme: str) -> dict[str, Any]:
     """Returns what a store's library is told beyond what the user's environment and fsspec's configuration tell it."""
-    if _EXTRAS.get(scheme) != "gcs":
+    if EXTRAS.get(scheme) != "gcs":
         return {}
     import asyncio
 
