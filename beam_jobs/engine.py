@@ -17,21 +17,22 @@ from apache_beam.runners.runner import PipelineRunner
 from apache_beam.transforms import environments
 
 from beam_jobs import stopping, worker
+from beam_jobs.crew import LOCAL_RUNNERS
 from beam_jobs.errors import command_error
 from pipeline.command import ExitCode, UsageError
 
 MANY = 10_000  # from so many images on, starting processes (0.6 s each) is worth it
-_LOCAL = ("DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
 
 
-def _given(arguments: Sequence[str], name: str) -> bool:
+def is_given(arguments: Sequence[str], name: str) -> bool:
+    """Says whether the user gave Beam's option `name`: a default looks the same once it is parsed."""
     return any(argument.partition("=")[0].lstrip("-") == name for argument in arguments)
 
 
 def is_local(options: PipelineOptions, arguments: Sequence[str]) -> bool:
     """Says whether the pipeline is to run here: no runner is named, or a local one."""
     runner = options.view_as(StandardOptions).runner or ""
-    return not _given(arguments, "runner") or runner.rpartition(".")[2] in _LOCAL
+    return not is_given(arguments, "runner") or runner.rpartition(".")[2] in LOCAL_RUNNERS
 
 
 def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images: int) -> FnApiRunner | None:
@@ -45,8 +46,8 @@ def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images:
     if not is_local(options, arguments):
         return None
     direct = options.view_as(DirectOptions)
-    mode = direct.direct_running_mode if _given(arguments, "direct_running_mode") else None
-    workers = direct.direct_num_workers if _given(arguments, "direct_num_workers") else 0
+    mode = direct.direct_running_mode if is_given(arguments, "direct_running_mode") else None
+    workers = direct.direct_num_workers if is_given(arguments, "direct_num_workers") else 0
     if mode == "multi_threading":
         raise UsageError(
             "--direct_running_mode=multi_threading: Beam loses rows in it; take multi_processing, or leave it out"
@@ -62,7 +63,7 @@ def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images:
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
+def _stoppable(quiet: bool) -> Iterator[None]:
     """Makes signals and the death of a local worker end the process at once; Beam would wait, perhaps for ever."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -78,14 +79,29 @@ def _stoppable() -> Iterator[None]:
 
     threads_hook, threading.excepthook = threading.excepthook, on_thread_error
     try:
-        with stopping.at_once():
+        with stopping.at_once(), contextlib.ExitStack() as stack:
+            if quiet:
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stderr(nowhere))
             yield
     finally:
         threading.excepthook = threads_hook
 
 
-def run(build: Callable[[beam.Pipeline], object], options: PipelineOptions, runner: PipelineRunner | None) -> None:
+def run(
+    build: Callable[[beam.Pipeline], object],
+    options: PipelineOptions,
+    runner: PipelineRunner | None,
+    *,
+    quiet: bool = False,
+) -> None:
     """Runs the pipeline that `build` adds its steps to, to the end.
+
+    Args:
+      build: adds the steps.
+      options: Beam's options.
+      runner: the local runner, or None for the engine that the options name.
+      quiet: drops what is written to stderr meanwhile: workers in threads print every exception besides passing it on.
 
     Raises:
       CommandError: a step raised a `BuildError`; its message and exit code.
@@ -98,7 +114,7 @@ def run(build: Callable[[beam.Pipeline], object], options: PipelineOptions, runn
         raise UsageError(f"Beam's options: {' '.join(str(error).split())}") from error
     build(pipeline)
     try:
-        with _stoppable():
+        with _stoppable(quiet):
             pipeline.run().wait_until_finish()
     except Exception as error:
         if failure := command_error(error):

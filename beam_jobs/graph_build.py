@@ -103,6 +103,7 @@ def run_graph(settings: Settings, beam_arguments: Sequence[str], *, runner: Pipe
     options = parse_options(beam_arguments, own_flags=())
     if runner is None:
         _check_visible(settings, options, beam_arguments)
+    # Also refuses a bad --input before an engine is asked, which would answer with a failed job.
     images = sum(1 for _ in itertools.islice(settings.source.items(), engine.MANY))
     local = runner or engine.choose_runner(options, beam_arguments, images=images)
     engine.run(lambda pipeline: build_graph(pipeline, settings), options, local)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import logging
 import os
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import apache_beam as beam
-import grpc
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     PipelineOptions,
@@ -22,10 +17,9 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.worker import statesampler
 from apache_beam.transforms import environments
 
-from beam_jobs import stopping, worker
-from beam_jobs.crew import LOCAL_RUNNERS, SMALL
-from beam_jobs.errors import command_error
-from pipeline.command import ExitCode, UsageError, nearest
+from beam_jobs import engine, worker
+from beam_jobs.crew import SMALL
+from pipeline.command import UsageError, nearest
 
 # What follows is for downloads; a build's images are handled by a crew (crew.py) unless the user names a running mode.
 # Starting worker processes takes seconds, and waiting lets go of Python's lock: few threads do as well as processes;
@@ -79,20 +73,16 @@ def parse_options(arguments: Sequence[str], *, own_flags: Sequence[str]) -> Pipe
     return options
 
 
-def _is_given(arguments: Sequence[str], name: str) -> bool:
-    return any(argument.partition("=")[0].lstrip("-") == name for argument in arguments)
-
-
 def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images: int) -> FnApiRunner | None:
     """Fills in what the user left open and returns the local runner, or None where the options name a remote one.
 
     Beam's own default, DirectRunner, first tries to download a binary and then ignores the direct_* options.
     """
-    if _is_given(arguments, "runner") and options.view_as(StandardOptions).runner.split(".")[-1] not in LOCAL_RUNNERS:
+    if not engine.is_local(options, arguments):
         return None
     direct = options.view_as(DirectOptions)
-    mode = direct.direct_running_mode if _is_given(arguments, "direct_running_mode") else None
-    workers = direct.direct_num_workers if _is_given(arguments, "direct_num_workers") else None
+    mode = direct.direct_running_mode if engine.is_given(arguments, "direct_running_mode") else None
+    workers = direct.direct_num_workers if engine.is_given(arguments, "direct_num_workers") else None
     cores = len(os.sched_getaffinity(0))
     if workers is None:
         workers = 1 if mode == "in_memory" or (mode is None and images < SMALL) else 0
@@ -100,7 +90,7 @@ def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images:
     if mode is None:
         threads = workers <= _THREADS or images < _MANY
         mode = "in_memory" if workers == 1 else "multi_threading" if threads else "multi_processing"
-        if threads and not _is_given(arguments, "direct_num_workers"):
+        if threads and not engine.is_given(arguments, "direct_num_workers"):
             workers = min(workers, _MAX_THREADS)
     direct.direct_num_workers = 1 if mode == "in_memory" else workers
     direct.direct_running_mode = "in_memory"  # else the runner would replace the environment chosen here
@@ -115,48 +105,7 @@ def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images:
     )
 
 
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Makes signals and the death of a Beam worker end the process at once; Beam would wait, perhaps for ever."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    stderr = sys.stderr
-
-    def on_thread_error(args: threading.ExceptHookArgs) -> None:
-        if args.thread is not None and args.thread.name == "run_worker":
-            reason = "a worker process died, probably for want of memory (fewer: --direct_num_workers)"
-            stopping.end(f"error: {reason}; run the same command again to continue", ExitCode.AGAIN, stderr)
-        if not isinstance(args.exc_value, grpc.RpcError):  # those only say that a worker has gone
-            threads_hook(args)
-
-    threads_hook, threading.excepthook = threading.excepthook, on_thread_error
-    try:
-        # Workers in threads print every exception besides passing it on.
-        with stopping.at_once(), open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-            yield
-    finally:
-        threading.excepthook = threads_hook
-
-
 def run(build: Callable[[beam.Pipeline], None], options: PipelineOptions, runner: FnApiRunner | None) -> None:
-    """Runs the pipeline that `build` adds its steps to, to the end.
-
-    Raises:
-      CommandError: a step raised a `BuildError`; its message and exit code.
-      Exception: whatever else the runner raises: a bug.
-    """
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # it logs what it raises
+    """Runs the pipeline that `build` adds its steps to, to the end; raises what `engine.run` raises."""
     statesampler.StateSampler.__init__.__defaults__ = (_SAMPLING_MS,)
-    try:
-        pipeline = beam.Pipeline(runner=runner, options=options)
-    except ValueError as error:
-        raise UsageError(f"Beam's options: {' '.join(str(error).split())}") from error
-    build(pipeline)
-    try:
-        with _stoppable():
-            pipeline.run().wait_until_finish()
-    except Exception as error:
-        if failure := command_error(error):
-            raise failure from error
-        raise
+    engine.run(build, options, runner, quiet=True)
