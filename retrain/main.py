@@ -110,7 +110,7 @@ def run_pass(config: RetrainConfig, *, commands: steps.Commands, lock: int) -> E
         run = config.runs / name
         verdict = _challenge(config, run, champion, commands=commands, lock=lock)
         record: dict[str, Any] = {
-            "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "decision": "promoted" if verdict.promote else "not promoted",
             "reasons": verdict.reasons,
             "figures": verdict.figures,

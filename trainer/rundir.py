@@ -162,4 +162,4 @@ def _git_commit() -> str | None:
 
 def now() -> str:
     """Returns the time in UTC, ISO 8601."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import email.utils
 import errno
 import os
@@ -60,7 +59,7 @@ _MEANINGS: list[tuple[type[OSError], RejectCode, bool]] = [
 ]
 
 # What `as_fetch_error` translates.
-NETWORK_ERRORS = (OSError, asyncio.TimeoutError, aiohttp.ClientError, HttpProcessingError, FetchError)
+NETWORK_ERRORS = (OSError, aiohttp.ClientError, HttpProcessingError, FetchError)
 
 
 def _one_line(text: str) -> str:
@@ -93,8 +92,6 @@ def as_fetch_error(error: Exception) -> FetchError:
         error = error.certificate_error
     elif isinstance(error, aiohttp.ClientConnectorError):
         error = error.os_error
-    if isinstance(error, asyncio.TimeoutError) and not isinstance(error, OSError):  # Python 3.10
-        error = TimeoutError(*error.args)
     if not isinstance(error, OSError):
         return _of_client(error)
     if error.errno in _LOCAL_ERRORS:

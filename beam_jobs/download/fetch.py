@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import sys
 import time
 import urllib.parse
 from collections.abc import Awaitable, Callable
@@ -23,11 +22,6 @@ from beam_jobs.download.errors import NETWORK_ERRORS, FetchError, as_fetch_error
 from beam_jobs.download.policy import FetchPolicy
 from beam_jobs.download.urls import Target, parse_url
 from pipeline.images.policy import RejectCode
-
-if sys.version_info >= (3, 11):
-    from asyncio import timeout_at
-else:
-    from async_timeout import timeout_at  # which aiohttp itself uses there
 
 _OK = 200
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -125,7 +119,7 @@ class Fetcher:
             await self._copy_body(answer, sink)
 
         try:
-            async with timeout_at(loop.time() + seconds):
+            async with asyncio.timeout_at(loop.time() + seconds):
                 return await self._follow(url, receive, ask_robots=self.policy.obey_robots)
         except NETWORK_ERRORS as error:
             raise as_fetch_error(error) from error

@@ -47,7 +47,7 @@ def compile_module(hlo: bytes, topology: str, chip_config: str) -> tuple[dict[st
         module = ir.Module.parse(text)
         try:
             executable = client.compile(module, **where)
-        except TypeError:  # jax 0.6, the last one for Python 3.10, takes bytes
+        except TypeError:  # jax 0.6 takes bytes
             executable = client.compile(mlir.module_to_bytecode(module), **where)
     sizes = executable.get_compiled_memory_stats()
     cost = executable.cost_analysis()
