@@ -1,26 +1,29 @@
-"""Runs one build from the listing to the published version: what is cheap first, the pipeline only if there is work."""
+"""Runs one build: what is cheap first, the graph only if there is work; believes only the manifest found afterwards."""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import json
-import os
-import shutil
 import time
+import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from beam_jobs import crew, lean_beam, progress, publish, stopping
+from beam_jobs import lean_beam, progress, root
 from beam_jobs.build_config import BuildConfig
-from beam_jobs.download.store import pending
-from beam_jobs.inspection import Listing, cache_key, write_listing
-from beam_jobs.job_config import JobConfig
-from beam_jobs.previous import PreviousVersion
+from beam_jobs.download.store import is_url
+from beam_jobs.settings import WORK_DIR, Settings
 from beam_jobs.sources import RemoteSource, Source
-from beam_jobs.tasks import STAGES
-from pipeline.command import DataError, UsageError
-from pipeline.format.manifest import MANIFEST_FILE, VERSIONS_DIR, Manifest, current_version
+from beam_jobs.summary import Summary, listing_of
+from pipeline.command import CommandError, UsageError
+from pipeline.format import storage
+
+if TYPE_CHECKING:
+    from apache_beam.runners.runner import PipelineRunner
+
+# So many images are listed here, before Beam takes a second to be imported: errors come at once, and so does "nothing
+# to do". Where there are more, the graph lists them all, on its workers.
+LISTED_HERE = 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,19 +31,21 @@ class Outcome:
     """Describes how a build ended.
 
     Attributes:
-      version: the current version.
+      version: the version that holds the dataset.
       directory: where it is.
+      current: the version that CURRENT names.
       built: False where there was nothing to do.
       new_content: whether a version was published.
-      examples: split → label → number of examples.
+      examples: split → label → number of examples; empty where there was nothing to do, like `rejects`.
       rejects: reject code → number of images.
       total: images listed.
-      seconds: how long it took; 0 where there was nothing to do.
+      seconds: how long it took.
       pruned: old versions removed.
     """
 
     version: str
     directory: str
+    current: str
     built: bool
     new_content: bool = False
     examples: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
@@ -50,211 +55,147 @@ class Outcome:
     pruned: Sequence[str] = ()
 
 
-def check_listing(listing: Listing, labels: Sequence[str], config: BuildConfig) -> None:
-    """Refuses what cannot become a dataset, before any image is read.
-
-    Raises:
-      DataError: a single class, a class with fewer images than splits, or a label that is none of `labels`.
-    """
-    if len(labels) < 2:
-        raise DataError(
-            f'only one class, "{labels[0]}": a classifier needs two or more. If its sub-folders are the classes, '
-            f"give --input one level deeper"
-        )
-    sizes: collections.Counter[str] = collections.Counter()
-    for (split, label), count in listing.counts.items():
-        if split is None:
-            sizes[label] += count
-    splits = len(config.fractions.names)
-    for label, size in sorted(sizes.items()):
-        if size < splits:
-            raise DataError(
-                f'class "{label}" has {size} images for {splits} splits ({config.fractions}); '
-                "add images, or give fewer --splits"
-            )
-    if unknown := sorted(set(listing.labels()) - set(labels)):
-        raise DataError(f'label "{unknown[0]}" is not one of the source\'s {len(labels)} classes')
-
-
-def _reject_table(rejects: Mapping[str, int], total: int) -> str:
-    return "\n".join(f"  {count:8d}  {count / total:6.1%}  {code}" for code, count in sorted(rejects.items()))
-
-
-def _same_content(root: str, version: str, manifest: Manifest) -> bool:
-    with open(os.path.join(root, VERSIONS_DIR, version, MANIFEST_FILE), encoding="utf-8") as file:
-        other = Manifest.from_json(file.read())
-    return (other.name, other.labels, other.splits) == (manifest.name, manifest.labels, manifest.splits)
-
-
-def _previous(config: BuildConfig) -> PreviousVersion | None:
-    """Finds the newest version, if its images were encoded as this build would encode them; else None."""
-    for version in publish.versions(config.output)[-1:]:
-        directory = os.path.join(config.output, VERSIONS_DIR, version)
-        with open(os.path.join(directory, MANIFEST_FILE), encoding="utf-8") as file:
-            manifest = Manifest.from_json(file.read())
-        if all(manifest.build.get(key) == value for key, value in config.encoding().items()):
-            names = {split: tuple(shard.name for shard in part) for split, part in manifest.splits.items()}
-            return PreviousVersion(directory=directory, shards=names)
-    return None
-
-
-def _cache(config: BuildConfig) -> str:
-    return os.path.join(config.output, publish.WORK_DIR, "inspected", cache_key(config.policy))
-
-
-def _run_pipeline(
-    work: str,
-    source: Source,
-    listing: Listing,
-    labels: Sequence[str],
-    config: BuildConfig,
-    beam_arguments: Sequence[str],
-) -> dict[str, Any]:
-    """Runs the Beam job and returns its plan. Raises CommandError."""
-    directories = {name: os.path.join(work, name) for name in ("reports", "progress", "spool")}
-    cache = _cache(config)
-    staging = os.path.join(work, "version")
-    shutil.rmtree(directories["spool"], ignore_errors=True)
-    for directory in (*directories.values(), cache, staging):
-        os.makedirs(directory, exist_ok=True)
-        publish.remove_unfinished(directory)
-    job_config = JobConfig(
+def make_settings(source: Source, config: BuildConfig) -> Settings:
+    """Makes the settings of a run of its own. Raises what `source.labels` raises."""
+    return Settings(
         source=source,
-        policy=config.policy,
-        name=config.name,
-        labels=tuple(labels),
-        total=listing.total,
-        fractions=config.fractions,
-        split_by=config.split_by,
-        near_duplicates=config.near_duplicates,
-        validation_fraction=config.validation_fraction,
-        official=tuple(sorted({split for split, _ in listing.counts if split})),
-        seed=config.seed,
-        max_reject_fraction=config.max_reject_fraction,
-        listing=listing.directory,
-        cache=cache,
-        staging=staging,
-        previous=_previous(config),
-        **directories,
-    )
-    size = crew.crew_size(beam_arguments, images=listing.total)
-    with (
-        stopping.at_once(),
-        progress.shown(directories["progress"], stages=STAGES, total=listing.total),
-        crew.at_work(size, job_config) as helpers,
-    ):
-        if helpers:
-            helpers.begin_inspection(job_config.bucket_groups)
-            beam_arguments = [*beam_arguments, "--direct_running_mode=in_memory"]
-        # Beam takes a second or more to import; a run that finds nothing to do has ended by now.
-        lean_beam.import_beam()
-        from beam_jobs import finish, job, runner  # noqa: F401 - `finish` because the crew is at work meanwhile
-
-        options = runner.parse_options(beam_arguments, own_flags=())
-        local = runner.choose_runner(options, beam_arguments, images=listing.total)
-        runner.run(lambda pipeline: job.build_graph(pipeline, job_config), options, local)
-    plan_file = os.path.join(staging, job.PLAN_FILE)
-    with open(plan_file, encoding="utf-8") as file:
-        plan = json.load(file)
-    if plan["error"]:
-        table = f"\n{_reject_table(plan['rejects'], listing.total)}" if plan["rejects"] else ""
-        raise DataError(f"{plan['error']}; nothing was published{table}")
-    os.unlink(plan_file)
-    return plan
-
-
-def _download(source: RemoteSource, config: BuildConfig, beam_arguments: Sequence[str]) -> None:
-    """Downloads what the source's URLs lead to into its store, as far as it is not there. Raises CommandError."""
-    urls = pending(source.urls(), source.store, config.download)
-    if not urls:
-        return
-    work = os.path.join(config.output, publish.WORK_DIR, "download")
-    shutil.rmtree(work, ignore_errors=True)
-    if not beam_arguments:
-        from beam_jobs.download import here
-
-        here.run(urls, source.store, config.download, counters=work)
-        return
-    lean_beam.import_beam()
-    from beam_jobs import runner  # with Beam, see _run_pipeline
-    from beam_jobs.download import stage
-
-    options = runner.parse_options(beam_arguments, own_flags=())
-    local = runner.choose_runner(options, beam_arguments, images=len(urls))
-    stage.run(
-        urls, source.store, config.download, work=work, run_pipeline=lambda steps: runner.run(steps, options, local)
+        build=config,
+        labels=tuple(source.labels() or ()),
+        source_fingerprint=source.fingerprint(),
+        run=uuid.uuid4().hex,
     )
 
 
-def _prepare_root(config: BuildConfig) -> None:
-    if os.path.exists(config.output) and not os.path.isdir(config.output):
-        raise UsageError(f"--output={config.output}: is a file, not a directory")
+def _list_here(source: Source) -> tuple[Summary, int, bool]:
+    """Lists the first images; returns their sums, their number, and whether the sums say all about the source."""
+    summary, images, known = Summary(), 0, True
+    for item in source.items():
+        if images == LISTED_HERE:
+            return summary, images, False
+        images += 1
+        summary.add(item)
+        known = known and not (isinstance(source, RemoteSource) and is_url(item.uri))
+    return summary, images, known
+
+
+def _prepare(output: str) -> None:
+    """Refuses an output that cannot be written, before any image is read. Raises UsageError."""
     try:
-        os.makedirs(os.path.join(config.output, publish.WORK_DIR), exist_ok=True)
+        if storage.exists(output) and not storage.is_remote(output):
+            storage.list_folder(output)
+        storage.make_folder(storage.join(output, WORK_DIR))
+        probe = storage.join(output, WORK_DIR, f"probe-{uuid.uuid4().hex}")
+        storage.write_atomically(probe, b"")
+        storage.delete(probe)
+    except NotADirectoryError as error:
+        raise UsageError(f"--output={output}: is a file, not a directory") from error
+    except FileNotFoundError as error:
+        raise UsageError(f"--output={output}: there is no such bucket") from error
     except OSError as error:
-        raise UsageError(f"--output={config.output}: {error.strerror}") from error
+        raise UsageError(f"--output={output}: {error.strerror}") from error
 
 
-def build(source: Source, config: BuildConfig, beam_arguments: Sequence[str]) -> Outcome:
+def _local_path(settings: Settings) -> str | None:
+    """Returns a path that only this machine sees, among those that the workers need; None if there is none."""
+    source = settings.source
+    paths = [settings.build.output, *(getattr(source, name, "") for name in ("root", "path"))]
+    if isinstance(source, RemoteSource):
+        paths.append(source.store.root)
+    return next((path for path in paths if path and not storage.is_remote(path)), None)
+
+
+def run_graph(
+    settings: Settings, beam_arguments: Sequence[str], *, images: int, runner: PipelineRunner | None = None
+) -> None:
+    """Runs the graph on the engine that the arguments name, on `runner`, or here. Raises CommandError."""
+    lean_beam.import_beam()
+    from beam_jobs import engine
+    from beam_jobs.graph import build_graph
+
+    options = engine.parse_options(beam_arguments, own_flags=())
+    if runner is None and not engine.is_local(options, beam_arguments) and (path := _local_path(settings)):
+        raise UsageError(
+            f"{path}: the workers of another engine do not see this machine's disk; give gs:// or s3://, or leave "
+            "--runner out"
+        )
+    local = runner or engine.choose_runner(options, beam_arguments, images=images)
+    _prepare(settings.build.output)
+    with progress.shown(settings):
+        engine.run(lambda pipeline: build_graph(pipeline, settings), options, local)
+
+
+def _result(settings: Settings) -> dict[str, Any]:
+    """Reads how the run ended, and that what it says is true. Raises CommandError."""
+    try:
+        result: dict[str, Any] = json.loads(storage.read_text(settings.note("result")))
+    except FileNotFoundError:
+        result = {"version": ""}
+    if not result["version"] or root.manifest_of(settings.build.output, result["version"]) is None:
+        raise CommandError("the engine reported success, but made no version; nothing was published")
+    return result
+
+
+def _outcome(settings: Settings, result: Mapping[str, Any], *, new_content: bool) -> Outcome:
+    """Describes the version that holds the dataset, from what lies there; refuses one that lacks images."""
+    output, version = settings.build.output, result["version"]
+    directory = root.version_directory(output, version)
+    statistics = json.loads(storage.read_text(storage.join(directory, "statistics.json")))
+    examples = {split: part["labels"] for split, part in statistics["splits"].items()}
+    rejects = statistics["rejects"]
+    total = sum(sum(labels.values()) for labels in examples.values()) + sum(rejects.values())
+    if result["built"] and total != result["total"]:
+        raise CommandError(f"{directory}: {total} of {result['total']} images listed are accounted for; do not use it")
+    return Outcome(
+        version=version,
+        directory=directory,
+        current=root.set_current(output, version),
+        built=result["built"],
+        new_content=new_content,
+        examples=examples,
+        rejects=rejects,
+        total=result["total"],
+    )
+
+
+def build(
+    source: Source,
+    config: BuildConfig,
+    beam_arguments: Sequence[str] = (),
+    *,
+    runner: PipelineRunner | None = None,
+) -> Outcome:
     """Builds the dataset, or finds that it is built.
+
+    Args:
+      source: where images come from.
+      config: what the user asked for, the output among it.
+      beam_arguments: Beam's options.
+      runner: runs the graph, instead of what the options say; for tests.
 
     Raises:
       UsageError, DataError: bad input; nothing was published.
-      TryAgainError: another build into the same root is running.
-      CommandError: the disk is full, or the like; nothing was published.
+      CommandError: a runner lost images, the disk is full, or the like; nothing was published.
     """
     start = time.monotonic()
-    root = config.output
-    new_root = not os.path.exists(root)
-    _prepare_root(config)
-    try:
-        return _build_locked(source, config, beam_arguments, start)
-    except UsageError:
-        if new_root:
-            shutil.rmtree(root)  # nothing but the empty work directory
-        raise
-
-
-def _build_locked(source: Source, config: BuildConfig, beam_arguments: Sequence[str], start: float) -> Outcome:
-    root = config.output
-    with publish.locked(root):
-        if isinstance(source, RemoteSource):
-            _download(source, config, beam_arguments)
-        pending = os.path.join(root, publish.WORK_DIR, "listing")
-        shutil.rmtree(pending, ignore_errors=True)
-        listing = write_listing(source, pending)
-        labels = source.labels() or listing.labels()
-        check_listing(listing, labels, config)
-        key = publish.build_key(listing.fingerprint, config.content())
-        if version := publish.published_as(root, key):
-            if version != current_version(root):
-                publish.set_current(root, version)
-            directory = os.path.join(root, VERSIONS_DIR, version)
-            return Outcome(version=version, directory=directory, built=False, total=listing.total)
-        publish.clean(root, keep={key, "listing"})
-        work = os.path.join(root, publish.WORK_DIR, key)
-        plan = _run_pipeline(work, source, listing, labels, config, beam_arguments)
-        from beam_jobs.finish import finish  # with the job, see _run_pipeline
-
-        manifest = finish(work, source, listing, labels, config, plan, cache=_cache(config))
-        existing = publish.versions(root)
-        new_content = not existing or not _same_content(root, existing[-1], manifest)
-        version = manifest.version if new_content else existing[-1]
-        if new_content:
-            publish.publish(root, os.path.join(work, "version"), version)
-        else:
-            publish.remember(root, key, version)
-            publish.set_current(root, version)
-        pruned = publish.prune(root, keep=config.keep_versions) if config.keep_versions else []
-        publish.clean(root, keep=set())
-    return Outcome(
-        version=version,
-        directory=os.path.join(root, VERSIONS_DIR, version),
-        built=True,
-        new_content=new_content,
-        examples=plan["examples"],
-        rejects=plan["rejects"],
-        total=listing.total,
-        seconds=time.monotonic() - start,
-        pruned=pruned,
-    )
+    output = config.output
+    summary, images, known = _list_here(source)
+    settings = make_settings(source, config)
+    if known:
+        listing = listing_of(summary.sums(), settings)
+        if version := listing.published:
+            directory, current = root.version_directory(output, version), root.set_current(output, version)
+            return Outcome(version=version, directory=directory, current=current, built=False, total=listing.total)
+    before = set(root.versions(output))
+    run_graph(settings, beam_arguments, images=images, runner=runner)
+    result = _result(settings)
+    new_content = result["built"] and result["version"] not in before
+    outcome = _outcome(settings, result, new_content=new_content)
+    storage.delete(settings.notes)
+    if not result["built"]:
+        return outcome
+    if new_content:
+        storage.delete(settings.shard_reports(outcome.version))
+        storage.delete(settings.findings)  # the version's tables say the same
+    pruned = root.prune(output, keep=config.keep_versions) if config.keep_versions else ()
+    root.tidy(output)
+    return dataclasses.replace(outcome, pruned=pruned, seconds=time.monotonic() - start)

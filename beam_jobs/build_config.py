@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from typing import Any
 
 import PIL
@@ -10,11 +12,15 @@ from PIL import features
 
 from beam_jobs.download.policy import DownloadPolicy
 from beam_jobs.splits import SplitFractions
+from pipeline.images import jpeg
 from pipeline.images.encode import SHRINKING
+from pipeline.images.pixels import FORMATS
 from pipeline.images.policy import PixelPolicy
 
 # Part of every build's key: to be raised when the same input and flags give other shards than before.
 FORMAT = 1
+# Part of an inspection's name: to be raised when `facts.inspect` answers differently for the same bytes.
+INSPECTION_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +33,7 @@ class BuildConfig:
       fractions: of the splits.
       split_by: "rank" or "hash".
       near_duplicates: "keep", "drop" or "group"; see duplicates.py.
-      validation_fraction: see `JobConfig`.
+      validation_fraction: part of the official training images that becomes validation where the source has none.
       seed: of the split.
       policy: what is accepted and what a record looks like.
       max_reject_fraction: above this part of refused images nothing is published.
@@ -69,3 +75,9 @@ class BuildConfig:
         policy = {f"policy.{key}": value for key, value in dataclasses.asdict(self.policy).items()}
         shrinking = f", {SHRINKING.name.lower()}" if self.policy.max_side else ""
         return {**policy, "encoder": f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}{shrinking}"}
+
+    def inspection(self) -> str:
+        """Names the policy, the inspector and the decoders: what was found in images by others does not count."""
+        decoders = [INSPECTION_VERSION, PIL.__version__, jpeg.DECODER_VERSION, FORMATS]
+        text = json.dumps([*decoders, dataclasses.asdict(self.policy)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -18,11 +18,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from absl import flags
 
-from beam_jobs import build, lean_beam, publish
+from beam_jobs import build, lean_beam
 from beam_jobs.build_config import BuildConfig
 from beam_jobs.download.addresses import ANY_NETWORK
 from beam_jobs.download.policy import USER_AGENT, DownloadPolicy, FetchPolicy
-from beam_jobs.sources import SOURCES, RemoteSource, Source, open_source
+from beam_jobs.settings import WORK_DIR
+from beam_jobs.sources import SOURCES, open_source
 from beam_jobs.splits import SplitFractions, split_order
 from pipeline.command import UsageError, run_command
 from pipeline.format.storage import is_remote
@@ -139,29 +140,17 @@ def _scratch(output: str) -> str:
     """Names a local folder for what a source unpacks: beside the dataset, or a temporary one beside a store."""
     if is_remote(output):
         return os.path.join(tempfile.gettempdir(), f"tpu-retraining-{os.getuid()}", "unpacked")
-    return os.path.join(output, publish.WORK_DIR, "unpacked")
-
-
-def _build(source: Source, config: BuildConfig, input_path: str, arguments: list[str]) -> build.Outcome:
-    """Builds on this machine's disk, or by the one graph where photos or dataset lie in a store."""
-    in_store = _SOURCE.value == "folder" and is_remote(input_path)
-    if not in_store and not is_remote(config.output):
-        return build.build(source, config, arguments)
-    if isinstance(source, RemoteSource) and next(source.urls(), None):
-        raise UsageError(
-            f"--output={config.output}: a table with http(s) URLs is built into a local directory. Give one, then: "
-            f"gcloud storage rsync -r DATA/versions {config.output}/versions && gcloud storage cp DATA/CURRENT "
-            f"{config.output}/"
-        )
-    lean_beam.import_beam()
-    from beam_jobs.graph_build import build_with_graph
-
-    return build_with_graph(source, config, arguments)
+    return os.path.join(output, WORK_DIR, "unpacked")
 
 
 def _summary(outcome: build.Outcome) -> str:
     if not outcome.built:
-        return f"nothing to do: {outcome.total} images unchanged, {outcome.directory} is current"
+        what = (
+            "is current"
+            if outcome.current == outcome.version
+            else f"holds them; current is the newer {outcome.current}"
+        )
+        return f"nothing to do: {outcome.total} images unchanged, {outcome.directory} {what}"
     kept = sum(sum(labels.values()) for labels in outcome.examples.values())
     lines = [f"{outcome.total} images: {kept} kept, {outcome.total - kept} left out, in {outcome.seconds:.1f} s"]
     lines += [f"  left out  {count:8d}  {code}" for code, count in sorted(outcome.rejects.items())]
@@ -188,9 +177,9 @@ def main(arguments: list[str]) -> None:
     if arguments:
         # Before any work: a typo must not surface after an hour of listing.
         lean_beam.import_beam()
-        from beam_jobs.runner import parse_options
+        from beam_jobs import engine
 
-        parse_options(arguments, own_flags=[*flags.FLAGS])
+        engine.parse_options(arguments, own_flags=[*flags.FLAGS])
     config = BuildConfig(
         source_name=_SOURCE.value,
         name=_dataset_name(input_path),
@@ -206,13 +195,11 @@ def main(arguments: list[str]) -> None:
         download=_download_policy(),
     )
     options = {
-        "download_dir": _DOWNLOAD_DIR.value or os.path.join(output, publish.WORK_DIR, "downloads"),
+        "download_dir": _DOWNLOAD_DIR.value or os.path.join(output, WORK_DIR, "downloads"),
         "work_dir": _scratch(output),
         "tfds_data_dir": _TFDS_DIR.value or "",
     }
     if _DRY_RUN.value:
-        if is_remote(output) or is_remote(input_path):
-            raise UsageError("--dry_run: plans builds of local photos into local directories only; leave it out")
         from beam_jobs.dry_run import describe
 
         with tempfile.TemporaryDirectory() as work:
@@ -221,7 +208,7 @@ def main(arguments: list[str]) -> None:
             print(describe(source, config, workers=len(os.sched_getaffinity(0))))
     else:
         source = open_source(_SOURCE.value, input_path=input_path, options=options)
-        print(_summary(_build(source, config, input_path, arguments)))
+        print(_summary(build.build(source, config, arguments)))
 
 
 if __name__ == "__main__":

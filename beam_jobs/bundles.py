@@ -1,4 +1,7 @@
-"""Wraps what a step outputs when a bundle ends, which Beam wants in its window."""
+"""Helps steps that do something once a bundle or once in all, with fewer transforms than Beam's own combiners take.
+
+Each transform costs 10 ms to build, translate and run, and `CombineGlobally` expands to thirteen.
+"""
 
 from __future__ import annotations
 

@@ -10,25 +10,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import apache_beam as beam
-import msgpack
 
 from beam_jobs.elements import Copies, Cut, Finding, Group, Item, Listing, Plan, Reject, Row
+from beam_jobs.packing import pack, unpack
 from beam_jobs.shards import ShardReport
-from beam_jobs.sources.tree import Folder
+from beam_jobs.sources.folder import Folder
 from pipeline.images.facts import ImageFacts
 from pipeline.images.policy import Reject as Refusal
 from pipeline.images.policy import RejectCode
-
-
-def pack(fields: Any) -> bytes:
-    """Encodes text, numbers, bytes, None, lists and mappings; names in bytes that are no UTF-8 keep them."""
-    data: bytes = msgpack.packb(fields, unicode_errors="surrogateescape")
-    return data
-
-
-def unpack(data: bytes) -> Any:
-    """Decodes what `pack` encoded; lists come as tuples."""
-    return msgpack.unpackb(data, use_list=False, unicode_errors="surrogateescape", strict_map_key=False)
 
 
 def _item_fields(item: Item) -> tuple:
@@ -38,6 +27,16 @@ def _item_fields(item: Item) -> tuple:
 def _item(fields: Iterable[Any]) -> Item:
     uri, label, split, stamp = fields
     return Item(uri=uri, label=label, split=split, stamp=stamp)
+
+
+def by_uri(item: Item) -> tuple[str, bytes]:
+    """Keys an item for a join, in which Beam would pickle other values than bytes. Item → (URI, item)."""
+    return item.uri, pack(_item_fields(item))
+
+
+def item_of(packed: bytes) -> Item:
+    """Decodes what `by_uri` encoded."""
+    return _item(unpack(packed))
 
 
 def _facts_fields(facts: ImageFacts | None) -> tuple | None:

@@ -7,67 +7,30 @@ image has met. Near duplicates are found by near.py.
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
 
-from beam_jobs import exact, rows
+from beam_jobs import exact
 from beam_jobs.duplicates import resolve_component
-from beam_jobs.elements import Copies, Group, Item, Reject, Row, refuse
+from beam_jobs.elements import Copies, Listing, Reject, Row
 from beam_jobs.near import similar_images
-
-_SHOWN = 8  # items of a group that travel on, for the report
-
-
-def flat(row: Row) -> rows.Row:
-    """Spells a row as the pure functions take it."""
-    facts = row.facts
-    return rows.Row(
-        id=row.id,
-        pixels=row.pixels,
-        perceptual_hash=facts.perceptual_hash,
-        uri=row.item.uri,
-        label=row.item.label,
-        official=row.item.split,
-        stamp=row.item.stamp,
-        split=None,
-        height=facts.height,
-        width=facts.width,
-        channels=facts.channels,
-        format=facts.format,
-        bytes=row.size,
-        keeps_bytes=facts.keeps_bytes,
-        brightness=facts.brightness,
-        sharpness=facts.sharpness,
-    )
+from beam_jobs.settings import Settings
 
 
-def _outputs(resolved: exact.Resolved, members: Mapping[str, Row]) -> Iterator[Any]:
-    """Turns what was decided among `members`, by URI, into a step's outputs."""
-    for kept in resolved.kept:
-        row = members[kept.uri]
-        if kept.group:
-            row = dataclasses.replace(row, group=Group(name=kept.group, stratum=kept.stratum, official=kept.official))
-        yield row
-    for reject in resolved.rejects:
-        yield beam.pvalue.TaggedOutput("rejects", refuse(members[reject.uri], reject.code, reject.detail))
-    for line in resolved.groups:
-        shown = [member["uri"] for member in json.loads(line)["members"][:_SHOWN]]
-        items: tuple[Item, ...] = tuple(members[uri].item for uri in shown)
-        yield beam.pvalue.TaggedOutput("copies", Copies(line=line, items=items))
+def _outputs(resolved: exact.Resolved) -> Iterator[Any]:
+    """Turns what was decided into a step's outputs."""
+    yield from resolved.kept
+    yield from (beam.pvalue.TaggedOutput("rejects", reject) for reject in resolved.rejects)
+    yield from (beam.pvalue.TaggedOutput("copies", group) for group in resolved.groups)
 
 
 class DropCopies(beam.DoFn):
     """Decides among images of equal pixels. (digest of pixels, rows) → rows; tagged `rejects`, `copies`."""
 
     def process(self, element: tuple[bytes, Iterable[Row]]) -> Iterator[Any]:
-        members = {row.item.uri: row for row in element[1]}
-        if len(members) == 1:
-            yield from members.values()
-        else:
-            yield from _outputs(exact.resolve(map(flat, members.values())), members)
+        yield from _outputs(exact.resolve(element[1]))
 
 
 class ResolveAlike(beam.DoFn):
@@ -77,10 +40,7 @@ class ResolveAlike(beam.DoFn):
         self._mode = mode
 
     def process(self, element: tuple[bytes, Iterable[tuple[Row, bytes]]]) -> Iterator[Any]:
-        found = list(element[1])
-        members = {row.item.uri: row for row, _ in found}
-        pictures = {row.item.uri: (flat(row), picture) for row, picture in found}
-        yield from _outputs(resolve_component(pictures.values(), mode=self._mode), members)
+        yield from _outputs(resolve_component(element[1], mode=self._mode))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,11 +66,12 @@ def without_copies(found: beam.PCollection[Row]) -> Distinct:
     return Distinct(rows=unique.rows, rejects=(unique.rejects,), copies=(unique.copies,))
 
 
-def grouped(distinct: Distinct, *, mode: str, images_per_search: int) -> Distinct:
+def grouped(distinct: Distinct, listing: beam.PCollection[Listing], settings: Settings) -> Distinct:
     """Adds the steps that find near duplicates and decide about them; none where they are kept as they are."""
+    mode = settings.build.near_duplicates
     if mode == "keep":
         return distinct
-    parted = similar_images(distinct.rows, images_per_search=images_per_search)
+    parted = similar_images(distinct.rows, listing, images_per_search=settings.images_per_search)
     resolved = (
         parted.alike
         | "GroupAlike" >> beam.GroupByKey()

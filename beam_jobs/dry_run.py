@@ -1,25 +1,37 @@
-"""Tells what a build would do, for `--dry_run`, from the listing, the cache and a small sample; writes nothing."""
+"""Tells what a build would do, for `--dry_run`, from the listing, what earlier builds know, and a small sample."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import random
-import tempfile
+import hashlib
+import heapq
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from beam_jobs import publish
-from beam_jobs.build import check_listing
+from beam_jobs import lean_beam, root
+from beam_jobs.build import make_settings
 from beam_jobs.build_config import BuildConfig
-from beam_jobs.inspection import BUCKETS, Listing, cache_key, inspected_row, read_bucket, read_cache, write_listing
+from beam_jobs.download.store import is_url
+from beam_jobs.elements import Item, Listing, alone
+from beam_jobs.settings import Settings
 from beam_jobs.shards import num_shards, record_bytes
-from beam_jobs.sources import Source, SourceItem
+from beam_jobs.sources import RemoteSource, Source
 from beam_jobs.splits import split_order, targets
+from beam_jobs.summary import Summary, labels_of, listing_of
 from pipeline.images.facts import inspect
 from pipeline.images.policy import ReadError, Reject
 
 _SAMPLE = 64
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Listed:
+    """Holds what one pass over the listing gives."""
+
+    summary: Summary = dataclasses.field(default_factory=Summary)
+    known: int = 0
+    urls: int = 0
+    sample: Sequence[Item] = ()
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -30,48 +42,47 @@ class _Sample:
     bytes: list[int] = dataclasses.field(default_factory=list)
 
 
-def _known(listing: Listing, config: BuildConfig) -> int:
-    """Counts the listed images that an earlier build has inspected."""
-    cache = os.path.join(config.output, publish.WORK_DIR, "inspected", cache_key(config.policy))
-    known = 0
-    for bucket in BUCKETS:
-        entries = read_cache(os.path.join(cache, bucket))
-        for item in read_bucket(listing.directory, bucket):
-            entry = entries.get(item.uri)
-            known += entry is not None and entry.stamp == item.stamp
-    return known
+def _list(settings: Settings) -> _Listed:
+    """Lists the source; samples the images whose URIs have the smallest hashes."""
+    lean_beam.import_beam()
+    from beam_jobs.known import every_finding
+
+    stamps = {finding.uri: finding.stamp for finding in every_finding(settings)}
+    listed = _Listed()
+    remote = isinstance(settings.source, RemoteSource)
+
+    def items() -> Iterator[Item]:
+        for item in settings.source.items():
+            listed.summary.add(item)
+            listed.known += stamps.get(item.uri) == item.stamp
+            listed.urls += remote and is_url(item.uri)
+            yield item
+
+    listed.sample = heapq.nsmallest(_SAMPLE, items(), key=lambda item: hashlib.sha256(item.uri.encode()).digest())
+    return listed
 
 
-def _choose(listing: Listing) -> list[SourceItem]:
-    chosen: list[SourceItem] = []
-    for bucket in random.Random(0).sample(BUCKETS, len(BUCKETS)):
-        chosen += read_bucket(listing.directory, bucket)
-        if len(chosen) >= _SAMPLE:
-            break
-    return chosen[:_SAMPLE]
-
-
-def _inspect(items: Sequence[SourceItem], source: Source, config: BuildConfig) -> _Sample:
+def _inspect(items: Sequence[Item], settings: Settings) -> _Sample:
     sample = _Sample()
     start = time.monotonic()
     for item in items:
         try:
-            data = source.read(item)
+            data = settings.source.read(item)
         except ReadError:
             sample.unread += 1
             continue
-        facts = inspect(data, config.policy)
+        facts = inspect(data, settings.build.policy)
         if isinstance(facts, Reject):
             sample.refused += 1
         else:
-            sample.bytes.append(record_bytes(inspected_row(item, len(data), facts)))
+            sample.bytes.append(record_bytes(alone(item, len(data), facts)))
     sample.seconds = time.monotonic() - start
     return sample
 
 
 def _split_sizes(listing: Listing, config: BuildConfig) -> dict[str, int]:
     sizes: dict[str, int] = {}
-    for (official, _), count in listing.counts.items():
+    for official, _, count in listing.counts:
         if official:
             sizes[official] = sizes.get(official, 0) + count
         else:
@@ -84,21 +95,19 @@ def _split_sizes(listing: Listing, config: BuildConfig) -> dict[str, int]:
 
 
 def describe(source: Source, config: BuildConfig, *, workers: int) -> str:
-    """Describes the plan and the estimate, for a person.
+    """Describes the plan and the estimate, for a person; writes nothing.
 
     Raises:
       UsageError, DataError: what the build itself would refuse without reading images.
     """
-    with tempfile.TemporaryDirectory() as directory:
-        listing = write_listing(source, directory)
-        labels = source.labels() or listing.labels()
-        check_listing(listing, labels, config)
-        key = publish.build_key(listing.fingerprint, config.content())
-        if version := publish.published_as(config.output, key):
-            return f"nothing to do: {listing.total} images unchanged since version {version}"
-        known = _known(listing, config)
-        sample = _inspect(_choose(listing), source, config)
-    lines = [f"{listing.total} images of {len(labels)} classes, {known} of them known from earlier builds"]
+    settings = make_settings(source, config)
+    listed = _list(settings)
+    listing = listing_of(listed.summary.sums(), settings)
+    if listing.published and not listed.urls:
+        return f"nothing to do: {listing.total} images unchanged since version {listing.published}"
+    sample = _inspect(listed.sample, settings)
+    labels = labels_of(listing, settings)
+    lines = [f"{listing.total} images of {len(labels)} classes, {listed.known} of them known from earlier builds"]
     sizes = _split_sizes(listing, config)
     read = len(sample.bytes) + sample.refused
     mean = sum(sample.bytes) / len(sample.bytes) if sample.bytes else 0.0
@@ -106,13 +115,15 @@ def describe(source: Source, config: BuildConfig, *, workers: int) -> str:
         shards = num_shards(examples=sizes[split], size=int(sizes[split] * mean))
         lines.append(f"  {split:<10}{sizes[split]:8d}  images at most, in about {shards} shards")
     if read:
-        seconds = (listing.total - known) * sample.seconds / read / workers
+        seconds = (listing.total - listed.known) * sample.seconds / read / workers
         total = mean * listing.total * len(sample.bytes) / read
         lines.append(
             f"from a sample of {read}: {sample.refused} refused, about {total / 1e6:.0f} MB of records, "
             f"about {seconds:.0f} s of decoding with {workers} workers"
         )
-    if sample.unread:
-        lines.append(f"{sample.unread} sampled images are not here yet or cannot be read")
-    lines.append(f"would become version {publish.next_version(config.output)} in {config.output}; nothing was written")
+    if listed.urls:
+        lines.append(f"{listed.urls} images have to be downloaded, or have been")
+    elif sample.unread:
+        lines.append(f"{sample.unread} of {len(listed.sample)} sampled images cannot be read")
+    lines.append(f"would become version {root.next_version(config.output)} in {config.output}; nothing was written")
     return "\n".join(lines)

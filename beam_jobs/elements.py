@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from beam_jobs.sources import SourceItem
 from pipeline.images.facts import ImageFacts
 from pipeline.images.policy import Reject as Refusal
+from pipeline.images.policy import RejectCode
 
 Item = SourceItem  # an image that a source offers, without its bytes
 
@@ -146,7 +147,7 @@ class Plan:
     """Says what is to be written; made only when every image listed is accounted for.
 
     Attributes:
-      version: that this build has claimed, "" where there is nothing to do.
+      version: that this build has claimed.
       total: number of images listed.
       fingerprint: of the listing.
       key: of the build.
@@ -184,6 +185,6 @@ def outcome(item: Item, finding: Finding) -> Row | Reject:
     return Reject(item=item, code=result.code.value, detail=result.detail, size=finding.size)
 
 
-def refuse(row: Row, code: str, detail: str) -> Reject:
+def refuse(row: Row, code: RejectCode, detail: str) -> Reject:
     """Leaves out an image that inspection accepted."""
-    return Reject(item=row.item, code=code, detail=detail, size=row.size, facts=row.facts)
+    return Reject(item=row.item, code=code.value, detail=detail, size=row.size, facts=row.facts)

@@ -1,13 +1,15 @@
-"""Runs a Beam pipeline on the engine that the options name, or here; errors for the user come as they were raised."""
+"""Runs a Beam pipeline on the engine that the options name, or here: strict options, errors in one line, no noise."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 import apache_beam as beam
 import grpc
@@ -17,11 +19,48 @@ from apache_beam.runners.runner import PipelineRunner
 from apache_beam.transforms import environments
 
 from beam_jobs import stopping, worker
-from beam_jobs.crew import LOCAL_RUNNERS
 from beam_jobs.errors import command_error
-from pipeline.command import ExitCode, UsageError
+from pipeline.command import ExitCode, UsageError, nearest
 
+_LOCAL_RUNNERS = ("DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
 MANY = 10_000  # from so many images on, starting processes (0.6 s each) is worth it
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"Beam's options: {message}")
+
+
+def parse_options(arguments: Sequence[str], *, own_flags: Sequence[str]) -> PipelineOptions:
+    """Parses Beam's options out of the flags that are not ours.
+
+    Args:
+      arguments: what absl did not know.
+      own_flags: our flags' names, to suggest the nearest one for a typo.
+
+    Raises:
+      UsageError: Beam does not know a flag either, its value is invalid, or the runner or its mode is one that loses
+        data.
+    """
+    parser = _Parser(allow_abbrev=False, add_help=False)
+    for group in PipelineOptions.__subclasses__():
+        group._add_argparse_args(parser)  # type: ignore[arg-type]
+    _, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        name = unknown[0].lstrip("-").partition("=")[0]
+        known = [flag.lstrip("-") for flag in parser._option_string_actions]
+        what = "unknown flag" if unknown[0].startswith("-") else "unexpected argument"
+        raise UsageError(f'{what} "{unknown[0]}".{nearest(name, [*own_flags, *known])} (--help lists the flags)')
+    options = PipelineOptions(list(arguments))
+    if "dask" in (options.view_as(StandardOptions).runner or "").lower():
+        raise UsageError(
+            "--runner=DaskRunner: Beam's DaskRunner silently loses outputs; leave --runner out to run here"
+        )
+    if options.view_as(DirectOptions).direct_running_mode == "multi_threading":
+        raise UsageError(
+            "--direct_running_mode=multi_threading: Beam loses rows in it; take multi_processing, or leave it out"
+        )
+    return options
 
 
 def is_given(arguments: Sequence[str], name: str) -> bool:
@@ -32,26 +71,19 @@ def is_given(arguments: Sequence[str], name: str) -> bool:
 def is_local(options: PipelineOptions, arguments: Sequence[str]) -> bool:
     """Says whether the pipeline is to run here: no runner is named, or a local one."""
     runner = options.view_as(StandardOptions).runner or ""
-    return not is_given(arguments, "runner") or runner.rpartition(".")[2] in LOCAL_RUNNERS
+    return not is_given(arguments, "runner") or runner.rpartition(".")[2] in _LOCAL_RUNNERS
 
 
 def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images: int) -> FnApiRunner | None:
     """Returns the local runner, or None where the options name an engine.
 
     Beam's own default, DirectRunner, first tries to download a binary and then ignores the direct_* options.
-
-    Raises:
-      UsageError: threads are asked for, in which Beam loses rows.
     """
     if not is_local(options, arguments):
         return None
     direct = options.view_as(DirectOptions)
     mode = direct.direct_running_mode if is_given(arguments, "direct_running_mode") else None
     workers = direct.direct_num_workers if is_given(arguments, "direct_num_workers") else 0
-    if mode == "multi_threading":
-        raise UsageError(
-            "--direct_running_mode=multi_threading: Beam loses rows in it; take multi_processing, or leave it out"
-        )
     workers = workers or (1 if mode is None and images < MANY else len(os.sched_getaffinity(0)))
     direct.direct_num_workers = 1 if mode == "in_memory" else workers
     direct.direct_running_mode = "in_memory"  # else the runner would replace the environment chosen here
@@ -63,7 +95,7 @@ def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images:
 
 
 @contextlib.contextmanager
-def _stoppable(quiet: bool) -> Iterator[None]:
+def _stoppable() -> Iterator[None]:
     """Makes signals and the death of a local worker end the process at once; Beam would wait, perhaps for ever."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -79,29 +111,19 @@ def _stoppable(quiet: bool) -> Iterator[None]:
 
     threads_hook, threading.excepthook = threading.excepthook, on_thread_error
     try:
-        with stopping.at_once(), contextlib.ExitStack() as stack:
-            if quiet:
-                nowhere = stack.enter_context(open(os.devnull, "w"))
-                stack.enter_context(contextlib.redirect_stderr(nowhere))
+        with stopping.at_once():
             yield
     finally:
         threading.excepthook = threads_hook
 
 
-def run(
-    build: Callable[[beam.Pipeline], object],
-    options: PipelineOptions,
-    runner: PipelineRunner | None,
-    *,
-    quiet: bool = False,
-) -> None:
+def run(build: Callable[[beam.Pipeline], object], options: PipelineOptions, runner: PipelineRunner | None) -> None:
     """Runs the pipeline that `build` adds its steps to, to the end.
 
     Args:
       build: adds the steps.
       options: Beam's options.
       runner: the local runner, or None for the engine that the options name.
-      quiet: drops what is written to stderr meanwhile: workers in threads print every exception besides passing it on.
 
     Raises:
       CommandError: a step raised a `BuildError`; its message and exit code.
@@ -114,7 +136,7 @@ def run(
         raise UsageError(f"Beam's options: {' '.join(str(error).split())}") from error
     build(pipeline)
     try:
-        with _stoppable(quiet):
+        with _stoppable():
             pipeline.run().wait_until_finish()
     except Exception as error:
         if failure := command_error(error):

@@ -7,64 +7,61 @@ import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 
-from beam_jobs.rows import RejectRow, Row
+from beam_jobs.elements import Copies, Reject, Row, refuse
 from pipeline.images.policy import RejectCode
 
 # Of several copies the one in the most protected split stays: a test image must not be lost to a training copy of it.
 _PROTECTION = {"test": 0, "validation": 1}
+_SHOWN = 8  # items of a group that travel on, for the report
 
 
 @dataclasses.dataclass(kw_only=True)
 class Resolved:
-    """Holds what `resolve`, or `duplicates.resolve_component`, decides.
+    """Holds what `resolve`, or `alike.resolve_component`, decides.
 
     Attributes:
       kept: the rows that stay; one of those with equal pixels.
       rejects: the copies and conflicts that are left out.
-      groups: a line of duplicates.jsonl for every group of copies.
+      groups: the groups of copies.
     """
 
     kept: list[Row] = dataclasses.field(default_factory=list)
-    rejects: list[RejectRow] = dataclasses.field(default_factory=list)
-    groups: list[str] = dataclasses.field(default_factory=list)
+    rejects: list[Reject] = dataclasses.field(default_factory=list)
+    groups: list[Copies] = dataclasses.field(default_factory=list)
 
 
 def protection(row: Row) -> int:
     """Ranks the row's official split: 0 for a test image, 1 for a validation image, 2 for all others."""
-    return _PROTECTION.get(row.official or "", len(_PROTECTION))
+    return _PROTECTION.get(row.item.split or "", len(_PROTECTION))
 
 
-def group_line(kind: str, members: Sequence[Row], *, kept: Sequence[str]) -> str:
-    """Writes one group as a line of JSON for duplicates.jsonl."""
-    return json.dumps(
-        {
-            "kind": kind,
-            "kept": list(kept),
-            "members": [{"uri": row.uri, "label": row.label, "split": row.official} for row in members],
-        },
-        ensure_ascii=False,
-    )
+def copies_of(kind: str, members: Sequence[Row], *, kept: Sequence[str]) -> Copies:
+    """Describes a group of images that are copies of each other; `kept`: URIs of those that stay."""
+    items = [row.item for row in members]
+    shown = [{"uri": item.uri, "label": item.label, "split": item.split} for item in items]
+    line = json.dumps({"kind": kind, "kept": list(kept), "members": shown}, ensure_ascii=False)
+    return Copies(line=line, items=tuple(items[:_SHOWN]))
 
 
 def _resolve_group(group: list[Row], out: Resolved) -> None:
-    group.sort(key=lambda row: (protection(row), row.id, row.uri))
+    group.sort(key=lambda row: (protection(row), row.id, row.item.uri))
     first = group[0]
-    rivals = {row.label for row in group if protection(row) == protection(first)}
+    rivals = {row.item.label for row in group if protection(row) == protection(first)}
     if len(rivals) > 1:
         names = " and ".join(sorted(rivals))
         for row in group:
-            other = next(o for o in group if o.label != row.label)
-            detail = f"the same picture stands under {names} ({other.uri})"
-            out.rejects.append(RejectRow.make(row, RejectCode.LABEL_CONFLICT, detail))
-        out.groups.append(group_line("conflict", group, kept=()))
+            other = next(o for o in group if o.item.label != row.item.label)
+            detail = f"the same picture stands under {names} ({other.item.uri})"
+            out.rejects.append(refuse(row, RejectCode.LABEL_CONFLICT, detail))
+        out.groups.append(copies_of("conflict", group, kept=()))
         return
     out.kept.append(first)
     for row in group[1:]:
         copy_of_test = protection(row) > protection(first)
         code = RejectCode.TRAIN_COPY_OF_TEST if copy_of_test else RejectCode.DUPLICATE
-        where = f" of the {first.official} split" if copy_of_test else ""
-        out.rejects.append(RejectRow.make(row, code, f"same pixels as {first.uri}{where}"))
-    out.groups.append(group_line("exact", group, kept=(first.uri,)))
+        where = f" of the {first.item.split} split" if copy_of_test else ""
+        out.rejects.append(refuse(row, code, f"same pixels as {first.item.uri}{where}"))
+    out.groups.append(copies_of("exact", group, kept=(first.item.uri,)))
 
 
 def resolve(rows: Iterable[Row]) -> Resolved:

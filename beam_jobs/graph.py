@@ -1,7 +1,7 @@
 """Builds the Beam graph from a source to a version, the same on every engine and every store.
 
-    listed → joined with what is known → inspected → without copies → near duplicates grouped → split → planned → shards
-    → version
+    listed → (downloaded) → joined with what is known → inspected → without copies → near duplicates grouped → split
+    → planned → shards → version
 
 Elements are values (elements.py). Rows travel, image bytes never: who writes a shard reads each image again. A bundle
 may run twice or be killed: what a step leaves behind is whole, and the same whoever leaves it.
@@ -13,10 +13,10 @@ import apache_beam as beam
 
 from beam_jobs.assign import split_up
 from beam_jobs.copies import grouped, without_copies
-from beam_jobs.elements import Item, Listing
+from beam_jobs.download.transform import downloaded
 from beam_jobs.inspect import inspected
 from beam_jobs.known import recalled
-from beam_jobs.listing import SumUp, decide_to_build, listed, unless_published
+from beam_jobs.listing import listed, summed_up, to_build
 from beam_jobs.planning import planned
 from beam_jobs.settings import Settings
 from beam_jobs.version.finish import finished
@@ -26,27 +26,19 @@ from beam_jobs.write import tabled, written
 
 def build_graph(pipeline: beam.Pipeline, settings: Settings) -> beam.PCollection[str]:
     """Adds the whole build to a pipeline; returns the version that holds the dataset, "" where it did before."""
-    everything = listed(pipeline, settings)  # Item
-    listing = (
-        everything
-        | "SumUp" >> beam.CombineGlobally(SumUp())
-        | "DecideToBuild" >> beam.Map(decide_to_build, settings).with_output_types(Listing)
-    )  # Listing, one
-    items = everything | "UnlessPublished" >> beam.FlatMap(
-        unless_published, beam.pvalue.AsSingleton(listing)
-    ).with_output_types(Item)  # Item
-    known = recalled(items, listing, settings)  # rows: Row, rejects: Reject, unknown: Item
+    fetched = downloaded(listed(pipeline, settings), settings)  # items: Item, rejects: Reject
+    listing = summed_up(fetched, settings)  # Listing, one
+    here = to_build(fetched, listing)  # items: Item, rejects: Reject
+    known = recalled(here.items, listing, settings)  # rows: Row, rejects: Reject, unknown: Item
     new = inspected(known.unknown, settings)  # rows: Row, rejects: Reject
     rows = (known.rows, new.rows) | "AllRows" >> beam.Flatten()  # Row
     unique = without_copies(rows)  # rows: Row, rejects: Reject, copies: Copies
-    distinct = grouped(
-        unique, mode=settings.build.near_duplicates, images_per_search=settings.images_per_search
-    )  # rows: Row, rejects: Reject, copies: Copies
-    rejects = (known.rejects, new.rejects, *distinct.rejects) | "AllRejects" >> beam.Flatten()  # Reject
+    distinct = grouped(unique, listing, settings)  # rows: Row, rejects: Reject, copies: Copies
+    rejects = (*here.rejects, known.rejects, new.rejects, *distinct.rejects) | "AllRejects" >> beam.Flatten()  # Reject
     copies = distinct.copies | "AllCopies" >> beam.Flatten()  # Copies
     assigned = split_up(distinct.rows, listing, settings)  # rows: Row, cuts: (class, Cut)
     plan = planned(assigned, rejects, listing, settings)  # Plan, one
     reports = written(assigned.rows, plan, settings)  # ShardReport
     tables = tabled(rejects, plan, settings)  # int
     pictures = picked(assigned.rows)  # Pictures, one
-    return finished(plan, reports, rejects, copies, tables, pictures, settings)  # str, one
+    return finished(listing, plan, reports, rejects, copies, tables, pictures, settings)  # str, one

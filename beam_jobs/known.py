@@ -1,89 +1,82 @@
 """Finds what earlier runs know of the images, so that nothing is decoded twice: killed runs, and published versions.
 
-Killed runs leave part files of findings (`rows-*.msgpack`), published versions their tables (`rows-*.parquet`). Both
+Killed runs leave part files of findings (parts.py), published versions their tables (`rows-*.parquet`). Both
 are joined with the listing by URI; a finding under another stamp does not count. What cannot be read costs decoding.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
 
-from beam_jobs import root
-from beam_jobs.coders import finding_bytes, finding_of, pack, unpack
+from beam_jobs import parts, root
+from beam_jobs.coders import by_uri, finding_bytes, finding_of, item_of
 from beam_jobs.elements import Finding, Item, Listing, Reject, Row, outcome
 from beam_jobs.errors import crossing
 from beam_jobs.settings import Settings
 from beam_jobs.version import table
 from pipeline.format import storage
 
-_FORMAT = "findings 1"  # first in every part file
-_SUFFIX = ".msgpack"
+_FORM = "findings 2"
 
 
 def write_findings(findings: Sequence[Finding], folder: str) -> None:
-    """Writes a part file under a name of its own: a bundle that runs twice leaves two equal files. Raises OSError."""
-    storage.make_folder(folder)
-    content = pack((_FORMAT, [finding_bytes(finding) for finding in findings]))
-    storage.write_atomically(storage.join(folder, f"rows-{uuid.uuid4().hex}{_SUFFIX}"), content, shared=True)
+    """Writes findings as a part file; a bundle that runs twice leaves two equal ones. Raises OSError."""
+    parts.write_part([finding_bytes(finding) for finding in findings], folder, form=_FORM)
 
 
 def read_findings(path: str) -> list[Finding]:
     """Reads a part file; of a damaged one, or one that has gone, nothing."""
     try:
-        form, packed = unpack(storage.read(path))
-        return [finding_of(one) for one in packed] if form == _FORMAT else []
-    except (OSError, ValueError, TypeError, KeyError):
+        return [finding_of(entry) for entry in parts.read_part(path, form=_FORM)]
+    except (ValueError, TypeError, KeyError):
         return []
 
 
-def _names(folder: str) -> list[str]:
-    try:
-        return [entry.name for entry in storage.list_folder(folder) if not entry.is_folder]
-    except OSError:
-        return []
+def _files(settings: Settings) -> Iterator[str]:
+    """Lists the files that hold findings: of killed runs, and of the newest version."""
+    yield from parts.list_parts(settings.findings)
+    for version in root.versions(settings.build.output)[-1:]:
+        directory = root.version_directory(settings.build.output, version)
+        yield from (storage.join(directory, name) for name in table.tables(directory))
 
 
-def known_files(_: None, listing: Listing, settings: Settings) -> Iterator[str]:
-    """Lists the files that hold findings: of killed runs, and of the newest version. Nothing → paths."""
-    if listing.published:
-        return
-    with crossing(settings.build.output):
-        for name in _names(settings.findings):
-            if name.endswith(_SUFFIX):
-                yield storage.join(settings.findings, name)
-        for version in root.versions(settings.build.output)[-1:]:
-            directory = root.version_directory(settings.build.output, version)
-            for name in _names(directory):
-                if table.is_table(name):
-                    yield storage.join(directory, name)
+def _read(path: str, settings: Settings) -> Iterable[Finding]:
+    if table.is_table(path.rpartition("/")[2]):
+        return table.read_table(path, inspection=settings.inspection)
+    return read_findings(path)
+
+
+def every_finding(settings: Settings) -> Iterator[Finding]:
+    """Yields all that is known, in this process."""
+    for path in _files(settings):
+        yield from _read(path, settings)
+
+
+def known_files(_: bytes, listing: Listing | None, settings: Settings) -> Iterator[str]:
+    """Lists the files that hold findings, if there is anything to do. Nothing → paths."""
+    if listing and not listing.published:
+        with crossing(settings.build.output):
+            yield from _files(settings)
 
 
 def read_known(path: str, settings: Settings) -> Iterator[tuple[str, bytes]]:
     """Reads findings. Path → (URI, finding)."""
-    found = read_findings(path) if path.endswith(_SUFFIX) else table.read_table(path, inspection=settings.inspection)
-    for finding in found:
+    for finding in _read(path, settings):
         yield finding.uri, finding_bytes(finding)
-
-
-def by_uri(item: Item) -> tuple[str, bytes]:
-    """Keys an item for the join, in which Beam would pickle other values than bytes. Item → (URI, item)."""
-    return item.uri, pack((item.label, item.split, item.stamp))
 
 
 class Recall(beam.DoFn):
     """Recalls what is known. (URI, {items, known}) → row; tagged `rejects`: reject, `unknown`: item to inspect."""
 
     def process(self, element: tuple[str, Mapping[str, Iterable[bytes]]]) -> Iterator[Any]:
-        uri, sides = element
+        _, sides = element
         for packed in sides["items"]:
-            label, split, stamp = unpack(packed)
-            item = Item(uri=uri, label=label, split=split, stamp=stamp)
+            item = item_of(packed)
             findings = (finding_of(known) for known in sides["known"])
-            finding = next((known for known in findings if known.stamp == stamp), None)
+            finding = next((known for known in findings if known.stamp == item.stamp), None)
             if finding is None:
                 yield beam.pvalue.TaggedOutput("unknown", item)
                 continue
@@ -95,10 +88,11 @@ def recalled(
     items: beam.PCollection[Item], listing: beam.PCollection[Listing], settings: Settings
 ) -> beam.pvalue.DoOutputsTuple:
     """Adds the join of the items with what is known: outputs `rows`, `rejects`, `unknown`."""
+    one = beam.pvalue.AsSingleton(listing, default_value=None)
     known = (
         items.pipeline
-        | "StartKnown" >> beam.Create([None])
-        | "ListKnown" >> beam.FlatMap(known_files, beam.pvalue.AsSingleton(listing), settings).with_output_types(str)
+        | "StartKnown" >> beam.Impulse()
+        | "ListKnown" >> beam.FlatMap(known_files, one, settings).with_output_types(str)
         | "SpreadKnown" >> beam.Reshuffle()
         | "ReadKnown" >> beam.FlatMap(read_known, settings).with_output_types(tuple[str, bytes])
     )

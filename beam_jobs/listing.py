@@ -5,34 +5,28 @@ A tree of folders is listed folder by folder, on any number of workers; every ot
 
 from __future__ import annotations
 
-import collections
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import apache_beam as beam
 
-from beam_jobs import root
-from beam_jobs.elements import Item, Listing
-from beam_jobs.errors import BuildError, crossing
-from beam_jobs.publish import build_key
+from beam_jobs.bundles import late
+from beam_jobs.download.transform import Fetched
+from beam_jobs.elements import Item, Listing, Reject
+from beam_jobs.errors import crossing
 from beam_jobs.settings import Settings
-from beam_jobs.sources.tree import Folder, TreeSource
-from pipeline.command import DataError, ExitCode
-
-_MODULUS = 1 << 256
-# [(split, label, images)], sum of the lines' hashes in 32 bytes
-Sums = tuple[list[tuple[str | None, str, int]], bytes]
+from beam_jobs.sources.folder import Folder, FolderSource
+from beam_jobs.summary import Summary, Sums, listing_of
+from pipeline.format import storage
 
 
-def list_source(_: None, config: Settings) -> Iterator[Item]:
+def list_source(_: bytes, config: Settings) -> Iterator[Item]:
     """Lists a source that is no tree of folders. Nothing → items."""
     with crossing(config.build.source_name):
         yield from config.source.items()
 
 
-def list_classes(_: None, source: TreeSource) -> list[Folder]:
+def list_classes(_: bytes, source: FolderSource) -> list[Folder]:
     """Lists the folders of the classes. Nothing → folders."""
     with crossing(source.root):
         return source.classes()
@@ -41,7 +35,7 @@ def list_classes(_: None, source: TreeSource) -> list[Folder]:
 class ListFolder(beam.DoFn):
     """Lists a folder. Folder → items; tagged `below`: the folders in it, or, if asked, all items below it."""
 
-    def __init__(self, source: TreeSource, *, deep: bool) -> None:
+    def __init__(self, source: FolderSource, *, deep: bool) -> None:
         self._source = source
         self._deep = deep
 
@@ -59,9 +53,9 @@ class ListFolder(beam.DoFn):
 
 def listed(pipeline: beam.Pipeline, config: Settings) -> beam.PCollection[Item]:
     """Adds the listing to a pipeline: by folders where the source is a tree of them."""
-    start = pipeline | "Start" >> beam.Create([None])
+    start = pipeline | "Start" >> beam.Impulse()
     source = config.source
-    if not isinstance(source, TreeSource):
+    if not isinstance(source, FolderSource):
         return start | "ListSource" >> beam.FlatMap(list_source, config).with_output_types(Item)
     classes = (
         start
@@ -80,91 +74,64 @@ def listed(pipeline: beam.Pipeline, config: Settings) -> beam.PCollection[Item]:
     return (classes.items, deeper) | "AllItems" >> beam.Flatten()
 
 
-class SumUp(beam.CombineFn):
-    """Sums up items, in any order. Items → `Sums`."""
+class SumUp(beam.DoFn):
+    """Sums up the items of a bundle. Item or reject → (None, sums)."""
 
-    def create_accumulator(self) -> tuple[collections.Counter, int]:
-        return collections.Counter(), 0
+    def start_bundle(self) -> None:
+        self._summary = Summary()
 
-    def add_input(self, sums: tuple[collections.Counter, int], item: Item) -> tuple[collections.Counter, int]:
-        sums[0][item.split, item.label] += 1
-        line = json.dumps([item.uri, item.label, item.split, item.stamp], ensure_ascii=False).encode() + b"\n"
-        return sums[0], sums[1] + int.from_bytes(hashlib.sha256(line).digest(), "big")
+    def process(self, element: Item | Reject) -> None:
+        self._summary.add(element.item if isinstance(element, Reject) else element)
 
-    def compact(self, sums: Any) -> Sums:
-        return self.extract_output(sums)
-
-    def merge_accumulators(self, several: Iterable[Any]) -> tuple[collections.Counter, int]:
-        counts: collections.Counter = collections.Counter()
-        total = 0
-        for part in map(self.extract_output, several):
-            counts.update({(split, label): count for split, label, count in part[0]})
-            total += int.from_bytes(part[1], "big")
-        return counts, total
-
-    def extract_output(self, sums: Any) -> Sums:
-        if isinstance(sums[0], list):
-            return sums
-        found = [(split, label, count) for (split, label), count in sums[0].items()]
-        found.sort(key=lambda entry: (entry[0] or "", entry[1]))
-        return found, (sums[1] % _MODULUS).to_bytes(32, "big")
+    def finish_bundle(self) -> Iterator[tuple[None, Sums]]:
+        yield late((None, self._summary.sums()))
 
 
-def labels_of(listing: Listing, config: Settings) -> tuple[str, ...]:
-    """Lists the class names in order: the source's, or the sorted ones that occur."""
-    return config.labels or tuple(listing.labels)
-
-
-def check(listing: Listing, config: Settings) -> None:
-    """Refuses what cannot become a dataset, before any image is read.
+def decide_to_build(element: tuple[None, Iterable[Sums]], config: Settings) -> Listing:
+    """(None, sums of the bundles) → the listing, with the version made of the same, if any; tells the launcher.
 
     Raises:
-      DataError: a single class, a class with fewer images than splits, or a label that is none of the source's.
+      BuildError: see `summary.check`.
     """
-    labels = labels_of(listing, config)
-    if len(labels) < 2:
-        raise DataError(
-            f'only one class, "{labels[0]}": a classifier needs two or more. If its sub-folders are the classes, '
-            f"give --input one level deeper"
-        )
-    fractions = config.build.fractions
-    sizes = {label: count for split, label, count in listing.counts if split is None}
-    for label, size in sorted(sizes.items()):
-        if size < len(fractions.names):
-            raise DataError(
-                f'class "{label}" has {size} images for {len(fractions.names)} splits ({fractions}); '
-                "add images, or give fewer --splits"
-            )
-    if unknown := sorted(set(listing.labels) - set(labels)):
-        raise DataError(f'label "{unknown[0]}" is not one of the source\'s {len(labels)} classes')
-
-
-def decide_to_build(sums: Sums, config: Settings) -> Listing:
-    """Sums → the listing, with the version that was made of the same, if there is one.
-
-    Raises:
-      BuildError: nothing was listed; or see `check`.
-    """
-    counts, total = sums
-    if not counts:
-        raise BuildError(
-            ExitCode.USAGE, "the workers found no images: is the input visible where they run? nothing was published"
-        )
-    digest = hashlib.sha256(f"{config.source_fingerprint}\n{int.from_bytes(total, 'big'):x}".encode())
-    fingerprint = digest.hexdigest()
-    key = build_key(fingerprint, config.build.content())
+    summary = Summary()
+    summary.merge(element[1])
     with crossing(config.build.output):
-        listing = Listing(
-            counts=tuple(counts),
-            fingerprint=fingerprint,
-            key=key,
-            published=root.published_as(config.build.output, key) or "",
-        )
-        check(listing, config)
+        listing = listing_of(summary.sums(), config)
+        storage.make_folder(config.notes)
+        storage.write_atomically(config.note("listed"), str(listing.total), shared=True)
     return listing
 
 
-def unless_published(item: Item, listing: Listing) -> Iterator[Item]:
-    """Drops everything where there is nothing to do. Item → item or nothing."""
+def summed_up(fetched: Fetched, config: Settings) -> beam.PCollection[Listing]:
+    """Adds the steps that sum up all that was listed, images that could not be downloaded included."""
+    several = [
+        part | f"SumUp{name}" >> beam.ParDo(SumUp()).with_output_types(tuple[None, Sums])
+        for name, part in {"Items": fetched.items, **fetched.named_rejects()}.items()
+    ]
+    return (
+        several
+        | "AllSums" >> beam.Flatten()
+        | "GatherSums" >> beam.GroupByKey()
+        | "DecideToBuild" >> beam.Map(decide_to_build, config).with_output_types(Listing)
+    )
+
+
+T = TypeVar("T")
+
+
+def unless_published(element: T, listing: Listing) -> Iterator[T]:
+    """Drops everything where there is nothing to do. Element → element or nothing."""
     if not listing.published:
-        yield item
+        yield element
+
+
+def to_build(fetched: Fetched, listing: beam.PCollection[Listing]) -> Fetched:
+    """Adds the steps that drop everything where there is nothing to do."""
+    one = beam.pvalue.AsSingleton(listing)
+    return Fetched(
+        items=fetched.items | "UnlessPublished" >> beam.FlatMap(unless_published, one).with_output_types(Item),
+        rejects=tuple(
+            rejects | f"RejectsUnlessPublished{number}" >> beam.FlatMap(unless_published, one).with_output_types(Reject)
+            for number, rejects in enumerate(fetched.rejects)
+        ),
+    )

@@ -9,6 +9,7 @@ crowded bucket begins where the image's place says (lsh.py). The pairs found are
 
 from __future__ import annotations
 
+import collections
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -19,7 +20,8 @@ import numpy as np
 from beam_jobs import lsh
 from beam_jobs.bundles import late
 from beam_jobs.duplicates import find_components
-from beam_jobs.elements import Row
+from beam_jobs.elements import Listing, Row
+from beam_jobs.packing import pack, unpack
 
 _BLOCK = 512  # sketches that travel together
 _PREFIX = 3  # bytes of the hash by which sketches are put in order
@@ -47,16 +49,11 @@ def searches(images: int) -> int:
     return min(lsh.BANDS, 1 + images // _IMAGES_PER_BAND)
 
 
-def sketch(row: Row) -> Iterator[bytes]:
-    """Makes the search's input of a row; next to uniform images have none. Row → sketch, as bytes."""
-    if row.facts.perceptual_hash:
-        yield row.facts.perceptual_hash + sketch_id(row)
-
-
 class Share(beam.DoFn):
     """Shares sketches out to searches.
 
-    Sketch → (partition, block) while there are few images; tagged `many`: (beginning of the hash, sketch).
+    Row → (partition, block) while there are few images; next to uniform ones have no hash and come nowhere. Tagged
+    `many`: (beginning of the hash, sketch), and `counts`: beginnings of hashes with their numbers.
     """
 
     def __init__(self, images_per_search: int) -> None:
@@ -65,18 +62,25 @@ class Share(beam.DoFn):
     def start_bundle(self) -> None:
         self._block: list[bytes] = []
         self._searches = 0
+        self._counts: collections.Counter[bytes] = collections.Counter()
 
-    def process(self, sketch: bytes, images: int) -> Iterator[Any]:
-        if part_bits(images, images_per_search=self._images_per_search):
+    def process(self, row: Row, listing: Listing) -> Iterator[Any]:
+        if not row.facts.perceptual_hash:
+            return
+        sketch = row.facts.perceptual_hash + sketch_id(row)
+        if part_bits(listing.total, images_per_search=self._images_per_search):
+            self._counts[sketch[:_PREFIX]] += 1
             yield beam.pvalue.TaggedOutput("many", (sketch[:_PREFIX], sketch))
             return
-        self._searches = searches(images)
+        self._searches = searches(listing.total)
         self._block.append(sketch)
         if len(self._block) == _BLOCK:
             yield from self._flush()
 
     def finish_bundle(self) -> Iterator[Any]:
         yield from map(late, self._flush())
+        if self._counts:
+            yield late(beam.pvalue.TaggedOutput("counts", pack(sorted(self._counts.items()))))
 
     def _flush(self) -> Iterator[tuple[Key, bytes]]:
         if self._block:
@@ -87,9 +91,12 @@ class Share(beam.DoFn):
                 yield (first, self._searches, 0, 0), places.tobytes()
 
 
-def first_places(counts: Iterable[tuple[bytes, int]]) -> dict[bytes, int]:
-    """Turns (beginning of the hash, sketches) into the first place of each beginning, in one order of all."""
-    ordered = sorted(counts)
+def first_places(several: Iterable[bytes]) -> dict[bytes, int]:
+    """Turns the `counts` of bundles into the first place of each beginning of a hash, in one order of all."""
+    counts: collections.Counter[bytes] = collections.Counter()
+    for packed in several:
+        counts.update(dict(unpack(packed)))
+    ordered = sorted(counts.items())
     totals = itertools.accumulate((count for _, count in ordered), initial=0)
     return {prefix: first for (prefix, _), first in zip(ordered, totals, strict=False)}
 
@@ -103,12 +110,16 @@ class Place(beam.DoFn):
     def __init__(self, images_per_search: int) -> None:
         self._images_per_search = images_per_search
 
+    def start_bundle(self) -> None:
+        self._first: dict[bytes, int] = {}
+
     def process(
-        self, element: tuple[bytes, Iterable[bytes]], first: dict[bytes, int], images: int
+        self, element: tuple[bytes, Iterable[bytes]], counts: Iterable[bytes], listing: Listing
     ) -> Iterator[tuple[Key, bytes]]:
         prefix, sketches = element
         ordered = sorted(sketches)
-        bits = part_bits(images, images_per_search=self._images_per_search)
+        bits = part_bits(listing.total, images_per_search=self._images_per_search)
+        first = self._first = self._first or first_places(counts)
         for at in range(0, len(ordered), _BLOCK):
             block = np.zeros(len(ordered[at : at + _BLOCK]), _PLACED)
             block["sketch"] = np.frombuffer(b"".join(ordered[at : at + _BLOCK]), lsh.SKETCH)
@@ -156,24 +167,19 @@ class PartAlike(beam.DoFn):
             yield beam.pvalue.TaggedOutput("alike", (component, (row, picture)))
 
 
-def similar_images(rows: beam.PCollection[Row], *, images_per_search: int) -> beam.pvalue.DoOutputsTuple:
+def similar_images(
+    rows: beam.PCollection[Row], listing: beam.PCollection[Listing], *, images_per_search: int
+) -> beam.pvalue.DoOutputsTuple:
     """Adds the search: outputs `alone`, rows that look like no other, and `alike`: (component, (row, picture))."""
-    # Made without a side input: FnApiRunner waits for ever where two steps read what a third one wrote and one of them
-    # needs what comes of the other.
-    every = rows | "Sketch" >> beam.FlatMap(sketch).with_output_types(bytes)
-    images = beam.pvalue.AsSingleton(every | "CountSketches" >> beam.combiners.Count.Globally())
-    block = tuple[Key, bytes]
-    sketches = every | "Share" >> beam.ParDo(Share(images_per_search), images).with_output_types(
-        block, many=tuple[bytes, bytes]
-    ).with_outputs("many", main="few")
-    first = sketches.many | "CountPrefixes" >> beam.combiners.Count.PerKey() | "Prefixes" >> beam.combiners.ToList()
+    one, block = beam.pvalue.AsSingleton(listing), tuple[Key, bytes]
+    sketches = rows | "Share" >> beam.ParDo(Share(images_per_search), one).with_output_types(
+        block, many=tuple[bytes, bytes], counts=bytes
+    ).with_outputs("many", "counts", main="few")
     placed = (
         sketches.many
         | "GroupByPrefix" >> beam.GroupByKey()
         | "Place"
-        >> beam.ParDo(
-            Place(images_per_search), beam.pvalue.AsSingleton(first | "FirstPlaces" >> beam.Map(first_places)), images
-        ).with_output_types(block)
+        >> beam.ParDo(Place(images_per_search), beam.pvalue.AsList(sketches.counts), one).with_output_types(block)
     )
     found = (
         (sketches.few, placed)

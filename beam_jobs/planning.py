@@ -12,14 +12,14 @@ from beam_jobs.assign import Assigned
 from beam_jobs.bundles import late
 from beam_jobs.elements import Cut, Listing, Plan, Reject, Row
 from beam_jobs.errors import BuildError, crossing
-from beam_jobs.listing import labels_of
 from beam_jobs.settings import Settings
-from beam_jobs.shards import BYTES_PER_PIXEL, num_shards
+from beam_jobs.shards import num_shards, record_bytes
+from beam_jobs.summary import labels_of
 from pipeline.command import ExitCode
 from pipeline.images.policy import RejectCode
 
 # A copy is no fault of the input: nothing is lost by leaving it out.
-NO_FAULT = frozenset(
+_NO_FAULT = frozenset(
     code.value for code in (RejectCode.DUPLICATE, RejectCode.NEAR_DUPLICATE, RejectCode.TRAIN_COPY_OF_TEST)
 )
 
@@ -27,14 +27,8 @@ NO_FAULT = frozenset(
 Counts = list[tuple[str, str, int, int]]
 
 
-def record_bytes(row: Row) -> int:
-    """Estimates how many bytes the row's record will take; the same on every machine."""
-    facts = row.facts
-    return row.size if facts.keeps_bytes else int(facts.height * facts.width * BYTES_PER_PIXEL)
-
-
 class CountUp(beam.DoFn):
-    """Counts what is kept and refused, a bundle at a time. Row or reject → counts."""
+    """Counts what is kept and refused, a bundle at a time. Row or reject → (None, counts)."""
 
     def start_bundle(self) -> None:
         self._sums: dict[tuple[str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
@@ -47,12 +41,12 @@ class CountUp(beam.DoFn):
             sums[0] += 1
             sums[1] += record_bytes(element)
 
-    def finish_bundle(self) -> Iterator[Counts]:
+    def finish_bundle(self) -> Iterator[tuple[None, Counts]]:
         if self._sums:
-            yield late([(*key, *value) for key, value in sorted(self._sums.items())])
+            yield late((None, [(*key, *value) for key, value in sorted(self._sums.items())]))
 
 
-def add_counts(several: Iterable[Counts]) -> Counts:
+def _add_counts(several: Iterable[Counts]) -> Counts:
     """Adds up counts."""
     sums: dict[tuple[str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
     for counts in several:
@@ -60,6 +54,13 @@ def add_counts(several: Iterable[Counts]) -> Counts:
             sums[split, label][0] += images
             sums[split, label][1] += size
     return sorted((split, label, images, size) for (split, label), (images, size) in sums.items())
+
+
+def lost(accounted: int, total: int) -> BuildError:
+    """Makes the error that ends a build whose runner has lost images."""
+    return BuildError(
+        ExitCode.INTERNAL, f"the Beam runner lost images: {accounted} of {total} arrived; nothing was published"
+    )
 
 
 def _problem(
@@ -71,7 +72,7 @@ def _problem(
 ) -> str | None:
     """Says why the images that are left make no dataset."""
     build, total = settings.build, listing.total
-    refused = sum(count for code, count in rejects.items() if code not in NO_FAULT)
+    refused = sum(count for code, count in rejects.items() if code not in _NO_FAULT)
     labels_left = {label for by_label in examples.values() for label in by_label}
     lost = [label for label in labels_of(listing, settings) if label not in labels_left]
     uncut = sorted(cut.error for cut in cuts if cut.error)
@@ -89,32 +90,29 @@ def _problem(
     return None
 
 
-def decide(counts: Counts, cuts: Mapping[str, Cut], listing: Listing, settings: Settings) -> Plan:
-    """Counts → plan, with a version claimed for it.
+def decide(
+    element: tuple[None, Iterable[Counts]], cuts: Mapping[str, Cut], listing: Listing, settings: Settings
+) -> Plan:
+    """(None, counts of the bundles) → plan, with a version claimed for it.
 
     Raises:
       BuildError: images are lost; or what is left makes no dataset.
     """
     examples: dict[str, dict[str, int]] = {}
     sizes: collections.Counter[str] = collections.Counter()
-    for split, label, count, size in counts:
+    for split, label, count, size in _add_counts(element[1]):
         examples.setdefault(split, {})[label] = count
         sizes[split] += size
+    accounted = sum(sum(labels.values()) for labels in examples.values())
     rejects = examples.pop("", {})
-    version = ""
-    if not listing.published:
-        accounted = sum(count for _, _, count, _ in counts)
-        if accounted != listing.total:
-            raise BuildError(
-                ExitCode.INTERNAL,
-                f"the Beam runner lost images: {accounted} of {listing.total} arrived; nothing was published",
-            )
-        if problem := _problem(examples, rejects, cuts.values(), listing, settings):
-            # In one line, because Beam lets through the first one of an error's text.
-            table = ", ".join(f"{count} {code}" for code, count in sorted(rejects.items()))
-            raise BuildError(ExitCode.DATA, f"{problem}; nothing was published{table and f' ({table})'}")
-        with crossing(settings.build.output):
-            version = root.claim(settings.build.output, listing.key)
+    if accounted != listing.total:
+        raise lost(accounted, listing.total)
+    if problem := _problem(examples, rejects, cuts.values(), listing, settings):
+        # In one line, because Beam lets through the first one of an error's text.
+        table = ", ".join(f"{count} {code}" for code, count in sorted(rejects.items()))
+        raise BuildError(ExitCode.DATA, f"{problem}; nothing was published{table and f' ({table})'}")
+    with crossing(settings.build.output):
+        version = root.claim(settings.build.output, listing.key)
     return Plan(
         version=version,
         total=listing.total,
@@ -135,13 +133,13 @@ def planned(
 ) -> beam.PCollection[Plan]:
     """Adds the steps that count all images and make the one plan."""
     counts = [
-        several | label >> beam.ParDo(CountUp()).with_output_types(Counts)
+        several | label >> beam.ParDo(CountUp()).with_output_types(tuple[None, Counts])
         for label, several in (("CountKept", assigned.rows), ("CountRefused", rejects))
     ]
     return (
         counts
         | "AllCounts" >> beam.Flatten()
-        | "AddCounts" >> beam.CombineGlobally(add_counts)
+        | "GatherCounts" >> beam.GroupByKey()
         | "Plan"
         >> beam.Map(
             decide, beam.pvalue.AsDict(assigned.cuts), beam.pvalue.AsSingleton(listing), settings

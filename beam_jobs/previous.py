@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import heapq
-import os
 from collections.abc import Iterator, Mapping
 
-from beam_jobs.rows import Row
+from beam_jobs import root
+from beam_jobs.build_config import BuildConfig
+from beam_jobs.elements import Row
+from pipeline.format import storage
 from pipeline.format.records import Record, RecordError, decode_example, read_frames
 
 
@@ -31,7 +33,10 @@ class PreviousVersion:
 
     def _records(self, name: str) -> Iterator[tuple[str, Record]]:
         # What cannot be read is encoded again: an old version's damage must not stop a new one.
-        with contextlib.suppress(OSError, RecordError), open(os.path.join(self.directory, name), "rb") as file:
+        with (
+            contextlib.suppress(OSError, RecordError),
+            storage.open_file(storage.join(self.directory, name)) as file,
+        ):
             for payload in read_frames(file):
                 record = decode_example(payload)
                 yield record.id, record
@@ -40,6 +45,16 @@ class PreviousVersion:
         """Opens a reader of what may belong into the new shard with this number."""
         names = [names[shard % len(names)] for names in self.shards.values() if names]
         return EncodedReader(heapq.merge(*map(self._records, names), key=lambda pair: pair[0]))
+
+
+def previous_version(config: BuildConfig) -> PreviousVersion | None:
+    """Finds the newest version, if its images were encoded as this build would encode them; else None."""
+    for version in root.versions(config.output)[-1:]:
+        manifest = root.manifest_of(config.output, version)
+        if manifest and all(manifest.build.get(key) == value for key, value in config.encoding().items()):
+            names = {split: tuple(shard.name for shard in part) for split, part in manifest.splits.items()}
+            return PreviousVersion(directory=root.version_directory(config.output, version), shards=names)
+    return None
 
 
 class EncodedReader:
@@ -56,5 +71,5 @@ class EncodedReader:
             self._next = next(self._records, None)
         if self._next is None or self._next[0] != wanted:
             return None
-        record = self._next[1]
-        return record.image if (record.height, record.width) == (row.height, row.width) else None
+        record, facts = self._next[1], row.facts
+        return record.image if (record.height, record.width) == (facts.height, facts.width) else None

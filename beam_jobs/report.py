@@ -9,15 +9,15 @@ import dataclasses
 import heapq
 import io
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
 from PIL import Image
 
-from beam_jobs.sources import Source, SourceItem
-from beam_jobs.survey import EXTREMES, Survey, survey
+from beam_jobs.elements import Item
+from beam_jobs.sources import Source
+from beam_jobs.survey import EXTREMES, Survey
 from pipeline.format.manifest import Manifest
 from pipeline.images.pixels import decode, open_image
 from pipeline.images.policy import PixelPolicy, ReadError, Refused
@@ -74,18 +74,12 @@ def thumbnail(data: bytes) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def _lines(path: str) -> Iterator[str]:
-    with open(path, encoding="utf-8") as file:
-        yield from file
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rejects:
     """Sums up rejects.jsonl."""
 
     examples: Mapping[str, Sequence[dict[str, Any]]]  # code → the first few rows
     counts: Mapping[str, int]
-    hashes: frozenset[int]  # of all URIs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,13 +95,11 @@ def read_rejects(lines: Iterable[str]) -> Rejects:
     """Reads the lines of rejects.jsonl."""
     examples: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
     counts: collections.Counter[str] = collections.Counter()
-    hashes = set()
     for row in map(json.loads, lines):
         counts[row["code"]] += 1
-        hashes.add(hash(row["uri"]))
         if len(examples[row["code"]]) < _REJECTS_PER_CODE:
             examples[row["code"]].append(row)
-    return Rejects(examples=examples, counts=counts, hashes=frozenset(hashes))
+    return Rejects(examples=examples, counts=counts)
 
 
 def read_groups(lines: Iterable[str]) -> Groups:
@@ -133,12 +125,12 @@ def read_groups(lines: Iterable[str]) -> Groups:
 class _Shelf:
     """Makes thumbnails of listed items."""
 
-    def __init__(self, source: Source, items: Mapping[str, SourceItem]) -> None:
+    def __init__(self, source: Source, items: Mapping[str, Item]) -> None:
         self._source = source
         self._items = items
 
     def take(
-        self, uri: str, *, label: str, caption: str = "", item: SourceItem | None = None, kept: bool = True
+        self, uri: str, *, label: str, caption: str = "", item: Item | None = None, kept: bool = True
     ) -> Thumbnail:
         item = item or self._items.get(uri)
         shown = None
@@ -162,38 +154,6 @@ def _bars(histogram: Mapping[str, int]) -> list[tuple[str, int, float]]:
     return [(bound, count, count / top) for bound, count in histogram.items()]
 
 
-def dataset_report(
-    *, manifest: Manifest, statistics: Mapping[str, Any], directory: str, listing: str, cache: str, source: Source
-) -> str:
-    """Renders the page as HTML.
-
-    Args:
-      manifest: of the version.
-      statistics: what statistics.json holds.
-      directory: where the version's rejects.jsonl and duplicates.jsonl are.
-      listing: directory with the listing's buckets.
-      cache: directory with the inspection cache.
-      source: reads the images that are shown.
-    """
-    rejects = read_rejects(_lines(os.path.join(directory, "rejects.jsonl")))
-    groups = read_groups(_lines(os.path.join(directory, "duplicates.jsonl")))
-    wanted = {row["uri"] for rows in rejects.examples.values() for row in rows}
-    wanted |= {
-        m["uri"] for several in groups.largest.values() for g in several for m in g["members"][:_MEMBERS_PER_GROUP]
-    }
-    picked = survey(
-        listing=listing,
-        cache=cache,
-        wanted=wanted,
-        left_out=rejects.hashes,
-        samples=samples_per_label(manifest.labels),
-        extremes=EXTREMES_SHOWN,
-    )
-    return render_report(
-        manifest=manifest, statistics=statistics, rejects=rejects, groups=groups, picked=picked, source=source
-    )
-
-
 def samples_per_label(labels: Sequence[str]) -> int:
     """Counts the samples shown of each label."""
     return max(1, min(SAMPLES_PER_LABEL, _SAMPLES // len(labels)))
@@ -208,7 +168,16 @@ def render_report(
     picked: Survey,
     source: Source,
 ) -> str:
-    """Renders the page as HTML from what it shows; see `dataset_report`."""
+    """Renders the page as HTML.
+
+    Args:
+      manifest: of the version.
+      statistics: what statistics.json holds.
+      rejects: what rejects.jsonl holds.
+      groups: what duplicates.jsonl holds.
+      picked: the images that are shown.
+      source: reads them.
+    """
     shelf = _Shelf(source, picked.items)
     labels = statistics["total"]["labels"]
     rows = sorted(manifest.labels, key=lambda label: (-labels.get(label, 0), label))

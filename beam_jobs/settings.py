@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from beam_jobs.build_config import BuildConfig
-from beam_jobs.inspection import cache_key
 from beam_jobs.sources import Source
 from pipeline.format import storage
 
@@ -21,7 +20,7 @@ class Settings:
       build: what the user asked for.
       labels: the source's class names in their order, or () where it has none.
       source_fingerprint: the source's own.
-      run: names this run, whose result the launcher looks for.
+      run: names this run, whose notes the launcher looks for.
       images_per_search: images that one worker compares at a time, about; see near.py.
     """
 
@@ -44,12 +43,16 @@ class Settings:
     @property
     def inspection(self) -> str:
         """Names the policy and the decoders: findings of others do not count."""
-        return cache_key(self.build.policy)
+        return self.build.inspection()
 
     @property
-    def result(self) -> str:
-        """Names the file that says how this run ended."""
-        return storage.join(self.build.output, WORK_DIR, "results", self.run)
+    def notes(self) -> str:
+        """Names the folder of what this run tells its launcher."""
+        return storage.join(self.build.output, WORK_DIR, "runs", self.run)
+
+    def note(self, name: str) -> str:
+        """Names a note: `listed`, the number of images; `result`, how the run ended."""
+        return storage.join(self.notes, name)
 
     def shard_reports(self, version: str) -> str:
         """Names the folder of the reports that say which shards of a version are whole."""

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from beam_jobs.rows import Row
+from beam_jobs.elements import Row
 
 _SIZE_STEP = 32  # pixels; sides are counted in steps of this
 _STEPS = 20  # brightness is counted in so many steps
@@ -44,18 +44,19 @@ class Tally:
 
     def add(self, row: Row, *, image_bytes: int) -> None:
         """Counts one example whose record's image takes `image_bytes`."""
-        self.labels[row.label] += 1
-        self.formats[row.format] += 1
-        self.channels[str(row.channels)] += 1
-        self.heights[str(row.height // _SIZE_STEP * _SIZE_STEP)] += 1
-        self.widths[str(row.width // _SIZE_STEP * _SIZE_STEP)] += 1
-        self.brightness[f"{min(int(row.brightness * _STEPS), _STEPS - 1) / _STEPS:.2f}"] += 1
-        self.encoded_anew += not row.keeps_bytes
+        facts = row.facts
+        self.labels[row.item.label] += 1
+        self.formats[facts.format] += 1
+        self.channels[str(facts.channels)] += 1
+        self.heights[str(facts.height // _SIZE_STEP * _SIZE_STEP)] += 1
+        self.widths[str(facts.width // _SIZE_STEP * _SIZE_STEP)] += 1
+        self.brightness[f"{min(int(facts.brightness * _STEPS), _STEPS - 1) / _STEPS:.2f}"] += 1
+        self.encoded_anew += not facts.keeps_bytes
         self.image_bytes += image_bytes
-        self.max_height = max(self.max_height, row.height)
-        self.max_width = max(self.max_width, row.width)
-        self.min_height = min(self.min_height or row.height, row.height)
-        self.min_width = min(self.min_width or row.width, row.width)
+        self.max_height = max(self.max_height, facts.height)
+        self.max_width = max(self.max_width, facts.width)
+        self.min_height = min(self.min_height or facts.height, facts.height)
+        self.min_width = min(self.min_width or facts.width, facts.width)
 
     def merge(self, other: Tally) -> None:
         """Adds another tally to this one."""

@@ -1,19 +1,13 @@
-"""Picks the images that the report shows in one pass over the listing and the inspection cache, bucket by bucket.
-
-Memory does not grow with the number of images: of each kind only the few best so far are kept.
-"""
+"""Picks the images that the report shows: samples of every class, and the extremes, where a dataset's mistakes are."""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
 import heapq
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from beam_jobs.inspection import BUCKETS, read_bucket, read_cache
-from beam_jobs.sources import SourceItem
+from beam_jobs.elements import Item
 from pipeline.images.facts import ImageFacts
 
 
@@ -21,7 +15,7 @@ from pipeline.images.facts import ImageFacts
 class Picture:
     """Describes an image of the dataset, to be shown; `facts` as inspected."""
 
-    item: SourceItem
+    item: Item
     facts: ImageFacts
 
     @property
@@ -30,7 +24,7 @@ class Picture:
         return max(self.facts.height, self.facts.width) / min(self.facts.height, self.facts.width)
 
 
-# Name → (what comes first, what the caption says). The extremes of a dataset are where its mistakes are.
+# Name → (what comes first, what the caption says).
 EXTREMES: Mapping[str, tuple[Callable[[Picture], float], Callable[[Picture], str]]] = {
     "darkest": (lambda p: p.facts.brightness, lambda p: f"brightness {p.facts.brightness:.2f}"),
     "brightest": (lambda p: -p.facts.brightness, lambda p: f"brightness {p.facts.brightness:.2f}"),
@@ -43,7 +37,7 @@ EXTREMES: Mapping[str, tuple[Callable[[Picture], float], Callable[[Picture], str
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Survey:
-    """Holds what `survey` picked.
+    """Holds what was picked.
 
     Attributes:
       samples: label → some of its images, chosen by hash.
@@ -53,7 +47,7 @@ class Survey:
 
     samples: Mapping[str, Sequence[Picture]]
     extremes: Mapping[str, Sequence[Picture]]
-    items: Mapping[str, SourceItem]
+    items: Mapping[str, Item]
 
 
 def first_few(
@@ -74,36 +68,3 @@ def first_few(
 def chance(picture: Picture) -> float:
     """Ranks a picture among the samples of its label, by hash."""
     return int(hashlib.sha256(picture.facts.pixel_sha256.encode()).hexdigest()[:12], 16)
-
-
-def survey(
-    *, listing: str, cache: str, wanted: Collection[str], left_out: Collection[int], samples: int, extremes: int
-) -> Survey:
-    """Picks what the report shows.
-
-    Args:
-      listing: directory with the listing's buckets.
-      cache: directory with the inspection cache.
-      wanted: URIs whose items are asked for.
-      left_out: `hash(uri)` of the images that are not in the dataset.
-      samples: images per label.
-      extremes: images per kind of extreme.
-    """
-    picked: dict[str, list[Picture]] = collections.defaultdict(list)
-    ends: dict[str, list[Picture]] = {name: [] for name in EXTREMES}
-    items = {}
-    for bucket in BUCKETS:
-        facts = read_cache(os.path.join(cache, bucket))
-        pictures: dict[str, list[Picture]] = collections.defaultdict(list)
-        for item in read_bucket(listing, bucket):
-            if item.uri in wanted:
-                items[item.uri] = item
-            found = facts.get(item.uri)
-            if found and isinstance(found.result, ImageFacts) and hash(item.uri) not in left_out:
-                pictures[item.label].append(Picture(item=item, facts=found.result))
-        for label, members in pictures.items():
-            picked[label] = first_few(picked[label], members, samples, chance)
-        everything = [picture for members in pictures.values() for picture in members]
-        for name, (key, _) in EXTREMES.items():
-            ends[name] = first_few(ends[name], everything, extremes, key)
-    return Survey(samples=dict(sorted(picked.items())), extremes=ends, items=items)

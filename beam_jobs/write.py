@@ -1,5 +1,6 @@
 """Writes shards in the graph: reads each image again, makes a shard in memory, writes it whole, once, in its place.
 
+An image that the version before holds encoded under the same settings is taken from there, not decoded again.
 Its report beside the version is written after it and bears the digest of its rows: whoever comes again, after a kill or
 because a bundle runs twice, finds that the shard is whole. Each shard has a table of its rows; the refused have theirs.
 """
@@ -11,13 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
 
-from beam_jobs.copies import flat
 from beam_jobs.elements import Plan, Reject, Row
 from beam_jobs.errors import BuildError, crossing
+from beam_jobs.previous import previous_version
 from beam_jobs.reading import Reader
 from beam_jobs.root import version_directory
 from beam_jobs.settings import Settings
-from beam_jobs.shards import ShardReport, shard_name
+from beam_jobs.shards import ShardReport, shard_name, shard_of
 from beam_jobs.statistics import Tally
 from beam_jobs.version.table import REFUSED, table_bytes, table_name
 from pipeline.command import ExitCode
@@ -40,9 +41,9 @@ def rows_digest(rows: Sequence[Row]) -> str:
 
 
 def to_shard(row: Row, plan: Plan) -> tuple[Place, Row]:
-    """Sends a row to its shard: chosen by other bytes of its id than the leading ones, which order the shard."""
+    """Sends a row to its shard. Row → ((split, shard), row)."""
     split = row.split or ""
-    return (split, int.from_bytes(row.id[-8:], "big") % plan.shards[split]), row
+    return (split, shard_of(row, plan.shards[split])), row
 
 
 class WriteShard(beam.DoFn):
@@ -53,6 +54,8 @@ class WriteShard(beam.DoFn):
 
     def setup(self) -> None:
         self._reader = Reader(self._settings.source)
+        with crossing(self._settings.build.output):
+            self._previous = previous_version(self._settings.build)
 
     def teardown(self) -> None:
         self._reader.close()
@@ -69,20 +72,29 @@ class WriteShard(beam.DoFn):
         with crossing(build.output):
             report = _finished(storage.join(directory, name), report_path, digest)
             if report is None:
-                report, content = self._make(name, rows, plan)
-                storage.write_atomically(storage.join(directory, name), content, shared=True, durable=True)
+                report, content = self._make(name, rows, plan, self._encoded(rows, number))
+                put(storage.join(directory, name), content)
                 table = table_bytes(rows, inspection=self._settings.inspection)
-                path = storage.join(directory, table_name(split, number, count))
-                storage.write_atomically(path, table, shared=True, durable=True)
+                put(storage.join(directory, table_name(split, number, count)), table)
                 storage.make_folder(reports)
-                storage.write_atomically(report_path, f"{digest}\n{report.to_json()}", shared=True, durable=True)
+                put(report_path, f"{digest}\n{report.to_json()}")
         yield report
 
-    def _make(self, name: str, rows: Sequence[Row], plan: Plan) -> tuple[ShardReport, bytes]:
+    def _encoded(self, rows: Sequence[Row], number: int) -> dict[bytes, bytes]:
+        """Finds the images of the shard that the version before has encoded: id → image."""
+        if self._previous is None:
+            return {}
+        find = self._previous.reader(number).find
+        return {row.id: image for row in rows if not row.facts.keeps_bytes and (image := find(row))}
+
+    def _make(
+        self, name: str, rows: Sequence[Row], plan: Plan, encoded: dict[bytes, bytes]
+    ) -> tuple[ShardReport, bytes]:
         numbers = {label: number for number, label in enumerate(plan.labels)}
         content, tally = bytearray(), Tally()
-        for row, data in zip(rows, self._reader.read([row.item for row in rows]), strict=True):
-            image = self._image(row, data)
+        read = self._reader.read([row.item for row in rows if row.id not in encoded])
+        for row in rows:
+            image = encoded.pop(row.id, None) or self._image(row, next(read))
             facts = row.facts
             record = Record(
                 image=image,
@@ -93,7 +105,7 @@ class WriteShard(beam.DoFn):
                 width=facts.width,
             )
             content += frame(encode_example(record))
-            tally.add(flat(row), image_bytes=len(image))
+            tally.add(row, image_bytes=len(image))
         digest = hashlib.sha256(content).hexdigest()
         shard = Shard(name=name, examples=len(rows), bytes=len(content), sha256=digest)
         return ShardReport(shard=shard, tally=tally), bytes(content)
@@ -107,6 +119,16 @@ class WriteShard(beam.DoFn):
         if row.item.content_id(data) != row.id:
             raise BuildError(ExitCode.AGAIN, f"{row.item.uri} changed while the build ran; run the same command again")
         return data if row.facts.keeps_bytes else render(data, self._settings.build.policy)
+
+
+def put(path: str, content: bytes | str) -> None:
+    """Writes a file of a version, whole. Raises OSError."""
+    try:
+        storage.write_atomically(path, content, shared=True, durable=True)
+    except FileNotFoundError:
+        # Another run of the same build has finished the version and tidied it up at this moment.
+        storage.make_folder(path.rpartition("/")[0])
+        storage.write_atomically(path, content, shared=True, durable=True)
 
 
 def _finished(path: str, report_path: str, digest: str) -> ShardReport | None:
@@ -127,7 +149,7 @@ def refused_tables(plan: Plan) -> int:
 
 def to_table(reject: Reject, plan: Plan) -> tuple[int, Reject]:
     """Sends a reject to its table."""
-    digest = hashlib.blake2b(reject.item.uri.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    digest = hashlib.blake2b(reject.item.uri.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") % refused_tables(plan), reject
 
 
@@ -138,8 +160,7 @@ def write_refused(element: tuple[int, Iterable[Reject]], plan: Plan, settings: S
     with crossing(settings.build.output):
         name = table_name(REFUSED, number, refused_tables(plan))
         path = storage.join(version_directory(settings.build.output, plan.version), name)
-        table = table_bytes(rejects, inspection=settings.inspection)
-        storage.write_atomically(path, table, shared=True, durable=True)
+        put(path, table_bytes(rejects, inspection=settings.inspection))
     return len(rejects)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import tempfile
-from collections.abc import Iterator, Mapping
-from typing import IO, Any, Protocol
+from collections.abc import Iterator
+from typing import IO
 
+from beam_jobs.packing import pack, unpack
 from pipeline.images.policy import RejectCode
 
 _MEMORY_BYTES = 1 << 20  # a body larger than this waits on disk
@@ -46,17 +46,16 @@ class Download:
         """Makes the `SourceItem.stamp`: equal stamps, equal bytes."""
         return f"failed:{self.code.value}" if self.code else f"sha256:{self.sha256}"
 
-    def to_json(self, **more: str | int) -> bytes:
-        """Writes a line of JSON, without its end; half of a UTF-16 pair in a URL stays, which UTF-8 proper forbids."""
-        fields = {name: getattr(self, name) for name in self.__slots__} | more
-        fields["code"] = self.code.value if self.code else None
-        return json.dumps(fields, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass")
+    def to_bytes(self) -> bytes:
+        """Encodes the download; the inverse of `from_bytes`."""
+        fields = [getattr(self, name) for name in self.__slots__]
+        return pack([field.value if isinstance(field, RejectCode) else field for field in fields])
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Download:
-        """Restores a parsed line; unknown fields are passed over. Raises ValueError, KeyError, TypeError if damaged."""
-        code = RejectCode(fields["code"]) if fields["code"] else None
-        return cls(**{name: fields[name] for name in cls.__slots__} | {"code": code})
+    def from_bytes(cls, data: bytes) -> Download:
+        """Decodes a download. Raises ValueError or TypeError where this is none."""
+        fields = dict(zip(cls.__slots__, unpack(data), strict=True))
+        return cls(**fields | {"code": fields["code"] and RejectCode(fields["code"])})
 
 
 class Body:
@@ -104,13 +103,3 @@ class Body:
         self._file.seek(0)
         while part := self._file.read(_CHUNK_BYTES):
             yield part
-
-
-class Writer(Protocol):
-    """Puts downloads into a store; for use by many threads."""
-
-    def put(self, url: str, body: Body, *, final_url: str) -> Download:
-        """Stores the body as the bytes of `url`. Raises OSError."""
-
-    def put_failure(self, url: str, *, code: RejectCode, detail: str, policy: str) -> Download:
-        """Remembers that a URL failed under the limits that `policy` identifies. Raises OSError."""

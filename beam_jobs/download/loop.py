@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import functools
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from beam_jobs.download import addresses
-from beam_jobs.download.entry import Body, Download, Writer
+from beam_jobs.download.entry import Body, Download
 from beam_jobs.download.errors import NETWORK_ERRORS, FetchError
 from beam_jobs.download.fetch import Fetcher
 from beam_jobs.download.policy import DownloadPolicy
 from beam_jobs.download.schedule import DEAD_HOST_FAILURES, Schedule, Task
 from beam_jobs.download.store import DownloadStore
+from pipeline.format import storage
 from pipeline.images.policy import RejectCode
 
 _WRITING_THREADS = 16  # for what would hold up the event loop: a bucket's answering time, megabytes
@@ -43,6 +43,7 @@ def download(
     store: DownloadStore,
     policy: DownloadPolicy,
     *,
+    limit: Callable[[str], int],
     resolve: Callable[[str], list[str]] = addresses.resolve,
 ) -> Iterator[Download]:
     """Downloads distinct URLs and yields what came of each, in any order. Failures are results, not exceptions.
@@ -50,9 +51,10 @@ def download(
     The event loop runs in the calling thread, as long as the next result is waited for.
 
     Args:
-      urls: distinct; see `store.pending`.
-      store: where the bytes and the failures go.
+      urls: distinct.
+      store: where the bytes go.
       policy: limits.
+      limit: host → how many of its URLs may be under way at a time.
       resolve: host name → addresses.
 
     Raises:
@@ -61,14 +63,13 @@ def download(
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(_on_stray_error)
     try:
-        with store.writer() as writer:
-            run = _Run(urls, writer, policy, Fetcher(policy.fetch, resolve=resolve), writes_slowly=store.is_remote)
-            loop.run_until_complete(run.open())
-            try:
-                while batch := loop.run_until_complete(run.next_results()):
-                    yield from batch
-            finally:
-                loop.run_until_complete(run.close())
+        run = _Run(Schedule(urls, limit=limit), store, policy, Fetcher(policy.fetch, resolve=resolve))
+        loop.run_until_complete(run.open())
+        try:
+            while batch := loop.run_until_complete(run.next_results()):
+                yield from batch
+        finally:
+            loop.run_until_complete(run.close())
     finally:
         loop.close()
 
@@ -82,14 +83,12 @@ def _on_stray_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
 class _Run:
     """Downloads one list."""
 
-    def __init__(
-        self, urls: Sequence[str], writer: Writer, policy: DownloadPolicy, fetcher: Fetcher, *, writes_slowly: bool
-    ) -> None:
-        self._writer = writer
-        self._writes_slowly = writes_slowly
+    def __init__(self, schedule: Schedule, store: DownloadStore, policy: DownloadPolicy, fetcher: Fetcher) -> None:
+        self._store = store
+        self._writes_slowly = storage.is_remote(store.root)
         self._policy = policy
         self._fetcher = fetcher
-        self._schedule = Schedule(urls, per_host=policy.fetch.per_host)
+        self._schedule = schedule
         self._threads = concurrent.futures.ThreadPoolExecutor(_WRITING_THREADS, thread_name_prefix="download-write")
         self._under_way: set[asyncio.Task[None]] = set()
         self._results: list[Download] = []
@@ -146,7 +145,7 @@ class _Run:
         """Makes one attempt, after which the task is finished or back in the schedule."""
         if self._schedule.host_is_dead(task):
             detail = f"given up: {DEAD_HOST_FAILURES} URLs in a row got no answer from {task.host}, or only 429 or 503"
-            await self._fail(task, FetchError(RejectCode.CONNECTION, detail))
+            self._fail(task, FetchError(RejectCode.CONNECTION, detail))
             return
         if not task.attempt:
             task.deadline = time.monotonic() + self._policy.total_seconds
@@ -155,13 +154,16 @@ class _Run:
             try:
                 final_url = await self._fetcher.fetch(task.url, sink=body, deadline=task.deadline)
             except FetchError as error:
-                await self._try_again_or_fail(task, error)
+                self._try_again_or_fail(task, error)
                 return
-            put = functools.partial(self._writer.put, task.url, body, final_url=final_url)
-            stored = await self._write(put, slow=body.size >= _LARGE)
-        self._finish(task, stored, host_is_out=False)
+            if self._writes_slowly or body.size >= _LARGE:
+                await asyncio.get_running_loop().run_in_executor(self._threads, self._store.put, body)
+            else:
+                self._store.put(body)
+        done = Download(url=task.url, sha256=body.sha256, size=body.size, final_url=final_url)
+        self._finish(task, done, host_is_out=False)
 
-    async def _try_again_or_fail(self, task: Task, error: FetchError) -> None:
+    def _try_again_or_fail(self, task: Task, error: FetchError) -> None:
         wait = backoff(task.attempt, self._policy, retry_after=error.retry_after, chance=random.random())
         if error.retry_after is not None:
             self._schedule.pause(task, seconds=wait)
@@ -169,21 +171,13 @@ class _Run:
         if error.retry and task.attempt < self._policy.attempts and in_time:
             self._schedule.again(task, wait=wait)
             return
-        await self._fail(task, error)
+        self._fail(task, error)
 
-    async def _fail(self, task: Task, error: FetchError) -> None:
+    def _fail(self, task: Task, error: FetchError) -> None:
         tries = f" ({task.attempt} attempts)" if task.attempt > 1 else ""
         digest = self._policy.fetch.digest()
-        put = functools.partial(
-            self._writer.put_failure, task.url, code=error.code, detail=error.detail + tries, policy=digest
-        )
-        failed = await self._write(put, slow=False)
+        failed = Download(url=task.url, code=error.code, detail=error.detail + tries, policy=digest)
         self._finish(task, failed, host_is_out=error.host_is_out)
-
-    async def _write(self, put: Callable[[], Download], *, slow: bool) -> Download:
-        if slow or self._writes_slowly:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, put)
-        return put()
 
     def _finish(self, task: Task, result: Download, *, host_is_out: bool) -> None:
         self._results.append(result)

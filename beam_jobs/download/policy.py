@@ -69,7 +69,7 @@ class DownloadPolicy:
     total_seconds: float = 120.0
     backoff_seconds: float = 1.0
     max_wait_seconds: float = 60.0
-    at_once: int = 32
+    at_once: int = 64
     retry_failed: bool = False
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ import itertools
 import time
 import urllib.parse
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 DEAD_HOST_FAILURES = 5
 
@@ -33,6 +33,7 @@ class Task:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _Host:
+    limit: int
     waiting: deque[Task] = dataclasses.field(default_factory=deque)
     active: int = 0
     paused_until: float = 0.0
@@ -47,9 +48,9 @@ class _Host:
 class Schedule:
     """Hands out tasks to one event loop. A host that failed for several URLs in a row counts as dead."""
 
-    def __init__(self, urls: Sequence[str], *, per_host: int) -> None:
+    def __init__(self, urls: Sequence[str], *, limit: Callable[[str], int]) -> None:
+        """Args: `urls`, distinct; `limit`, host → tasks of it at a time."""
         self.left = len(urls)
-        self._per_host = per_host
         self._hosts: dict[str, _Host] = {}
         self._turn: deque[_Host] = deque()  # hosts of which a task may be able to start
         self._number = itertools.count()
@@ -57,7 +58,9 @@ class Schedule:
         self._later: list[tuple[float, int, _Host, Task | None]] = []
         for url in urls:
             name = host_of(url)
-            self._hosts.setdefault(name, _Host()).waiting.append(Task(url, name))
+            if name not in self._hosts:
+                self._hosts[name] = _Host(limit=limit(name))
+            self._hosts[name].waiting.append(Task(url, name))
         for host in self._hosts.values():
             self._line_up(host)
 
@@ -75,7 +78,7 @@ class Schedule:
             if not host.waiting:
                 continue
             if not host.is_dead:  # else nothing is asked of it any more
-                if host.active >= self._per_host:
+                if host.active >= host.limit:
                     continue  # until one of them ends
                 if host.paused_until > now:
                     self._push(host.paused_until, host, None)

@@ -1,25 +1,24 @@
-"""Keeps downloads in a content-addressed store, which survives restarts: nothing in it is fetched twice.
+"""Keeps downloads in a content-addressed store, on a disk or in a bucket, where runs to come find them again.
 
-A local directory holds packs (packs.py), a bucket objects (objects.py). Local stores from before
-there were packs hold objects, too: they are read where they are, and only what is new goes into packs.
+    STORE/blobs/ab/abcd…                bytes, named by their sha256: one copy however many URLs lead to it
+    STORE/found/BATCH-64-….msgpack      what came of some URLs (parts.py): a blob, or a failure
+
+Everything appears whole or not at all, the blob first, so what points at a blob is never there before it.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Sequence
 
-from beam_jobs.download.entry import Download, Writer
-from beam_jobs.download.objects import Objects
-from beam_jobs.download.pack_writer import PackWriter
-from beam_jobs.download.packs import Packs, packs_of
+from beam_jobs import parts
+from beam_jobs.download.entry import Body, Download
 from beam_jobs.download.policy import DownloadPolicy
 from pipeline.format import storage
 
-_LOOKUP_THREADS = 16
+_FORM = "downloads 1"
 
 
 def is_url(uri: str) -> bool:
@@ -27,84 +26,85 @@ def is_url(uri: str) -> bool:
     return uri.lower().startswith(("http://", "https://"))
 
 
+@functools.lru_cache(maxsize=1024)
+def _made(folder: str) -> None:
+    storage.make_folder(folder)
+
+
 @dataclasses.dataclass(frozen=True)
 class DownloadStore:
-    """Keeps downloads at `root`, a local directory or bucket path (gs://…). Picklable; many processes may share one."""
+    """Keeps downloads at `root`, a local directory or a path in a store. Picklable; many processes may share one."""
 
     root: str
 
-    @property
-    def is_remote(self) -> bool:
-        """Says whether each question takes a bucket's answering time."""
-        return storage.is_remote(self.root)
-
-    def refresh(self) -> None:
-        """Takes note of what other processes have added, for `find`."""
-        self._packs.refresh()
-
-    def find(self, url: str) -> Download | None:
-        """Returns what came of `url` as of the last `refresh` here; None if it was never tried, or is damaged."""
-        return self._packs.find(url) or self._objects.find(url)
-
-    def lookup(self, url: str) -> Download | None:
-        """Returns what `find` returns, or else what another process has added since; None if there is neither."""
-        found = self.find(url)
-        if found is None and self._packs.refresh():
-            found = self._packs.find(url)
-        return found
+    def put(self, body: Body) -> None:
+        """Stores the bytes of an answer, unless they are there. Raises OSError."""
+        path = self._blob(body.sha256)
+        if self._size(path) == body.size:
+            return
+        _made(path.rpartition("/")[0])
+        with storage.whole_file(path, shared=True) as file:
+            file.writelines(body.parts())
 
     def has_blob(self, download: Download) -> bool:
-        """Says whether the bytes are there, in full; after a power failure an entry may have outlived its blob."""
-        return self._packs.place(download.sha256) is not None or self._objects.has_blob(download)
+        """Says whether the bytes are there, in full; after a power failure what points at a blob may outlive it."""
+        return self._size(self._blob(download.sha256)) == download.size
 
     def read(self, sha256: str) -> bytes:
         """Reads the bytes with this digest; OSError if they are absent or damaged."""
-        place = self._packs.place(sha256)
-        if place is None and self._packs.refresh():
-            place = self._packs.place(sha256)
-        if place is not None:
-            path, data = self._packs.path(place[0]), self._packs.read(place)
-        else:
-            path = self._objects.blob_path(sha256)
-            data = storage.read(path)
+        path = self._blob(sha256)
+        data = storage.read(path)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise OSError(f"{path} is damaged; delete it and run the same command again")
         return data
 
-    @contextmanager
-    def writer(self) -> Iterator[Writer]:
-        """Opens a `Writer` that stores downloads while the context lasts."""
-        if self.is_remote:
-            yield self._objects
-        else:
-            with closing(PackWriter(self.root)) as writer:
-                yield writer
+    def note(self, downloads: Sequence[Download], *, batch: str) -> None:
+        """Notes what came of some URLs, under the name of the batch that they were downloaded in. Raises OSError."""
+        found = [download.to_bytes() for download in downloads]
+        parts.write_part(found, self.found, form=_FORM, prefix=batch)
+
+    def notes(self, *, batch: str = "") -> list[str]:
+        """Lists the paths of what was noted, by all batches or one."""
+        return parts.list_parts(self.found, prefix=f"{batch}-" if batch else "")
+
+    @staticmethod
+    def read_note(path: str) -> list[Download]:
+        """Reads what `note` wrote; nothing of a damaged one, or one that has gone."""
+        try:
+            return [Download.from_bytes(entry) for entry in parts.read_part(path, form=_FORM)]
+        except (ValueError, TypeError):
+            return []
 
     @property
-    def _objects(self) -> Objects:
-        return Objects(self.root)
+    def found(self) -> str:
+        """Names the folder of what came of URLs."""
+        return storage.join(self.root, "found")
 
-    @property
-    def _packs(self) -> Packs:
-        # Of a bucket's path there is no local directory, so no packs either.
-        return packs_of(self.root)
+    def _blob(self, sha256: str) -> str:
+        return storage.join(self.root, "blobs", sha256[:2], sha256)
+
+    @staticmethod
+    def _size(path: str) -> int | None:
+        try:
+            return storage.stamp(path)[0]
+        except OSError:
+            return None
 
 
-def pending(urls: Iterable[str], store: DownloadStore, policy: DownloadPolicy) -> list[str]:
-    """Lists the distinct URLs still to be downloaded: neither stored, nor failed under this very `FetchPolicy`."""
-    policy_digest = policy.fetch.digest()
-    store.refresh()
+def settled(found: Iterable[Download], store: DownloadStore, policy: DownloadPolicy) -> Download | None:
+    """Returns what counts of all that ever came of one URL; None if it has to be downloaded, again or at last.
 
-    def is_pending(url: str) -> bool:
-        found = store.find(url)
-        if found is None:
-            return True
-        if found.code is None:
-            return not store.has_blob(found)
-        return policy.retry_failed or found.policy != policy_digest
-
-    distinct = list(dict.fromkeys(urls))
-    if not store.is_remote:
-        return [url for url in distinct if is_pending(url)]
-    with concurrent.futures.ThreadPoolExecutor(_LOOKUP_THREADS) as threads:  # a bucket answers in 50 ms
-        return [url for url, todo in zip(distinct, threads.map(is_pending, distinct), strict=True) if todo]
+    Args:
+      found: in any order.
+      store: holds the bytes; a bucket, which loses none, is not asked for each unless failures are retried.
+      policy: a failure counts only under the very `FetchPolicy` that it happened under.
+    """
+    every = sorted(found, key=lambda download: (download.sha256, download.detail))
+    asks = policy.retry_failed or not storage.is_remote(store.root)
+    for download in every:
+        if download.code is None and (not asks or store.has_blob(download)):
+            return download
+    if policy.retry_failed:
+        return None
+    digest = policy.fetch.digest()
+    return next((download for download in every if download.code and download.policy == digest), None)

@@ -74,14 +74,11 @@ class Source(Protocol):
 
 @runtime_checkable
 class RemoteSource(Source, Protocol):
-    """Offers images some of which must be downloaded before they are listed and read."""
+    """Offers images some of which must be downloaded before they can be read: their URIs are http(s) URLs."""
 
     @property
     def store(self) -> DownloadStore:
-        """Holds the downloads, for `read` to find them."""
-
-    def urls(self) -> Iterator[str]:
-        """Lists the URLs of all images that come from elsewhere. Raises what `items` raises."""
+        """Holds the downloads, for `read` to find them by the item's stamp, `sha256:…`."""
 
 
 @runtime_checkable

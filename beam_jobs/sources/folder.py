@@ -1,4 +1,8 @@
-"""Implements `--source=folder`: `DIR/class/image`, or `DIR/{train,valid|validation|val,test}/class/image`."""
+"""Implements `--source=folder`: `DIR/class/image`, or `DIR/{train,valid|validation|val,test}/class/image`.
+
+The tree lies on a disk or in a store; each folder can be listed by another worker. A store is asked folder by folder,
+with a delimiter. Names that are not UTF-8 stand in URIs with `\\xNN`; their files are refused when read.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,34 @@ import os
 from collections.abc import Iterator, Mapping
 
 from beam_jobs.sources import SourceItem, local
-from beam_jobs.sources.tree import NOT_DATA, SPLITS, readable
 from pipeline.command import UsageError
+from pipeline.format import storage
+from pipeline.images.policy import ReadError, RejectCode, read_bounded
+
+_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
+_NOT_DATA = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # what Windows and macOS leave behind
 
 
-def _entries(directory: str) -> tuple[list[str], list[os.DirEntry[str]]]:
-    """Lists a directory's sub-directories by name, and its files, both sorted, hidden ones left out."""
-    directories, files = [], []
-    with os.scandir(directory) as scan:
-        for entry in scan:
-            if entry.name.startswith(".") or entry.name.lower() in NOT_DATA:
-                continue
-            if entry.is_dir():
-                directories.append(entry.name)
-            elif not entry.is_symlink() or os.path.exists(entry.path):
-                files.append(entry)
-    return sorted(directories), sorted(files, key=lambda entry: entry.name)
+def readable(name: str) -> str:
+    """Spells `name` as valid Unicode: bytes that are not UTF-8 show as \\xNN (the file is then refused when read)."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Folder:
+    """Describes a folder of images below the input.
+
+    Attributes:
+      path: below the input, as the store spells it.
+      label: class of its images.
+      split: their official split, or None.
+      parents: the real places of the folders above it, up to that of its class: a link back to one is not followed.
+    """
+
+    path: str
+    label: str
+    split: str | None
+    parents: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,82 +54,123 @@ class FolderSource:
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def items(self) -> Iterator[SourceItem]:
-        """Implements `Source.items`. URIs are paths relative to the folder, so moving the folder changes nothing."""
-        if not os.path.isdir(self.root):
-            what = "is a file, not a folder" if os.path.exists(self.root) else "no such folder"
-            raise UsageError(f"--input={self.root}: {what}; give the folder that holds one sub-folder a class")
-        directories, _ = _entries(self.root)
-        if not directories:
-            raise UsageError(f"--input={self.root}: no sub-folders; --source=folder expects DIR/class/image")
+        """Implements `Source.items`, in one process."""
         found = False
-        for path, label, split in self._classes(directories):
-            for item in self._walk(path, label=label, split=split, parents=()):
-                found = True
-                yield item
+        waiting = self.classes()
+        while waiting:
+            folders, items = self.open(waiting.pop())
+            waiting += folders
+            found = found or bool(items)
+            yield from items
         if not found:
             raise UsageError(f"--input={self.root}: its sub-folders hold no files; expected DIR/class/image")
 
-    def _classes(self, directories: list[str]) -> Iterator[tuple[str, str, str | None]]:
-        """Yields (path relative to the root, label, official split or None)."""
+    def classes(self) -> list[Folder]:
+        """Lists the folders of the classes.
+
+        Raises:
+          UsageError: there is no such folder, or not with this layout.
+        """
+        try:
+            directories, _ = self._list("")
+        except (FileNotFoundError, NotADirectoryError):
+            what = "is a file, not a folder" if storage.exists(self.root) else "no such folder"
+            raise UsageError(
+                f"--input={self.root}: {what}; give the folder that holds one sub-folder a class"
+            ) from None
+        except OSError as error:
+            raise UsageError(f"--input={self.root}: {error.strerror}") from error
+        if not directories:
+            raise UsageError(f"--input={self.root}: no sub-folders; --source=folder expects DIR/class/image")
         if not self._has_official_splits(directories):
-            yield from ((name, readable(name), None) for name in directories)
-            return
+            return [self._folder(name, label=name, split=None) for name in directories]
         folders: dict[str, str] = {}
         for folder in directories:
-            split = SPLITS[folder.lower()]
+            split = _SPLITS[folder.lower()]
             if split in folders:
                 raise UsageError(
                     f"--input={self.root}: {folders[split]}/ and {folder}/ are the same split; keep one of them"
                 )
             folders[split] = folder
+        found = []
         for split, folder in folders.items():
-            labels, files = _entries(os.path.join(self.root, folder))
+            labels, files = self._list(folder)
             if files:
                 raise UsageError(
                     f"--input={self.root}: {folder}/{readable(files[0].name)} is not inside a class folder; "
                     f"expected {folder}/class/image"
                 )
-            yield from ((f"{folder}/{label}", readable(label), split) for label in labels)
+            found += [self._folder(f"{folder}/{label}", label=label, split=split) for label in labels]
+        return found
 
     def _has_official_splits(self, directories: list[str]) -> bool:
-        named = [name for name in directories if name.lower() in SPLITS]
+        named = [name for name in directories if name.lower() in _SPLITS]
         # A class may be called "train": as a split its folder holds folders, as a class it holds images.
-        as_splits = [name for name in named if _entries(os.path.join(self.root, name))[0]]
+        as_splits = [name for name in named if self._list(name)[0]]
         if as_splits and len(named) < len(directories):
-            stray = next(name for name in directories if name.lower() not in SPLITS)
+            stray = next(name for name in directories if name.lower() not in _SPLITS)
             raise UsageError(
                 f"--input={self.root}: {as_splits[0]}/ looks like a split but {stray}/ does not; "
                 "either all sub-folders are splits (train, validation, test) or all are classes"
             )
         return bool(as_splits)
 
-    def _walk(
-        self, path: str, *, label: str, split: str | None, parents: tuple[tuple[int, int], ...]
-    ) -> Iterator[SourceItem]:
-        full = os.path.join(self.root, path)
-        status = os.stat(full)
-        here = (status.st_dev, status.st_ino)
-        if here in parents:
-            return  # a symbolic link that points back up
-        directories, files = _entries(full)
-        for entry in files:
-            status = entry.stat()
-            yield SourceItem(
-                uri=readable(f"{path}/{entry.name}"),
-                label=label,
-                split=split,
-                stamp=f"{status.st_size}:{status.st_mtime_ns}",
+    def open(self, folder: Folder) -> tuple[list[Folder], list[SourceItem]]:
+        """Lists the folders and the images that lie directly in a folder."""
+        here = self._real(folder.path)
+        if here in folder.parents:
+            return [], []  # a symbolic link that points back up
+        directories, files = self._list(folder.path)
+        below = [
+            dataclasses.replace(folder, path=f"{folder.path}/{name}", parents=(*folder.parents, here))
+            for name in directories
+        ]
+        items = [
+            SourceItem(
+                uri=readable(f"{folder.path}/{entry.name}"),
+                label=folder.label,
+                split=folder.split,
+                stamp=entry.stamp,
             )
-        for name in directories:
-            yield from self._walk(f"{path}/{name}", label=label, split=split, parents=(*parents, here))
+            for entry in files
+        ]
+        return below, items
+
+    def _folder(self, path: str, *, label: str, split: str | None) -> Folder:
+        return Folder(path=path, label=readable(label), split=split, parents=())
+
+    def _list(self, path: str) -> tuple[list[str], list[storage.Entry]]:
+        """Lists the names of a folder's folders, and its files, hidden ones and links that lead nowhere left out."""
+        folders, files = [], []
+        for entry in storage.list_folder(storage.join(self.root, path) if path else self.root):
+            if entry.name.startswith(".") or entry.name.lower() in _NOT_DATA:
+                continue
+            if entry.is_folder:
+                folders.append(entry.name)
+            elif entry.stamp:
+                files.append(entry)
+        return folders, files
+
+    def _real(self, path: str) -> str:
+        """Names a folder's real place; in a store, which has no links, its path."""
+        full = storage.join(self.root, path)
+        return path if storage.is_remote(full) else os.path.realpath(full)
 
     def read(self, item: SourceItem) -> bytes:
         """Implements `Source.read`."""
-        return local.read_image(os.path.join(self.root, item.uri))
+        path = storage.join(self.root, item.uri)
+        if not storage.is_remote(path):
+            return local.read_image(path)
+        try:
+            with storage.open_file(path) as file:
+                return read_bounded(file)
+        except OSError as error:
+            raise ReadError(RejectCode.UNREADABLE, error.strerror or str(error)) from error
 
     def announce(self, item: SourceItem) -> None:
         """Implements `AnnouncedSource.announce`."""
-        local.announce(os.path.join(self.root, item.uri))
+        if not storage.is_remote(self.root):
+            local.announce(storage.join(self.root, item.uri))
 
     def labels(self) -> list[str] | None:
         """Returns None: a folder's classes are the sorted names of its sub-folders."""

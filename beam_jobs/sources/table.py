@@ -1,7 +1,7 @@
 """Implements `--source=csv` and `--source=jsonl`: a table of `uri,label[,split]`.
 
 A URI is a path (relative to the table's folder), http(s)://…, file:///… or a path of one of Beam's file systems (gs://…).
-What http(s) URIs lead to is read from the store of downloads, which the build fills beforehand.
+What http(s) URIs lead to is read from the store of downloads, which a step of the build fills.
 """
 
 from __future__ import annotations
@@ -159,23 +159,14 @@ class TableSource:
         if not seen:
             raise DataError(f"{self.path}: no rows")
 
-    def urls(self) -> Iterator[str]:
-        """Lists the URIs that have to be downloaded before their images can be read."""
-        return (row.uri for row in self._checked_rows() if is_url(row.uri))
-
     def items(self) -> Iterator[SourceItem]:
         """Implements `Source.items`."""
-        refreshed = False
         for row in self._checked_rows():
-            if not refreshed and is_url(row.uri):
-                self.store.refresh()
-                refreshed = True
             yield SourceItem(uri=row.uri, label=row.label, split=row.split, stamp=self._stamp(row.uri))
 
     def _stamp(self, uri: str) -> str:
         if is_url(uri):
-            found = self.store.find(uri)
-            return found.stamp if found else ""
+            return ""  # it is known when it has been downloaded
         try:
             return storage.stamp(self._path(uri))[1]
         except (OSError, UsageError, ValueError):  # absent; no such store; a null byte in the path
@@ -211,16 +202,12 @@ class TableSource:
 
     def _read_download(self, item: SourceItem) -> bytes:
         kind, _, digest = item.stamp.partition(":")
-        problem = ""
-        if kind == "sha256":
-            try:
-                return self.store.read(digest)
-            except OSError as error:
-                problem = str(error)
-        found = self.store.lookup(item.uri)
-        if found is None:
+        if kind != "sha256":
             raise ReadError(RejectCode.UNREADABLE, "not downloaded")
-        raise ReadError(found.code or RejectCode.UNREADABLE, found.detail or problem)
+        try:
+            return self.store.read(digest)
+        except OSError as error:
+            raise ReadError(RejectCode.UNREADABLE, str(error)) from error
 
     def labels(self) -> list[str] | None:
         """Returns None: a table has no order of classes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
@@ -11,15 +12,17 @@ import apache_beam as beam
 
 from beam_jobs import root
 from beam_jobs.card import dataset_card, tfds_metadata
-from beam_jobs.elements import Copies, Plan, Reject
+from beam_jobs.elements import Copies, Listing, Plan, Reject
 from beam_jobs.errors import BuildError, crossing
-from beam_jobs.settings import WORK_DIR, Settings
+from beam_jobs.planning import lost
+from beam_jobs.settings import Settings
 from beam_jobs.shards import ShardReport
 from beam_jobs.splits import split_order
 from beam_jobs.statistics import Tally, merged, statistics_json
 from beam_jobs.survey import Survey
-from beam_jobs.version.gallery import Pictures, survey_of
+from beam_jobs.version.gallery import NO_PICTURES, Pictures, survey_of
 from beam_jobs.version.gallery import report as report_page
+from beam_jobs.write import put
 from pipeline.command import ExitCode
 from pipeline.format import storage
 from pipeline.format.manifest import MANIFEST_FILE, Manifest
@@ -81,12 +84,13 @@ def _equal_version(manifest: Manifest, output: str) -> str | None:
 
 
 def conclude(
-    _: None,
-    plan: Plan,
+    _: bytes,
+    listing: Listing | None,
+    plan: Plan | None,
     reports: Sequence[ShardReport],
     rejects: Sequence[Reject],
     copies: Sequence[Copies],
-    tabled: int,
+    tabled: Sequence[int],
     pictures: Pictures,
     settings: Settings,
 ) -> str:
@@ -95,15 +99,18 @@ def conclude(
     Raises:
       BuildError: something is missing; then there is no manifest, so no version.
     """
-    output = settings.build.output
-    with crossing(output):
-        if plan.version:
-            version = finish(plan, reports, rejects, copies, tabled, pictures, settings)
-        else:
-            version = root.published_as(output, plan.key) or ""
-        result = {"version": version, "built": bool(plan.version), "total": plan.total}
-        storage.make_folder(storage.join(output, WORK_DIR, "results"))
-        storage.write_atomically(settings.result, json.dumps(result), shared=True)
+    if listing is None:
+        raise BuildError(
+            ExitCode.USAGE, "the workers found no images: is the input visible where they run? nothing was published"
+        )
+    version = listing.published
+    if not version and plan is None:
+        raise lost(0, listing.total)
+    with crossing(settings.build.output):
+        if not version and plan:
+            version = finish(plan, reports, rejects, copies, sum(tabled), pictures, settings)
+        result = {"version": version, "built": plan is not None, "total": listing.total}
+        storage.write_atomically(settings.note("result"), json.dumps(result), shared=True)
     return version
 
 
@@ -143,9 +150,23 @@ def finish(
     }
     texts["report.html"] = _report(manifest, texts, survey_of(pictures, rejects, copies), settings)
     for name, text in texts.items():
-        storage.write_atomically(storage.join(directory, name), text, shared=True, durable=True)
-    storage.write_atomically(storage.join(directory, MANIFEST_FILE), manifest.to_json(), shared=True, durable=True)
+        put(storage.join(directory, name), text)
+    _tidy(directory, manifest)
+    put(storage.join(directory, MANIFEST_FILE), manifest.to_json())
     return plan.version
+
+
+def _tidy(directory: str, manifest: Manifest) -> None:
+    """Removes what killed runs were writing. Raises BuildError if a shard is missing, or not what its report says."""
+    sizes = {entry.name: entry.size for entry in storage.list_folder(directory)}
+    for name in sizes:
+        if name.endswith(".tmp"):
+            storage.delete(storage.join(directory, name))
+    for shard in itertools.chain(*manifest.splits.values()):
+        if sizes.get(shard.name) != shard.bytes:
+            raise BuildError(
+                ExitCode.AGAIN, f"{directory}/{shard.name} is gone or cut short; run the same command again"
+            )
 
 
 def _report(manifest: Manifest, texts: Mapping[str, str], found: Survey, settings: Settings) -> str:
@@ -160,6 +181,7 @@ def _report(manifest: Manifest, texts: Mapping[str, str], found: Survey, setting
 
 
 def finished(
+    listing: beam.PCollection[Listing],
     plan: beam.PCollection[Plan],
     reports: beam.PCollection[ShardReport],
     rejects: beam.PCollection[Reject],
@@ -171,16 +193,17 @@ def finished(
     """Adds the last step, which makes the version."""
     return (
         plan.pipeline
-        | "StartVersion" >> beam.Create([None])
+        | "StartVersion" >> beam.Impulse()
         | "Version"
         >> beam.Map(
             conclude,
-            beam.pvalue.AsSingleton(plan),
+            beam.pvalue.AsSingleton(listing, default_value=None),
+            beam.pvalue.AsSingleton(plan, default_value=None),
             beam.pvalue.AsList(reports),
             beam.pvalue.AsList(rejects),
             beam.pvalue.AsList(copies),
-            beam.pvalue.AsSingleton(tabled | "AddTabled" >> beam.CombineGlobally(sum)),
-            beam.pvalue.AsSingleton(pictures),
+            beam.pvalue.AsList(tabled),
+            beam.pvalue.AsSingleton(pictures, default_value=NO_PICTURES),
             settings,
         ).with_output_types(str)
     )

@@ -9,8 +9,9 @@ from typing import Any
 import apache_beam as beam
 
 from beam_jobs.bundles import late
-from beam_jobs.coders import RowCoder, pack, unpack
+from beam_jobs.coders import RowCoder
 from beam_jobs.elements import Copies, Item, Reject, Row
+from beam_jobs.packing import pack, unpack
 from beam_jobs.report import (
     EXTREMES_SHOWN,
     SAMPLES_PER_LABEL,
@@ -23,6 +24,7 @@ from beam_jobs.sources import Source
 from beam_jobs.survey import EXTREMES, Picture, Survey, chance, first_few
 from pipeline.format.manifest import Manifest
 
+NO_PICTURES = pack([])
 Pictures = bytes  # packed: [(kind, label or name of an extreme, rows)]
 
 _SAMPLES, _EXTREMES = "samples", "extremes"
@@ -51,7 +53,7 @@ class _Picks:
 
 
 class Pick(beam.DoFn):
-    """Picks among the rows of a bundle. Row → pictures."""
+    """Picks among the rows of a bundle. Row → (None, pictures)."""
 
     def start_bundle(self) -> None:
         self._rows: list[Row] = []
@@ -64,7 +66,7 @@ class Pick(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[Any]:
         self._look()
-        yield late(self._picks.packed())
+        yield late((None, self._picks.packed()))
 
     def _look(self) -> None:
         labels: dict[str, list[Row]] = collections.defaultdict(list)
@@ -78,10 +80,10 @@ class Pick(beam.DoFn):
         self._rows = []
 
 
-def merge(several: Iterable[Pictures]) -> Pictures:
-    """Merges what several bundles picked."""
+def merge(element: tuple[None, Iterable[Pictures]]) -> Pictures:
+    """Merges what several bundles picked. (None, pictures of the bundles) → pictures."""
     picks = _Picks()
-    for packed in several:
+    for packed in element[1]:
         for kind, name, rows in unpack(packed):
             picks.add(kind, name, map(_ROWS.decode, rows))
     return picks.packed()
@@ -134,6 +136,7 @@ def picked(rows: beam.PCollection[Row]) -> beam.PCollection[Pictures]:
     """Adds the steps that pick what the report shows."""
     return (
         rows
-        | "PickPictures" >> beam.ParDo(Pick()).with_output_types(Pictures)
-        | "MergePictures" >> beam.CombineGlobally(merge).with_output_types(Pictures)
+        | "PickPictures" >> beam.ParDo(Pick()).with_output_types(tuple[None, Pictures])
+        | "GatherPictures" >> beam.GroupByKey()
+        | "MergePictures" >> beam.Map(merge).with_output_types(Pictures)
     )

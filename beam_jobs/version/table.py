@@ -53,6 +53,14 @@ def is_table(name: str) -> bool:
     return name.startswith("rows-") and name.endswith(".parquet")
 
 
+def tables(directory: str) -> list[str]:
+    """Lists the names of a version's tables; none where it cannot be listed."""
+    try:
+        return [entry.name for entry in storage.list_folder(directory) if is_table(entry.name)]
+    except OSError:
+        return []
+
+
 def _fields(element: Row | Reject) -> dict[str, Any]:
     item, facts = element.item, element.facts
     # A name of bytes that are no text cannot stand in a table; such an image is refused, whatever it is called.

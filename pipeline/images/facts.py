@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from pipeline.images import hashing
-from pipeline.images.encode import colour_profile, encode
 from pipeline.images.jpeg import decode_plain, plain_frame
 from pipeline.images.pixels import MAX_SCANNED_PIXELS, conforms, decode, open_image, record_size
 from pipeline.images.policy import PixelPolicy, Refused, Reject
@@ -60,7 +59,6 @@ class Look:
       pixels: mode, size and CRC-32C of all pixels, as text.
       points: uint32 [2 * SIDE, 2 * SIDE], sampled evenly over the upright image: red in the lowest byte, then green,
         blue and something undefined.
-      image: the record's JPEG, where that is not the source file as it stands; None otherwise.
     """
 
     sha256: str
@@ -71,7 +69,6 @@ class Look:
     keeps_bytes: bool
     pixels: str
     points: np.ndarray
-    image: bytes | None
 
 
 def _sample(pixels: np.ndarray) -> np.ndarray:
@@ -120,7 +117,7 @@ def look(data: bytes, policy: PixelPolicy) -> Look | Reject:
       data: an encoded image of any supported format.
       policy: what is accepted.
     """
-    image, form, keeps_bytes, pixels = None, "JPEG", True, _plain_pixels(data, policy)
+    form, keeps_bytes, pixels = "JPEG", True, _plain_pixels(data, policy)
     size = pixels.shape[1::-1] if pixels is not None else (0, 0)
     if pixels is None:
         try:
@@ -129,9 +126,7 @@ def look(data: bytes, policy: PixelPolicy) -> Look | Reject:
             if keeps_bytes:
                 size, pixels = opened.size, decode_plain(data, grey=opened.mode == "L")
             if pixels is None:
-                profile = colour_profile(opened)
                 upright, size = decode(opened, policy)
-                image = None if keeps_bytes else encode(upright, size, profile=profile, policy=policy)
                 pixels = np.asarray(upright)
         except Refused as refused:
             return refused.reject
@@ -144,7 +139,6 @@ def look(data: bytes, policy: PixelPolicy) -> Look | Reject:
         keeps_bytes=keeps_bytes,
         pixels=_describe(pixels),
         points=_sample(pixels),
-        image=image,
     )
 
 
