@@ -33,7 +33,6 @@ class Outcome:
     Attributes:
       version: the version that holds the dataset.
       directory: where it is.
-      current: the version that CURRENT names.
       built: False where there was nothing to do.
       new_content: whether a version was published.
       examples: split → label → number of examples; empty where there was nothing to do, like `rejects`.
@@ -45,7 +44,6 @@ class Outcome:
 
     version: str
     directory: str
-    current: str
     built: bool
     new_content: bool = False
     examples: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
@@ -115,8 +113,8 @@ def run_graph(
     options = engine.parse_options(beam_arguments, own_flags=())
     if runner is None and not engine.is_local(options, beam_arguments) and (path := _local_path(settings)):
         raise UsageError(
-            f"{path}: the workers of another engine do not see this machine's disk; give gs:// or s3://, or leave "
-            "--runner out"
+            f"--runner={engine.named(options)}: its workers do not see {path}, which lies on this machine's disk; give "
+            "gs:// or s3://, or leave --runner out"
         )
     local = runner or engine.choose_runner(options, beam_arguments, images=images)
     _prepare(settings.build.output)
@@ -137,8 +135,8 @@ def _result(settings: Settings) -> dict[str, Any]:
 
 def _outcome(settings: Settings, result: Mapping[str, Any], *, new_content: bool) -> Outcome:
     """Describes the version that holds the dataset, from what lies there; refuses one that lacks images."""
-    output, version = settings.build.output, result["version"]
-    directory = root.version_directory(output, version)
+    version = result["version"]
+    directory = root.version_directory(settings.build.output, version)
     statistics = json.loads(storage.read_text(storage.join(directory, "statistics.json")))
     examples = {split: part["labels"] for split, part in statistics["splits"].items()}
     rejects = statistics["rejects"]
@@ -148,7 +146,6 @@ def _outcome(settings: Settings, result: Mapping[str, Any], *, new_content: bool
     return Outcome(
         version=version,
         directory=directory,
-        current=root.set_current(output, version),
         built=result["built"],
         new_content=new_content,
         examples=examples,
@@ -183,18 +180,20 @@ def build(
     if known:
         listing = listing_of(summary.sums(), settings)
         if version := listing.published:
-            directory, current = root.version_directory(output, version), root.set_current(output, version)
-            return Outcome(version=version, directory=directory, current=current, built=False, total=listing.total)
+            root.set_current(output, version)
+            directory = root.version_directory(output, version)
+            return Outcome(version=version, directory=directory, built=False, total=listing.total)
     before = set(root.versions(output))
     run_graph(settings, beam_arguments, images=images, runner=runner)
     result = _result(settings)
     new_content = result["built"] and result["version"] not in before
     outcome = _outcome(settings, result, new_content=new_content)
+    root.set_current(output, outcome.version)
     storage.delete(settings.notes)
     if not result["built"]:
         return outcome
     if new_content:
-        storage.delete(settings.shard_reports(outcome.version))
+        root.forget(output, outcome.version)
         storage.delete(settings.findings)  # the version's tables say the same
     pruned = root.prune(output, keep=config.keep_versions) if config.keep_versions else ()
     root.tidy(output)

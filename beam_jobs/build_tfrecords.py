@@ -145,12 +145,7 @@ def _scratch(output: str) -> str:
 
 def _summary(outcome: build.Outcome) -> str:
     if not outcome.built:
-        what = (
-            "is current"
-            if outcome.current == outcome.version
-            else f"holds them; current is the newer {outcome.current}"
-        )
-        return f"nothing to do: {outcome.total} images unchanged, {outcome.directory} {what}"
+        return f"nothing to do: {outcome.total} images unchanged, {outcome.directory} is current"
     kept = sum(sum(labels.values()) for labels in outcome.examples.values())
     lines = [f"{outcome.total} images: {kept} kept, {outcome.total - kept} left out, in {outcome.seconds:.1f} s"]
     lines += [f"  left out  {count:8d}  {code}" for code, count in sorted(outcome.rejects.items())]

@@ -52,7 +52,7 @@ def parse_options(arguments: Sequence[str], *, own_flags: Sequence[str]) -> Pipe
         what = "unknown flag" if unknown[0].startswith("-") else "unexpected argument"
         raise UsageError(f'{what} "{unknown[0]}".{nearest(name, [*own_flags, *known])} (--help lists the flags)')
     options = PipelineOptions(list(arguments))
-    if "dask" in (options.view_as(StandardOptions).runner or "").lower():
+    if "dask" in named(options).lower():
         raise UsageError(
             "--runner=DaskRunner: Beam's DaskRunner silently loses outputs; leave --runner out to run here"
         )
@@ -68,10 +68,14 @@ def is_given(arguments: Sequence[str], name: str) -> bool:
     return any(argument.partition("=")[0].lstrip("-") == name for argument in arguments)
 
 
+def named(options: PipelineOptions) -> str:
+    """Returns the runner that the options name."""
+    return options.view_as(StandardOptions).runner or ""
+
+
 def is_local(options: PipelineOptions, arguments: Sequence[str]) -> bool:
     """Says whether the pipeline is to run here: no runner is named, or a local one."""
-    runner = options.view_as(StandardOptions).runner or ""
-    return not is_given(arguments, "runner") or runner.rpartition(".")[2] in _LOCAL_RUNNERS
+    return not is_given(arguments, "runner") or named(options).rpartition(".")[2] in _LOCAL_RUNNERS
 
 
 def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images: int) -> FnApiRunner | None:

@@ -84,7 +84,8 @@ class SumUp(beam.DoFn):
         self._summary.add(element.item if isinstance(element, Reject) else element)
 
     def finish_bundle(self) -> Iterator[tuple[None, Sums]]:
-        yield late((None, self._summary.sums()))
+        if (sums := self._summary.sums())[0]:
+            yield late((None, sums))
 
 
 def decide_to_build(element: tuple[None, Iterable[Sums]], config: Settings) -> Listing:

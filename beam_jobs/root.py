@@ -2,7 +2,7 @@
 
 DATA/CURRENT                      the version in use, moved last and never backwards
 DATA/versions/1.0.0/              a version; whole when it has its manifest.json, which is written last
-DATA/versions/1.0.0/claim         the key of the build that this number belongs to, and since when; never overwritten
+DATA/.build/claims/1.0.0          the key of the build that a number belongs to, and since when; never overwritten
 DATA/.build/findings/POLICY/      what killed runs found in images (known.py)
 DATA/.build/runs/RUN/             what a run tells its launcher (settings.py)
 DATA/.build/shards/1.0.0/         which of an unfinished version's shards are whole (write.py)
@@ -25,7 +25,7 @@ from beam_jobs.settings import WORK_DIR
 from pipeline.format import storage
 from pipeline.format.manifest import CURRENT_FILE, MANIFEST_FILE, VERSIONS_DIR, Manifest
 
-CLAIM_FILE = "claim"
+_CLAIMS = "claims"
 _ABANDONED_SECONDS = 7 * 24 * 3600
 _VERSION = re.compile(r"^(\d+)\.0\.0$")
 
@@ -44,13 +44,26 @@ def version_directory(root: str, version: str) -> str:
     return storage.join(root, VERSIONS_DIR, version)
 
 
-def _numbered(root: str) -> list[str]:
-    """Lists all versions, whole or not, oldest first."""
+def _claim_path(root: str, version: str) -> str:
+    return storage.join(root, WORK_DIR, _CLAIMS, version)
+
+
+def _numbers_in(folder: str) -> list[str]:
     try:
-        entries = storage.list_folder(storage.join(root, VERSIONS_DIR))
+        entries = storage.list_folder(folder)
     except FileNotFoundError:
         return []
     return sorted((entry.name for entry in entries if _VERSION.match(entry.name)), key=_number)
+
+
+def _numbered(root: str) -> list[str]:
+    """Lists all versions, whole or not, oldest first."""
+    return _numbers_in(storage.join(root, VERSIONS_DIR))
+
+
+def _after(versions: Sequence[str]) -> str:
+    """Names the version after all of these: by TFDS's semantics, other content is another major version."""
+    return f"{max(map(_number, versions), default=0) + 1}.0.0"
 
 
 def manifest_of(root: str, version: str) -> Manifest | None:
@@ -78,16 +91,18 @@ def _text(path: str) -> str | None:
 
 
 def next_version(root: str) -> str:
-    """Names the next version: by TFDS's semantics, other content is another major version."""
-    taken = _numbered(root)
-    return f"{_number(taken[-1]) + 1 if taken else 1}.0.0"
+    """Names the version that a build would make now."""
+    return _after(_numbered(root))
 
 
 def published_as(root: str, key: str) -> str | None:
-    """Finds the newest whole version that this input and configuration gave, or None."""
-    alias = _text(storage.join(root, WORK_DIR, "same", key))
-    for version in reversed(_numbered(root)):
+    """Finds the newest version, if this input and configuration gave it; else None.
+
+    An older one does not count: the pointer never goes back, and who asks for it wants to train on it.
+    """
+    for version in versions(root)[-1:]:
         manifest = manifest_of(root, version)
+        alias = _text(storage.join(root, WORK_DIR, "same", key))
         if manifest and (version == alias or build_key(manifest.source_fingerprint, manifest.build) == key):
             return version
     return None
@@ -95,7 +110,7 @@ def published_as(root: str, key: str) -> str | None:
 
 def _claimed(root: str, version: str) -> tuple[str, float]:
     """Reads whose a version's number is, and since when (seconds since 1970); ("", 0) where nothing says so."""
-    key, _, since = (_text(storage.join(version_directory(root, version), CLAIM_FILE)) or "").partition(" ")
+    key, _, since = (_text(_claim_path(root, version)) or "").partition(" ")
     try:
         return key, float(since)
     except ValueError:
@@ -104,18 +119,18 @@ def _claimed(root: str, version: str) -> tuple[str, float]:
 
 def claim(root: str, key: str) -> str:
     """Claims a version's number for a build, or finds the one that it has claimed before it was killed."""
-    taken = _numbered(root)
-    for version in reversed(taken):
-        if _claimed(root, version)[0] == key and not manifest_of(root, version):
-            return version
+    storage.make_folder(storage.join(root, WORK_DIR, _CLAIMS))
     while True:
-        version = next_version(root)
-        directory = version_directory(root, version)
-        storage.make_folder(directory)
-        if storage.create(storage.join(directory, CLAIM_FILE), f"{key} {time.time():.0f}"):
+        # All of it again after a lost race: the winner may be another run of the same build.
+        claims = _numbers_in(storage.join(root, WORK_DIR, _CLAIMS))
+        newest = _after(versions(root))  # or later: a lower number would stand behind the pointer
+        for version in reversed(claims):
+            if _claimed(root, version)[0] == key and _number(version) >= _number(newest):
+                return version
+        version = _after([*claims, *_numbered(root)])
+        if storage.create(_claim_path(root, version), f"{key} {time.time():.0f}"):
+            storage.make_folder(version_directory(root, version))
             return version
-        if _claimed(root, version)[0] == key:
-            return version  # by another run of the same build, at this moment
 
 
 def remember(root: str, key: str, version: str) -> None:
@@ -148,12 +163,20 @@ def prune(root: str, *, keep: int) -> Sequence[str]:
     return old
 
 
+def forget(root: str, version: str) -> None:
+    """Removes what the work on a version needed, which is whole now or gone."""
+    storage.delete(_claim_path(root, version))
+    storage.delete(storage.join(root, WORK_DIR, "shards", version))
+
+
 def tidy(root: str) -> None:
     """Removes the versions that were begun a week ago and never finished."""
     before = time.time() - _ABANDONED_SECONDS
-    for version in _numbered(root):
-        directory = version_directory(root, version)
+    for version in _numbers_in(storage.join(root, WORK_DIR, _CLAIMS)):
         _, since = _claimed(root, version)
-        if 0 < since < before and not storage.exists(storage.join(directory, MANIFEST_FILE)):
+        directory = version_directory(root, version)
+        if storage.exists(storage.join(directory, MANIFEST_FILE)):
+            forget(root, version)  # another build finished it, and was killed before it came to this
+        elif 0 < since < before:
             storage.delete(directory)
-            storage.delete(storage.join(root, WORK_DIR, "shards", version))
+            forget(root, version)

@@ -52,9 +52,11 @@ def check(listing: Listing, config: Settings) -> None:
     """Refuses what cannot become a dataset, before any image is read.
 
     Raises:
-      DataError: a single class, a class with fewer images than splits, or a label that is none of the source's.
+      DataError: no image, a single class, a class with fewer images than splits, or a label that is none of the source's.
     """
     labels = labels_of(listing, config)
+    if not listing.total:
+        raise DataError("the input holds no images with a label")
     if len(labels) < 2:
         raise DataError(
             f'only one class, "{labels[0]}": a classifier needs two or more. If its sub-folders are the classes, '

@@ -22,7 +22,7 @@ from pipeline.images.policy import RejectCode
 _WRITING_THREADS = 16  # for what would hold up the event loop: a bucket's answering time, megabytes
 _LARGE = 1 << 20
 _BATCH = 64
-_BATCH_SECONDS = 0.1
+_BATCH_SECONDS, _SILENT_SECONDS = 0.1, 1.0
 
 
 def backoff(attempt: int, policy: DownloadPolicy, *, retry_after: float | None, chance: float) -> float:
@@ -43,18 +43,19 @@ def download(
     store: DownloadStore,
     policy: DownloadPolicy,
     *,
-    limit: Callable[[str], int],
+    limit: Callable[[str], int] | None = None,
     resolve: Callable[[str], list[str]] = addresses.resolve,
-) -> Iterator[Download]:
-    """Downloads distinct URLs and yields what came of each, in any order. Failures are results, not exceptions.
+) -> Iterator[list[Download]]:
+    """Downloads distinct URLs and yields what came of them, some at a time, in any order.
 
-    The event loop runs in the calling thread, as long as the next result is waited for.
+    Failures are results, not exceptions. Where nothing comes for a second, it yields nothing, for the caller to turn to
+    other things. The event loop runs in the calling thread, as long as the next results are waited for.
 
     Args:
       urls: distinct.
       store: where the bytes go.
       policy: limits.
-      limit: host → how many of its URLs may be under way at a time.
+      limit: host → how many of its URLs may be under way at a time; None: as many as the policy says.
       resolve: host name → addresses.
 
     Raises:
@@ -63,11 +64,16 @@ def download(
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(_on_stray_error)
     try:
-        run = _Run(Schedule(urls, limit=limit), store, policy, Fetcher(policy.fetch, resolve=resolve))
+        run = _Run(
+            Schedule(urls, limit=limit or (lambda _: policy.fetch.per_host)),
+            store,
+            policy,
+            Fetcher(policy.fetch, resolve=resolve),
+        )
         loop.run_until_complete(run.open())
         try:
-            while batch := loop.run_until_complete(run.next_results()):
-                yield from batch
+            while (batch := loop.run_until_complete(run.next_results())) is not None:
+                yield batch
         finally:
             loop.run_until_complete(run.close())
     finally:
@@ -106,34 +112,35 @@ class _Run:
         await self._fetcher.__aexit__()
         self._threads.shutdown()
 
-    async def next_results(self) -> list[Download]:
-        """Waits for some results and returns them, none when all have been returned."""
-        until = time.monotonic() + _BATCH_SECONDS
+    async def next_results(self) -> list[Download] | None:
+        """Waits for some results, or a second, and returns them; None when all have been returned."""
+        if not self._schedule.left and not self._results:
+            return None
+        start = time.monotonic()
         while self._schedule.left and len(self._results) < _BATCH:
             while len(self._under_way) < self._policy.at_once and (task := self._schedule.take()):
                 coroutine = asyncio.create_task(self._attempt(task))
                 self._under_way.add(coroutine)
                 coroutine.add_done_callback(self._ended)
-            if self._results and time.monotonic() >= until:
+            until = start + (_BATCH_SECONDS if self._results else _SILENT_SECONDS)
+            if time.monotonic() >= until:
                 break
-            await self._change(until if self._results else None)
+            await self._change(until)
             if self._error is not None:
                 raise self._error
         results, self._results = self._results, []
         return results
 
-    async def _change(self, until: float | None) -> None:
+    async def _change(self, until: float) -> None:
         """Waits for the end of a coroutine, for the next task that may start, or `until`."""
         self._changed.clear()
-        moments = [moment for moment in (self._schedule.next_at(), until) if moment is not None]
-        if len(self._under_way) >= self._policy.at_once:
-            moments = []  # nothing could start
-        timer = asyncio.get_running_loop().call_at(min(moments), self._changed.set) if moments else None
+        starts = None if len(self._under_way) >= self._policy.at_once else self._schedule.next_at()
+        moment = until if starts is None else min(starts, until)
+        timer = asyncio.get_running_loop().call_at(moment, self._changed.set)
         try:
             await self._changed.wait()
         finally:
-            if timer:
-                timer.cancel()
+            timer.cancel()
 
     def _ended(self, coroutine: asyncio.Task[None]) -> None:
         self._under_way.discard(coroutine)

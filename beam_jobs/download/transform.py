@@ -136,14 +136,16 @@ class FetchAll(beam.DoFn):
             # Of this very run: failures count, too.
             before = {found.url: found for path in store.notes(batch=name) for found in store.read_note(path)}
             yield from (ended(items[url], found) for url, found in before.items())
-            noted, since = [], time.monotonic()
+            noted: list[Download] = []
+            since = time.monotonic()
             try:
-                for found in download([url for url in items if url not in before], store, policy, limit=self._at_once):
-                    noted.append(found)
-                    if len(noted) >= _NOTED or time.monotonic() - since > _NOTED_SECONDS:
+                left = [url for url in items if url not in before]
+                for several in download(left, store, policy, limit=self._at_once):
+                    noted += several
+                    if len(noted) >= _NOTED or (noted and time.monotonic() - since > _NOTED_SECONDS):
                         store.note(noted, batch=name)
                         noted, since = [], time.monotonic()
-                    yield ended(items[found.url], found)
+                    yield from (ended(items[found.url], found) for found in several)
             finally:
                 if noted:
                     store.note(noted, batch=name)

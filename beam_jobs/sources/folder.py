@@ -56,10 +56,10 @@ class FolderSource:
     def items(self) -> Iterator[SourceItem]:
         """Implements `Source.items`, in one process."""
         found = False
-        waiting = self.classes()
+        waiting = self.classes()[::-1]
         while waiting:
             folders, items = self.open(waiting.pop())
-            waiting += folders
+            waiting += folders[::-1]
             found = found or bool(items)
             yield from items
         if not found:

@@ -140,6 +140,7 @@ def finish(
     if equal := _equal_version(manifest, output):
         root.remember(output, plan.key, equal)
         storage.delete(directory)
+        root.forget(output, plan.version)
         return equal
     texts = {
         "statistics.json": statistics_json(tallies, plan.rejects),

@@ -1,4 +1,4 @@
-"""Makes folders of small images and runs builds of them, inside the test's own process or as commands."""
+"""Makes rows, and folders of small images, and runs builds of them in the test's own process or as commands."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from PIL import Image
 
 from beam_jobs import build
 from beam_jobs.build_config import BuildConfig
+from beam_jobs.elements import Item, Row, alone
 from beam_jobs.sources.folder import FolderSource
 from beam_jobs.splits import SplitFractions
+from pipeline.images.facts import ImageFacts
 from pipeline.images.policy import PixelPolicy
 
 SPLITS = "train:0.8,validation:0.1,test:0.1"
@@ -40,6 +42,32 @@ def make_folder(
         for i in range(images):
             seed = first + number * 1000 + i
             save_image(root / label / f"{seed}.{'jpg' if i % 2 else 'png'}", seed)
+
+
+def make_row(
+    uri: str,
+    *,
+    id: bytes,
+    pixels: bytes | None = None,
+    label: str = "cat",
+    official: str | None = None,
+    size: tuple[int, int] = (10, 20),
+    keeps_bytes: bool = True,
+) -> Row:
+    """Makes the row of an image of this (height, width) as inspection would; nothing looks like it."""
+    facts = ImageFacts(
+        sha256=id.hex(),
+        pixel_sha256=(pixels or id).hex(),
+        height=size[0],
+        width=size[1],
+        channels=3,
+        format="JPEG" if keeps_bytes else "PNG",
+        keeps_bytes=keeps_bytes,
+        perceptual_hash=b"",
+        brightness=0.5,
+        sharpness=0.1,
+    )
+    return alone(Item(uri=uri, label=label, split=official), 1000, facts)
 
 
 def config(output: pathlib.Path, **changes: object) -> BuildConfig:

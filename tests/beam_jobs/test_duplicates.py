@@ -9,11 +9,10 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from beam_jobs import lsh
 from beam_jobs.duplicates import find_components, resolve_component
-from beam_jobs.rows import Row
 from pipeline.images import hashing
 from pipeline.images.facts import ImageFacts, inspect
 from pipeline.images.policy import PixelPolicy
-from tests.beam_jobs.image_folders import run_build, save_image
+from tests.beam_jobs.image_folders import make_row, run_build, save_image
 
 
 def jpeg(image, quality=90):
@@ -158,23 +157,13 @@ def test_a_crowd_of_equal_hashes_stays_cheap_and_together(originals):
 
 
 def row(number, label="rose", official=None, size=100):
-    return Row(
+    return make_row(
+        f"{label}/{number}.jpg",
         id=number.to_bytes(32, "big"),
         pixels=(number * 7).to_bytes(1, "big") * 32,
-        perceptual_hash=b"",
-        uri=f"{label}/{number}.jpg",
         label=label,
         official=official,
-        stamp="",
-        split=None,
-        height=size,
-        width=size,
-        channels=3,
-        format="JPEG",
-        bytes=1000,
-        keeps_bytes=True,
-        brightness=0.5,
-        sharpness=0.1,
+        size=(size, size),
     )
 
 
@@ -189,41 +178,41 @@ def same(*rows):
 
 def test_group_keeps_all_in_one_group():
     out = resolve_component(alike(row(3), row(1), row(2, "tulip")), mode="group")
-    assert {r.uri for r in out.kept} == {"rose/1.jpg", "tulip/2.jpg", "rose/3.jpg"}
-    assert {(r.group, r.stratum) for r in out.kept} == {(row(1).pixels, "rose")}
+    assert {r.item.uri for r in out.kept} == {"rose/1.jpg", "tulip/2.jpg", "rose/3.jpg"}
+    assert {(r.group.name, r.group.stratum) for r in out.kept} == {(row(1).pixels, "rose")}
     assert not out.rejects
-    assert json.loads(out.groups[0])["kind"] == "near"
+    assert json.loads(out.groups[0].line)["kind"] == "near"
 
 
 def test_drop_keeps_the_largest_of_each_label():
     out = resolve_component(alike(row(1, size=50), row(2, size=70), row(3, "tulip")), mode="drop")
-    assert {r.uri for r in out.kept} == {"rose/2.jpg", "tulip/3.jpg"}
-    assert [(r.uri, r.code) for r in out.rejects] == [("rose/1.jpg", "near_duplicate")]
+    assert {r.item.uri for r in out.kept} == {"rose/2.jpg", "tulip/3.jpg"}
+    assert [(r.item.uri, r.code) for r in out.rejects] == [("rose/1.jpg", "near_duplicate")]
     assert "rose/2.jpg" in out.rejects[0].detail
 
 
 @pytest.mark.parametrize("mode", ["group", "drop"])
 def test_one_picture_under_two_labels_is_held_out(mode):
     out = resolve_component(same(row(1), row(2, "tulip")) + alike(row(3)), mode=mode)
-    assert {(r.uri, r.code) for r in out.rejects} == {
+    assert {(r.item.uri, r.code) for r in out.rejects} == {
         ("rose/1.jpg", "label_conflict"),
         ("tulip/2.jpg", "label_conflict"),
     }
-    assert [r.uri for r in out.kept] == ["rose/3.jpg"]
-    assert [json.loads(line)["kind"] for line in out.groups] == ["near_conflict"]
+    assert [r.item.uri for r in out.kept] == ["rose/3.jpg"]
+    assert [json.loads(group.line)["kind"] for group in out.groups] == ["near_conflict"]
 
 
 @pytest.mark.parametrize("mode", ["group", "drop"])
 def test_training_images_that_look_like_test_images_go(mode):
     test, copy, other = row(1, official="test", size=10), row(2, official="train"), row(3, "tulip", official="train")
     out = resolve_component(same(test, copy, other), mode=mode)
-    assert [r.uri for r in out.kept] == [test.uri]
-    assert {(r.uri, r.code) for r in out.rejects} == {(r.uri, "train_copy_of_test") for r in (copy, other)}
+    assert [r.item.uri for r in out.kept] == [test.item.uri]
+    assert {(r.item.uri, r.code) for r in out.rejects} == {(r.item.uri, "train_copy_of_test") for r in (copy, other)}
 
 
 def test_an_image_without_a_split_follows_the_one_that_it_looks_like():
     out = resolve_component(alike(row(1, official="train"), row(2)), mode="group")
-    assert {r.official for r in out.kept} == {"train"}
+    assert {r.group.official for r in out.kept} == {"train"}
 
 
 def test_the_same_picture_is_a_matter_of_similarity():

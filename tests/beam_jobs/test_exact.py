@@ -1,29 +1,13 @@
 import json
 import random
 
+from beam_jobs.elements import Row
 from beam_jobs.exact import resolve
-from beam_jobs.rows import Row
+from tests.beam_jobs.image_folders import make_row
 
 
 def row(name: str, *, pixels: int, label: str = "cat", official: str | None = None) -> Row:
-    return Row(
-        id=name.encode().ljust(32, b"-"),
-        pixels=bytes([pixels]) * 32,
-        perceptual_hash=b"",
-        uri=name,
-        label=label,
-        official=official,
-        stamp="",
-        split=None,
-        height=1,
-        width=1,
-        channels=3,
-        format="JPEG",
-        bytes=1,
-        keeps_bytes=True,
-        brightness=0.5,
-        sharpness=0.5,
-    )
+    return make_row(name, id=name.encode().ljust(32, b"-"), pixels=bytes([pixels]) * 32, label=label, official=official)
 
 
 def outcome(rows):
@@ -32,8 +16,10 @@ def outcome(rows):
     for seed in range(5):
         shuffled = random.Random(seed).sample(rows, len(rows))
         resolved = resolve(shuffled)
-        rejects = {reject.uri: reject.code for reject in resolved.rejects}
-        results.append((sorted(r.uri for r in resolved.kept), rejects, sorted(resolved.groups)))
+        rejects = {reject.item.uri: reject.code for reject in resolved.rejects}
+        results.append(
+            (sorted(r.item.uri for r in resolved.kept), rejects, sorted(group.line for group in resolved.groups))
+        )
     assert all(result == results[0] for result in results)
     kept, rejects, groups = results[0]
     return kept, rejects, [json.loads(line) for line in groups]

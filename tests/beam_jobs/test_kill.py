@@ -1,5 +1,6 @@
 """Tests builds that are killed, crash or meet: nothing half done shows, and the rerun ends byte-identical."""
 
+import hashlib
 import os
 import pathlib
 import random
@@ -12,8 +13,8 @@ import pytest
 from pipeline.format.manifest import current_version, open_dataset
 from tests.beam_jobs.image_folders import command, files_of, make_folder, run_build, run_command
 
-_BEAM = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")  # Beam's own worker processes
-_CREW = ("--direct_num_workers=2",)  # ours
+_PROCESSES = ("--direct_num_workers=2",)
+_ALONE = ("--direct_running_mode=in_memory",)
 
 
 @pytest.fixture(scope="module")
@@ -29,27 +30,27 @@ def expected(folder, tmp_path_factory) -> dict[str, bytes]:
 
 
 def workers_of(launcher: int) -> list[int]:
-    """Lists the process ids of the launcher's workers, Beam's and ours."""
+    """Lists the process ids of the launcher's workers."""
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             arguments = pathlib.Path("/proc", name, "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if {b"beam_jobs.worker", b"beam_jobs.crew_member"} & set(arguments) and str(launcher).encode() in arguments:
+        if b"beam_jobs.worker" in arguments and str(launcher).encode() in arguments:
             found.append(int(name))
     return found
 
 
-def start(folder: pathlib.Path, output: pathlib.Path, mode=_BEAM) -> subprocess.Popen[str]:
+def start(folder: pathlib.Path, output: pathlib.Path, mode=_PROCESSES) -> subprocess.Popen[str]:
     return subprocess.Popen(command(folder, output, *mode), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def until_it_works(process: subprocess.Popen[str], output: pathlib.Path) -> None:
-    """Waits for the first inspected bucket."""
+    """Waits for the first images to be inspected."""
     end = time.monotonic() + 60
     while time.monotonic() < end and process.poll() is None:
-        if any(path.is_file() for path in output.glob(".build/inspected/*/*")):
+        if any(path.is_file() for path in output.glob(".build/findings/*/part-*")):
             return
         time.sleep(0.01)
     pytest.fail(f"the build did not get going: {process.communicate(timeout=5)}")
@@ -82,19 +83,18 @@ def kill_and_rerun(folder, output, expected, *, mode, kills: int, seed: int) -> 
     assert not list(output.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("mode", [_CREW, pytest.param(_BEAM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", [_ALONE, pytest.param(_PROCESSES, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(folder, expected, tmp_path, mode):
     kill_and_rerun(folder, tmp_path / "out", expected, mode=mode, kills=1, seed=0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", [_CREW, _BEAM])
+@pytest.mark.parametrize("mode", [_ALONE, _PROCESSES])
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_killed_at_twenty_random_moments(folder, expected, tmp_path, seed, mode):
     kill_and_rerun(folder, tmp_path / "out", expected, mode=mode, kills=4, seed=seed)
 
 
-@pytest.mark.parametrize("mode", [_CREW, pytest.param(_BEAM, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("number", "returncode", "message"),
     [
@@ -103,8 +103,8 @@ def test_killed_at_twenty_random_moments(folder, expected, tmp_path, seed, mode)
         (signal.SIGINT, 130, "interrupted; run the same command again to continue\n"),
     ],
 )
-def test_a_signal_ends_the_build_at_once_with_all_its_workers(folder, tmp_path, number, returncode, message, mode):
-    process = start(folder, tmp_path / "out", mode)
+def test_a_signal_ends_the_build_at_once_with_all_its_workers(folder, tmp_path, number, returncode, message):
+    process = start(folder, tmp_path / "out")
     until_it_works(process, tmp_path / "out")
     assert workers_of(process.pid)
     process.send_signal(number)
@@ -116,9 +116,8 @@ def test_a_signal_ends_the_build_at_once_with_all_its_workers(folder, tmp_path, 
     assert workers_of(process.pid) == []
 
 
-@pytest.mark.parametrize("mode", [_CREW, pytest.param(_BEAM, marks=pytest.mark.slow)])
-def test_a_dead_worker_ends_the_build_in_one_line(folder, tmp_path, mode):
-    process = start(folder, tmp_path / "out", mode)
+def test_a_dead_worker_ends_the_build_in_one_line(folder, tmp_path):
+    process = start(folder, tmp_path / "out")
     until_it_works(process, tmp_path / "out")
     os.kill(workers_of(process.pid)[0], signal.SIGKILL)
     _, stderr = process.communicate(timeout=30)
@@ -128,13 +127,23 @@ def test_a_dead_worker_ends_the_build_in_one_line(folder, tmp_path, mode):
     assert workers_of(process.pid) == []
 
 
-def test_a_second_build_into_the_same_root_is_refused(folder, tmp_path, expected):
-    first = start(folder, tmp_path / "out")
-    until_it_works(first, tmp_path / "out")
-    second = run_command(folder, tmp_path / "out")
-    assert first.poll() is None, "the first build was over too soon for this test to mean anything"
-    assert second.returncode == 75
-    assert f"process {first.pid} is building into it" in second.stderr
-    assert first.wait(timeout=60) == 0
-    first.communicate()
-    assert files_of(tmp_path / "out/versions/1.0.0") == expected
+@pytest.mark.parametrize("same", [True, False])
+def test_two_builds_at_once_end_as_one_version_or_as_two(folder, tmp_path, expected, same):
+    """Each is a process; with equal input and flags they make one version together, otherwise one each."""
+    out = tmp_path / "out"
+    flags = [(), ()] if same else [(), ("--seed=3",)]
+    both = [start(folder, out, (*_ALONE, *more)) for more in flags]
+    for process in both:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+    assert sorted(os.listdir(out / "versions")) == (["1.0.0"] if same else ["1.0.0", "2.0.0"])
+    assert current_version(out) == ("1.0.0" if same else "2.0.0")
+    found = []
+    for version in (out / "versions").iterdir():
+        files, manifest = files_of(version), open_dataset(version).manifest
+        shards = {name: data for name, data in files.items() if ".tfrecord-" in name}
+        listed = {shard.name: shard.sha256 for part in manifest.splits.values() for shard in part}
+        assert {name: hashlib.sha256(data).hexdigest() for name, data in shards.items()} == listed
+        assert not [name for name in files if name.endswith(".tmp")]
+        found.append(shards)
+    assert {name: data for name, data in expected.items() if ".tfrecord-" in name} in found

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from beam_jobs import report
-from beam_jobs.inspection import BUCKETS
-from tests.beam_jobs.image_folders import run_build, save_image
+from beam_jobs.version import gallery
+from pipeline.format.manifest import Manifest
+from tests.beam_jobs.image_folders import make_row, run_build, save_image
 
 EVIL = "<script>alert(1)</script>"
 
@@ -112,49 +113,34 @@ def test_thumbnails_are_small_whatever_comes():
 def test_the_page_stays_small_for_many_images_and_classes(tmp_path, built):
     """25,600 images of 1,000 classes, 20,000 rejects, 5,000 groups; more of each kind would add no picture."""
     version, _ = built
-    cache = next((version.parents[1] / ".build/inspected").iterdir())
-    line = next(
-        json.loads(text)
-        for path in sorted(cache.iterdir())
-        for text in path.read_text().splitlines()
-        if "sha256" in text
-    )
     image = (version.parents[2] / "in/cat/1.png").read_bytes()
-    (tmp_path / "listing").mkdir()
-    (tmp_path / "cache").mkdir()
-    per_bucket = 25_600 // len(BUCKETS)
-    for number, bucket in enumerate(BUCKETS):
-        listed, cached = [], []
-        for i in range(per_bucket):
-            uri = f"class-{(number * per_bucket + i) % 1000:03d}/{bucket}-{i}.jpg"
-            listed.append(json.dumps([uri, f"class-{(number * per_bucket + i) % 1000:03d}", None, ""]))
-            facts = dict(line[3], pixel_sha256=f"{number:04x}{i:060x}", brightness=i / per_bucket)
-            cached.append(json.dumps([uri, "", 1000, facts]))
-        (tmp_path / "listing" / bucket).write_text("\n".join(listed) + "\n")
-        (tmp_path / "cache" / bucket).write_text("\n".join(cached) + "\n")
-    reject = {"uri": "class-001/00-1.jpg", "label": "class-001", "code": "truncated", "detail": "cut"}
-    (tmp_path / "rejects.jsonl").write_text((json.dumps(reject) + "\n") * 20_000)
-    member = {"uri": "class-001/00-2.jpg", "label": "class-001", "split": None}
+    labels = [f"class-{number:03d}" for number in range(1000)]
+    picks = gallery.Pick()
+    picks.start_bundle()
+    for number in range(25_600):
+        digest = number.to_bytes(32, "big")
+        label = labels[number % 1000]
+        picks.process(make_row(f"{label}/{number}.jpg", id=digest, label=label, size=(10 + number % 97, 20)))
+    (pictures,) = (windowed.value[1] for windowed in picks.finish_bundle())
+    reject = {"uri": "class-001/1.jpg", "label": "class-001", "code": "truncated", "detail": "cut"}
+    member = {"uri": "class-001/2.jpg", "label": "class-001", "split": None}
     group = {"kind": "near", "kept": [member["uri"]], "members": [member] * 50}
-    (tmp_path / "duplicates.jsonl").write_text((json.dumps(group) + "\n") * 5_000)
 
     class Source:
         def read(self, item):
             return image
 
-    from pipeline.format.manifest import Manifest
-
     data = json.loads((version / "manifest.json").read_text())
-    data["labels"] = [f"class-{number:03d}" for number in range(1000)]
+    data["labels"] = labels
     statistics = json.loads((version / "statistics.json").read_text())
     for part in (statistics["total"], *statistics["splits"].values()):
-        part["labels"] = dict.fromkeys(data["labels"], 100)
-    page = report.dataset_report(
+        part["labels"] = dict.fromkeys(labels, 100)
+    page = gallery.report(
         manifest=Manifest.from_json(json.dumps(data)),
         statistics=statistics,
-        directory=str(tmp_path),
-        listing=str(tmp_path / "listing"),
-        cache=str(tmp_path / "cache"),
+        rejects=(json.dumps(reject) + "\n") * 20_000,
+        duplicates=(json.dumps(group) + "\n") * 5_000,
+        found=gallery.survey_of(gallery.merge((None, [pictures])), (), ()),
         source=Source(),
     )
     assert len(page) < 8_000_000

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import io
-import itertools
 import pathlib
 import shutil
 import socket
@@ -11,17 +10,14 @@ import ssl
 import subprocess
 import time
 
-import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.download.addresses import ANY_NETWORK
 from beam_jobs.download.errors import FetchError, parse_retry_after
 from beam_jobs.download.fetch import Fetcher
 from beam_jobs.download.loop import backoff, download
 from beam_jobs.download.policy import PRODUCT, DownloadPolicy, FetchPolicy
-from beam_jobs.download.stage import DownloadAll, write_partitions
-from beam_jobs.download.store import DownloadStore, pending
+from beam_jobs.download.store import DownloadStore
 from beam_jobs.download.urls import parse_url
 from pipeline.images.policy import RejectCode
 from tests.beam_jobs.misbehaving_server import PIXELS, running_server
@@ -43,7 +39,7 @@ def store(tmp_path):
 
 
 def run(urls, store, policy=POLICY):
-    return {done.url: done for done in download(urls, store, policy)}
+    return {done.url: done for several in download(urls, store, policy) for done in several}
 
 
 def fetch(url, policy, *, resolve):
@@ -69,13 +65,12 @@ def test_bytes_arrive(server, store, path):
     assert done.code is None, done
     assert store.read(done.sha256) == PIXELS
     assert done.size == len(PIXELS)
-    assert store.lookup(url) == done
 
 
 def test_one_blob_for_many_urls(server, store):
     run([f"{server.url}/ok/{i}" for i in range(5)], store)
     run([f"{server.url}/ok/again"], store)
-    assert sum(path.stat().st_size for path in pathlib.Path(store.root).glob("packs/*.pack")) == len(PIXELS)
+    assert sum(path.stat().st_size for path in pathlib.Path(store.root).glob("blobs/*/*")) == len(PIXELS)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +110,6 @@ def test_failures_are_told_apart_and_end_in_time(server, store, path, code, deta
     assert done.code is code, done
     assert detail in done.detail
     assert not done.sha256
-    assert store.lookup(url) == done
 
 
 @pytest.mark.parametrize(
@@ -239,38 +233,6 @@ def test_retry_after_values():
     assert parse_retry_after("Tue, 14 Nov 2023 22:12:20 GMT", now=now) == 0
     assert parse_retry_after("soon", now=now) is None
     assert parse_retry_after(None, now=now) is None
-
-
-def test_nothing_is_fetched_twice(server, store):
-    urls = [f"{server.url}/ok", f"{server.url}/status/404"]
-    assert pending(urls + urls, store, POLICY) == urls
-    run(urls, store)
-    assert pending(urls, store, POLICY) == []
-
-
-def test_failures_are_tried_again_when_asked_or_when_the_limits_change(server, store):
-    url = f"{server.url}/endless"
-    run([url], store)
-    assert pending([url], store, dataclasses.replace(POLICY, retry_failed=True)) == [url]
-    larger = dataclasses.replace(POLICY, fetch=dataclasses.replace(FETCH, max_bytes=2 << 20))
-    assert pending([url], store, larger) == [url]
-    politer = dataclasses.replace(POLICY, fetch=dataclasses.replace(FETCH, per_host=1))
-    assert pending([url], store, politer) == []
-
-
-def test_damage_in_the_store_is_noticed(server, store):
-    url = f"{server.url}/ok"
-    done = run([url], store)[url]
-    (pack,) = pathlib.Path(store.root).glob("packs/*.pack")
-    pack.write_bytes(PIXELS[:-1])  # a power failure
-    assert pending([url], store, POLICY) == [url]
-    pack.write_bytes(b"X" + PIXELS[1:])  # a rotten disk
-    with pytest.raises(OSError, match=f"{pack.name} is damaged; delete it"):
-        store.read(done.sha256)
-    pack.unlink()
-    assert pending([url], store, POLICY) == [url]
-    assert run([url], store)[url] == done
-    assert store.read(done.sha256) == PIXELS
 
 
 def test_a_full_disk_is_no_reject(server, tmp_path):
@@ -431,29 +393,3 @@ def test_tls_is_verified_against_the_name_although_the_connection_is_pinned(cert
         with pytest.raises(FetchError, match="other.example") as caught:
             attempt("other.example")
         assert caught.value.code is RejectCode.TLS
-
-
-def test_partitions_keep_hosts_together(tmp_path):
-    urls = [f"http://host{i % 50}.example/{i}" for i in range(500)]
-    paths = write_partitions(urls, str(tmp_path))
-    contents = [set(pathlib.Path(path).read_text().strip('[]"').split('", "')) for path in paths]
-    assert sorted(itertools.chain(*contents)) == sorted(urls)
-    hosts = [{url.split("/")[2] for url in content} for content in contents]
-    assert sum(map(len, hosts)) == 50
-
-
-@pytest.mark.parametrize("mode", ["in_memory", pytest.param("multi_processing", marks=pytest.mark.slow)])
-def test_beam_stage_downloads_everything_once(server, store, tmp_path, mode):
-    urls = [f"{server.url}/unique/{i}" for i in range(40)] + [f"{server.url}/status/404"]
-    progress = tmp_path / "progress"
-    progress.mkdir()
-    for expected in (41, 0):
-        todo = pending(urls, store, POLICY)
-        assert len(todo) == expected
-        paths = write_partitions(todo, str(tmp_path / "urls"))
-        options = PipelineOptions(runner="FnApiRunner", direct_running_mode=mode, direct_num_workers=2)
-        with beam.Pipeline(options=options) as pipeline:
-            _ = pipeline | "Urls" >> DownloadAll(paths, store, POLICY, counters=str(progress))
-    assert all(server.hits(f"/unique/{i}") == 1 for i in range(40))
-    assert store.read(store.lookup(urls[7]).sha256) == b"7" * 10
-    assert store.lookup(urls[-1]).code is RejectCode.HTTP_STATUS

@@ -17,7 +17,7 @@ def taken(schedule):
 
 
 def test_hosts_take_turns_and_each_gets_its_share():
-    schedule = Schedule([*urls("a", 5), *urls("b", 5), *urls("c", 1)], per_host=2)
+    schedule = Schedule([*urls("a", 5), *urls("b", 5), *urls("c", 1)], limit=lambda host: 2)
     tasks = taken(schedule)
     assert [task.host[0] for task in tasks] == ["a", "b", "c", "a", "b"]
     assert schedule.next_at() is None
@@ -27,7 +27,7 @@ def test_hosts_take_turns_and_each_gets_its_share():
 
 
 def test_a_task_that_is_tried_again_goes_before_those_that_have_not_begun():
-    schedule = Schedule(urls("a", 3), per_host=1)
+    schedule = Schedule(urls("a", 3), limit=lambda host: 1)
     first = schedule.take()
     schedule.again(first, wait=0.05)
     second = schedule.take()
@@ -39,7 +39,7 @@ def test_a_task_that_is_tried_again_goes_before_those_that_have_not_begun():
 
 
 def test_a_paused_host_rests_and_the_others_go_on():
-    schedule = Schedule([*urls("a", 3), *urls("b", 3)], per_host=1)
+    schedule = Schedule([*urls("a", 3), *urls("b", 3)], limit=lambda host: 1)
     a, b = taken(schedule)
     schedule.pause(a, seconds=0.1)
     schedule.finish(a, host_is_out=False)
@@ -51,7 +51,7 @@ def test_a_paused_host_rests_and_the_others_go_on():
 
 
 def test_a_dead_hosts_tasks_do_not_wait():
-    schedule = Schedule(urls("a", 100), per_host=1)
+    schedule = Schedule(urls("a", 100), limit=lambda host: 1)
     for _ in range(DEAD_HOST_FAILURES):
         task = schedule.take()
         assert not schedule.host_is_dead(task)
@@ -63,7 +63,12 @@ def test_a_dead_hosts_tasks_do_not_wait():
 
 
 def test_one_answer_makes_up_for_failures():
-    schedule = Schedule(urls("a", 100), per_host=1)
+    schedule = Schedule(urls("a", 100), limit=lambda host: 1)
     for number in range(2 * DEAD_HOST_FAILURES):
         schedule.finish(schedule.take(), host_is_out=number != 3)
     assert schedule.host_is_dead(schedule.take())
+
+
+def test_each_host_has_a_limit_of_its_own():
+    schedule = Schedule([*urls("a", 5), *urls("b", 5)], limit=lambda host: 3 if host.startswith("a") else 1)
+    assert sorted(task.host[0] for task in taken(schedule)) == ["a", "a", "a", "b"]

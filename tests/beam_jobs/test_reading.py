@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from beam_jobs.read_ahead import read_ahead
+from beam_jobs.reading import read_ahead
 from beam_jobs.sources import SourceItem, local
 from beam_jobs.sources.folder import FolderSource
 from beam_jobs.sources.table import CsvSource
@@ -36,7 +36,7 @@ class Announced:
 
 def test_every_image_is_announced_once_well_before_its_turn():
     source = Announced()
-    for item in read_ahead(ITEMS, source, item=lambda item: item):
+    for item in read_ahead(ITEMS, source):
         source.read(item)
     announced = [number for what, number in source.events if what == "announce"]
     assert announced == list(range(100))
@@ -48,12 +48,6 @@ def test_every_image_is_announced_once_well_before_its_turn():
     }
     assert all(number - reads_before[number] >= 16 for number in range(16, 100))
     assert all(number - reads_before[number] <= 64 for number in range(100)), "too many would not stay in memory"
-
-
-def test_only_what_is_needed_is_announced():
-    source = Announced()
-    assert list(read_ahead(range(100), source, item=lambda n: ITEMS[n] if n % 2 else None)) == list(range(100))
-    assert [number for _, number in source.events] == list(range(1, 100, 2))
 
 
 def _resident(path: str) -> float:
