@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs import lean_beam, progress, root
-from beam_jobs.build_config import BuildConfig
+from beam_jobs.config import BuildConfig
 from beam_jobs.download.store import is_url
 from beam_jobs.settings import WORK_DIR, Settings
 from beam_jobs.sources import RemoteSource, Source

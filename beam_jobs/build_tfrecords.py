@@ -19,7 +19,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from absl import flags
 
 from beam_jobs import build, lean_beam
-from beam_jobs.build_config import BuildConfig
+from beam_jobs.config import BuildConfig
 from beam_jobs.download.addresses import ANY_NETWORK
 from beam_jobs.download.policy import USER_AGENT, DownloadPolicy, FetchPolicy
 from beam_jobs.settings import WORK_DIR

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from beam_jobs import lean_beam, root
 from beam_jobs.build import make_settings
-from beam_jobs.build_config import BuildConfig
+from beam_jobs.config import BuildConfig
 from beam_jobs.download.store import is_url
 from beam_jobs.elements import Item, Listing, alone
 from beam_jobs.settings import Settings

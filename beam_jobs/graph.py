@@ -12,16 +12,16 @@ from __future__ import annotations
 import apache_beam as beam
 
 from beam_jobs.assign import split_up
-from beam_jobs.copies import grouped, without_copies
-from beam_jobs.download.transform import downloaded
+from beam_jobs.downloaded import downloaded
+from beam_jobs.duplicates.copies import grouped, without_copies
 from beam_jobs.inspect import inspected
 from beam_jobs.known import recalled
 from beam_jobs.listing import listed, summed_up, to_build
-from beam_jobs.planning import planned
+from beam_jobs.plan import planned
 from beam_jobs.settings import Settings
 from beam_jobs.version.finish import finished
 from beam_jobs.version.gallery import picked
-from beam_jobs.write import tabled, written
+from beam_jobs.version.write import tabled, written
 
 
 def build_graph(pipeline: beam.Pipeline, settings: Settings) -> beam.PCollection[str]:

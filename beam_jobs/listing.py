@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import apache_beam as beam
 
 from beam_jobs.bundles import late
-from beam_jobs.download.transform import Fetched
+from beam_jobs.downloaded import Fetched
 from beam_jobs.elements import Item, Listing, Reject
 from beam_jobs.errors import crossing
 from beam_jobs.settings import Settings

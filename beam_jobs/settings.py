@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from beam_jobs.build_config import BuildConfig
+from beam_jobs.config import BuildConfig
 from beam_jobs.sources import Source
 from pipeline.format import storage
 

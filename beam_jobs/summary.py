@@ -52,7 +52,7 @@ def check(listing: Listing, config: Settings) -> None:
     """Refuses what cannot become a dataset, before any image is read.
 
     Raises:
-      DataError: no image, a single class, a class with fewer images than splits, or a label that is none of the source's.
+      DataError: no image, a single class, fewer images of a class than splits, or a label that is not the source's.
     """
     labels = labels_of(listing, config)
     if not listing.total:

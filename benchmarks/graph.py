@@ -31,7 +31,7 @@ import logging
 from pipeline.images import heap
 heap.give_back()
 logging.disable(logging.WARNING)
-from beam_jobs.build_config import BuildConfig
+from beam_jobs.config import BuildConfig
 from beam_jobs.graph_build import build_with_graph
 from beam_jobs.sources.folder import FolderSource
 from beam_jobs.splits import SplitFractions

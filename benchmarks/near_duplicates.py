@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 from PIL import Image, ImageEnhance, ImageOps
 
-from beam_jobs import lsh
+from beam_jobs.duplicates import lsh
 from pipeline.command import UsageError, run_command
 from pipeline.images import hashing
 from pipeline.images.facts import ImageFacts, inspect

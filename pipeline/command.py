@@ -14,7 +14,7 @@ An error that is raised on purpose says in one line what is wrong; every other e
     ├── FormatError                 bytes that are not what they should be
     │   ├── RecordError             a TFRecord or its tf.Example (pipeline.format)
     │   └── BatchError              a file of a CIFAR archive (beam_jobs)
-    └── RowError, SourceChanged, MemberDied: caught in the room that raises them (beam_jobs)
+    └── RowError                    a line of a table, until it is known of which (beam_jobs)
 """
 
 from __future__ import annotations

@@ -11,18 +11,18 @@ from importlib import metadata
 import apache_beam as beam
 
 from beam_jobs import root
-from beam_jobs.card import dataset_card, tfds_metadata
 from beam_jobs.elements import Copies, Listing, Plan, Reject
 from beam_jobs.errors import BuildError, crossing
-from beam_jobs.planning import lost
+from beam_jobs.plan import lost
 from beam_jobs.settings import Settings
 from beam_jobs.shards import ShardReport
 from beam_jobs.splits import split_order
 from beam_jobs.statistics import Tally, merged, statistics_json
-from beam_jobs.survey import Survey
+from beam_jobs.version.card import dataset_card, tfds_metadata
 from beam_jobs.version.gallery import NO_PICTURES, Pictures, survey_of
 from beam_jobs.version.gallery import report as report_page
-from beam_jobs.write import put
+from beam_jobs.version.survey import Survey
+from beam_jobs.version.write import put
 from pipeline.command import ExitCode
 from pipeline.format import storage
 from pipeline.format.manifest import MANIFEST_FILE, Manifest

@@ -12,7 +12,8 @@ from beam_jobs.bundles import late
 from beam_jobs.coders import RowCoder
 from beam_jobs.elements import Copies, Item, Reject, Row
 from beam_jobs.packing import pack, unpack
-from beam_jobs.report import (
+from beam_jobs.sources import Source
+from beam_jobs.version.report import (
     EXTREMES_SHOWN,
     SAMPLES_PER_LABEL,
     read_groups,
@@ -20,8 +21,7 @@ from beam_jobs.report import (
     render_report,
     samples_per_label,
 )
-from beam_jobs.sources import Source
-from beam_jobs.survey import EXTREMES, Picture, Survey, chance, first_few
+from beam_jobs.version.survey import EXTREMES, Picture, Survey, chance, first_few
 from pipeline.format.manifest import Manifest
 
 NO_PICTURES = pack([])

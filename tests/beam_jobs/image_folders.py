@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from beam_jobs import build
-from beam_jobs.build_config import BuildConfig
+from beam_jobs.config import BuildConfig
 from beam_jobs.elements import Item, Row, alone
 from beam_jobs.sources.folder import FolderSource
 from beam_jobs.splits import SplitFractions

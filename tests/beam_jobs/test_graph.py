@@ -18,11 +18,13 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
-from beam_jobs import build, graph, inspect, listing, lsh, near, write
+from beam_jobs import build, graph, inspect, listing
+from beam_jobs.duplicates import lsh, near
 from beam_jobs.known import read_findings
 from beam_jobs.sources import open_source
 from beam_jobs.sources.folder import FolderSource
 from beam_jobs.splits import SplitFractions
+from beam_jobs.version import write
 from beam_jobs.version.table import is_table
 from pipeline.command import CommandError, DataError, UsageError
 from pipeline.format import records, storage
@@ -229,7 +231,8 @@ def test_the_table_names_every_image_listed(expected):
 
 _CHILD = """
 import sys, time
-from beam_jobs import build, inspect, write
+from beam_jobs import build, inspect
+from beam_jobs.version import write
 from beam_jobs.sources.folder import FolderSource
 from tests.beam_jobs.image_folders import config
 import pathlib

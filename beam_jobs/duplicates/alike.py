@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from beam_jobs import lsh
+from beam_jobs.duplicates import lsh
+from beam_jobs.duplicates.exact import Resolved, copies_of, protection
 from beam_jobs.elements import Group, Row, refuse
-from beam_jobs.exact import Resolved, copies_of, protection
 from pipeline.images.policy import RejectCode
 
 # Two pictures are the same one, however they were saved, and not just alike: enough to call their labels a conflict.

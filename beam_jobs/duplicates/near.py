@@ -17,9 +17,9 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from beam_jobs import lsh
 from beam_jobs.bundles import late
-from beam_jobs.duplicates import find_components
+from beam_jobs.duplicates import lsh
+from beam_jobs.duplicates.alike import find_components
 from beam_jobs.elements import Listing, Row
 from beam_jobs.packing import pack, unpack
 

@@ -7,8 +7,7 @@ import time
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from beam_jobs import build
-from beam_jobs.download import transform
+from beam_jobs import build, downloaded
 from beam_jobs.download.policy import DownloadPolicy, FetchPolicy
 from beam_jobs.download.store import DownloadStore
 from beam_jobs.elements import Item, Reject
@@ -85,10 +84,10 @@ def test_a_host_is_asked_for_no_more_at_a_time_than_its_limit(server, tmp_path):
 
 def fetch(items, store, policy):
     """Runs one bundle of the downloading step; returns its items and rejects."""
-    step = transform.FetchAll(store, settings_of(items, store, policy))
+    step = downloaded.FetchAll(store, settings_of(items, store, policy))
     step.start_bundle()
     for item in items:
-        key, value = transform.by_host(item, policy.fetch.per_host)
+        key, value = downloaded.by_host(item, policy.fetch.per_host)
         assert not list(step.process((key, [value])))
     outputs = [windowed.value if hasattr(windowed, "tag") else windowed for windowed in step.finish_bundle()]
     found = [getattr(output, "value", output) for output in outputs]

@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow_datasets as tfds
 
-from beam_jobs.card import tfds_metadata
 from beam_jobs.shards import shard_name
+from beam_jobs.version.card import tfds_metadata
 from pipeline.format.manifest import Manifest, Shard
 
 

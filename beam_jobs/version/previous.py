@@ -13,7 +13,7 @@ import heapq
 from collections.abc import Iterator, Mapping
 
 from beam_jobs import root
-from beam_jobs.build_config import BuildConfig
+from beam_jobs.config import BuildConfig
 from beam_jobs.elements import Row
 from pipeline.format import storage
 from pipeline.format.records import Record, RecordError, decode_example, read_frames

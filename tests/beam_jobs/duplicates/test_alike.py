@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from beam_jobs import lsh
-from beam_jobs.duplicates import find_components, resolve_component
+from beam_jobs.duplicates import lsh
+from beam_jobs.duplicates.alike import find_components, resolve_component
 from pipeline.images import hashing
 from pipeline.images.facts import ImageFacts, inspect
 from pipeline.images.policy import PixelPolicy

@@ -17,7 +17,7 @@ from PIL import Image
 
 from beam_jobs.elements import Item
 from beam_jobs.sources import Source
-from beam_jobs.survey import EXTREMES, Survey
+from beam_jobs.version.survey import EXTREMES, Survey
 from pipeline.format.manifest import Manifest
 from pipeline.images.pixels import decode, open_image
 from pipeline.images.policy import PixelPolicy, ReadError, Refused
@@ -182,7 +182,7 @@ def render_report(
     labels = statistics["total"]["labels"]
     rows = sorted(manifest.labels, key=lambda label: (-labels.get(label, 0), label))
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("beam_jobs", "."),
+        loader=jinja2.PackageLoader("beam_jobs", "version"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

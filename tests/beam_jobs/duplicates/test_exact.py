@@ -1,8 +1,8 @@
 import json
 import random
 
+from beam_jobs.duplicates.exact import resolve
 from beam_jobs.elements import Row
-from beam_jobs.exact import resolve
 from tests.beam_jobs.image_folders import make_row
 
 

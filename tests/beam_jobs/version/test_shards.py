@@ -7,7 +7,7 @@ import pytest
 
 from beam_jobs import shards
 from beam_jobs.elements import Row
-from beam_jobs.previous import PreviousVersion
+from beam_jobs.version.previous import PreviousVersion
 from pipeline.format import records
 from tests.beam_jobs.image_folders import make_row
 

@@ -14,12 +14,12 @@ import apache_beam as beam
 
 from beam_jobs.elements import Plan, Reject, Row
 from beam_jobs.errors import BuildError, crossing
-from beam_jobs.previous import previous_version
 from beam_jobs.reading import Reader
 from beam_jobs.root import version_directory
 from beam_jobs.settings import Settings
 from beam_jobs.shards import ShardReport, shard_name, shard_of
 from beam_jobs.statistics import Tally
+from beam_jobs.version.previous import previous_version
 from beam_jobs.version.table import REFUSED, table_bytes, table_name
 from pipeline.command import ExitCode
 from pipeline.format import storage

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beam_jobs import report
-from beam_jobs.version import gallery
+from beam_jobs.version import gallery, report
 from pipeline.format.manifest import Manifest
 from tests.beam_jobs.image_folders import make_row, run_build, save_image
 

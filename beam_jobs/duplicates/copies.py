@@ -12,10 +12,10 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_jobs import exact
-from beam_jobs.duplicates import resolve_component
+from beam_jobs.duplicates import exact
+from beam_jobs.duplicates.alike import resolve_component
+from beam_jobs.duplicates.near import similar_images
 from beam_jobs.elements import Copies, Listing, Reject, Row
-from beam_jobs.near import similar_images
 from beam_jobs.settings import Settings
 
 
