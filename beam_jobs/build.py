@@ -67,12 +67,13 @@ def make_settings(source: Source, config: BuildConfig) -> Settings:
 def _list_here(source: Source) -> tuple[Summary, int, bool]:
     """Lists the first images; returns their sums, their number, and whether the sums say all about the source."""
     summary, images, known = Summary(), 0, True
+    remote = isinstance(source, RemoteSource)
     for item in source.items():
         if images == LISTED_HERE:
             return summary, images, False
         images += 1
         summary.add(item)
-        known = known and not (isinstance(source, RemoteSource) and is_url(item.uri))
+        known = known and not (remote and is_url(item.uri))
     return summary, images, known
 
 

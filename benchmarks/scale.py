@@ -15,6 +15,7 @@ times. --objects: empty files in folders of a thousand; the same folder is liste
 
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
 import resource
@@ -165,6 +166,7 @@ def _model() -> Iterator[str]:
 
 
 def main(_: list[str]) -> None:
+    logging.disable(logging.WARNING)  # Beam says which connectors it does without
     if _ROWS.value and not _PHOTOS.value:
         raise UsageError("--rows: give --photos, whose hashes are drawn from")
     print(f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}")

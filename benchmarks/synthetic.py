@@ -18,7 +18,7 @@ from pipeline.images.hashing import HASH_BYTES
 
 _CLASSES = 100
 _TOGETHER = 10_000
-_COPY_EVERY = 50  # of so many images one looks like its predecessor
+_COPY_EVERY = 50  # of twice so many images one is a copy of another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +43,11 @@ class Synthetic:
 
 
 def _hashes(photos: np.ndarray, count: int, *, seed: int) -> np.ndarray:
-    """Draws hashes, uint8 [count, HASH_BYTES], each byte as often as photos have it; some repeat the one before."""
+    """Draws hashes, uint8 [count, HASH_BYTES], each byte as often as photos have it; some are copies."""
     rng = np.random.default_rng(seed)
     drawn = photos[rng.integers(0, len(photos), (count, HASH_BYTES)), np.arange(HASH_BYTES)]
-    drawn[_COPY_EVERY::_COPY_EVERY] = drawn[_COPY_EVERY - 1 : -1 : _COPY_EVERY][: len(drawn[_COPY_EVERY::_COPY_EVERY])]
+    copies = [n for n in range(_CLASSES, count, _COPY_EVERY) if n // _CLASSES % 2]
+    drawn[copies] = drawn[[n - _CLASSES for n in copies]]  # of the same class
     return drawn
 
 

@@ -61,18 +61,21 @@ class Share(beam.DoFn):
 
     def start_bundle(self) -> None:
         self._block: list[bytes] = []
-        self._searches = 0
+        self._images, self._many, self._searches = 0, False, 0
         self._counts: collections.Counter[bytes] = collections.Counter()
 
     def process(self, row: Row, listing: Listing) -> Iterator[Any]:
         if not row.facts.perceptual_hash:
             return
         sketch = row.facts.perceptual_hash + sketch_id(row)
-        if part_bits(listing.total, images_per_search=self._images_per_search):
+        if not self._images:
+            self._images = listing.total
+            self._many = part_bits(self._images, images_per_search=self._images_per_search) > 0
+            self._searches = searches(self._images)
+        if self._many:
             self._counts[sketch[:_PREFIX]] += 1
             yield beam.pvalue.TaggedOutput("many", (sketch[:_PREFIX], sketch))
             return
-        self._searches = searches(listing.total)
         self._block.append(sketch)
         if len(self._block) == _BLOCK:
             yield from self._flush()
