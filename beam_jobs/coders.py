@@ -6,12 +6,24 @@ Beam use these coders.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import apache_beam as beam
 
-from beam_jobs.elements import Copies, Cut, Finding, Group, Item, Listing, Plan, Reject, Row
+from beam_jobs.elements import (
+    Copies,
+    Cut,
+    Finding,
+    Item,
+    Listing,
+    Plan,
+    Reject,
+    Row,
+    facts_fields,
+    facts_of,
+    item_fields,
+    item_of,
+)
 from beam_jobs.packing import pack, unpack
 from beam_jobs.shards import ShardReport
 from beam_jobs.sources.folder import Folder
@@ -20,54 +32,21 @@ from pipeline.images.policy import Reject as Refusal
 from pipeline.images.policy import RejectCode
 
 
-def _item_fields(item: Item) -> tuple:
-    return item.uri, item.label, item.split, item.stamp
-
-
-def _item(fields: Iterable[Any]) -> Item:
-    uri, label, split, stamp = fields
-    return Item(uri=uri, label=label, split=split, stamp=stamp)
-
-
 def by_uri(item: Item) -> tuple[str, bytes]:
     """Keys an item for a join, in which Beam would pickle other values than bytes. Item → (URI, item)."""
-    return item.uri, pack(_item_fields(item))
+    return item.uri, pack(item_fields(item))
 
 
-def item_of(packed: bytes) -> Item:
+def keyed_item(packed: bytes) -> Item:
     """Decodes what `by_uri` encoded."""
-    return _item(unpack(packed))
-
-
-def _facts_fields(facts: ImageFacts | None) -> tuple | None:
-    if facts is None:
-        return None
-    digests = bytes.fromhex(facts.sha256), bytes.fromhex(facts.pixel_sha256)
-    shape = facts.height, facts.width, facts.channels
-    return *digests, *shape, facts.format, facts.keeps_bytes, facts.perceptual_hash, facts.brightness, facts.sharpness
-
-
-def _facts(fields: Iterable[Any]) -> ImageFacts:
-    sha256, pixels, height, width, channels, form, keeps_bytes, perceptual_hash, brightness, sharpness = fields
-    return ImageFacts(
-        sha256=sha256.hex(),
-        pixel_sha256=pixels.hex(),
-        height=height,
-        width=width,
-        channels=channels,
-        format=form,
-        keeps_bytes=keeps_bytes,
-        perceptual_hash=perceptual_hash,
-        brightness=brightness,
-        sharpness=sharpness,
-    )
+    return item_of(unpack(packed))
 
 
 def finding_bytes(finding: Finding) -> bytes:
     """Encodes a finding; the inverse of `finding_of`."""
     result = finding.result
     if isinstance(result, ImageFacts):
-        return pack((finding.uri, finding.stamp, finding.size, _facts_fields(result)))
+        return pack((finding.uri, finding.stamp, finding.size, facts_fields(result)))
     return pack((finding.uri, finding.stamp, finding.size, (result.code.value, result.detail)))
 
 
@@ -78,7 +57,7 @@ def finding_of(data: bytes) -> Finding:
     if len(fields) == 2:
         result = Refusal(code=RejectCode(fields[0]), detail=fields[1])
     else:
-        result = _facts(fields)
+        result = facts_of(fields)
     return Finding(uri=uri, stamp=stamp, size=size, result=result)
 
 
@@ -151,14 +130,10 @@ class RowCoder(_Coder):
     """Encodes `Row`."""
 
     def encode(self, value: Row) -> bytes:
-        group = value.group
-        named = group.name, group.stratum, group.official
-        return pack((_item_fields(value.item), value.size, _facts_fields(value.facts), named, value.split))
+        return value.to_bytes()
 
     def decode(self, encoded: bytes) -> Row:
-        item, size, facts, (name, stratum, official), split = unpack(encoded)
-        group = Group(name=name, stratum=stratum, official=official)
-        return Row(item=_item(item), size=size, facts=_facts(facts), group=group, split=split)
+        return Row.from_bytes(encoded)
 
     def to_type_hint(self) -> type:
         return Row
@@ -168,11 +143,12 @@ class RejectCoder(_Coder):
     """Encodes `Reject`."""
 
     def encode(self, value: Reject) -> bytes:
-        return pack((_item_fields(value.item), value.code, value.detail, value.size, _facts_fields(value.facts)))
+        facts = value.facts and facts_fields(value.facts)
+        return pack((item_fields(value.item), value.code, value.detail, value.size, facts))
 
     def decode(self, encoded: bytes) -> Reject:
         item, code, detail, size, facts = unpack(encoded)
-        return Reject(item=_item(item), code=code, detail=detail, size=size, facts=facts and _facts(facts))
+        return Reject(item=item_of(item), code=code, detail=detail, size=size, facts=facts and facts_of(facts))
 
     def to_type_hint(self) -> type:
         return Reject
@@ -182,11 +158,11 @@ class CopiesCoder(_Coder):
     """Encodes `Copies`."""
 
     def encode(self, value: Copies) -> bytes:
-        return pack((value.line, [_item_fields(item) for item in value.items]))
+        return pack((value.line, [item_fields(item) for item in value.items]))
 
     def decode(self, encoded: bytes) -> Copies:
         line, items = unpack(encoded)
-        return Copies(line=line, items=tuple(map(_item, items)))
+        return Copies(line=line, items=tuple(map(item_of, items)))
 
     def to_type_hint(self) -> type:
         return Copies

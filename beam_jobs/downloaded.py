@@ -18,7 +18,7 @@ from typing import Any
 import apache_beam as beam
 
 from beam_jobs.bundles import late
-from beam_jobs.coders import by_uri, item_of
+from beam_jobs.coders import by_uri, keyed_item
 from beam_jobs.download.entry import Download
 from beam_jobs.download.loop import download
 from beam_jobs.download.schedule import host_of
@@ -84,7 +84,7 @@ class Recall(beam.DoFn):
     def process(self, element: tuple[str, Mapping[str, Iterable[bytes]]]) -> Iterator[Any]:
         _, sides = element
         for packed in sides["items"]:
-            item = item_of(packed)
+            item = keyed_item(packed)
             found = settled(map(Download.from_bytes, sides["found"]), self._store, self._policy)
             yield ended(item, found) if found else beam.pvalue.TaggedOutput("missing", item)
 

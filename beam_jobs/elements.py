@@ -6,14 +6,51 @@ An element is a value, never a place in a file that only one machine sees.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
+from beam_jobs.packing import pack, unpack
 from beam_jobs.sources import SourceItem
 from pipeline.images.facts import ImageFacts
 from pipeline.images.policy import Reject as Refusal
 from pipeline.images.policy import RejectCode
 
 Item = SourceItem  # an image that a source offers, without its bytes
+
+
+def item_fields(item: Item) -> tuple:
+    """Lists what `item_of` takes."""
+    return item.uri, item.label, item.split, item.stamp
+
+
+def item_of(fields: Iterable[Any]) -> Item:
+    """Makes an item of its fields."""
+    uri, label, split, stamp = fields
+    return Item(uri=uri, label=label, split=split, stamp=stamp)
+
+
+def facts_fields(facts: ImageFacts) -> tuple:
+    """Lists what `facts_of` takes."""
+    digests = bytes.fromhex(facts.sha256), bytes.fromhex(facts.pixel_sha256)
+    shape = facts.height, facts.width, facts.channels
+    return *digests, *shape, facts.format, facts.keeps_bytes, facts.perceptual_hash, facts.brightness, facts.sharpness
+
+
+def facts_of(fields: Iterable[Any]) -> ImageFacts:
+    """Makes facts of their fields."""
+    sha256, pixels, height, width, channels, form, keeps_bytes, perceptual_hash, brightness, sharpness = fields
+    return ImageFacts(
+        sha256=sha256.hex(),
+        pixel_sha256=pixels.hex(),
+        height=height,
+        width=width,
+        channels=channels,
+        format=form,
+        keeps_bytes=keeps_bytes,
+        perceptual_hash=perceptual_hash,
+        brightness=brightness,
+        sharpness=sharpness,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,8 +99,7 @@ class Finding:
     result: ImageFacts | Refusal
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """Names what an image's split is a function of: itself, or all that look like it.
 
     Attributes:
@@ -77,33 +113,91 @@ class Group:
     official: str | None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """Describes an accepted image.
+    """Describes an accepted image; immutable.
 
-    Attributes:
-      item: where it comes from.
-      size: bytes of the source's file.
-      facts: what inspection found.
-      group: what its split is a function of; at first the image by itself.
-      split: where the build puts it; None until that is decided.
+    What inspection found is packed once and unpacked where a step asks for it: a row passes through a dozen steps, most
+    of which look at its group or its digests only.
     """
 
-    item: Item
-    size: int
-    facts: ImageFacts
-    group: Group
-    split: str | None = None
+    __slots__ = ("found", "group", "id", "packed", "pixels", "split")
+
+    def __init__(self, *, item: Item, size: int, facts: ImageFacts, group: Group, split: str | None = None) -> None:
+        """Makes a row.
+
+        Args:
+          item: where it comes from.
+          size: bytes of the source's file.
+          facts: what inspection found.
+          group: what its split is a function of; at first the image by itself.
+          split: where the build puts it; None until that is decided.
+        """
+        self.found: tuple[Item, int, ImageFacts] | None = (item, size, facts)
+        self.packed = b""
+        # The record's id: sha256 of the file's bytes, or of the raw pixels where there is no file.
+        self.id: bytes = item.raw_id or bytes.fromhex(facts.sha256)
+        # Digest of the upright pixels; equal for exact duplicates.
+        self.pixels: bytes = bytes.fromhex(facts.pixel_sha256)
+        self.group = group
+        self.split = split
 
     @property
-    def id(self) -> bytes:
-        """Returns the record's id: sha256 of the file's bytes, or of the raw pixels where there is no file."""
-        return self.item.raw_id or bytes.fromhex(self.facts.sha256)
+    def item(self) -> Item:
+        return self._parts()[0]
 
     @property
-    def pixels(self) -> bytes:
-        """Returns the digest of the upright pixels; equal for exact duplicates."""
-        return bytes.fromhex(self.facts.pixel_sha256)
+    def size(self) -> int:
+        return self._parts()[1]
+
+    @property
+    def facts(self) -> ImageFacts:
+        return self._parts()[2]
+
+    def grouped(self, group: Group) -> Row:
+        """Returns the row in a group."""
+        return self._with(group, self.split)
+
+    def assigned(self, split: str) -> Row:
+        """Returns the row in a split."""
+        return self._with(self.group, split)
+
+    def to_bytes(self) -> bytes:
+        """Encodes the row; equal rows, equal bytes."""
+        if not self.packed:
+            item, size, facts = self._parts()
+            self.packed = pack((item_fields(item), size, facts_fields(facts)))
+        group = self.group
+        return pack((self.packed, self.id, self.pixels, group.name, group.stratum, group.official, self.split))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Row:
+        """Decodes what `to_bytes` encoded."""
+        row = cls.__new__(cls)
+        row.packed, row.id, row.pixels, name, stratum, official, row.split = unpack(data)
+        row.found = None
+        row.group = Group(name, stratum, official)
+        return row
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Row) and self.to_bytes() == other.to_bytes()
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"Row({self.item.uri!r}, group={self.group!r}, split={self.split!r})"
+
+    def _parts(self) -> tuple[Item, int, ImageFacts]:
+        if self.found is None:
+            item, size, facts = unpack(self.packed)
+            self.found = item_of(item), size, facts_of(facts)
+        return self.found
+
+    def _with(self, group: Group, split: str | None) -> Row:
+        row = Row.__new__(Row)
+        row.packed, row.found, row.id, row.pixels = self.packed, self.found, self.id, self.pixels
+        row.group, row.split = group, split
+        return row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

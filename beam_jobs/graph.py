@@ -31,8 +31,7 @@ def build_graph(pipeline: beam.Pipeline, settings: Settings) -> beam.PCollection
     here = to_build(fetched, listing)  # items: Item, rejects: Reject
     known = recalled(here.items, listing, settings)  # rows: Row, rejects: Reject, unknown: Item
     new = inspected(known.unknown, settings)  # rows: Row, rejects: Reject
-    rows = (known.rows, new.rows) | "AllRows" >> beam.Flatten()  # Row
-    unique = without_copies(rows)  # rows: Row, rejects: Reject, copies: Copies
+    unique = without_copies({"Known": known.rows, "New": new.rows})  # rows: Row, rejects: Reject, copies: Copies
     distinct = grouped(unique, listing, settings)  # rows: Row, rejects: Reject, copies: Copies
     rejects = (*here.rejects, known.rejects, new.rejects, *distinct.rejects) | "AllRejects" >> beam.Flatten()  # Reject
     copies = distinct.copies | "AllCopies" >> beam.Flatten()  # Copies

@@ -12,7 +12,7 @@ from typing import Any
 import apache_beam as beam
 
 from beam_jobs import parts, root
-from beam_jobs.coders import by_uri, finding_bytes, finding_of, item_of
+from beam_jobs.coders import by_uri, finding_bytes, finding_of, keyed_item
 from beam_jobs.elements import Finding, Item, Listing, Reject, Row, outcome
 from beam_jobs.errors import crossing
 from beam_jobs.settings import Settings
@@ -74,7 +74,7 @@ class Recall(beam.DoFn):
     def process(self, element: tuple[str, Mapping[str, Iterable[bytes]]]) -> Iterator[Any]:
         _, sides = element
         for packed in sides["items"]:
-            item = item_of(packed)
+            item = keyed_item(packed)
             findings = (finding_of(known) for known in sides["known"])
             finding = next((known for known in findings if known.stamp == item.stamp), None)
             if finding is None:

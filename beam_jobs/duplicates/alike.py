@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -84,7 +83,7 @@ def resolve_component(rows: Iterable[tuple[Row, bytes]], *, mode: str) -> Resolv
     # Where only some images have an official split, those that look like them go there too.
     official = first.item.split or next((row.item.split for row in left if row.item.split), None)
     out.kept = [
-        dataclasses.replace(row, group=Group(name=name, stratum=stratum, official=row.item.split or official))
+        row.grouped(Group(name=name, stratum=stratum, official=row.item.split or official))
         for several in kept.values()
         for row in several
     ]

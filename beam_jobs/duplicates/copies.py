@@ -7,7 +7,7 @@ image has met. Near duplicates are found by near.py.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -45,25 +45,34 @@ class ResolveAlike(beam.DoFn):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distinct:
-    """Holds what dropping copies leaves: rows, the rejects of every step, groups of copies."""
+    """Holds what dropping copies leaves: rows, rejects, groups of copies, of each of its steps."""
 
-    rows: beam.PCollection[Row]
+    rows: tuple[beam.PCollection[Row], ...]
     rejects: tuple[beam.PCollection[Reject], ...]
     copies: tuple[beam.PCollection[Copies], ...]
 
 
-def without_copies(found: beam.PCollection[Row]) -> Distinct:
-    """Adds the step that keeps one of each set of equal images."""
+def by_pixels(row: Row) -> tuple[bytes, Row]:
+    """Keys a row by its pixels. Row → (digest of pixels, row)."""
+    return row.pixels, row
+
+
+def without_copies(several: Mapping[str, beam.PCollection[Row]]) -> Distinct:
+    """Adds the steps that keep one of each set of equal images; `several`: rows, by where they come from."""
+    keyed = [
+        rows | f"ByPixels{name}" >> beam.Map(by_pixels).with_output_types(tuple[bytes, Row])
+        for name, rows in several.items()
+    ]
     unique = (
-        found
-        | "ByPixels" >> beam.Map(lambda row: (row.pixels, row)).with_output_types(tuple[bytes, Row])
+        keyed
+        | "AllRows" >> beam.Flatten()
         | "GroupByPixels" >> beam.GroupByKey()
         | "DropCopies"
         >> beam.ParDo(DropCopies())
         .with_output_types(Row, rejects=Reject, copies=Copies)
         .with_outputs("rejects", "copies", main="rows")
     )
-    return Distinct(rows=unique.rows, rejects=(unique.rejects,), copies=(unique.copies,))
+    return Distinct(rows=(unique.rows,), rejects=(unique.rejects,), copies=(unique.copies,))
 
 
 def grouped(distinct: Distinct, listing: beam.PCollection[Listing], settings: Settings) -> Distinct:
@@ -71,7 +80,8 @@ def grouped(distinct: Distinct, listing: beam.PCollection[Listing], settings: Se
     mode = settings.build.near_duplicates
     if mode == "keep":
         return distinct
-    parted = similar_images(distinct.rows, listing, images_per_search=settings.images_per_search)
+    (rows,) = distinct.rows
+    parted = similar_images(rows, listing, images_per_search=settings.images_per_search)
     resolved = (
         parted.alike
         | "GroupAlike" >> beam.GroupByKey()
@@ -81,7 +91,7 @@ def grouped(distinct: Distinct, listing: beam.PCollection[Listing], settings: Se
         .with_outputs("rejects", "copies", main="rows")
     )
     return Distinct(
-        rows=(parted.alone, resolved.rows) | "AloneAndKept" >> beam.Flatten(),
+        rows=(parted.alone, resolved.rows),
         rejects=(*distinct.rejects, resolved.rejects),
         copies=(*distinct.copies, resolved.copies),
     )

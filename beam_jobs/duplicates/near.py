@@ -25,7 +25,7 @@ from beam_jobs.packing import pack, unpack
 
 _BLOCK = 512  # sketches that travel together
 _PREFIX = 3  # bytes of the hash by which sketches are put in order
-_IMAGES_PER_BAND = 4_000  # so that a small search, too, is shared by some workers
+_IMAGES_PER_SEARCHER = 100_000  # each sketch goes to every searcher: few hold the shuffle small
 _MAX_BITS = 14
 _COMPONENT = np.dtype([("id", "V16"), ("component", "V16"), ("picture", "V16")])
 _PLACED = np.dtype([("sketch", lsh.SKETCH), ("place", np.uint64)])
@@ -46,7 +46,7 @@ def part_bits(images: int, *, images_per_search: int) -> int:
 
 def searches(images: int) -> int:
     """Counts the searches that share the bands while there are few images."""
-    return min(lsh.BANDS, 1 + images // _IMAGES_PER_BAND)
+    return min(lsh.BANDS, 2 + images // _IMAGES_PER_SEARCHER)
 
 
 class Share(beam.DoFn):

@@ -9,7 +9,6 @@ from typing import Any
 import apache_beam as beam
 
 from beam_jobs.bundles import late
-from beam_jobs.coders import RowCoder
 from beam_jobs.elements import Copies, Item, Reject, Row
 from beam_jobs.packing import pack, unpack
 from beam_jobs.sources import Source
@@ -21,34 +20,37 @@ from beam_jobs.version.report import (
     render_report,
     samples_per_label,
 )
-from beam_jobs.version.survey import EXTREMES, Picture, Survey, chance, first_few
+from beam_jobs.version.survey import EXTREMES, Best, Survey, chance
 from pipeline.format.manifest import Manifest
 
 NO_PICTURES = pack([])
 Pictures = bytes  # packed: [(kind, label or name of an extreme, rows)]
 
 _SAMPLES, _EXTREMES = "samples", "extremes"
-_AT_A_TIME = 512  # rows looked at together
-_ROWS = RowCoder()
 
 
 class _Picks:
     """Holds the first few rows of each kind so far."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[str, str], dict[str, Row]] = collections.defaultdict(dict)
+        self._samples: dict[str, Best] = collections.defaultdict(lambda: Best(SAMPLES_PER_LABEL))
+        self._extremes = {name: Best(EXTREMES_SHOWN) for name in EXTREMES}
 
-    def add(self, kind: str, name: str, rows: Iterable[Row]) -> None:
-        """Adds rows to a kind, of which the first few stay."""
-        known = self._rows[kind, name]
-        known.update({row.item.uri: row for row in rows})
-        key, count = (chance, SAMPLES_PER_LABEL) if kind == _SAMPLES else (EXTREMES[name][0], EXTREMES_SHOWN)
-        pictures = [Picture(item=row.item, facts=row.facts) for row in known.values()]
-        chosen = first_few([], pictures, count, key)
-        self._rows[kind, name] = {picture.item.uri: known[picture.item.uri] for picture in chosen}
+    def add_sample(self, row: Row) -> None:
+        """Offers a row as a sample of its label."""
+        self._samples[row.item.label].offer(row, chance(row))
+
+    def add_extreme(self, name: str, row: Row) -> None:
+        """Offers a row as an extreme."""
+        self._extremes[name].offer(row, EXTREMES[name][0](row.facts))
 
     def packed(self) -> Pictures:
-        found = [(*key, list(map(_ROWS.encode, rows.values()))) for key, rows in sorted(self._rows.items())]
+        kinds = {_SAMPLES: sorted(self._samples.items()), _EXTREMES: self._extremes.items()}
+        found = [
+            (kind, name, [row.to_bytes() for row in best.rows])
+            for kind, several in kinds.items()
+            for name, best in several
+        ]
         return pack(found)
 
 
@@ -56,28 +58,15 @@ class Pick(beam.DoFn):
     """Picks among the rows of a bundle. Row → (None, pictures)."""
 
     def start_bundle(self) -> None:
-        self._rows: list[Row] = []
         self._picks = _Picks()
 
     def process(self, row: Row) -> None:
-        self._rows.append(row)
-        if len(self._rows) == _AT_A_TIME:
-            self._look()
+        self._picks.add_sample(row)
+        for name in EXTREMES:
+            self._picks.add_extreme(name, row)
 
     def finish_bundle(self) -> Iterator[Any]:
-        self._look()
         yield late((None, self._picks.packed()))
-
-    def _look(self) -> None:
-        labels: dict[str, list[Row]] = collections.defaultdict(list)
-        for row in self._rows:
-            labels[row.item.label].append(row)
-        for label, rows in labels.items():
-            self._picks.add(_SAMPLES, label, rows)
-        if self._rows:
-            for name in EXTREMES:
-                self._picks.add(_EXTREMES, name, self._rows)
-        self._rows = []
 
 
 def merge(element: tuple[None, Iterable[Pictures]]) -> Pictures:
@@ -85,17 +74,20 @@ def merge(element: tuple[None, Iterable[Pictures]]) -> Pictures:
     picks = _Picks()
     for packed in element[1]:
         for kind, name, rows in unpack(packed):
-            picks.add(kind, name, map(_ROWS.decode, rows))
+            for row in map(Row.from_bytes, rows):
+                if kind == _SAMPLES:
+                    picks.add_sample(row)
+                else:
+                    picks.add_extreme(name, row)
     return picks.packed()
 
 
 def survey_of(pictures: Pictures, rejects: Iterable[Reject], copies: Iterable[Copies]) -> Survey:
     """Makes what the report shows of what was picked and the items of rejects and copies."""
-    samples: dict[str, Sequence[Picture]] = {}
-    extremes: dict[str, Sequence[Picture]] = {name: [] for name in EXTREMES}
+    samples: dict[str, Sequence[Row]] = {}
+    extremes: dict[str, Sequence[Row]] = {name: [] for name in EXTREMES}
     for kind, name, rows in unpack(pictures):
-        found = [Picture(item=row.item, facts=row.facts) for row in map(_ROWS.decode, rows)]
-        (samples if kind == _SAMPLES else extremes)[name] = found
+        (samples if kind == _SAMPLES else extremes)[name] = list(map(Row.from_bytes, rows))
     items: dict[str, Item] = {reject.item.uri: reject.item for reject in rejects}
     items |= {item.uri: item for group in copies for item in group.items}
     return Survey(samples=dict(sorted(samples.items())), extremes=extremes, items=items)

@@ -214,11 +214,14 @@ def render_report(
         group_titles=_TITLES,
         between=groups.between,
         extremes={
-            name: [shelf.take(p.item.uri, item=p.item, label=p.item.label, caption=EXTREMES[name][1](p)) for p in found]
+            name: [
+                shelf.take(row.item.uri, item=row.item, label=row.item.label, caption=EXTREMES[name][1](row.facts))
+                for row in found
+            ]
             for name, found in picked.extremes.items()
         },
         samples={
-            label: [shelf.take(p.item.uri, item=p.item, label=label) for p in found]
+            label: [shelf.take(row.item.uri, item=row.item, label=label) for row in found]
             for label, found in list(picked.samples.items())[:_SAMPLES]
         },
     )

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
-import hashlib
-import heapq
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from beam_jobs.elements import Item
+from beam_jobs.elements import Item, Row
 from pipeline.images.facts import ImageFacts
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Picture:
-    """Describes an image of the dataset, to be shown; `facts` as inspected."""
+def _aspect(facts: ImageFacts) -> float:
+    return max(facts.height, facts.width) / min(facts.height, facts.width)
 
-    item: Item
-    facts: ImageFacts
 
-    @property
-    def aspect(self) -> float:
-        """Divides the longer side by the shorter side."""
-        return max(self.facts.height, self.facts.width) / min(self.facts.height, self.facts.width)
+def _size(facts: ImageFacts) -> str:
+    return f"{facts.width} × {facts.height}"
 
 
 # Name → (what comes first, what the caption says).
-EXTREMES: Mapping[str, tuple[Callable[[Picture], float], Callable[[Picture], str]]] = {
-    "darkest": (lambda p: p.facts.brightness, lambda p: f"brightness {p.facts.brightness:.2f}"),
-    "brightest": (lambda p: -p.facts.brightness, lambda p: f"brightness {p.facts.brightness:.2f}"),
-    "most blurred or empty": (lambda p: p.facts.sharpness, lambda p: f"sharpness {p.facts.sharpness:.3f}"),
-    "longest": (lambda p: -p.aspect, lambda p: f"{p.aspect:.1f}:1, {p.facts.width} × {p.facts.height}"),
-    "smallest": (lambda p: p.facts.width * p.facts.height, lambda p: f"{p.facts.width} × {p.facts.height}"),
-    "largest": (lambda p: -p.facts.width * p.facts.height, lambda p: f"{p.facts.width} × {p.facts.height}"),
+EXTREMES: Mapping[str, tuple[Callable[[ImageFacts], float], Callable[[ImageFacts], str]]] = {
+    "darkest": (lambda f: f.brightness, lambda f: f"brightness {f.brightness:.2f}"),
+    "brightest": (lambda f: -f.brightness, lambda f: f"brightness {f.brightness:.2f}"),
+    "most blurred or empty": (lambda f: f.sharpness, lambda f: f"sharpness {f.sharpness:.3f}"),
+    "longest": (lambda f: -_aspect(f), lambda f: f"{_aspect(f):.1f}:1, {_size(f)}"),
+    "smallest": (lambda f: f.width * f.height, _size),
+    "largest": (lambda f: -f.width * f.height, _size),
 }
 
 
@@ -45,26 +39,32 @@ class Survey:
       items: the listed items of the URIs asked for.
     """
 
-    samples: Mapping[str, Sequence[Picture]]
-    extremes: Mapping[str, Sequence[Picture]]
+    samples: Mapping[str, Sequence[Row]]
+    extremes: Mapping[str, Sequence[Row]]
     items: Mapping[str, Item]
 
 
-def first_few(
-    kept: list[Picture], more: Collection[Picture], count: int, key: Callable[[Picture], float]
-) -> list[Picture]:
-    """Picks the first few by `key` of what was kept so far and some more pictures, each picture once."""
-    if len(kept) == count:
-        last = key(kept[-1])
-        more = [picture for picture in more if key(picture) <= last]
-        if not more:
-            return kept
-    chosen: dict[str, Picture] = {}
-    for picture in heapq.nsmallest(4 * count, [*kept, *more], key=lambda p: (key(p), p.facts.sha256, p.item.uri)):
-        chosen.setdefault(picture.facts.pixel_sha256, picture)
-    return list(chosen.values())[:count]
+class Best:
+    """Keeps the `count` rows with the smallest ranks, each once, whatever order they come in."""
+
+    def __init__(self, count: int) -> None:
+        self.rows: list[Row] = []
+        self._count = count
+        self._ranks: list[tuple[float, bytes]] = []
+
+    def offer(self, row: Row, rank: float) -> None:
+        """Takes a row if it is among the best so far; equal ranks are told apart by ids."""
+        if len(self.rows) == self._count and rank > self._ranks[-1][0]:
+            return
+        key = (rank, row.id)
+        at = bisect.bisect_left(self._ranks, key)
+        if at < len(self._ranks) and self._ranks[at] == key:
+            return
+        self._ranks.insert(at, key)
+        self.rows.insert(at, row)
+        del self._ranks[self._count :], self.rows[self._count :]
 
 
-def chance(picture: Picture) -> float:
-    """Ranks a picture among the samples of its label, by hash."""
-    return int(hashlib.sha256(picture.facts.pixel_sha256.encode()).hexdigest()[:12], 16)
+def chance(row: Row) -> float:
+    """Ranks a row among the samples of its label: by its pixels' digest, so at random."""
+    return float(int.from_bytes(row.pixels[-6:], "big"))
