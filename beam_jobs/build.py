@@ -21,9 +21,10 @@ from pipeline.format import storage
 if TYPE_CHECKING:
     from apache_beam.runners.runner import PipelineRunner
 
-# So many images are listed here, before Beam takes a second to be imported: errors come at once, and so does "nothing
-# to do". Where there are more, the graph lists them all, on its workers.
-LISTED_HERE = 10_000
+# So long images are listed here, before Beam takes a second to be imported: errors come at once, and so does "nothing to
+# do". What takes longer the graph lists, on its workers.
+_LIST_SECONDS = 4.0
+_LOOK_EVERY = 1_000  # images, at the clock
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,11 +66,11 @@ def make_settings(source: Source, config: BuildConfig) -> Settings:
 
 
 def _list_here(source: Source) -> tuple[Summary, int, bool]:
-    """Lists the first images; returns their sums, their number, and whether the sums say all about the source."""
+    """Lists images for a while; returns their sums, their number, and whether the sums say all about the source."""
     summary, images, known = Summary(), 0, True
-    remote = isinstance(source, RemoteSource)
+    remote, end = isinstance(source, RemoteSource), time.monotonic() + _LIST_SECONDS
     for item in source.items():
-        if images == LISTED_HERE:
+        if images % _LOOK_EVERY == 0 and time.monotonic() > end:
             return summary, images, False
         images += 1
         summary.add(item)
@@ -112,10 +113,11 @@ def run_graph(
     from beam_jobs.graph import build_graph
 
     options = engine.parse_options(beam_arguments, own_flags=())
-    if runner is None and not engine.is_local(options, beam_arguments) and (path := _local_path(settings)):
+    elsewhere = runner is None and not engine.is_local(options, beam_arguments)
+    if elsewhere and not settings.build.workers_share_disk and (path := _local_path(settings)):
         raise UsageError(
             f"--runner={engine.named(options)}: its workers do not see {path}, which lies on this machine's disk; give "
-            "gs:// or s3://, or leave --runner out"
+            "gs:// or s3://, leave --runner out, or give --workers_share_disk if they do see it"
         )
     local = runner or engine.choose_runner(options, beam_arguments, images=images)
     _prepare(settings.build.output)

@@ -70,6 +70,9 @@ _ALLOW_PRIVATE = flags.DEFINE_bool(
 _IGNORE_ROBOTS = flags.DEFINE_bool("ignore_robots", False, "Ignore robots.txt and X-Robots-Tag: noai, noimageai.")
 _USER_AGENT = flags.DEFINE_string("user_agent", USER_AGENT, "Name/version (contact) that downloads introduce us with.")
 _TFDS_DIR = flags.DEFINE_string("tfds_data_dir", None, "Where TFDS keeps prepared sets (default: TFDS's own).")
+_SHARE_DISK = flags.DEFINE_bool(
+    "workers_share_disk", False, "With --runner: its workers see this machine's paths (NFS); else these are refused."
+)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and an estimate; write nothing.")
 
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9]+")
@@ -188,6 +191,7 @@ def main(arguments: list[str]) -> None:
         output=output,
         keep_versions=_KEEP.value,
         download=_download_policy(),
+        workers_share_disk=_SHARE_DISK.value,
     )
     options = {
         "download_dir": _DOWNLOAD_DIR.value or os.path.join(output, WORK_DIR, "downloads"),

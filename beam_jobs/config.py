@@ -40,6 +40,7 @@ class BuildConfig:
       output: the dataset root.
       keep_versions: versions to keep, or None for all.
       download: how URLs are downloaded.
+      workers_share_disk: whether an engine's workers see this machine's paths.
     """
 
     source_name: str
@@ -54,6 +55,7 @@ class BuildConfig:
     output: str
     keep_versions: int | None = None
     download: DownloadPolicy = dataclasses.field(default_factory=DownloadPolicy)
+    workers_share_disk: bool = False
 
     def content(self) -> dict[str, Any]:
         """Lists the settings that decide what the dataset holds, for the manifest and the build's key."""

@@ -291,6 +291,7 @@ def test_runners_whose_workers_see_no_local_directory_are_refused(tmp_path, fold
     done = run_command(folder, tmp_path / "out", *options)
     assert (done.returncode, done.stderr.count("\n")) == (64, 1)
     assert "--runner=DataflowRunner: its workers do not see" in done.stderr
+    assert "--workers_share_disk" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
