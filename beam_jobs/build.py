@@ -21,8 +21,8 @@ from pipeline.format import storage
 if TYPE_CHECKING:
     from apache_beam.runners.runner import PipelineRunner
 
-# So long images are listed here, before Beam takes a second to be imported: errors come at once, and so does "nothing to
-# do". What takes longer the graph lists, on its workers.
+# So long images are listed here, before Beam takes a second to be imported: errors come at once, and so does "nothing
+# to do". What takes longer the graph lists, on its workers.
 _LIST_SECONDS = 4.0
 _LOOK_EVERY = 1_000  # images, at the clock
 

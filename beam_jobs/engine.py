@@ -13,14 +13,14 @@ from typing import NoReturn
 
 import apache_beam as beam
 import grpc
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner
 from apache_beam.transforms import environments
 
 from beam_jobs import stopping, worker
 from beam_jobs.errors import command_error
-from pipeline.command import ExitCode, UsageError, nearest
+from pipeline.command import CommandError, ExitCode, TryAgainError, UsageError, first_line, nearest
 
 _LOCAL_RUNNERS = ("DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
 MANY = 10_000  # from so many images on, starting processes (0.6 s each) is worth it
@@ -121,6 +121,26 @@ def _stoppable() -> Iterator[None]:
         threading.excepthook = threads_hook
 
 
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps Beam from logging what it raises, and from passing on what an engine logs about it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _failure_of(error: Exception, *, elsewhere: bool) -> CommandError | None:
+    """Returns what to tell the user of a job that failed; None for a bug."""
+    if failure := command_error(error):
+        return failure
+    if elsewhere and "Traceback" not in str(error):  # of no step of ours: a worker went, or the engine itself failed
+        return TryAgainError(f"the engine gave up: {first_line(error)[:500]} (run the same command again to continue)")
+    return None
+
+
 def run(build: Callable[[beam.Pipeline], object], options: PipelineOptions, runner: PipelineRunner | None) -> None:
     """Runs the pipeline that `build` adds its steps to, to the end.
 
@@ -130,19 +150,21 @@ def run(build: Callable[[beam.Pipeline], object], options: PipelineOptions, runn
       runner: the local runner, or None for the engine that the options name.
 
     Raises:
-      CommandError: a step raised a `BuildError`; its message and exit code.
+      CommandError: a step raised a `BuildError`: its message and exit code; the engine is not there, or gave up.
       Exception: whatever else the runner raises: a bug.
     """
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # it logs what it raises
     try:
         pipeline = beam.Pipeline(runner=runner, options=options)
     except ValueError as error:
         raise UsageError(f"Beam's options: {' '.join(str(error).split())}") from error
     build(pipeline)
     try:
-        with _stoppable():
+        with _stoppable(), _silent():
             pipeline.run().wait_until_finish()
+    except grpc.FutureTimeoutError as error:
+        endpoint = options.view_as(PortableOptions).job_endpoint
+        raise TryAgainError(f"--job_endpoint={endpoint}: no engine answers there") from error
     except Exception as error:
-        if failure := command_error(error):
+        if failure := _failure_of(error, elsewhere=runner is None):
             raise failure from error
         raise

@@ -4,8 +4,10 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import uuid
 
 import pytest
@@ -45,7 +47,11 @@ def script():
         command = ["bash", str(SCRIPT), *arguments]
         return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=environment)
 
-    run.name = name
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        command = ["bash", str(SCRIPT), *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+    run.name, run.start = name, start
     yield run
     run("down")
 
@@ -102,6 +108,52 @@ print(json.dumps(json.loads(storage.read_text(sys.argv[1]))["splits"]))
 """
 
 
+THERE = """
+import sys
+from pipeline.format import storage
+root = sys.argv[1]
+print(storage.exists(f"{root}/CURRENT"), storage.exists(f"{root}/versions/1.0.0/manifest.json"))
+"""
+ENGINE = ("--runner=PortableRunner", "--job_endpoint=localhost:8073", "--environment_type=EXTERNAL")
+
+
+def workers_in(namespace: str) -> list[int]:
+    """Lists the processes in which Beam's workers run steps, which their pools start for each job."""
+    found = subprocess.run(
+        ["ip", "netns", "pids", namespace], check=True, capture_output=True, text=True
+    ).stdout.split()
+    return [int(pid) for pid in found if b"SdkHarness" in pathlib.Path("/proc", pid, "cmdline").read_bytes()]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_elsewhere_ends_the_build_and_the_next_one_goes_on(script, tmp_path):
+    for tool in ("fake-gcs-server", "prism"):
+        clouds.go_tool(tool, build=True)
+    pytest.importorskip("gcsfs")
+    folder = tmp_path / "photos"
+    make_folder(folder, images=150)
+    manifest = pathlib.Path(run_build(folder, tmp_path / "out").directory, "manifest.json")
+    assert script("up").returncode == 0
+    assert script("run", "python", "-c", UPLOAD, str(folder), "gs://bucket/photos").returncode == 0
+    paths = ("--input=gs://bucket/photos", "--output=gs://bucket/data", "--name=photos")
+    command = ("python", "-m", "beam_jobs.build_tfrecords", *paths, *ENGINE, "--environment_config=localhost:50051")
+    build = script.start("run", *command)
+    while not (workers := workers_in(script.name)):
+        assert build.poll() is None, build.communicate()
+        time.sleep(0.1)
+    time.sleep(4)  # some stages of some twelve seconds
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    _, stderr = build.communicate(timeout=120)
+    assert (build.returncode, stderr.count("\n")) == (75, 1), stderr
+    assert stderr.startswith("error: the engine gave up: ")
+    assert script("run", "python", "-c", THERE, "gs://bucket/data").stdout == "False False\n"
+    again = script("run", *command)
+    assert again.returncode == 0, again.stderr
+    found = script("run", "python", "-c", SPLITS, "gs://bucket/data/versions/1.0.0/manifest.json")
+    assert json.loads(found.stdout) == json.loads(manifest.read_text())["splits"]
+
+
 @pytest.mark.slow
 def test_an_engine_and_workers_elsewhere_build_the_same_shards(script, tmp_path):
     for tool in ("fake-gcs-server", "prism"):
@@ -116,9 +168,8 @@ def test_an_engine_and_workers_elsewhere_build_the_same_shards(script, tmp_path)
     for bucket, worker in (("gs://bucket", "localhost:50051"), ("s3://bucket", "localhost:50052")):
         sent = script("run", "python", "-c", UPLOAD, str(folder), f"{bucket}/photos")
         assert sent.returncode == 0, sent.stderr
-        engine = ("--runner=PortableRunner", "--job_endpoint=localhost:8073", "--environment_type=EXTERNAL")
         paths = (f"--input={bucket}/photos", f"--output={bucket}/data", "--name=photos")
-        command = ("python", "-m", "beam_jobs.build_tfrecords", *paths, *engine, f"--environment_config={worker}")
+        command = ("python", "-m", "beam_jobs.build_tfrecords", *paths, *ENGINE, f"--environment_config={worker}")
         built = script("run", *command)
         assert built.returncode == 0, built.stderr
         found = script("run", "python", "-c", SPLITS, f"{bucket}/data/versions/1.0.0/manifest.json")
