@@ -165,9 +165,12 @@ class Row:
         """Encodes the row; equal rows, equal bytes."""
         if not self.packed:
             item, size, facts = self._parts()
-            self.packed = pack((item_fields(item), size, facts_fields(facts)))
+            sha256, _, *others = facts_fields(facts)
+            # An engine holds a row several times: no digest stands in it twice.
+            self.packed = pack((item_fields(item), size, b"" if sha256 == self.id else sha256, others))
         group = self.group
-        return pack((self.packed, self.id, self.pixels, group.name, group.stratum, group.official, self.split))
+        name = b"" if group.name == self.pixels else group.name
+        return pack((self.packed, self.id, self.pixels, name, group.stratum, group.official, self.split))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Row:
@@ -175,7 +178,7 @@ class Row:
         row = cls.__new__(cls)
         row.packed, row.id, row.pixels, name, stratum, official, row.split = unpack(data)
         row.found = None
-        row.group = Group(name, stratum, official)
+        row.group = Group(name or row.pixels, stratum, official)
         return row
 
     def __eq__(self, other: object) -> bool:
@@ -189,8 +192,8 @@ class Row:
 
     def _parts(self) -> tuple[Item, int, ImageFacts]:
         if self.found is None:
-            item, size, facts = unpack(self.packed)
-            self.found = item_of(item), size, facts_of(facts)
+            item, size, sha256, others = unpack(self.packed)
+            self.found = item_of(item), size, facts_of((sha256 or self.id, self.pixels, *others))
         return self.found
 
     def _with(self, group: Group, split: str | None) -> Row:
