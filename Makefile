@@ -46,5 +46,10 @@ test-tpu-build:
 	TPU_SKIP_MDS_QUERY=1 .venv-tpu/bin/python -m trainer.doctor
 	TPU_SKIP_MDS_QUERY=1 .venv-tpu/bin/python -m pytest tests/pipeline tests/trainer
 
+# For tests/test_dataflow.py; without constraints.txt, which Beam's pins for Google's libraries contradict.
+.venv-dataflow:
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --editable '.[dataflow]'
+
 clean:
 	rm -rf .venv .venv-* build dist demo-output *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -72,6 +72,8 @@ setup(
         "tpu": ["tensorflow-tpu==2.20.0", "libtpu>=0.0.14,<0.0.32", *GCS],
         "gcs": GCS,
         "s3": S3,
+        # In an environment of its own: its pins contradict constraints.txt.
+        "dataflow": ["apache-beam[gcp]>=2.77", *GCS],
         # Compiles for TPUs that are not there (trainer.preflight). Tried: jax 0.6.2 with libtpu 0.0.17 and 0.0.21,
         # 0.8.1 and 0.10.2 with 0.0.31 (as [tpu] has it), 0.10.2 with 0.0.52 (beside [cpu]).
         "preflight": ["jax>=0.6.2,<0.11", "libtpu>=0.0.17"],

@@ -125,6 +125,12 @@ def run_graph(
         engine.run(lambda pipeline: build_graph(pipeline, settings), options, local)
 
 
+def translate(source: Source, config: BuildConfig, beam_arguments: Sequence[str]) -> None:
+    """Hands the graph to an engine that keeps it as a template, to be run later. Raises what `build` raises."""
+    _, images, _ = _list_here(source)
+    run_graph(make_settings(source, config), beam_arguments, images=images)
+
+
 def _result(settings: Settings) -> dict[str, Any]:
     """Reads how the run ended, and that what it says is true. Raises CommandError."""
     try:

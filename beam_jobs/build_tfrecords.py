@@ -207,7 +207,11 @@ def main(arguments: list[str]) -> None:
             print(describe(source, config, workers=len(os.sched_getaffinity(0))))
     else:
         source = open_source(_SOURCE.value, input_path=input_path, options=options)
-        print(_summary(build.build(source, config, arguments)))
+        if template := [flag for flag in arguments if flag.startswith("--template_location=")]:
+            build.translate(source, config, arguments)
+            print(f"wrote the job to {template[0].partition('=')[2]}; nothing was built")
+        else:
+            print(_summary(build.build(source, config, arguments)))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,10 @@ class SourceItem:
 
 
 class Source(Protocol):
-    """Offers a set of labelled images. Picklable (it travels to Beam workers) and cheap to construct."""
+    """Offers a set of labelled images. Picklable (it travels to Beam workers) and cheap to construct.
+
+    One that `open_source` makes has a class attribute `needs`: the names of the options that it takes.
+    """
 
     def items(self) -> Iterator[SourceItem]:
         """Lists the images without reading or downloading any.
@@ -117,4 +120,7 @@ def open_source(name: str, *, input_path: str, options: Mapping[str, str]) -> So
     if kind not in SOURCES:
         raise UsageError(f"--source={name}: unknown; sources are {', '.join(SOURCES)}.{nearest(kind, list(SOURCES))}")
     module, factory = SOURCES[kind]
-    return getattr(importlib.import_module(module), factory)(input_path, {**options, "spec": spec})
+    source = getattr(importlib.import_module(module), factory)
+    given = {**options, "spec": spec}
+    # No more than it needs: the source travels to workers, where a path of this machine's disk means nothing.
+    return source(input_path, {option: given[option] for option in source.needs if option in given})

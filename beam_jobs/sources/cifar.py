@@ -188,6 +188,8 @@ class CifarSource:
     path: str
     options: Mapping[str, str]
 
+    needs: ClassVar[tuple[str, ...]] = ("work_dir",)
+
     name: ClassVar[str]
     classes: ClassVar[int]
     formats: ClassVar[list[_Format]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 from beam_jobs.sources import SourceItem, local
 from pipeline.command import UsageError
@@ -47,11 +48,13 @@ class FolderSource:
 
     Attributes:
       root: the value of --input.
-      options: unused; every source takes them.
+      options: none; every source takes them.
     """
 
     root: str
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def items(self) -> Iterator[SourceItem]:
         """Implements `Source.items`, in one process."""

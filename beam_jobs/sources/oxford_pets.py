@@ -11,6 +11,7 @@ import functools
 import os
 import re
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 from beam_jobs.sources import SourceItem, local
 from pipeline.command import DataError, UsageError
@@ -34,11 +35,13 @@ class OxfordPetsSource:
 
     Attributes:
       root: the value of --input.
-      options: unused; every source takes them.
+      options: none; every source takes them.
     """
 
     root: str
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def _entries(self, name: str) -> Iterator[_Entry]:
         """Yields the lines of an annotation file."""

@@ -126,6 +126,8 @@ class TableSource:
     path: str
     options: Mapping[str, str]
 
+    needs: ClassVar[tuple[str, ...]] = ("download_dir",)
+
     kind: ClassVar[str]
 
     @functools.cached_property

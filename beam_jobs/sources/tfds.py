@@ -14,7 +14,7 @@ import re
 import struct
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -176,6 +176,8 @@ class TfdsSource:
 
     path: str
     options: Mapping[str, str]
+
+    needs: ClassVar[tuple[str, ...]] = ("spec", "tfds_data_dir", "dry_run")
 
     @functools.cached_property
     def _prepared(self) -> _Prepared:
