@@ -16,11 +16,9 @@ from beam_jobs.download.fetch import Fetcher
 from beam_jobs.download.policy import DownloadPolicy
 from beam_jobs.download.schedule import DEAD_HOST_FAILURES, Schedule, Task
 from beam_jobs.download.store import DownloadStore
-from pipeline.format import storage
 from pipeline.images.policy import RejectCode
 
-_WRITING_THREADS = 16  # for what would hold up the event loop: a bucket's answering time, megabytes
-_LARGE = 1 << 20
+_WRITING_THREADS = 16  # a disk takes up to a millisecond to make a file, a bucket longer
 _BATCH = 64
 _BATCH_SECONDS, _SILENT_SECONDS = 0.1, 1.0
 
@@ -91,7 +89,6 @@ class _Run:
 
     def __init__(self, schedule: Schedule, store: DownloadStore, policy: DownloadPolicy, fetcher: Fetcher) -> None:
         self._store = store
-        self._writes_slowly = storage.is_remote(store.root)
         self._policy = policy
         self._fetcher = fetcher
         self._schedule = schedule
@@ -163,10 +160,7 @@ class _Run:
             except FetchError as error:
                 self._try_again_or_fail(task, error)
                 return
-            if self._writes_slowly or body.size >= _LARGE:
-                await asyncio.get_running_loop().run_in_executor(self._threads, self._store.put, body)
-            else:
-                self._store.put(body)
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._store.put, body)
         done = Download(url=task.url, sha256=body.sha256, size=body.size, final_url=final_url)
         self._finish(task, done, host_is_out=False)
 
