@@ -27,7 +27,7 @@ def _parts(folder: str) -> int:
     return sum(map(parts.entries_in, parts.list_parts(folder)))
 
 
-class _Shards:
+class Shards:
     """Counts the images in whole shards of unfinished versions; reads each report once."""
 
     def __init__(self, folder: str) -> None:
@@ -57,7 +57,7 @@ def stages(settings: Settings) -> Mapping[str, Callable[[], int]]:
         store = source.store
         found["downloading"] = lambda: _parts(store.found)
     found["inspecting"] = lambda: _parts(settings.findings)
-    found["writing"] = _Shards(storage.join(settings.build.output, WORK_DIR, "shards"))
+    found["writing"] = Shards(storage.join(settings.build.output, WORK_DIR, "shards"))
     return found
 
 
@@ -132,4 +132,4 @@ def shown(settings: Settings) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        thread.join()
+        thread.join(_POLL_SECONDS)  # not for long: it may be waiting for a store
