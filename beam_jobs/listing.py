@@ -132,7 +132,7 @@ def to_build(fetched: Fetched, listing: beam.PCollection[Listing]) -> Fetched:
     return Fetched(
         items=fetched.items | "UnlessPublished" >> beam.FlatMap(unless_published, one).with_output_types(Item),
         rejects=tuple(
-            rejects | f"RejectsUnlessPublished{number}" >> beam.FlatMap(unless_published, one).with_output_types(Reject)
-            for number, rejects in enumerate(fetched.rejects)
+            part | f"{name}UnlessPublished" >> beam.FlatMap(unless_published, one).with_output_types(Reject)
+            for name, part in fetched.named_rejects().items()
         ),
     )

@@ -295,6 +295,14 @@ def test_runners_whose_workers_see_no_local_directory_are_refused(tmp_path, fold
     assert not (tmp_path / "out").exists()
 
 
+def test_an_engine_whose_workers_share_the_disk_gives_the_same_files(tmp_path, folder, built):
+    """Beam's own job server, in the launcher's process, with a worker that it reaches over the network."""
+    engine = ("--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK")
+    done = run_command(folder, tmp_path / "out", *engine, "--workers_share_disk")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert files_of(tmp_path / "out/versions/1.0.0") == files_of(built.directory)
+
+
 def test_the_command_says_what_it_did_and_nothing_else(folder, tmp_path, built):
     plan = run_command(folder, tmp_path / "out", "--dry_run")
     assert plan.returncode == 0
