@@ -127,7 +127,7 @@ def test_a_second_run_does_nothing_and_a_touched_file_changes_no_version(folder,
     "options",
     [
         ["--direct_running_mode=multi_processing", "--direct_num_workers=2"],
-        ["--direct_num_workers=3"],
+        pytest.param(["--direct_num_workers=3"], marks=pytest.mark.slow),
     ],
 )
 def test_the_runner_does_not_matter(folder, built, tmp_path, options):
@@ -251,7 +251,7 @@ def test_unknown_flags_and_runners_that_lose_data_are_refused(tmp_path, folder):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("store", ["gcs", "s3"])
+@pytest.mark.parametrize("store", ["gcs", pytest.param("s3", marks=pytest.mark.slow)])
 def test_photos_and_dataset_in_a_store_give_the_same_shards(request, tmp_path, folder, built, store):
     root = f"{request.getfixturevalue(store)}/{uuid.uuid4().hex}"
     for path in folder.rglob("*"):

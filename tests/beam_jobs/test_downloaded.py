@@ -41,7 +41,9 @@ def settings(tmp_path, source, **changes):
     return config(tmp_path / "out", **values | changes)
 
 
-@pytest.mark.parametrize("engine", ["in_memory", "bundle_repeat", "multi_processing"])
+@pytest.mark.parametrize(
+    "engine", ["in_memory", "bundle_repeat", pytest.param("multi_processing", marks=pytest.mark.slow)]
+)
 def test_every_url_is_asked_for_once(server, tmp_path, engine):
     source = source_of(tmp_path, server, f"{server.url}/status/404,cat")
     runner = FnApiRunner(bundle_repeat=1) if engine == "bundle_repeat" else None
