@@ -172,12 +172,13 @@ def main(arguments: list[str]) -> None:
     # Beam and its workers report missing optional packages and every step; their errors come as exceptions.
     logging.disable(logging.WARNING)
     input_path, output = _paths()
+    template = None
     if arguments:
         # Before any work: a typo must not surface after an hour of listing.
         lean_beam.import_beam()
         from beam_jobs import engine
 
-        engine.parse_options(arguments, own_flags=[*flags.FLAGS])
+        template = engine.template_of(engine.parse_options(arguments, own_flags=[*flags.FLAGS]))
     config = BuildConfig(
         source_name=_SOURCE.value,
         name=_dataset_name(input_path),
@@ -207,9 +208,9 @@ def main(arguments: list[str]) -> None:
             print(describe(source, config, workers=len(os.sched_getaffinity(0))))
     else:
         source = open_source(_SOURCE.value, input_path=input_path, options=options)
-        if template := [flag for flag in arguments if flag.startswith("--template_location=")]:
+        if template:
             build.translate(source, config, arguments)
-            print(f"wrote the job to {template[0].partition('=')[2]}; nothing was built")
+            print(f"wrote the job to {template}; nothing was built")
         else:
             print(_summary(build.build(source, config, arguments)))
 

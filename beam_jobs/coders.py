@@ -113,19 +113,6 @@ class PlanCoder(PlainCoder):
     kind = Plan
 
 
-class FindingCoder(_Coder):
-    """Encodes `Finding`."""
-
-    def encode(self, value: Finding) -> bytes:
-        return finding_bytes(value)
-
-    def decode(self, encoded: bytes) -> Finding:
-        return finding_of(encoded)
-
-    def to_type_hint(self) -> type:
-        return Finding
-
-
 class RowCoder(_Coder):
     """Encodes `Row`."""
 
@@ -187,7 +174,6 @@ for _kind, _coder in {
     Listing: ListingCoder,
     Cut: CutCoder,
     Plan: PlanCoder,
-    Finding: FindingCoder,
     Row: RowCoder,
     Reject: RejectCoder,
     Copies: CopiesCoder,

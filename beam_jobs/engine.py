@@ -13,7 +13,13 @@ from typing import NoReturn
 
 import apache_beam as beam
 import grpc
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+)
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner
 from apache_beam.transforms import environments
@@ -73,6 +79,12 @@ def is_given(arguments: Sequence[str], name: str) -> bool:
 def named(options: PipelineOptions) -> str:
     """Returns the runner that the options name."""
     return options.view_as(StandardOptions).runner or ""
+
+
+def template_of(options: PipelineOptions) -> str | None:
+    """Returns where the job is to be written instead of being run; None where it is to be run."""
+    template: str | None = options.view_as(GoogleCloudOptions).template_location
+    return template
 
 
 def is_local(options: PipelineOptions, arguments: Sequence[str]) -> bool:

@@ -15,7 +15,7 @@ from beam_jobs.sources import open_source
 from pipeline.command import CommandError
 from tests.beam_jobs.image_folders import config, files_of
 from tests.beam_jobs.misbehaving_server import running_server
-from tests.beam_jobs.test_remote_build import jpeg
+from tests.beam_jobs.test_remote_build import jpeg, write_table
 
 FETCH = FetchPolicy(allowed_networks=("127.0.0.1/32",), attempt_seconds=5, max_bytes=1 << 20)
 POLICY = DownloadPolicy(fetch=FETCH, attempts=2, backoff_seconds=0.01, total_seconds=10)
@@ -31,9 +31,8 @@ def server():
 
 
 def source_of(tmp_path, server, *more):
-    lines = [f"{server.url}/file/{name},{name[:3]}" for name in server.files]
-    (tmp_path / "t.csv").write_text("\n".join(["uri,label", *lines, *more]) + "\n")
-    return open_source("csv", input_path=str(tmp_path / "t.csv"), options={"download_dir": str(tmp_path / "downloads")})
+    table = write_table(tmp_path / "t.csv", server, *more)
+    return open_source("csv", input_path=str(table), options={"download_dir": str(tmp_path / "downloads")})
 
 
 def settings(tmp_path, source, **changes):
