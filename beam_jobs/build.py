@@ -65,17 +65,16 @@ def make_settings(source: Source, config: BuildConfig) -> Settings:
     )
 
 
-def _list_here(source: Source) -> tuple[Summary, int, bool]:
-    """Lists images for a while; returns their sums, their number, and whether the sums say all about the source."""
-    summary, images, known = Summary(), 0, True
+def _list_here(source: Source) -> tuple[Summary, bool]:
+    """Lists images for a while; returns their sums, and whether these say all about the source."""
+    summary, known = Summary(), True
     remote, end = isinstance(source, RemoteSource), time.monotonic() + _LIST_SECONDS
-    for item in source.items():
-        if images % _LOOK_EVERY == 0 and time.monotonic() > end:
-            return summary, images, False
-        images += 1
+    for number, item in enumerate(source.items()):
+        if number % _LOOK_EVERY == 0 and time.monotonic() > end:
+            return summary, False
         summary.add(item)
         known = known and not (remote and is_url(item.uri))
-    return summary, images, known
+    return summary, known
 
 
 def _prepare(output: str) -> None:
@@ -104,9 +103,7 @@ def _local_path(settings: Settings) -> str | None:
     return next((path for path in paths if path and not storage.is_remote(path)), None)
 
 
-def run_graph(
-    settings: Settings, beam_arguments: Sequence[str], *, images: int, runner: PipelineRunner | None = None
-) -> None:
+def run_graph(settings: Settings, beam_arguments: Sequence[str], *, runner: PipelineRunner | None = None) -> None:
     """Runs the graph on the engine that the arguments name, on `runner`, or here. Raises CommandError."""
     lean_beam.import_beam()
     from beam_jobs import engine
@@ -119,7 +116,8 @@ def run_graph(
             f"--runner={engine.named(options)}: its workers do not see {path}, which lies on this machine's disk; give "
             "gs:// or s3://, leave --runner out, or give --workers_share_disk if they do see it"
         )
-    local = runner or engine.choose_runner(options, beam_arguments, images=images)
+    local, decoders = (runner, 1) if runner else engine.choose_runner(options, beam_arguments)
+    settings = dataclasses.replace(settings, decoders=decoders)
     _prepare(settings.build.output)
     with progress.shown(settings):
         engine.run(lambda pipeline: build_graph(pipeline, settings), options, local)
@@ -127,8 +125,8 @@ def run_graph(
 
 def translate(source: Source, config: BuildConfig, beam_arguments: Sequence[str]) -> None:
     """Hands the graph to an engine that keeps it as a template, to be run later. Raises what `build` raises."""
-    _, images, _ = _list_here(source)
-    run_graph(make_settings(source, config), beam_arguments, images=images)
+    _list_here(source)
+    run_graph(make_settings(source, config), beam_arguments)
 
 
 def _result(settings: Settings) -> dict[str, Any]:
@@ -184,7 +182,7 @@ def build(
     """
     start = time.monotonic()
     output = config.output
-    summary, images, known = _list_here(source)
+    summary, known = _list_here(source)
     settings = make_settings(source, config)
     if known:
         listing = listing_of(summary.sums(), settings)
@@ -193,7 +191,7 @@ def build(
             directory = root.version_directory(output, version)
             return Outcome(version=version, directory=directory, built=False, total=listing.total)
     before = set(root.versions(output))
-    run_graph(settings, beam_arguments, images=images, runner=runner)
+    run_graph(settings, beam_arguments, runner=runner)
     result = _result(settings)
     new_content = result["built"] and result["version"] not in before
     outcome = _outcome(settings, result, new_content=new_content)

@@ -28,6 +28,7 @@ from beam_jobs.splits import SplitFractions, split_order
 from pipeline.command import UsageError, run_command
 from pipeline.format.storage import is_remote
 from pipeline.images import heap
+from pipeline.images.guarded import ImageBudget
 from pipeline.images.policy import PixelPolicy
 
 _SOURCE = flags.DEFINE_string("source", "folder", f"Where the images come from: {', '.join(SOURCES)}.")
@@ -58,6 +59,10 @@ _MAX_SIDE = flags.DEFINE_integer("max_side", None, "Shrink images to this longes
 _MIN_SIDE = flags.DEFINE_integer("min_side", PixelPolicy.min_side, "Refuse images with a shorter side.", lower_bound=1)
 _SUBSAMPLING = flags.DEFINE_enum("subsampling", "4:2:0", ["4:2:0", "4:4:4"], "Chroma of the images encoded anew.")
 _ANIMATED = flags.DEFINE_enum("animated", "first_frame", ["first_frame", "refuse"], "What becomes of animated images.")
+_IMAGE_SECONDS = flags.DEFINE_float("image_timeout", ImageBudget.seconds, "Refuse images that take longer to decode.")
+_IMAGE_MEMORY = flags.DEFINE_integer(
+    "image_memory", ImageBudget.memory >> 20, "Refuse images that take more MiB of memory to decode."
+)
 _MAX_REJECTS = flags.DEFINE_float("max_reject_fraction", 0.1, "Stop with exit code 65 if more images are refused.")
 _KEEP = flags.DEFINE_integer("keep_versions", None, "Remove older versions beyond this many.", lower_bound=1)
 _DOWNLOAD_DIR = flags.DEFINE_string("download_dir", None, "The store of downloads (default: inside the output).")
@@ -117,6 +122,13 @@ def _pixel_policy() -> PixelPolicy:
         )
     except ValueError as error:
         raise UsageError(f"image flags: {error}") from error
+
+
+def _image_budget() -> ImageBudget:
+    try:
+        return ImageBudget(seconds=_IMAGE_SECONDS.value, memory=_IMAGE_MEMORY.value << 20)
+    except ValueError as error:
+        raise UsageError(f"--image_timeout, --image_memory: {error}") from error
 
 
 def _download_policy() -> DownloadPolicy:
@@ -193,6 +205,7 @@ def main(arguments: list[str]) -> None:
         keep_versions=_KEEP.value,
         download=_download_policy(),
         workers_share_disk=_SHARE_DISK.value,
+        budget=_image_budget(),
     )
     options = {
         "download_dir": _DOWNLOAD_DIR.value or os.path.join(output, WORK_DIR, "downloads"),

@@ -19,15 +19,13 @@ from beam_jobs.elements import (
     Plan,
     Reject,
     Row,
-    facts_fields,
-    facts_of,
     item_fields,
     item_of,
 )
-from beam_jobs.packing import pack, unpack
 from beam_jobs.shards import ShardReport
 from beam_jobs.sources.folder import Folder
-from pipeline.images.facts import ImageFacts
+from pipeline.format.packing import pack, unpack
+from pipeline.images.facts import ImageFacts, facts_fields, facts_of
 from pipeline.images.policy import Reject as Refusal
 from pipeline.images.policy import RejectCode
 

@@ -14,6 +14,7 @@ from beam_jobs.download.policy import DownloadPolicy
 from beam_jobs.splits import SplitFractions
 from pipeline.images import jpeg
 from pipeline.images.encode import SHRINKING
+from pipeline.images.guarded import ImageBudget
 from pipeline.images.pixels import FORMATS
 from pipeline.images.policy import PixelPolicy
 
@@ -41,6 +42,7 @@ class BuildConfig:
       keep_versions: versions to keep, or None for all.
       download: how URLs are downloaded.
       workers_share_disk: whether an engine's workers see this machine's paths.
+      budget: what decoding one image may take; decides, like `policy`, what is refused.
     """
 
     source_name: str
@@ -56,6 +58,7 @@ class BuildConfig:
     keep_versions: int | None = None
     download: DownloadPolicy = dataclasses.field(default_factory=DownloadPolicy)
     workers_share_disk: bool = False
+    budget: ImageBudget = dataclasses.field(default_factory=ImageBudget)
 
     def content(self) -> dict[str, Any]:
         """Lists the settings that decide what the dataset holds, for the manifest and the build's key."""
@@ -69,6 +72,7 @@ class BuildConfig:
             "validation_fraction": self.validation_fraction,
             "seed": self.seed,
             "max_reject_fraction": self.max_reject_fraction,
+            **{f"budget.{key}": value for key, value in dataclasses.asdict(self.budget).items()},
             **self.encoding(),
         }
 
@@ -79,7 +83,8 @@ class BuildConfig:
         return {**policy, "encoder": f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}{shrinking}"}
 
     def inspection(self) -> str:
-        """Names the policy, the inspector and the decoders: what was found in images by others does not count."""
+        """Names the policy, the budget, the inspector and the decoders: findings of others do not count."""
         decoders = [INSPECTION_VERSION, PIL.__version__, jpeg.DECODER_VERSION, FORMATS]
-        text = json.dumps([*decoders, dataclasses.asdict(self.policy)], sort_keys=True)
+        limits = [dataclasses.asdict(self.policy), dataclasses.asdict(self.budget)]
+        text = json.dumps([*decoders, *limits], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

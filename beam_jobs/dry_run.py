@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import heapq
@@ -18,7 +19,7 @@ from beam_jobs.shards import num_shards, record_bytes
 from beam_jobs.sources import RemoteSource, Source
 from beam_jobs.splits import split_order, targets
 from beam_jobs.summary import Summary, labels_of, listing_of
-from pipeline.images.facts import inspect
+from pipeline.images.guarded import Decoder
 from pipeline.images.policy import ReadError, Reject
 
 _SAMPLE = 64
@@ -65,17 +66,18 @@ def _list(settings: Settings) -> _Listed:
 def _inspect(items: Sequence[Item], settings: Settings) -> _Sample:
     sample = _Sample()
     start = time.monotonic()
-    for item in items:
-        try:
-            data = settings.source.read(item)
-        except ReadError:
-            sample.unread += 1
-            continue
-        facts = inspect(data, settings.build.policy)
-        if isinstance(facts, Reject):
-            sample.refused += 1
-        else:
-            sample.bytes.append(record_bytes(alone(item, len(data), facts)))
+    with contextlib.closing(Decoder(settings.build.policy, settings.build.budget)) as decoder:
+        for item in items:
+            try:
+                data = settings.source.read(item)
+            except ReadError:
+                sample.unread += 1
+                continue
+            (facts,) = decoder.inspect([data])
+            if isinstance(facts, Reject):
+                sample.refused += 1
+            else:
+                sample.bytes.append(record_bytes(alone(item, len(data), facts)))
     sample.seconds = time.monotonic() - start
     return sample
 

@@ -9,9 +9,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from beam_jobs.packing import pack, unpack
 from beam_jobs.sources import SourceItem
-from pipeline.images.facts import ImageFacts
+from pipeline.format.packing import pack, unpack
+from pipeline.images.facts import ImageFacts, facts_fields, facts_of
 from pipeline.images.policy import Reject as Refusal
 from pipeline.images.policy import RejectCode
 
@@ -27,30 +27,6 @@ def item_of(fields: Iterable[Any]) -> Item:
     """Makes an item of its fields."""
     uri, label, split, stamp = fields
     return Item(uri=uri, label=label, split=split, stamp=stamp)
-
-
-def facts_fields(facts: ImageFacts) -> tuple:
-    """Lists what `facts_of` takes."""
-    digests = bytes.fromhex(facts.sha256), bytes.fromhex(facts.pixel_sha256)
-    shape = facts.height, facts.width, facts.channels
-    return *digests, *shape, facts.format, facts.keeps_bytes, facts.perceptual_hash, facts.brightness, facts.sharpness
-
-
-def facts_of(fields: Iterable[Any]) -> ImageFacts:
-    """Makes facts of their fields."""
-    sha256, pixels, height, width, channels, form, keeps_bytes, perceptual_hash, brightness, sharpness = fields
-    return ImageFacts(
-        sha256=sha256.hex(),
-        pixel_sha256=pixels.hex(),
-        height=height,
-        width=width,
-        channels=channels,
-        format=form,
-        keeps_bytes=keeps_bytes,
-        perceptual_hash=perceptual_hash,
-        brightness=brightness,
-        sharpness=sharpness,
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,9 +29,6 @@ from beam_jobs.errors import command_error
 from pipeline.command import CommandError, ExitCode, TryAgainError, UsageError, first_line, nearest
 
 _LOCAL_RUNNERS = ("DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
-# From so many images on, processes are worth their start (a second or two): at 0.1 megapixels and two cores from 3,000
-# on, with larger photos or more cores sooner.
-MANY = 2_000
 
 
 class _Parser(argparse.ArgumentParser):
@@ -92,24 +89,24 @@ def is_local(options: PipelineOptions, arguments: Sequence[str]) -> bool:
     return not is_given(arguments, "runner") or named(options).rpartition(".")[2] in _LOCAL_RUNNERS
 
 
-def choose_runner(options: PipelineOptions, arguments: Sequence[str], *, images: int) -> FnApiRunner | None:
-    """Returns the local runner, or None where the options name an engine.
+def choose_runner(options: PipelineOptions, arguments: Sequence[str]) -> tuple[FnApiRunner | None, int]:
+    """Returns the local runner, or None where the options name an engine, and how many images a worker decodes at once.
 
-    Beam's own default, DirectRunner, first tries to download a binary and then ignores the direct_* options.
+    Beam's own default, DirectRunner, first tries to download a binary and then ignores the direct_* options. Here, one
+    process with as many decoders as there are cores takes a third of the memory that as many workers take.
     """
     if not is_local(options, arguments):
-        return None
+        return None, 1  # the engine runs a worker, or a thread of one, for each core
     direct = options.view_as(DirectOptions)
-    mode = direct.direct_running_mode if is_given(arguments, "direct_running_mode") else None
-    workers = direct.direct_num_workers if is_given(arguments, "direct_num_workers") else 0
-    workers = workers or (1 if mode is None and images < MANY else len(os.sched_getaffinity(0)))
-    direct.direct_num_workers = 1 if mode == "in_memory" else workers
+    processes = direct.direct_running_mode == "multi_processing"
+    wanted = direct.direct_num_workers if is_given(arguments, "direct_num_workers") else 0
+    cores = wanted or len(os.sched_getaffinity(0))
+    direct.direct_num_workers = cores if processes else 1
     direct.direct_running_mode = "in_memory"  # else the runner would replace the environment chosen here
-    if mode == "in_memory" or (mode is None and workers == 1):
-        return FnApiRunner()
-    return FnApiRunner(
-        default_environment=environments.SubprocessSDKEnvironment.from_command_string(worker.command(os.getpid()))
-    )
+    if not processes:
+        return FnApiRunner(), cores
+    command = worker.command(os.getpid())
+    return FnApiRunner(default_environment=environments.SubprocessSDKEnvironment.from_command_string(command)), 1
 
 
 @contextlib.contextmanager

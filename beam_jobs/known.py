@@ -18,6 +18,7 @@ from beam_jobs.errors import crossing
 from beam_jobs.settings import Settings
 from beam_jobs.version import table
 from pipeline.format import storage
+from pipeline.images.policy import Reject as Refusal
 
 _FORM = "findings 2"
 
@@ -75,8 +76,10 @@ class Recall(beam.DoFn):
         _, sides = element
         for packed in sides["items"]:
             item = keyed_item(packed)
-            findings = (finding_of(known) for known in sides["known"])
-            finding = next((known for known in findings if known.stamp == item.stamp), None)
+            findings = [known for known in map(finding_of, sides["known"]) if known.stamp == item.stamp]
+            # One that could be decoded but not encoded anew has two.
+            findings.sort(key=lambda known: isinstance(known.result, Refusal), reverse=True)
+            finding = next(iter(findings), None)
             if finding is None:
                 yield beam.pvalue.TaggedOutput("unknown", item)
                 continue

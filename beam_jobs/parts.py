@@ -9,8 +9,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-from beam_jobs.packing import pack, unpack
 from pipeline.format import storage
+from pipeline.format.packing import pack, unpack
 
 _SUFFIX = ".msgpack"
 

@@ -37,15 +37,13 @@ class Reader:
         self._source = source
         places = [str(getattr(source, "root", "")), source.store.root if isinstance(source, RemoteSource) else ""]
         self._in_store = any(place.startswith(_STORES) for place in places)
-        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+        self._pool = concurrent.futures.ThreadPoolExecutor(_READERS)
 
     def read(self, items: Sequence[SourceItem]) -> Iterator[bytes | ReadError]:
-        """Yields each item's bytes, or why they cannot be read."""
+        """Yields each item's bytes, or why they cannot be read; for any number of threads."""
         if not self._in_store and not any(item.uri.startswith(_STORES) for item in items):
             yield from map(self._read, read_ahead(items, self._source))
             return
-        if self._pool is None:
-            self._pool = concurrent.futures.ThreadPoolExecutor(_READERS)
         # A few more than are under way: more would only fill the memory.
         waiting: list[concurrent.futures.Future[bytes | ReadError]] = []
         for item in items:
@@ -57,9 +55,7 @@ class Reader:
 
     def close(self) -> None:
         """Ends the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        self._pool.shutdown()
 
     def _read(self, item: SourceItem) -> bytes | ReadError:
         try:

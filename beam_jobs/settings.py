@@ -21,6 +21,7 @@ class Settings:
       labels: the source's class names in their order, or () where it has none.
       source_fingerprint: the source's own.
       run: names this run, whose notes the launcher looks for.
+      decoders: images that a worker decodes at a time.
       images_per_search: images that one worker compares at a time, about; see near.py.
     """
 
@@ -29,11 +30,14 @@ class Settings:
     labels: tuple[str, ...]
     source_fingerprint: str
     run: str
+    decoders: int = 1
     images_per_search: int = 50_000
 
     def __post_init__(self) -> None:
-        if self.images_per_search < 1:
-            raise ValueError(f"images_per_search must be positive, got {self.images_per_search}")
+        if self.images_per_search < 1 or self.decoders < 1:
+            raise ValueError(
+                f"images_per_search and decoders must be positive, got {self.images_per_search}, {self.decoders}"
+            )
 
     @property
     def findings(self) -> str:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO
 
-from beam_jobs.packing import pack, unpack
+from pipeline.format.packing import pack, unpack
 from pipeline.images.policy import RejectCode
 
 _MEMORY_BYTES = 1 << 20  # a body larger than this waits on disk

@@ -21,7 +21,7 @@ from beam_jobs.bundles import late
 from beam_jobs.duplicates import lsh
 from beam_jobs.duplicates.alike import find_components
 from beam_jobs.elements import Listing, Row
-from beam_jobs.packing import pack, unpack
+from pipeline.format.packing import pack, unpack
 
 _BLOCK = 512  # sketches that travel together
 _PREFIX = 3  # bytes of the hash by which sketches are put in order

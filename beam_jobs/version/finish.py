@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ from beam_jobs.version.write import put
 from pipeline.command import ExitCode
 from pipeline.format import storage
 from pipeline.format.manifest import MANIFEST_FILE, Manifest
+from pipeline.images.guarded import Decoder
 
 
 def by_split(reports: Iterable[ShardReport], plan: Plan) -> dict[str, list[ShardReport]]:
@@ -171,14 +173,16 @@ def _tidy(directory: str, manifest: Manifest) -> None:
 
 
 def _report(manifest: Manifest, texts: Mapping[str, str], found: Survey, settings: Settings) -> str:
-    return report_page(
-        manifest=manifest,
-        statistics=json.loads(texts["statistics.json"]),
-        rejects=texts["rejects.jsonl"],
-        duplicates=texts["duplicates.jsonl"],
-        found=found,
-        source=settings.source,
-    )
+    with contextlib.closing(Decoder(settings.build.policy, settings.build.budget)) as decoder:
+        return report_page(
+            manifest=manifest,
+            statistics=json.loads(texts["statistics.json"]),
+            rejects=texts["rejects.jsonl"],
+            duplicates=texts["duplicates.jsonl"],
+            found=found,
+            source=settings.source,
+            decoder=decoder,
+        )
 
 
 def finished(

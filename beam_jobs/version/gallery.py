@@ -10,7 +10,6 @@ import apache_beam as beam
 
 from beam_jobs.bundles import late
 from beam_jobs.elements import Copies, Item, Reject, Row
-from beam_jobs.packing import pack, unpack
 from beam_jobs.sources import Source
 from beam_jobs.version.report import (
     EXTREMES_SHOWN,
@@ -22,6 +21,8 @@ from beam_jobs.version.report import (
 )
 from beam_jobs.version.survey import EXTREMES, Best, Survey, chance
 from pipeline.format.manifest import Manifest
+from pipeline.format.packing import pack, unpack
+from pipeline.images.guarded import Decoder
 
 NO_PICTURES = pack([])
 Pictures = bytes  # packed: [(kind, label or name of an extreme, rows)]
@@ -101,6 +102,7 @@ def report(
     duplicates: str,
     found: Survey,
     source: Source,
+    decoder: Decoder,
 ) -> str:
     """Renders report.html.
 
@@ -111,6 +113,7 @@ def report(
       duplicates: text of duplicates.jsonl.
       found: what is shown.
       source: reads the images that are shown.
+      decoder: makes them small.
     """
     count = samples_per_label(manifest.labels)
     samples = {label: several[:count] for label, several in found.samples.items()}
@@ -121,6 +124,7 @@ def report(
         groups=read_groups(duplicates.splitlines()),
         picked=Survey(samples=samples, extremes=found.extremes, items=found.items),
         source=source,
+        decoder=decoder,
     )
 
 

@@ -7,23 +7,19 @@ import collections
 import contextlib
 import dataclasses
 import heapq
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
-from PIL import Image
 
 from beam_jobs.elements import Item
 from beam_jobs.sources import Source
 from beam_jobs.version.survey import EXTREMES, Survey
 from pipeline.format.manifest import Manifest
-from pipeline.images.pixels import decode, open_image
-from pipeline.images.policy import PixelPolicy, ReadError, Refused
+from pipeline.images.guarded import Decoder
+from pipeline.images.policy import ReadError, RejectCode
 
-_THUMBNAIL = 112  # pixels, longer side
-_QUALITY = 72
 # Together at most 672 thumbnails of some 4 KB, and 8 for each reject code.
 _SAMPLES = 240
 SAMPLES_PER_LABEL = 8
@@ -32,6 +28,8 @@ _REJECTS_PER_CODE = 8
 _GROUPS_PER_KIND = 16
 _MEMBERS_PER_GROUP = 6
 _MAX_ROWS = 500  # of the table of classes
+
+_OVER_BUDGET = (RejectCode.TOO_SLOW.value, RejectCode.TOO_MUCH_MEMORY.value)
 
 _TITLES = {
     "conflict": "One picture under several labels",
@@ -58,20 +56,6 @@ class Group:
 
     members: Sequence[Thumbnail]
     more: int
-
-
-def thumbnail(data: bytes) -> str | None:
-    """Makes a small JPEG as data: URI; None for what cannot be decoded within the usual limits."""
-    policy = PixelPolicy(min_side=1, max_side=2 * _THUMBNAIL)
-    try:
-        pixels, _ = decode(open_image(data, policy), policy)
-    except Refused:
-        return None
-    pixels.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC)
-    pixels.info = {}
-    out = io.BytesIO()
-    pixels.save(out, "JPEG", quality=_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,9 +109,10 @@ def read_groups(lines: Iterable[str]) -> Groups:
 class _Shelf:
     """Makes thumbnails of listed items."""
 
-    def __init__(self, source: Source, items: Mapping[str, Item]) -> None:
+    def __init__(self, source: Source, items: Mapping[str, Item], decoder: Decoder) -> None:
         self._source = source
         self._items = items
+        self._decoder = decoder
 
     def take(
         self, uri: str, *, label: str, caption: str = "", item: Item | None = None, kept: bool = True
@@ -136,8 +121,16 @@ class _Shelf:
         shown = None
         if item is not None:
             with contextlib.suppress(ReadError):
-                shown = thumbnail(self._source.read(item))
+                image = self._decoder.thumbnail(self._source.read(item))
+                shown = (
+                    f"data:image/jpeg;base64,{base64.b64encode(image).decode()}" if isinstance(image, bytes) else None
+                )
         return Thumbnail(uri=shown, source=uri, label=label, caption=caption, kept=kept)
+
+    def reject(self, row: Mapping[str, str], code: str) -> Thumbnail:
+        if code in _OVER_BUDGET:  # and would be again
+            return Thumbnail(uri=None, source=row["uri"], label=row["label"], caption=row["detail"], kept=False)
+        return self.take(row["uri"], label=row["label"], caption=row["detail"], kept=False)
 
     def group(self, group: Mapping[str, Any]) -> Group:
         kept = set(group["kept"])
@@ -167,6 +160,7 @@ def render_report(
     groups: Groups,
     picked: Survey,
     source: Source,
+    decoder: Decoder,
 ) -> str:
     """Renders the page as HTML.
 
@@ -177,8 +171,9 @@ def render_report(
       groups: what duplicates.jsonl holds.
       picked: the images that are shown.
       source: reads them.
+      decoder: makes them small.
     """
-    shelf = _Shelf(source, picked.items)
+    shelf = _Shelf(source, picked.items, decoder)
     labels = statistics["total"]["labels"]
     rows = sorted(manifest.labels, key=lambda label: (-labels.get(label, 0), label))
     environment = jinja2.Environment(
@@ -201,10 +196,7 @@ def render_report(
             "Width in pixels": _bars(statistics["total"]["width"]["histogram"]),
             "Mean brightness": _bars(statistics["total"]["brightness"]["histogram"]),
         },
-        rejects={
-            code: [shelf.take(row["uri"], label=row["label"], caption=row["detail"], kept=False) for row in rows]
-            for code, rows in sorted(rejects.examples.items())
-        },
+        rejects={code: [shelf.reject(row, code) for row in rows] for code, rows in sorted(rejects.examples.items())},
         reject_counts=rejects.counts,
         left_out=sum(rejects.counts.values()),
         groups={

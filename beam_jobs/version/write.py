@@ -8,12 +8,14 @@ because a bundle runs twice, finds that the shard is whole. Each shard has a tab
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
 
-from beam_jobs.elements import Plan, Reject, Row
+from beam_jobs.elements import Finding, Plan, Reject, Row
 from beam_jobs.errors import BuildError, crossing
+from beam_jobs.known import write_findings
 from beam_jobs.reading import Reader
 from beam_jobs.root import version_directory
 from beam_jobs.settings import Settings
@@ -25,8 +27,9 @@ from pipeline.command import ExitCode
 from pipeline.format import storage
 from pipeline.format.manifest import Shard
 from pipeline.format.records import Record, encode_example, frame
-from pipeline.images.encode import render
+from pipeline.images.guarded import TOGETHER, Decoder, Decoders
 from pipeline.images.policy import ReadError
+from pipeline.images.policy import Reject as Refusal
 
 _REFUSED_PER_TABLE = 50_000
 Place = tuple[str, int]  # split and number of a shard
@@ -53,11 +56,14 @@ class WriteShard(beam.DoFn):
         self._settings = settings
 
     def setup(self) -> None:
+        build = self._settings.build
         self._reader = Reader(self._settings.source)
-        with crossing(self._settings.build.output):
-            self._previous = previous_version(self._settings.build)
+        self._decoders = Decoders(self._settings.decoders, build.policy, build.budget)
+        with crossing(build.output):
+            self._previous = previous_version(build)
 
     def teardown(self) -> None:
+        self._decoders.close()
         self._reader.close()
 
     def process(self, element: tuple[Place, Iterable[Row]], plan: Plan) -> Iterator[ShardReport]:
@@ -92,9 +98,11 @@ class WriteShard(beam.DoFn):
     ) -> tuple[ShardReport, bytes]:
         numbers = {label: number for number, label in enumerate(plan.labels)}
         content, tally = bytearray(), Tally()
-        read = self._reader.read([row.item for row in rows if row.id not in encoded])
+        missing = [row for row in rows if row.id not in encoded]
+        batches = (missing[at : at + TOGETHER] for at in range(0, len(missing), TOGETHER))
+        made = itertools.chain.from_iterable(self._decoders.map(self._images, batches))
         for row in rows:
-            image = encoded.pop(row.id, None) or self._image(row, next(read))
+            image = encoded.pop(row.id, None) or next(made)
             facts = row.facts
             record = Record(
                 image=image,
@@ -110,15 +118,34 @@ class WriteShard(beam.DoFn):
         shard = Shard(name=name, examples=len(rows), bytes=len(content), sha256=digest)
         return ShardReport(shard=shard, tally=tally), bytes(content)
 
-    def _image(self, row: Row, data: bytes | ReadError) -> bytes:
-        """Returns the record's image. Raises BuildError where the source's is not any more what was inspected."""
-        if isinstance(data, ReadError):
+    def _images(self, decoder: Decoder, rows: Sequence[Row]) -> list[bytes]:
+        """Makes the images of records; in a thread. Raises BuildError where one is not any more what was inspected."""
+        images = []
+        for row, data in zip(rows, self._reader.read([row.item for row in rows]), strict=True):
+            if isinstance(data, ReadError):
+                raise BuildError(
+                    ExitCode.AGAIN,
+                    f"an image could be inspected but not read again ({data}); run the same command again",
+                )
+            if row.item.content_id(data) != row.id:
+                raise BuildError(
+                    ExitCode.AGAIN, f"{row.item.uri} changed while the build ran; run the same command again"
+                )
+            images.append(data if row.facts.keeps_bytes else self._encoded_anew(decoder, row, data))
+        return images
+
+    def _encoded_anew(self, decoder: Decoder, row: Row, data: bytes) -> bytes:
+        """Encodes an image. Raises BuildError where the budget, which sufficed to decode it, does not suffice now."""
+        (image,) = decoder.render([data])
+        if isinstance(image, Refusal):
+            # The next run finds that it is refused, and does not stop here again.
+            finding = Finding(uri=row.item.uri, stamp=row.item.stamp, size=len(data), result=image)
+            write_findings([finding], self._settings.findings)
             raise BuildError(
-                ExitCode.AGAIN, f"an image could be inspected but not read again ({data}); run the same command again"
+                ExitCode.AGAIN,
+                f"{row.item.uri} cannot be encoded ({image.detail}); run the same command again to build without it",
             )
-        if row.item.content_id(data) != row.id:
-            raise BuildError(ExitCode.AGAIN, f"{row.item.uri} changed while the build ran; run the same command again")
-        return data if row.facts.keeps_bytes else render(data, self._settings.build.policy)
+        return image
 
 
 def put(path: str, content: bytes | str) -> None:

@@ -17,6 +17,8 @@ from pipeline.images.policy import PixelPolicy, Refused
 SHRINKING = Image.Resampling.HAMMING
 # A larger colour profile (scanners' and printers' tables) or the usual sRGB one is not worth its bytes in every record.
 _MAX_PROFILE_BYTES = 1024
+_THUMBNAIL = 112  # pixels, longer side
+_THUMBNAIL_QUALITY = 72
 
 
 def colour_profile(image: Image.Image) -> bytes | None:
@@ -54,3 +56,18 @@ def render(data: bytes, policy: PixelPolicy) -> bytes:
     except Refused as refused:
         raise ValueError(f"refused: {refused}") from refused
     return encode(pixels, size, profile=profile, policy=policy)
+
+
+def thumbnail(data: bytes) -> bytes:
+    """Makes a small JPEG for people to look at, of whatever can be decoded.
+
+    Raises:
+      Refused: nothing can.
+    """
+    policy = PixelPolicy(min_side=1, max_side=2 * _THUMBNAIL)
+    pixels, _ = decode(open_image(data, policy), policy)
+    pixels.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC)
+    pixels.info = {}
+    out = io.BytesIO()
+    pixels.save(out, "JPEG", quality=_THUMBNAIL_QUALITY)
+    return out.getvalue()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -48,6 +49,30 @@ class ImageFacts:
     perceptual_hash: bytes
     brightness: float
     sharpness: float
+
+
+def facts_fields(facts: ImageFacts) -> tuple:
+    """Lists the facts as plain values, digests as bytes: what `facts_of` takes."""
+    digests = bytes.fromhex(facts.sha256), bytes.fromhex(facts.pixel_sha256)
+    shape = facts.height, facts.width, facts.channels
+    return *digests, *shape, facts.format, facts.keeps_bytes, facts.perceptual_hash, facts.brightness, facts.sharpness
+
+
+def facts_of(fields: Iterable[Any]) -> ImageFacts:
+    """Makes facts of their plain values."""
+    sha256, pixels, height, width, channels, form, keeps_bytes, perceptual_hash, brightness, sharpness = fields
+    return ImageFacts(
+        sha256=sha256.hex(),
+        pixel_sha256=pixels.hex(),
+        height=height,
+        width=width,
+        channels=channels,
+        format=form,
+        keeps_bytes=keeps_bytes,
+        perceptual_hash=perceptual_hash,
+        brightness=brightness,
+        sharpness=sharpness,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

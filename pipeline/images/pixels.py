@@ -111,6 +111,7 @@ def open_image(data: bytes, policy: PixelPolicy) -> Image.Image:
 
     Raises:
       Refused: with the code and the reason.
+      MemoryError: there is not enough for it.
     """
     if len(data) > policy.max_bytes:
         raise Refused(RejectCode.TOO_MANY_BYTES, too_many_bytes(len(data), policy.max_bytes))
@@ -118,6 +119,8 @@ def open_image(data: bytes, policy: PixelPolicy) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise Refused(RejectCode.TOO_MANY_PIXELS, str(error)) from error
+    except MemoryError:
+        raise
     except Exception as error:  # plug-ins let every kind of error through
         raise _why_not_opened(data, error) from error
     width, height = image.size
@@ -264,6 +267,7 @@ def decode(image: Image.Image, policy: PixelPolicy) -> tuple[Image.Image, tuple[
 
     Raises:
       Refused: damaged, cut off, or of a kind without a defined meaning.
+      MemoryError: there is not enough for it.
     """
     size, form = record_size(image.size, policy), image.format
     try:
@@ -282,10 +286,8 @@ def decode(image: Image.Image, policy: PixelPolicy) -> tuple[Image.Image, tuple[
         return pixels, size
     except Refused:
         raise
-    except MemoryError as error:
-        raise Refused(
-            RejectCode.TOO_MANY_PIXELS, f"out of memory while decoding {image.width}x{image.height}"
-        ) from error
+    except MemoryError:
+        raise
     except Exception as error:  # decoders let every kind of error through
         detail = f"{type(error).__name__}: {error}"[:200]
         cut = re.search("truncat|not enough|unexpected end|premature", detail, re.IGNORECASE)

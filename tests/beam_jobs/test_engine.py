@@ -1,5 +1,6 @@
 """Tests which runner a build gets, and that wrong options end in one line."""
 
+import os
 import subprocess
 import sys
 
@@ -10,21 +11,22 @@ from pipeline.command import UsageError
 
 
 @pytest.mark.parametrize(
-    ("arguments", "images", "mode", "workers"),
+    ("arguments", "mode", "processes", "decoders"),
     [
-        ([], 10, "python", 1),
-        (["--direct_running_mode=in_memory", "--direct_num_workers=8"], 10**6, "python", 1),
-        (["--direct_num_workers=2"], 10, "subprocess", 2),
-        (["--direct_num_workers=8"], 10**6, "subprocess", 8),
-        (["--direct_running_mode=multi_processing", "--direct_num_workers=1"], 10, "subprocess", 1),
-        (["--runner=DirectRunner", "--direct_num_workers=3"], 10, "subprocess", 3),
+        ([], "python", 1, len(os.sched_getaffinity(0))),
+        (["--direct_running_mode=in_memory", "--direct_num_workers=8"], "python", 1, 8),
+        (["--direct_num_workers=3"], "python", 1, 3),
+        (["--direct_running_mode=multi_processing", "--direct_num_workers=2"], "subprocess", 2, 1),
+        (["--direct_running_mode=multi_processing"], "subprocess", len(os.sched_getaffinity(0)), 1),
+        (["--runner=DirectRunner", "--direct_num_workers=3"], "python", 1, 3),
     ],
 )
-def test_the_local_runner_fits_the_work(arguments, images, mode, workers):
+def test_the_local_runner_uses_the_cores(arguments, mode, processes, decoders):
     options = engine.parse_options(arguments, own_flags=())
-    chosen = engine.choose_runner(options, arguments, images=images)
+    chosen, count = engine.choose_runner(options, arguments)
     assert mode in chosen._default_environment.to_runner_api(None).urn
-    assert options.view_as(engine.DirectOptions).direct_num_workers == workers
+    assert options.view_as(engine.DirectOptions).direct_num_workers == processes
+    assert count == decoders
 
 
 def test_beam_comes_without_its_unused_connectors_which_others_still_find():
@@ -39,7 +41,7 @@ def test_beam_comes_without_its_unused_connectors_which_others_still_find():
 
 def test_another_engine_is_left_alone():
     options = engine.parse_options(["--runner=FlinkRunner"], own_flags=())
-    assert engine.choose_runner(options, ["--runner=FlinkRunner"], images=10) is None
+    assert engine.choose_runner(options, ["--runner=FlinkRunner"]) == (None, 1)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextlib
 import csv
 import io
 import os
@@ -11,14 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tqdm import tqdm
 
-from pipeline.images.encode import render
-from pipeline.images.facts import inspect
+from pipeline.images.guarded import Decoder, Decoders, ImageBudget
 from pipeline.images.policy import PixelPolicy, ReadError, Reject, read_bounded
 from trainer.serving.signature import Signature
 
 _BATCH = 32
-_READERS = 4  # Pillow decodes without the interpreter's lock
-_POLICY = PixelPolicy()
+_READERS = 4
 
 Answer = tuple[str, float] | str  # (label, its probability), or why the image cannot be read
 
@@ -38,7 +36,7 @@ def find_files(arguments: Iterable[str]) -> list[str]:
     return found
 
 
-def read_image(path: str) -> bytes | str:
+def read_image(decoder: Decoder, path: str) -> bytes | str:
     """Returns the file as the JPEG that the builder would make of it, or (a str) why it cannot be read."""
     try:
         with open(path, "rb") as file:
@@ -47,8 +45,13 @@ def read_image(path: str) -> bytes | str:
         return error.strerror or str(error)
     except ReadError as error:
         return error.detail
-    facts = inspect(data, _POLICY)
-    return facts.detail if isinstance(facts, Reject) else render(data, _POLICY)
+    (facts,) = decoder.inspect([data])
+    if isinstance(facts, Reject):
+        return facts.detail
+    if facts.keeps_bytes:
+        return data
+    (image,) = decoder.render([data])
+    return image.detail if isinstance(image, Reject) else image
 
 
 def classify(signature: Signature, encoded: Sequence[bytes]) -> list[Answer]:
@@ -67,10 +70,10 @@ def classify(signature: Signature, encoded: Sequence[bytes]) -> list[Answer]:
 
 def predict(signature: Signature, files: Sequence[str]) -> Iterator[tuple[str, Answer]]:
     """Yields (file, answer) in the order of `files`."""
-    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+    with contextlib.closing(Decoders(_READERS, PixelPolicy(), ImageBudget())) as decoders:
         for start in range(0, len(files), _BATCH):
             batch = files[start : start + _BATCH]
-            read = list(pool.map(read_image, batch))
+            read = list(decoders.map(read_image, batch))
             answers = iter(classify(signature, [one for one in read if isinstance(one, bytes)]))
             for file, one in zip(batch, read, strict=True):
                 yield file, one if isinstance(one, str) else next(answers)

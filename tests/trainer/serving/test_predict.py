@@ -1,5 +1,6 @@
 """Tests `python -m trainer.predict` on real, odd and broken files."""
 
+import contextlib
 import csv
 import io
 import os
@@ -14,6 +15,8 @@ from PIL import Image
 
 from pipeline.command import UsageError
 from pipeline.decode import decode_and_resize
+from pipeline.images.guarded import Decoder, ImageBudget
+from pipeline.images.policy import PixelPolicy
 from pipeline.preprocess import preprocess
 from trainer.models import build_classifier
 from trainer.serving.export import export_classifier
@@ -134,7 +137,13 @@ def test_another_saved_model_is_refused(tmp_path):
         load_signature(tmp_path)
 
 
-def test_orientation_is_applied(shared_data):
+@pytest.fixture
+def decoder():
+    with contextlib.closing(Decoder(PixelPolicy(), ImageBudget())) as opened:
+        yield opened
+
+
+def test_orientation_is_applied(decoder, shared_data):
     """The same photo in all EXIF orientations gives the model the same pixels."""
     folder = shared_data / "odd_images" / "exif_orientation"
     files = sorted(file for file in folder.iterdir() if file.name.startswith("Landscape_"))
@@ -145,18 +154,18 @@ def test_orientation_is_applied(shared_data):
 
     upright = thumbnail(files[1].read_bytes())
     for file in files:
-        read = read_image(str(file))
+        read = read_image(decoder, str(file))
         assert isinstance(read, bytes)
         assert np.abs(thumbnail(read) - upright).mean() < 3
     assert np.abs(thumbnail(files[3].read_bytes()) - upright).mean() > 30  # upside down without it
 
 
-def test_pipes_and_videos_in_a_folder_cost_neither_time_nor_memory(tmp_path):
+def test_pipes_and_videos_in_a_folder_cost_neither_time_nor_memory(decoder, tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "gone.jpg").symlink_to("nowhere")
     with open(tmp_path / "video.jpg", "wb") as file:
         file.truncate(1 << 40)
-    answers = {os.path.basename(path): read_image(path) for path in find_files([str(tmp_path)])}
+    answers = {os.path.basename(path): read_image(decoder, path) for path in find_files([str(tmp_path)])}
     assert answers == {
         "gone.jpg": "No such file or directory",
         "video.jpg": f"more than the {64 << 20} bytes allowed",
