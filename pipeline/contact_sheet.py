@@ -50,10 +50,9 @@ def render_epochs(
       uint8 `[records, 1 + epochs, height, width, 3]`, and a caption for each.
     """
     manifest = data.manifest
-    largest = (manifest.max_height, manifest.max_width)
     config = dataclasses.replace(config, on_accelerator=False)  # the same functions, here
-    plain = Renderer(height=height, width=width, largest=largest)
-    renderer = Renderer(height=height, width=width, largest=largest, augment=config)
+    plain = Renderer.of(manifest, height=height, width=width)
+    renderer = Renderer.of(manifest, height=height, width=width, augment=config)
     columns = reader.parse(tf.constant(serialized), num_classes=manifest.num_classes)
     names = [manifest.labels[label] for label in columns["label"].numpy()]
 

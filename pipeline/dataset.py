@@ -134,7 +134,7 @@ def train_dataset(
             f"mixup and cutmix mix images in pairs: a host's batch must be even, got {batching.size}; "
             f"batch_size={global_batch_size + host.count} would do"
         )
-    renderer = Renderer(height=height, width=width, largest=(manifest.max_height, manifest.max_width), augment=augment)
+    renderer = Renderer.of(manifest, height=height, width=width, augment=augment)
     data, columns = reader.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
     if columns:
         batches = batching.from_memory(columns.rows, reader.train_order(manifest, split, seed=seed, epoch=epoch))
@@ -170,7 +170,7 @@ def eval_dataset(
     check_mode(preprocess)
     manifest = data.manifest
     batching = Batching(examples=manifest.num_examples(split), global_batch_size=global_batch_size, host=host)
-    renderer = Renderer(height=height, width=width, largest=(manifest.max_height, manifest.max_width))
+    renderer = Renderer.of(manifest, height=height, width=width)
     data, columns = reader.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
     if columns:
         batches = batching.from_memory(columns.rows, np.arange(batching.examples))

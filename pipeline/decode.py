@@ -59,6 +59,28 @@ def decode_jpeg(encoded: tf.Tensor, *, index: tf.Tensor, count: int, window: tf.
     return tf.ensure_shape(image, [None, None, 3])
 
 
+def decode_jpeg_or_png(
+    encoded: tf.Tensor, *, index: tf.Tensor, count: int, window: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Decodes what may also be a PNG, as `decode_jpeg` does, which takes less time."""
+
+    def jpeg() -> tf.Tensor:
+        return tf.ensure_shape(decode_jpeg(encoded, index=index, count=count, window=window), [None, None, 3])
+
+    def png() -> tf.Tensor:
+        image = tf.ensure_shape(tf.io.decode_png(encoded, channels=3), [None, None, 3])
+        if count > 1:
+            branches = [
+                lambda ratio=ratio: tf.cast(tf.round(_average(image, ratio)), tf.uint8) for ratio in RATIOS[:count]
+            ]
+            image = tf.switch_case(index, branches)
+        if window is not None:
+            image = image[window[0] : window[0] + window[2], window[1] : window[1] + window[3]]
+        return tf.ensure_shape(image, [None, None, 3])
+
+    return tf.cond(tf.io.is_jpeg(encoded), jpeg, png)
+
+
 def decode_and_resize(
     encoded: tf.Tensor, *, height: int, width: int, largest: tuple[int, int] | None = None
 ) -> tf.Tensor:

@@ -7,12 +7,16 @@ because a bundle runs twice, finds that the shard is whole. Each shard has a tab
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
 
+from beam_jobs.bundles import late
 from beam_jobs.elements import Finding, Plan, Reject, Row
 from beam_jobs.errors import BuildError, crossing
 from beam_jobs.known import write_findings
@@ -59,17 +63,34 @@ class WriteShard(beam.DoFn):
         build = self._settings.build
         self._reader = Reader(self._settings.source)
         self._decoders = Decoders(self._settings.decoders, build.policy, build.budget)
+        # Where one worker has all cores, it makes a shard while the one before is on its way to the store.
+        self._writers = concurrent.futures.ThreadPoolExecutor(min(2, self._settings.decoders))
         with crossing(build.output):
             self._previous = previous_version(build)
 
     def teardown(self) -> None:
+        self._writers.shutdown(cancel_futures=True)
         self._decoders.close()
         self._reader.close()
 
+    def start_bundle(self) -> None:
+        self._under_way: collections.deque[concurrent.futures.Future[ShardReport]] = collections.deque()
+
     def process(self, element: tuple[Place, Iterable[Row]], plan: Plan) -> Iterator[ShardReport]:
-        (split, number), found = element
-        build, count = self._settings.build, plan.shards[split]
+        place, found = element
         rows = sorted(found, key=lambda row: row.id)
+        self._under_way.append(self._writers.submit(self._write, place, rows, plan))
+        if len(self._under_way) > 1:
+            yield self._under_way.popleft().result()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        while self._under_way:
+            yield late(self._under_way.popleft().result())
+
+    def _write(self, place: Place, rows: Sequence[Row], plan: Plan) -> ShardReport:
+        """Writes a shard, if it is not whole; in a thread."""
+        split, number = place
+        build, count = self._settings.build, plan.shards[split]
         name = shard_name(name=build.name, split=split, shard=number, count=count)
         directory = version_directory(build.output, plan.version)
         reports = self._settings.shard_reports(plan.version)
@@ -84,7 +105,7 @@ class WriteShard(beam.DoFn):
                 put(storage.join(directory, table_name(split, number, count)), table)
                 storage.make_folder(reports)
                 put(report_path, f"{digest}\n{report.to_json()}")
-        yield report
+        return report
 
     def _encoded(self, rows: Sequence[Row], number: int) -> dict[bytes, bytes]:
         """Finds the images of the shard that the version before has encoded: id → image."""
@@ -97,7 +118,7 @@ class WriteShard(beam.DoFn):
         self, name: str, rows: Sequence[Row], plan: Plan, encoded: dict[bytes, bytes]
     ) -> tuple[ShardReport, bytes]:
         numbers = {label: number for number, label in enumerate(plan.labels)}
-        content, tally = bytearray(), Tally()
+        frames, tally = [], Tally()
         missing = [row for row in rows if row.id not in encoded]
         batches = (missing[at : at + TOGETHER] for at in range(0, len(missing), TOGETHER))
         made = itertools.chain.from_iterable(self._decoders.map(self._images, batches))
@@ -112,11 +133,12 @@ class WriteShard(beam.DoFn):
                 height=facts.height,
                 width=facts.width,
             )
-            content += frame(encode_example(record))
+            frames.append(frame(encode_example(record)))
             tally.add(row, image_bytes=len(image))
+        content = b"".join(frames)
         digest = hashlib.sha256(content).hexdigest()
         shard = Shard(name=name, examples=len(rows), bytes=len(content), sha256=digest)
-        return ShardReport(shard=shard, tally=tally), bytes(content)
+        return ShardReport(shard=shard, tally=tally), content
 
     def _images(self, decoder: Decoder, rows: Sequence[Row]) -> list[bytes]:
         """Makes the images of records; in a thread. Raises BuildError where one is not any more what was inspected."""

@@ -11,7 +11,8 @@ import tensorflow as tf
 from pipeline.augment import colour, geometry, places
 from pipeline.augment.config import AugmentConfig
 from pipeline.augment.random_bits import uniforms
-from pipeline.decode import decode_and_resize, decode_jpeg, resize, usable_ratios
+from pipeline.decode import decode_and_resize, decode_jpeg, decode_jpeg_or_png, resize, usable_ratios
+from pipeline.format.manifest import Manifest
 from pipeline.preprocess import preprocess
 
 
@@ -53,13 +54,26 @@ class Renderer:
     Attributes:
       height, width: of the images that come out.
       largest: (height, width) that no record exceeds.
+      has_png: whether records may hold PNGs; see `Manifest.has_png`.
       augment: what training does to images; the default, for evaluation, does nothing.
     """
 
     height: int
     width: int
     largest: tuple[int, int]
+    has_png: bool = False
     augment: AugmentConfig = AugmentConfig()
+
+    @classmethod
+    def of(cls, manifest: Manifest, *, height: int, width: int, augment: AugmentConfig | None = None) -> Renderer:
+        """Makes the renderer for a dataset version's records."""
+        return cls(
+            height=height,
+            width=width,
+            largest=(manifest.max_height, manifest.max_width),
+            has_png=manifest.has_png,
+            augment=augment or AugmentConfig(),
+        )
 
     @property
     def ratios(self) -> int:
@@ -111,7 +125,8 @@ class Renderer:
         else:
             part = row["window"] if config.is_window and config.sees_parts else None
             if pixels is None:
-                decoded = decode_jpeg(row["encoded"], index=row["ratio"], count=self.ratios, window=part)
+                decode = decode_jpeg_or_png if self.has_png else decode_jpeg
+                decoded = decode(row["encoded"], index=row["ratio"], count=self.ratios, window=part)
             else:
                 decoded = _kept(pixels, row)
                 if part is not None:

@@ -85,6 +85,11 @@ class Manifest:
     def num_classes(self) -> int:
         return len(self.labels)
 
+    @property
+    def has_png(self) -> bool:
+        """Says whether records may hold PNGs, because the source was raw pixels."""
+        return bool(self.build.get("policy.lossless"))
+
     def shards(self, split: str) -> tuple[Shard, ...]:
         """Lists the shards of a split, in order; UsageError naming the splits there are if it is not one of them."""
         if split not in self.splits:

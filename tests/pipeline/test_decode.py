@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipeline.decode import decode_and_resize, decode_jpeg, ratio_index, usable_ratios
+from pipeline.decode import decode_and_resize, decode_jpeg, decode_jpeg_or_png, ratio_index, usable_ratios
 from tests.datasets import jpeg, smooth_image
 
 
@@ -108,3 +108,25 @@ def test_ratios_leave_at_least_one_pixel_each():
     assert ratio_index(tf.constant(factors), 2).numpy().max() == 1
     assert usable_ratios(source_height=448, source_width=447, height=224, width=224) == 1
     assert usable_ratios(source_height=448, source_width=900, height=224, width=224) == 2
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(("index", "ratio"), [(0, 1), (1, 2), (2, 4)])
+def test_a_png_is_reduced_and_cut_as_a_jpeg_is(photo, mode, index, ratio):
+    photo = photo[:92, :128]  # whole squares
+    pixels = np.asarray(Image.fromarray(photo).convert(mode).convert("RGB"))
+    encoded = _encoded(np.asarray(Image.fromarray(photo).convert(mode)), "PNG")
+    whole = decode_jpeg_or_png(tf.constant(encoded), index=tf.constant(index), count=3)
+    assert whole.dtype == tf.uint8
+    assert whole.shape == decode_jpeg(tf.constant(jpeg(photo)), index=tf.constant(index), count=3).shape
+    squares = pixels.reshape(92 // ratio, ratio, 128 // ratio, ratio, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(whole, squares, atol=0.51)
+    window = tf.constant([3, 5, 11, 17])
+    part = decode_jpeg_or_png(tf.constant(encoded), index=tf.constant(index), count=3, window=window)
+    np.testing.assert_array_equal(part, whole[3:14, 5:22])
+    # A JPEG beside it comes out as ever.
+    as_jpeg = tf.constant(jpeg(photo))
+    np.testing.assert_array_equal(
+        decode_jpeg_or_png(as_jpeg, index=tf.constant(index), count=3, window=window),
+        decode_jpeg(as_jpeg, index=tf.constant(index), count=3, window=window),
+    )
