@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 import tempfile
 
 # Before NumPy is loaded, here and in the processes that inherit it: its linear algebra would start a thread a core in
@@ -22,6 +23,7 @@ from beam_jobs import build, lean_beam
 from beam_jobs.config import BuildConfig
 from beam_jobs.download.addresses import ANY_NETWORK
 from beam_jobs.download.policy import USER_AGENT, DownloadPolicy, FetchPolicy
+from beam_jobs.repair import take_out_damaged
 from beam_jobs.settings import WORK_DIR
 from beam_jobs.sources import SOURCES, open_source
 from beam_jobs.splits import SplitFractions, split_order
@@ -77,6 +79,9 @@ _USER_AGENT = flags.DEFINE_string("user_agent", USER_AGENT, "Name/version (conta
 _TFDS_DIR = flags.DEFINE_string("tfds_data_dir", None, "Where TFDS keeps prepared sets (default: TFDS's own).")
 _SHARE_DISK = flags.DEFINE_bool(
     "workers_share_disk", False, "With --runner: its workers see this machine's paths (NFS); else these are refused."
+)
+_REPAIR = flags.DEFINE_bool(
+    "repair", False, "Read all of the newest version first; if anything in it is damaged, build it anew."
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and an estimate; write nothing.")
 
@@ -221,6 +226,8 @@ def main(arguments: list[str]) -> None:
             print(describe(source, config, workers=len(os.sched_getaffinity(0))))
     else:
         source = open_source(_SOURCE.value, input_path=input_path, options=options)
+        if _REPAIR.value and (problem := take_out_damaged(output)):
+            print(f"{problem}; it is built anew", file=sys.stderr)
         if template:
             build.translate(source, config, arguments)
             print(f"wrote the job to {template}; nothing was built")

@@ -74,6 +74,16 @@ def manifest_of(root: str, version: str) -> Manifest | None:
         return None
 
 
+def sound_manifest(root: str, version: str) -> Manifest | None:
+    """Reads a version's manifest; None where there is none, or a shard that it lists is gone or cut short."""
+    manifest = manifest_of(root, version)
+    if manifest:
+        sizes = {entry.name: entry.size for entry in storage.list_folder(version_directory(root, version))}
+        if all(sizes.get(shard.name) == shard.bytes for shards in manifest.splits.values() for shard in shards):
+            return manifest
+    return None
+
+
 def versions(root: str) -> list[str]:
     """Lists the whole versions, oldest first."""
     return [
@@ -101,7 +111,7 @@ def published_as(root: str, key: str) -> str | None:
     An older one does not count: the pointer never goes back, and who asks for it wants to train on it.
     """
     for version in versions(root)[-1:]:
-        manifest = manifest_of(root, version)
+        manifest = sound_manifest(root, version)
         alias = _text(storage.join(root, WORK_DIR, "same", key))
         if manifest and (version == alias or build_key(manifest.source_fingerprint, manifest.build) == key):
             return version

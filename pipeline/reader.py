@@ -240,7 +240,9 @@ def _copy_shard(source: str, target: str, shard: Shard) -> None:
             digest.update(chunk)
             copy.write(chunk)
         if digest.hexdigest() != shard.sha256:
-            raise DataError(f"shard {source}: its sha256 is not the manifest's; build the dataset again")
+            raise DataError(
+                f"shard {source}: its sha256 is not the manifest's; run the build's command again with --repair"
+            )
 
 
 @functools.lru_cache

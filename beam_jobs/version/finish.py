@@ -76,9 +76,9 @@ def _manifest(plan: Plan, reports: Mapping[str, Sequence[ShardReport]], tally: T
 
 
 def _equal_version(manifest: Manifest, output: str) -> str | None:
-    """Finds the newest version, if it holds the same; else None."""
+    """Finds the newest version, if it holds the same and is whole; else None."""
     for version in root.versions(output)[-1:]:
-        other = root.manifest_of(output, version)
+        other = root.sound_manifest(output, version)
         content = manifest.name, manifest.labels, manifest.splits
         if other and version != manifest.version and (other.name, other.labels, other.splits) == content:
             return version

@@ -182,10 +182,12 @@ def open_dataset(path: storage.Path) -> DatasetVersion:
     try:
         manifest = Manifest.from_json(storage.read_text(file))
     except (ValueError, TypeError) as error:
-        raise DataError(f"{file}: not a valid manifest: {error}") from error
+        raise DataError(f"{file}: not a valid manifest ({error}); run the build's command again") from error
     present = {entry.name for entry in storage.list_folder(directory)}
     for shards in manifest.splits.values():
         for shard in shards:
             if shard.name not in present:
-                raise DataError(f"{directory}: shard {shard.name} is listed in the manifest but absent; build again")
+                raise DataError(
+                    f"{directory}: its manifest lists {shard.name}, which is absent; run the build's command again"
+                )
     return DatasetVersion(path=directory, manifest=manifest)

@@ -173,7 +173,7 @@ def _find_records(data: DatasetVersion, split: str, ids: Iterable[str]) -> dict[
                     if record.id in wanted:
                         found[record.id] = record
             except RecordError as error:
-                raise DataError(f"{path}: {error}; build the dataset again") from error
+                raise DataError(f"{path}: {error}; run the build's command again with --repair") from error
     return found
 
 
