@@ -17,7 +17,7 @@ import apache_beam as beam
 from beam_jobs.bundles import late
 from beam_jobs.elements import Finding, Item, Reject, Row, outcome
 from beam_jobs.errors import crossing
-from beam_jobs.known import write_findings
+from beam_jobs.findings import write_findings
 from beam_jobs.reading import Reader
 from beam_jobs.settings import Settings
 from pipeline.images.guarded import TOGETHER, Decoder, Decoders

@@ -6,7 +6,7 @@ are joined with the listing by URI; a finding under another stamp does not count
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -15,25 +15,11 @@ from beam_jobs import parts, root
 from beam_jobs.coders import by_uri, finding_bytes, finding_of, keyed_item
 from beam_jobs.elements import Finding, Item, Listing, Reject, Row, outcome
 from beam_jobs.errors import crossing
+from beam_jobs.findings import read_findings
 from beam_jobs.settings import Settings
 from beam_jobs.version import table
 from pipeline.format import storage
 from pipeline.images.policy import Reject as Refusal
-
-_FORM = "findings 2"
-
-
-def write_findings(findings: Sequence[Finding], folder: str) -> None:
-    """Writes findings as a part file; a bundle that runs twice leaves two equal ones. Raises OSError."""
-    parts.write_part([finding_bytes(finding) for finding in findings], folder, form=_FORM)
-
-
-def read_findings(path: str) -> list[Finding]:
-    """Reads a part file; of a damaged one, or one that has gone, nothing."""
-    try:
-        return [finding_of(entry) for entry in parts.read_part(path, form=_FORM)]
-    except (ValueError, TypeError, KeyError):
-        return []
 
 
 def _files(settings: Settings) -> Iterator[str]:

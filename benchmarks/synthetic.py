@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from beam_jobs.elements import Finding, Item
-from beam_jobs.known import write_findings
+from beam_jobs.findings import write_findings
 from pipeline.images.facts import ImageFacts
 from pipeline.images.hashing import HASH_BYTES
 

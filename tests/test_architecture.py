@@ -52,6 +52,7 @@ STARTS: dict[str, tuple[str, ...]] = {
                           "beam_jobs.sources.oxford_pets", "beam_jobs.sources.tfds"),
     "retrain.steps": ("beam_jobs.build_tfrecords", "trainer.main", "trainer.evaluate"),
     "trainer.doctor.diagnosis": ("trainer.doctor.probe",),
+    "pipeline.images.guarded": ("pipeline.images.decoder_child",),
 }  # fmt: skip
 
 FREE_OF_TENSORFLOW = ("pipeline.command", "pipeline.format", "pipeline.images", "beam_jobs", "retrain")

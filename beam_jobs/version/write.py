@@ -19,7 +19,7 @@ import apache_beam as beam
 from beam_jobs.bundles import late
 from beam_jobs.elements import Finding, Plan, Reject, Row
 from beam_jobs.errors import BuildError, crossing
-from beam_jobs.known import write_findings
+from beam_jobs.findings import write_findings
 from beam_jobs.reading import Reader
 from beam_jobs.root import version_directory
 from beam_jobs.settings import Settings

@@ -33,6 +33,7 @@ INSPECT, RENDER, THUMBNAIL = "inspect", "render", "thumbnail"
 TOGETHER = 16  # images that are inspected together: so few stay in the cache of the processor
 _PACKAGES = str(pathlib.Path(__file__).parents[2])
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS)
+_NOWHERE = b"\xff"  # the child has not come to an image yet
 _MIB = 1 << 20
 
 
@@ -110,14 +111,17 @@ class Decoder:
         answers, code = self._exchange(what, images)
         if answers is not None:
             return answers
-        at = os.pread(self._place.fileno(), 1, 0)[0]
+        place = os.pread(self._place.fileno(), 1, 0)
+        at = place[0]
         if code == -signal.SIGALRM:
             refused = self._budget.too_slow
-        elif -code in _CRASHES:
+        elif -code in _CRASHES and place != _NOWHERE:
             refused = Reject(code=RejectCode.CORRUPT, detail=f"the decoder crashed ({signal.Signals(-code).name})")
         elif strikes == 0:
             return self._ask(what, images, strikes=1)  # ended from outside: perhaps not the image's doing
-        elif code == -signal.SIGKILL:  # twice at the same place: the system had no memory left for it
+        elif (
+            code == -signal.SIGKILL and place != _NOWHERE
+        ):  # twice at the same place: the system had no memory left for it
             refused = self._budget.too_much_memory
         else:
             command = f"{sys.executable} -m pipeline.images.decoder_child"
@@ -126,7 +130,7 @@ class Decoder:
 
     def _exchange(self, what: str, images: Sequence[bytes]) -> tuple[list[Any] | None, int]:
         """Returns the child's answers, or None and the exit status of a child that has died."""
-        os.pwrite(self._place.fileno(), b"\0", 0)
+        os.pwrite(self._place.fileno(), _NOWHERE, 0)
         self.start()
         child = self._child
         assert child is not None

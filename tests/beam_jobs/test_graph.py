@@ -18,9 +18,9 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
-from beam_jobs import build, graph, inspect, listing
+from beam_jobs import build, graph, listing
 from beam_jobs.duplicates import lsh, near
-from beam_jobs.known import read_findings
+from beam_jobs.findings import read_findings
 from beam_jobs.sources import open_source
 from beam_jobs.sources.folder import FolderSource
 from beam_jobs.splits import SplitFractions
@@ -31,6 +31,7 @@ from pipeline.format import records, storage
 from pipeline.format.manifest import current_version
 from pipeline.images.facts import ImageFacts
 from pipeline.images.facts import inspect as inspect_image
+from pipeline.images.guarded import Decoder
 from pipeline.images.policy import PixelPolicy
 from tests.beam_jobs.image_folders import config, files_of, make_folder, save_image
 
@@ -193,12 +194,19 @@ def counted(monkeypatch, module, name) -> list:
     return calls
 
 
+def decoded(monkeypatch) -> list:
+    """Collects the images that are given to decoders to inspect."""
+    images, real = [], Decoder.inspect
+    monkeypatch.setattr(Decoder, "inspect", lambda self, several: (images.extend(several), real(self, several))[1])
+    return images
+
+
 def test_what_is_published_is_not_decoded_again(folder, tmp_path, monkeypatch):
     copy = shutil.copytree(folder, tmp_path / "in", symlinks=True)
     source = FolderSource(str(copy))
     first = build.build(source, config(tmp_path / "out"))
     before = files_of(first.directory)
-    looks = counted(monkeypatch, inspect, "look")
+    looks = decoded(monkeypatch)
     again = build.build(source, config(tmp_path / "out"))
     assert (again.built, again.version, len(looks)) == (False, "1.0.0", 0)
     os.utime(copy / "cat/0.png", ns=(5, 5))
@@ -237,7 +245,7 @@ from beam_jobs.sources.folder import FolderSource
 from tests.beam_jobs.image_folders import config
 import pathlib
 what, photos, output = sys.argv[1:]
-inspect._BATCH, inspect._FINDINGS = 8, 16
+inspect.TOGETHER, inspect._FINDINGS = 8, 16
 read, make = FolderSource.read, write.WriteShard._make
 if what == "inspecting":
     FolderSource.read = lambda self, item: (time.sleep(0.02), read(self, item))[1]
@@ -272,7 +280,7 @@ def test_killed_while_inspecting_it_decodes_only_what_it_had_not(folder, expecte
     known = {finding.uri for path in parts() for finding in read_findings(str(path))}
     assert len(known) >= 32
     assert not list(out.glob("versions/*"))
-    looks = counted(monkeypatch, inspect, "look")
+    looks = decoded(monkeypatch)
     outcome = build.build(FolderSource(str(folder)), config(out))
     assert len(looks) == outcome.total - len(known)
     assert files_of(outcome.directory) == files_of(expected)
@@ -286,7 +294,7 @@ def test_killed_while_writing_it_finds_its_whole_shards(folder, expected, tmp_pa
     assert current_version(out) is None
     assert not list(out.glob("versions/*/manifest.json"))
     (out / "versions/1.0.0/.photos-train.tfrecord-00000-of-00001.1.b.tmp").write_text("half")
-    looks, made = counted(monkeypatch, inspect, "look"), counted(monkeypatch, write.WriteShard, "_make")
+    looks, made = decoded(monkeypatch), counted(monkeypatch, write.WriteShard, "_make")
     outcome = build.build(FolderSource(str(folder)), config(out))
     assert (len(looks), len(made)) == (0, 2)
     assert files_of(outcome.directory) == files_of(expected)

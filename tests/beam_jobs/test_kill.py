@@ -13,7 +13,7 @@ import pytest
 from pipeline.format.manifest import current_version, open_dataset
 from tests.beam_jobs.image_folders import command, files_of, make_folder, run_build, run_command
 
-_PROCESSES = ("--direct_num_workers=2",)
+_PROCESSES = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
 _ALONE = ("--direct_running_mode=in_memory",)
 
 
@@ -29,17 +29,36 @@ def expected(folder, tmp_path_factory) -> dict[str, bytes]:
     return files_of(run_build(folder, tmp_path_factory.mktemp("out")).directory)
 
 
+def _arguments(process: int) -> list[bytes]:
+    """Reads a process's command line; nothing where it has ended."""
+    try:
+        return pathlib.Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _parent(process: int) -> int:
+    try:
+        return int(pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 def workers_of(launcher: int) -> list[int]:
-    """Lists the process ids of the launcher's workers."""
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            arguments = pathlib.Path("/proc", name, "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"beam_jobs.worker" in arguments and str(launcher).encode() in arguments:
-            found.append(int(name))
-    return found
+    """Lists the process ids of the launcher's workers, then those of its and their decoders."""
+    processes = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    ours = {b"beam_jobs.worker", str(launcher).encode()}
+    workers = [process for process in processes if ours <= set(_arguments(process))]
+    decoders = [process for process in processes if b"pipeline.images.decoder_child" in _arguments(process)]
+    return [*workers, *(process for process in decoders if _parent(process) in (launcher, *workers))]
+
+
+def still_there(processes: list[int]) -> list[int]:
+    """Waits for processes to end; lists those that do not."""
+    end = time.monotonic() + 5
+    while time.monotonic() < end and any(map(_arguments, processes)):
+        time.sleep(0.05)
+    return [process for process in processes if any(_arguments(process))]
 
 
 def start(folder: pathlib.Path, output: pathlib.Path, mode=_PROCESSES) -> subprocess.Popen[str]:
@@ -103,28 +122,28 @@ def test_killed_at_twenty_random_moments(folder, expected, tmp_path, seed, mode)
         (signal.SIGINT, 130, "interrupted; run the same command again to continue\n"),
     ],
 )
-def test_a_signal_ends_the_build_at_once_with_all_its_workers(folder, tmp_path, number, returncode, message):
-    process = start(folder, tmp_path / "out")
+@pytest.mark.parametrize("mode", [_ALONE, _PROCESSES])
+def test_a_signal_ends_the_build_at_once_with_all_its_workers(folder, tmp_path, number, returncode, message, mode):
+    process = start(folder, tmp_path / "out", mode)
     until_it_works(process, tmp_path / "out")
-    assert workers_of(process.pid)
+    workers = workers_of(process.pid)
+    assert len(workers) >= (2 if mode is _ALONE else 4)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=20)
     assert (process.returncode, stderr) == (returncode, message)
-    end = time.monotonic() + 5
-    while workers_of(process.pid) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert workers_of(process.pid) == []
+    assert still_there(workers) == []
 
 
 def test_a_dead_worker_ends_the_build_in_one_line(folder, tmp_path):
     process = start(folder, tmp_path / "out")
     until_it_works(process, tmp_path / "out")
-    os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+    workers = workers_of(process.pid)
+    os.kill(workers[0], signal.SIGKILL)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 75
     assert stderr.startswith("error: a worker process died")
     assert stderr.count("\n") == 1
-    assert workers_of(process.pid) == []
+    assert still_there(workers) == []
 
 
 @pytest.mark.parametrize("same", [True, False])

@@ -20,7 +20,7 @@ import pathlib, sys, time
 from beam_jobs import inspect, progress
 from beam_jobs.sources.folder import FolderSource
 from tests.beam_jobs.image_folders import run_build
-inspect._BATCH, inspect._FINDINGS, progress._POLL_SECONDS = 8, 8, 0.05
+inspect.TOGETHER, inspect._FINDINGS, progress._POLL_SECONDS = 8, 8, 0.05
 read = FolderSource.read
 FolderSource.read = lambda self, item: (time.sleep(0.02), read(self, item))[1]
 run_build(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
@@ -34,7 +34,7 @@ def folder(tmp_path) -> pathlib.Path:
 
 
 def test_a_log_gets_a_line_now_and_then(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(inspect, "_BATCH", 8)
+    monkeypatch.setattr(inspect, "TOGETHER", 8)
     monkeypatch.setattr(inspect, "_FINDINGS", 8)
     monkeypatch.setattr(progress, "_POLL_SECONDS", 0.05)
     monkeypatch.setattr(progress, "_LOG_SECONDS", 0.1)

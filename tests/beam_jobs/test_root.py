@@ -14,7 +14,7 @@ from pipeline.format.manifest import Manifest, Shard, current_version
 
 
 def put_version(base: pathlib.Path, version: str, fingerprint: str = "f") -> None:
-    """Makes a version with nothing in it but its manifest."""
+    """Makes a version with nothing in it but its manifest and an empty shard."""
     manifest = Manifest(
         name="photos",
         version=version,
@@ -28,6 +28,7 @@ def put_version(base: pathlib.Path, version: str, fingerprint: str = "f") -> Non
     )
     directory = base / "versions" / version
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / "s").touch()
     (directory / "manifest.json").write_text(manifest.to_json())
 
 
