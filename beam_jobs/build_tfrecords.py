@@ -23,7 +23,7 @@ from beam_jobs.config import BuildConfig
 from beam_jobs.download.addresses import ANY_NETWORK
 from beam_jobs.download.policy import USER_AGENT, DownloadPolicy, FetchPolicy
 from beam_jobs.settings import WORK_DIR
-from beam_jobs.sources import SOURCES, open_source
+from beam_jobs.sources import SOURCES, TABLES, open_source
 from beam_jobs.splits import SplitFractions, split_order
 from pipeline.command import UsageError, run_command
 from pipeline.format.storage import is_remote
@@ -70,6 +70,12 @@ _ALLOW_PRIVATE = flags.DEFINE_bool(
 _IGNORE_ROBOTS = flags.DEFINE_bool("ignore_robots", False, "Ignore robots.txt and X-Robots-Tag: noai, noimageai.")
 _USER_AGENT = flags.DEFINE_string("user_agent", USER_AGENT, "Name/version (contact) that downloads introduce us with.")
 _TFDS_DIR = flags.DEFINE_string("tfds_data_dir", None, "Where TFDS keeps prepared sets (default: TFDS's own).")
+_COLUMNS = {
+    "uri": flags.DEFINE_string("uri_column", None, "Of a table: the column of the images' paths or URLs."),
+    "label": flags.DEFINE_string("label_column", None, "Of a table: the column of the classes."),
+    "split": flags.DEFINE_string("split_column", None, "Of a table: the column of the splits; empty for none."),
+}
+_ENCODING = flags.DEFINE_string("encoding", None, "Of a table's text, like windows-1252 (default: utf-8, or its mark).")
 _SHARE_DISK = flags.DEFINE_bool(
     "workers_share_disk", False, "With --runner: its workers see this machine's paths (NFS); else these are refused."
 )
@@ -139,6 +145,15 @@ def _fraction(flag: flags.FlagHolder[float]) -> float:
     return flag.value
 
 
+def _table_options() -> dict[str, str]:
+    """Returns what the user said of a table. Raises UsageError where the source is none."""
+    columns = [(f"{name}_column", flag.value) for name, flag in _COLUMNS.items()]
+    given = {name: value for name, value in (*columns, ("encoding", _ENCODING.value)) if value is not None}
+    if given and _SOURCE.value not in TABLES:
+        raise UsageError(f"--{next(iter(given))} is for tables: --source={', '.join(TABLES)}; not {_SOURCE.value}")
+    return given
+
+
 def _scratch(output: str) -> str:
     """Names a local folder for what a source unpacks: beside the dataset, or a temporary one beside a store."""
     if is_remote(output):
@@ -198,6 +213,7 @@ def main(arguments: list[str]) -> None:
         "download_dir": _DOWNLOAD_DIR.value or os.path.join(output, WORK_DIR, "downloads"),
         "work_dir": _scratch(output),
         "tfds_data_dir": _TFDS_DIR.value or "",
+        **_table_options(),
     }
     if _DRY_RUN.value:
         from beam_jobs.dry_run import describe

@@ -12,7 +12,7 @@ _WORDS = {
     ),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
-# Words that may stand beside a split's and say nothing; the longer ones first, where they are glued to it ("trainset").
+# Words that say nothing beside a split's, or glued to it ("trainset"): therefore the longer ones first.
 _FILLERS = ("dataset", "images", "photos", "image", "split", "data", "imgs", "set", "img")
 
 
@@ -26,7 +26,6 @@ def split_of(name: str) -> str | None:
       name: as the source spells it: a folder, a value of a table's column, a split of TFDS.
     """
     words = "".join(char if char.isalnum() else " " for char in name.casefold()).split()
-    # "TrainSet" and "train set" are told apart by nothing here: glued fillers go, whatever the case was.
     found = {split for word in words if (split := _split_word(word)) is not None}
     others = [word for word in words if _split_word(word) is None and word not in _FILLERS]
     return found.pop() if len(found) == 1 and not others else None
