@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 import tempfile
 
 # Before NumPy is loaded, here and in the processes that inherit it: its linear algebra would start a thread a core in
@@ -20,11 +21,13 @@ from absl import flags
 
 from beam_jobs import build, lean_beam
 from beam_jobs.config import BuildConfig
+from beam_jobs.corrections import read_corrections
 from beam_jobs.download.addresses import ANY_NETWORK
 from beam_jobs.download.policy import USER_AGENT, DownloadPolicy, FetchPolicy
 from beam_jobs.settings import WORK_DIR
 from beam_jobs.sources import SOURCES, TABLES, open_source
 from beam_jobs.splits import SplitFractions, split_order
+from beam_jobs.version.decided import remarks
 from pipeline.command import UsageError, run_command
 from pipeline.format.storage import is_remote
 from pipeline.images import heap
@@ -76,6 +79,12 @@ _COLUMNS = {
     "split": flags.DEFINE_string("split_column", None, "Of a table: the column of the splits; empty for none."),
 }
 _ENCODING = flags.DEFINE_string("encoding", None, "Of a table's text, like windows-1252 (default: utf-8, or its mark).")
+_EXCLUDE = flags.DEFINE_string(
+    "exclude", None, "A CSV file of images to leave out: a column id (its copies, too) or uri."
+)
+_RELABEL = flags.DEFINE_string(
+    "relabel", None, "A CSV file of images' right classes: the columns id or uri, and label."
+)
 _SHARE_DISK = flags.DEFINE_bool(
     "workers_share_disk", False, "With --runner: its workers see this machine's paths (NFS); else these are refused."
 )
@@ -208,6 +217,7 @@ def main(arguments: list[str]) -> None:
         keep_versions=_KEEP.value,
         download=_download_policy(),
         workers_share_disk=_SHARE_DISK.value,
+        corrections=read_corrections(_EXCLUDE.value, _RELABEL.value),
     )
     options = {
         "download_dir": _DOWNLOAD_DIR.value or os.path.join(output, WORK_DIR, "downloads"),
@@ -228,7 +238,10 @@ def main(arguments: list[str]) -> None:
             build.translate(source, config, arguments)
             print(f"wrote the job to {template}; nothing was built")
         else:
-            print(_summary(build.build(source, config, arguments)))
+            outcome = build.build(source, config, arguments)
+            print(_summary(outcome))
+            for line in remarks(outcome.directory, exclude=_EXCLUDE.value, relabel=_RELABEL.value):
+                print(line, file=sys.stderr if line.startswith("warning") else sys.stdout)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 import PIL
 from PIL import features
 
+from beam_jobs.corrections import Corrections
 from beam_jobs.download.policy import DownloadPolicy
 from beam_jobs.splits import SplitFractions
 from pipeline.images import jpeg
@@ -41,6 +42,7 @@ class BuildConfig:
       keep_versions: versions to keep, or None for all.
       download: how URLs are downloaded.
       workers_share_disk: whether an engine's workers see this machine's paths.
+      corrections: what a person decided about single images; decides, too, what the dataset holds.
     """
 
     source_name: str
@@ -56,6 +58,7 @@ class BuildConfig:
     keep_versions: int | None = None
     download: DownloadPolicy = dataclasses.field(default_factory=DownloadPolicy)
     workers_share_disk: bool = False
+    corrections: Corrections = dataclasses.field(default_factory=Corrections)
 
     def content(self) -> dict[str, Any]:
         """Lists the settings that decide what the dataset holds, for the manifest and the build's key."""
@@ -69,6 +72,7 @@ class BuildConfig:
             "validation_fraction": self.validation_fraction,
             "seed": self.seed,
             "max_reject_fraction": self.max_reject_fraction,
+            **({"corrections": self.corrections.digest} if self.corrections.digest else {}),
             **self.encoding(),
         }
 

@@ -23,6 +23,7 @@ _USUAL = {
         *("labels", "class", "category", "target", "classname", "labelname", "categoryname", "targetname"),
         *("classlabel", "imagelabel", "imageclass"),
     ),
+    "id": ("sha256", "imageid", "recordid"),
     "split": ("splits", "set", "subset", "partition", "datasplit", "splitname"),
 }
 _SHOWN = 20  # columns that a message lists
@@ -47,6 +48,10 @@ class Columns:
         return f'images from column "{self.uri}", labels from "{self.label}", {split}'
 
     @property
+    def needed(self) -> tuple[str, str]:
+        return self.uri, self.label
+
+    @property
     def guessed(self) -> bool:
         """Says whether a column is not called what we call it."""
         return (self.uri, self.label, self.split or "split") != OURS
@@ -62,7 +67,7 @@ def listed(names: Sequence[str]) -> str:
     """Words the columns that a table has, for a message."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     shown = ", ".join(f'"{name[:50]}"' for name in names[:_SHOWN])
-    return f"the columns are {shown}{more}" if names else "there are no columns"
+    return f"the columns are {shown}{more}" if names else "there are no columns: the file is empty"
 
 
 def find_columns(names: Sequence[str], asked: Mapping[str, str]) -> Columns:
@@ -75,7 +80,7 @@ def find_columns(names: Sequence[str], asked: Mapping[str, str]) -> Columns:
     Raises:
       ValueError: one that is needed is not there, or several may be it; says which columns there are.
     """
-    found = {ours: _find(ours, names, asked.get(ours)) for ours in OURS}
+    found = {ours: find_column(ours, names, asked.get(ours)) for ours in OURS}
     if found["split"] is None and "split" not in asked:
         for name in names:
             if name not in found.values() and (hint := nearest(name.lower(), ["split"])):
@@ -87,8 +92,17 @@ def _plain(name: str) -> str:
     return "".join(char for char in name.casefold() if char.isalnum())
 
 
-def _find(ours: str, names: Sequence[str], asked: str | None) -> str | None:
-    """Finds one column; None where the table has no `split`. Raises ValueError."""
+def find_column(ours: str, names: Sequence[str], asked: str | None = None) -> str | None:
+    """Finds one column; None where one that is not `REQUIRED` is not there.
+
+    Args:
+      ours: our name of it.
+      names: of all columns.
+      asked: the user's name of it, "" for none; None to look for the usual ones.
+
+    Raises:
+      ValueError: it is not there, or several may be it; says which columns there are.
+    """
     if asked == "" and ours not in REQUIRED:
         return None
     if asked is not None:
@@ -112,4 +126,5 @@ def _find(ours: str, names: Sequence[str], asked: str | None) -> str | None:
         raise ValueError(f'no column "{asked}" (--{ours}_column); {listed(names)}.{nearest(asked, names)}')
     if ours not in REQUIRED:
         return None
-    raise ValueError(f'no column "{ours}"; {listed(names)}: name the one with --{ours}_column=NAME')
+    remedy = f": name the one with --{ours}_column=NAME" if names else ""
+    raise ValueError(f'no column "{ours}"; {listed(names)}{remedy}')

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
 
-from beam_jobs.sources.columns import OURS, REQUIRED, Columns, find_columns, say_once
+from beam_jobs.sources.columns import Columns, find_columns, say_once
 from beam_jobs.sources.rows import RowError, TableRow, make_row
 from beam_jobs.sources.text_lines import MAX_CHARACTERS, Lines
 
@@ -15,27 +16,56 @@ _HEADER_LINES = 100
 _LOOKS_LIKE_DATA = ("/", "\\", ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
+class Chosen(Protocol):
+    """Says which columns count."""
+
+    @property
+    def needed(self) -> Sequence[str]:
+        """Lists the columns that every row must have."""
+
+
+T = TypeVar("T", bound=Chosen)
+
+
 def delimited_rows(path: str, asked: Mapping[str, str], encoding: str) -> Iterator[TableRow]:
     """Yields the rows of a table whose first line names the columns. Raises RowError, UsageError, OSError."""
+
+    def choose(names: Sequence[str]) -> Columns:
+        return find_columns(names, asked)
+
+    for line, columns, fields in delimited_fields(path, choose, encoding, announce=True):
+        yield make_row(line, columns, fields)
+
+
+def delimited_fields(
+    path: str, choose: Callable[[Sequence[str]], T], encoding: str = "", *, announce: bool = False
+) -> Iterator[tuple[int, T, dict[str, str]]]:
+    """Yields (line, what was chosen, column → value) of the rows that are not empty.
+
+    Args:
+      path: of the table, on a disk or in a store.
+      choose: chooses among the columns that the first line names, or raises ValueError.
+      encoding: see `Lines`.
+      announce: whether to print which columns and delimiter were found, where they are not the usual ones.
+
+    Raises: see `delimited_rows`.
+    """
     # The library counts a field for all of the process; `Lines` bounds the whole record.
     csv.field_size_limit(MAX_CHARACTERS)
     with Lines(path, encoding) as lines:
-        delimiter, names, columns = _header(lines, asked)
-        if columns.guessed or delimiter != ",":
-            say_once(f"{path}: {columns}; the delimiter is {_named(delimiter)}")
-        places = {name: names.index(name) for name in (getattr(columns, ours) for ours in OURS) if name}
-        needed = {getattr(columns, ours) for ours in REQUIRED}
+        delimiter, names, chosen = _header(lines, choose)
+        if announce and (getattr(chosen, "guessed", False) or delimiter != ","):
+            say_once(f"{path}: {chosen}; the delimiter is {_named(delimiter)}")
+        enough = 1 + max(map(names.index, chosen.needed), default=0)
         for line, values in _records(lines, delimiter):
-            missing = [name for name, place in places.items() if place >= len(values) and name in needed]
-            if missing or any(value.strip() for value in values[len(names) :]):
+            if len(values) < enough or any(value.strip() for value in values[len(names) :]):
                 shown = f"{values!r:.100}"
                 problem = (
                     f"{len(values)} values for {len(names)} columns (the delimiter is {_named(delimiter)}): {shown}"
                 )
                 raise RowError(line, problem)
             # Spreadsheets leave out the last cells of a row where they are empty.
-            fields = {name: values[place] for name, place in places.items() if place < len(values)}
-            yield make_row(line, columns, fields)
+            yield line, chosen, dict(zip(names, values))  # noqa: B905
 
 
 def _named(delimiter: str) -> str:
@@ -66,7 +96,7 @@ def _first(lines: Lines) -> tuple[str, str]:
             delimiter = text[4]
         elif line.strip(' "\r\n' + "".join(_DELIMITERS)):
             return _whole(line, lines), delimiter
-    raise RowError(max(1, lines.number), 'no column "uri"; there are no columns: the file is empty')
+    return "", delimiter
 
 
 def _whole(line: str, lines: Lines) -> str:
@@ -78,8 +108,8 @@ def _whole(line: str, lines: Lines) -> str:
     return "".join(parts)
 
 
-def _header(lines: Lines, asked: Mapping[str, str]) -> tuple[str, list[str], Columns]:
-    """Reads the header and finds the delimiter: the one that shows our columns. Raises RowError.
+def _header(lines: Lines, choose: Callable[[Sequence[str]], T]) -> tuple[str, list[str], T]:
+    """Reads the header and finds the delimiter: the one that shows the columns. Raises RowError.
 
     A rule of our own, because only the header is looked at, and what it must name is known: `csv.Sniffer` guesses from
     letters that occur often.
@@ -90,19 +120,20 @@ def _header(lines: Lines, asked: Mapping[str, str]) -> tuple[str, list[str], Col
     for delimiter in given or _DELIMITERS:
         try:
             names = _cells(text, delimiter)
-            return delimiter, names, find_columns(names, asked)
+            return delimiter, names, choose(names)
         except csv.Error as error:
             problems.append((0, str(error)))
         except ValueError as error:
-            problems.append((len(names), f"{error} (the delimiter is {_named(delimiter)}){_hint(names)}"))
+            shown = f" (the delimiter is {_named(delimiter)}){_hint(names)}" if names else ""
+            problems.append((len(names), f"{error}{shown}"))
     # The delimiter that shows most columns; the first of several.
-    raise RowError(lines.number, max(problems, key=lambda problem: problem[0])[1])
+    raise RowError(max(1, lines.number), max(problems, key=lambda problem: problem[0])[1])
 
 
 def _cells(text: str, delimiter: str) -> list[str]:
     """Takes the header apart; columns at the end without a name are those of a spreadsheet's empty cells."""
-    (names,) = csv.reader([text], delimiter=delimiter, strict=True, skipinitialspace=True)
-    names = [name.strip() for name in names]
+    rows = csv.reader([text], delimiter=delimiter, strict=True, skipinitialspace=True)
+    names = [name.strip() for row in rows for name in row]
     while names and not names[-1]:
         names.pop()
     return names

@@ -59,7 +59,7 @@ def make_row(line: int, columns: Columns, fields: Mapping[str, Any], *, unit: st
         try:
             texts[ours] = _text(name, fields.get(name), numbers=ours == "label")
             if ours in REQUIRED:
-                _check(name, texts[ours])
+                check_text(name, texts[ours])
         except ValueError as error:
             raise RowError(line, str(error), unit=unit) from error
     split = split_of(texts["split"])
@@ -83,8 +83,8 @@ def _text(name: str, value: Any, *, numbers: bool) -> str:
     raise ValueError(f'"{name}" is {shown}, expected {wanted}')
 
 
-def _check(name: str, text: str) -> None:
-    """Refuses what no record can hold. Raises ValueError."""
+def check_text(name: str, text: str) -> None:
+    """Refuses what is no text that a record can hold; `name` is of the column. Raises ValueError."""
     if not text:
         raise ValueError(f'no "{name}"')
     if len(text) > _MAX_CHARACTERS:

@@ -105,7 +105,8 @@ class WriteShard(beam.DoFn):
                 width=facts.width,
             )
             content += frame(encode_example(record))
-            tally.add(row, image_bytes=len(image))
+            decided = self._settings.build.corrections.label(row.item.uri, row.id) is not None
+            tally.add(row, image_bytes=len(image), relabelled=decided)
         digest = hashlib.sha256(content).hexdigest()
         shard = Shard(name=name, examples=len(rows), bytes=len(content), sha256=digest)
         return ShardReport(shard=shard, tally=tally), bytes(content)

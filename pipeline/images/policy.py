@@ -28,6 +28,7 @@ class RejectCode(enum.Enum):
     LABEL_CONFLICT = "label_conflict"
     TRAIN_COPY_OF_TEST = "train_copy_of_test"
     UNREADABLE = "unreadable"
+    EXCLUDED = "excluded"  # by a person, image by image
     # Download failures.
     HTTP_STATUS = "http_status"
     TIMEOUT = "timeout"
