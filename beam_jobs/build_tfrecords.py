@@ -61,6 +61,9 @@ _MAX_SIDE = flags.DEFINE_integer("max_side", None, "Shrink images to this longes
 _MIN_SIDE = flags.DEFINE_integer("min_side", PixelPolicy.min_side, "Refuse images with a shorter side.", lower_bound=1)
 _SUBSAMPLING = flags.DEFINE_enum("subsampling", "4:2:0", ["4:2:0", "4:4:4"], "Chroma of the images encoded anew.")
 _ANIMATED = flags.DEFINE_enum("animated", "first_frame", ["first_frame", "refuse"], "What becomes of animated images.")
+_STRIP = flags.DEFINE_bool(
+    "strip_metadata", False, "Take EXIF (GPS positions among it), XMP, IPTC and comments out of JPEGs that are kept."
+)
 _MAX_REJECTS = flags.DEFINE_float("max_reject_fraction", 0.1, "Stop with exit code 65 if more images are refused.")
 _KEEP = flags.DEFINE_integer("keep_versions", None, "Remove older versions beyond this many.", lower_bound=1)
 _DOWNLOAD_DIR = flags.DEFINE_string("download_dir", None, "The store of downloads (default: inside the output).")
@@ -129,6 +132,7 @@ def _pixel_policy() -> PixelPolicy:
             min_side=_MIN_SIDE.value,
             animated=_ANIMATED.value,
             subsampling=_SUBSAMPLING.value,
+            strip_metadata=_STRIP.value,
         )
     except ValueError as error:
         raise UsageError(f"image flags: {error}") from error

@@ -26,6 +26,7 @@ from pipeline.format import storage
 from pipeline.format.manifest import Shard
 from pipeline.format.records import Record, encode_example, frame
 from pipeline.images.encode import render
+from pipeline.images.metadata import has_position
 from pipeline.images.policy import ReadError
 
 _REFUSED_PER_TABLE = 50_000
@@ -106,7 +107,8 @@ class WriteShard(beam.DoFn):
             )
             content += frame(encode_example(record))
             decided = self._settings.build.corrections.label(row.item.uri, row.id) is not None
-            tally.add(row, image_bytes=len(image), relabelled=decided)
+            position = facts.keeps_bytes and has_position(image)
+            tally.add(row, image_bytes=len(image), relabelled=decided, position=position)
         digest = hashlib.sha256(content).hexdigest()
         shard = Shard(name=name, examples=len(rows), bytes=len(content), sha256=digest)
         return ShardReport(shard=shard, tally=tally), bytes(content)
@@ -119,7 +121,8 @@ class WriteShard(beam.DoFn):
             )
         if row.item.content_id(data) != row.id:
             raise BuildError(ExitCode.AGAIN, f"{row.item.uri} changed while the build ran; run the same command again")
-        return data if row.facts.keeps_bytes else render(data, self._settings.build.policy)
+        policy = self._settings.build.policy
+        return data if row.facts.keeps_bytes and not policy.strip_metadata else render(data, policy)
 
 
 def put(path: str, content: bytes | str) -> None:
