@@ -15,7 +15,7 @@ OURS = (*REQUIRED, "split")
 # and separators do not count. Our own name goes before all of them.
 _USUAL = {
     "uri": (
-        *("image", "img", "path", "file", "url"),
+        *("image", "img", "photo", "picture", "path", "file", "url"),
         *("filepath", "filename", "filelocation", "imagefilename"),
         *("imagepath", "imagefile", "imagename", "imageurl", "imageuri", "imgpath", "imgfile", "imgname", "imgurl"),
     ),
@@ -63,10 +63,15 @@ def say_once(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def one_line(name: str) -> str:
+    """Spells a column's name, which spreadsheets let go over several lines, on one."""
+    return " ".join(name.split())
+
+
 def listed(names: Sequence[str]) -> str:
     """Words the columns that a table has, for a message."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    shown = ", ".join(f'"{name[:50]}"' for name in names[:_SHOWN])
+    shown = ", ".join(f'"{one_line(name)[:50]}"' for name in names[:_SHOWN])
     return f"the columns are {shown}{more}" if names else "there are no columns: the file is empty"
 
 

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from beam_jobs.sources.columns import Columns, find_columns, say_once
+from beam_jobs.sources.columns import Columns, find_columns, one_line, say_once
 from beam_jobs.sources.rows import RowError, TableRow, make_row
 from beam_jobs.sources.text_lines import MAX_CHARACTERS, Lines
 
@@ -33,12 +33,20 @@ def delimited_rows(path: str, asked: Mapping[str, str], encoding: str) -> Iterat
     def choose(names: Sequence[str]) -> Columns:
         return find_columns(names, asked)
 
-    for line, columns, fields in delimited_fields(path, choose, encoding, announce=True):
+    def announce(columns: Columns, delimiter: str) -> None:
+        if columns.guessed or delimiter != ",":
+            say_once(f"{path}: {columns}; the delimiter is {_named(delimiter)}")
+
+    for line, columns, fields in delimited_fields(path, choose, encoding, announce=announce):
         yield make_row(line, columns, fields)
 
 
 def delimited_fields(
-    path: str, choose: Callable[[Sequence[str]], T], encoding: str = "", *, announce: bool = False
+    path: str,
+    choose: Callable[[Sequence[str]], T],
+    encoding: str = "",
+    *,
+    announce: Callable[[T, str], None] | None = None,
 ) -> Iterator[tuple[int, T, dict[str, str]]]:
     """Yields (line, what was chosen, column → value) of the rows that are not empty.
 
@@ -46,26 +54,24 @@ def delimited_fields(
       path: of the table, on a disk or in a store.
       choose: chooses among the columns that the first line names, or raises ValueError.
       encoding: see `Lines`.
-      announce: whether to print which columns and delimiter were found, where they are not the usual ones.
+      announce: is told what was chosen and the delimiter, before the first row.
 
-    Raises: see `delimited_rows`.
+    Raises:
+      RowError, UsageError, OSError: see `delimited_rows`.
     """
     # The library counts a field for all of the process; `Lines` bounds the whole record.
     csv.field_size_limit(MAX_CHARACTERS)
     with Lines(path, encoding) as lines:
         delimiter, names, chosen = _header(lines, choose)
-        if announce and (getattr(chosen, "guessed", False) or delimiter != ","):
-            say_once(f"{path}: {chosen}; the delimiter is {_named(delimiter)}")
+        if announce is not None:
+            announce(chosen, delimiter)
         enough = 1 + max(map(names.index, chosen.needed), default=0)
         for line, values in _records(lines, delimiter):
             if len(values) < enough or any(value.strip() for value in values[len(names) :]):
-                shown = f"{values!r:.100}"
-                problem = (
-                    f"{len(values)} values for {len(names)} columns (the delimiter is {_named(delimiter)}): {shown}"
-                )
-                raise RowError(line, problem)
+                counts = f"{len(values)} values for {len(names)} columns"
+                raise RowError(line, f"{counts} (the delimiter is {_named(delimiter)}): {values!r:.100}")
             # Spreadsheets leave out the last cells of a row where they are empty.
-            yield line, chosen, dict(zip(names, values))  # noqa: B905
+            yield line, chosen, dict(zip(names, values, strict=False))
 
 
 def _named(delimiter: str) -> str:
@@ -133,7 +139,7 @@ def _header(lines: Lines, choose: Callable[[Sequence[str]], T]) -> tuple[str, li
 def _cells(text: str, delimiter: str) -> list[str]:
     """Takes the header apart; columns at the end without a name are those of a spreadsheet's empty cells."""
     rows = csv.reader([text], delimiter=delimiter, strict=True, skipinitialspace=True)
-    names = [name.strip() for row in rows for name in row]
+    names = [one_line(name) for row in rows for name in row]
     while names and not names[-1]:
         names.pop()
     return names

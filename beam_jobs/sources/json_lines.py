@@ -33,9 +33,9 @@ def json_rows(path: str, asked: Mapping[str, str], encoding: str) -> Iterator[Ta
                     found = find_columns(names, asked)
                 except ValueError as error:
                     raise RowError(lines.number, str(error)) from error
-                if len(shapes) == _SHAPES:
-                    shapes.clear()
-                shapes[names] = found
-                if found.guessed:
+                if found.guessed and not shapes:
                     say_once(f"{path}: {found}")
+                if len(shapes) == _SHAPES:
+                    shapes.pop(next(iter(shapes)))
+                shapes[names] = found
             yield make_row(lines.number, shapes[names], fields)

@@ -17,6 +17,7 @@ from beam_jobs.sources.columns import Columns, find_columns
         (["id", "image_url", "target", "price"], ("image_url", "target", "")),
         (["uri", "URI", "image", "label", "class"], ("uri", "label", "")),  # as the documentation spells it
         (["Uri", "path", "Label", "category"], ("Uri", "Label", "")),
+        (["photo", "name", "label"], ("photo", "label", "")),
         (["class_id", "class", "path"], ("path", "class", "")),
     ],
 )
@@ -43,7 +44,7 @@ def test_names_that_the_user_gives():
         (["uri", "class", "category"], {}, "give --label_column=class or --label_column=category"),
         (["uri", "label", "set", "subset"], {}, "several columns may be the split"),
         (["uri", "Label", "LABEL"], {}, "several columns may be the label"),
-        (["photo", "label"], {}, 'no column "uri"; the columns are "photo", "label": name the one with --uri_column'),
+        (["a\nb", "label"], {}, 'no column "uri"; the columns are "a b", "label": name the one with --uri_column'),
         (["uri", "label"], {"label": "lable"}, r'no column "lable" \(--label_column\); .*Did you mean "label"'),
         (["uri", "label", "uri"], {}, 'column "uri" appears twice; the columns are "uri", "label", "uri"'),
         (["uri", "label", "spilt"], {}, 'column "spilt" is unknown. Did you mean "split"'),

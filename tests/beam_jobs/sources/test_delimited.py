@@ -68,7 +68,7 @@ def test_a_long_text_in_another_column_is_nothing_to_us(tmp_path):
     ("content", "message"),
     [
         ("img/00.jpg,cat\nimg/01.jpg,dog\n", r'the columns are "img/00.jpg", "cat".*line before it that names'),
-        ("photo;kind\na;b\n", r'line 1: no column "uri"; the columns are "photo", "kind".*delimiter is ";"'),
+        ("shot;kind\na;b\n", r'line 1: no column "uri"; the columns are "shot", "kind".*delimiter is ";"'),
         ("\n\n", 'line 2: no column "uri"; there are no columns: the file is empty'),
         (text_of().encode("windows-1252"), r"line 3: not UTF-8 .* perhaps --encoding=windows-1252"),
         (text_of().encode("utf-16-le"), "line 1: NUL characters.* --encoding=utf-16-le"),
