@@ -21,12 +21,14 @@ from absl import flags
 
 from beam_jobs import build, lean_beam
 from beam_jobs.config import BuildConfig
+from beam_jobs.corrections import read_corrections
 from beam_jobs.download.addresses import ANY_NETWORK
 from beam_jobs.download.policy import USER_AGENT, DownloadPolicy, FetchPolicy
 from beam_jobs.repair import take_out_damaged
 from beam_jobs.settings import WORK_DIR
-from beam_jobs.sources import SOURCES, open_source
+from beam_jobs.sources import SOURCES, TABLES, open_source
 from beam_jobs.splits import SplitFractions, split_order
+from beam_jobs.version.decided import remarks
 from pipeline.command import UsageError, run_command
 from pipeline.format.storage import is_remote
 from pipeline.images import heap
@@ -65,6 +67,9 @@ _IMAGE_SECONDS = flags.DEFINE_float("image_timeout", ImageBudget.seconds, "Refus
 _IMAGE_MEMORY = flags.DEFINE_integer(
     "image_memory", ImageBudget.memory >> 20, "Refuse images that take more MiB of memory to decode."
 )
+_STRIP = flags.DEFINE_bool(
+    "strip_metadata", False, "Take EXIF (GPS positions among it), XMP, IPTC and comments out of JPEGs that are kept."
+)
 _MAX_REJECTS = flags.DEFINE_float("max_reject_fraction", 0.1, "Stop with exit code 65 if more images are refused.")
 _KEEP = flags.DEFINE_integer("keep_versions", None, "Remove older versions beyond this many.", lower_bound=1)
 _DOWNLOAD_DIR = flags.DEFINE_string("download_dir", None, "The store of downloads (default: inside the output).")
@@ -77,6 +82,18 @@ _ALLOW_PRIVATE = flags.DEFINE_bool(
 _IGNORE_ROBOTS = flags.DEFINE_bool("ignore_robots", False, "Ignore robots.txt and X-Robots-Tag: noai, noimageai.")
 _USER_AGENT = flags.DEFINE_string("user_agent", USER_AGENT, "Name/version (contact) that downloads introduce us with.")
 _TFDS_DIR = flags.DEFINE_string("tfds_data_dir", None, "Where TFDS keeps prepared sets (default: TFDS's own).")
+_COLUMNS = {
+    "uri": flags.DEFINE_string("uri_column", None, "Of a table: the column of the images' paths or URLs."),
+    "label": flags.DEFINE_string("label_column", None, "Of a table: the column of the classes."),
+    "split": flags.DEFINE_string("split_column", None, "Of a table: the column of the splits; empty for none."),
+}
+_ENCODING = flags.DEFINE_string("encoding", None, "Of a table's text, like windows-1252 (default: utf-8, or its mark).")
+_EXCLUDE = flags.DEFINE_string(
+    "exclude", None, "A CSV file of images to leave out: a column id (its copies, too) or uri."
+)
+_RELABEL = flags.DEFINE_string(
+    "relabel", None, "A CSV file of images' right classes: the columns id or uri, and label."
+)
 _SHARE_DISK = flags.DEFINE_bool(
     "workers_share_disk", False, "With --runner: its workers see this machine's paths (NFS); else these are refused."
 )
@@ -124,6 +141,7 @@ def _pixel_policy() -> PixelPolicy:
             min_side=_MIN_SIDE.value,
             animated=_ANIMATED.value,
             subsampling=_SUBSAMPLING.value,
+            strip_metadata=_STRIP.value,
         )
     except ValueError as error:
         raise UsageError(f"image flags: {error}") from error
@@ -154,6 +172,15 @@ def _fraction(flag: flags.FlagHolder[float]) -> float:
     if not 0 <= flag.value <= 1:
         raise UsageError(f"--{flag.name}={flag.value:g}: must be from 0 to 1")
     return flag.value
+
+
+def _table_options() -> dict[str, str]:
+    """Returns what the user said of a table. Raises UsageError where the source is none."""
+    columns = [(f"{name}_column", flag.value) for name, flag in _COLUMNS.items()]
+    given = {name: value for name, value in (*columns, ("encoding", _ENCODING.value)) if value is not None}
+    if given and _SOURCE.value not in TABLES:
+        raise UsageError(f"--{next(iter(given))} is for tables: --source={', '.join(TABLES)}; not {_SOURCE.value}")
+    return given
 
 
 def _scratch(output: str) -> str:
@@ -211,11 +238,13 @@ def main(arguments: list[str]) -> None:
         download=_download_policy(),
         workers_share_disk=_SHARE_DISK.value,
         budget=_image_budget(),
+        corrections=read_corrections(_EXCLUDE.value, _RELABEL.value),
     )
     options = {
         "download_dir": _DOWNLOAD_DIR.value or os.path.join(output, WORK_DIR, "downloads"),
         "work_dir": _scratch(output),
         "tfds_data_dir": _TFDS_DIR.value or "",
+        **_table_options(),
     }
     if _DRY_RUN.value:
         from beam_jobs.dry_run import describe
@@ -232,7 +261,10 @@ def main(arguments: list[str]) -> None:
             build.translate(source, config, arguments)
             print(f"wrote the job to {template}; nothing was built")
         else:
-            print(_summary(build.build(source, config, arguments)))
+            outcome = build.build(source, config, arguments)
+            print(_summary(outcome))
+            for line in remarks(outcome.directory, exclude=_EXCLUDE.value, relabel=_RELABEL.value):
+                print(line, file=sys.stderr if line.startswith("warning") else sys.stdout)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 import PIL
 from PIL import features
 
+from beam_jobs.corrections import Corrections
 from beam_jobs.download.policy import DownloadPolicy
 from beam_jobs.splits import SplitFractions
 from pipeline.images import jpeg
@@ -19,7 +20,7 @@ from pipeline.images.pixels import FORMATS
 from pipeline.images.policy import PixelPolicy
 
 # Part of every build's key: to be raised when the same input and flags give other shards than before.
-FORMAT = 1
+FORMAT = 2
 # Part of an inspection's name: to be raised when `facts.inspect` answers differently for the same bytes.
 INSPECTION_VERSION = 3
 
@@ -43,6 +44,7 @@ class BuildConfig:
       download: how URLs are downloaded.
       workers_share_disk: whether an engine's workers see this machine's paths.
       budget: what decoding one image may take; decides, like `policy`, what is refused.
+      corrections: what a person decided about single images; decides, too, what the dataset holds.
     """
 
     source_name: str
@@ -59,6 +61,7 @@ class BuildConfig:
     download: DownloadPolicy = dataclasses.field(default_factory=DownloadPolicy)
     workers_share_disk: bool = False
     budget: ImageBudget = dataclasses.field(default_factory=ImageBudget)
+    corrections: Corrections = dataclasses.field(default_factory=Corrections)
 
     def content(self) -> dict[str, Any]:
         """Lists the settings that decide what the dataset holds, for the manifest and the build's key."""
@@ -73,6 +76,7 @@ class BuildConfig:
             "seed": self.seed,
             "max_reject_fraction": self.max_reject_fraction,
             **{f"budget.{key}": value for key, value in dataclasses.asdict(self.budget).items()},
+            **({"corrections": self.corrections.digest} if self.corrections.digest else {}),
             **self.encoding(),
         }
 

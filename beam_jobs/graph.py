@@ -1,7 +1,7 @@
 """Builds the Beam graph from a source to a version, the same on every engine and every store.
 
-    listed → (downloaded) → joined with what is known → inspected → without copies → near duplicates grouped → split
-    → planned → shards → version
+    listed → (downloaded) → joined with what is known → inspected → (corrected) → without copies → near duplicates
+    grouped → split → planned → shards → version
 
 Elements are values (elements.py). Rows travel, image bytes never: who writes a shard reads each image again. A bundle
 may run twice or be killed: what a step leaves behind is whole, and the same whoever leaves it.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import apache_beam as beam
 
 from beam_jobs.assign import split_up
+from beam_jobs.correct import corrected, rejects_corrected, without_excluded
 from beam_jobs.downloaded import downloaded
 from beam_jobs.duplicates.copies import grouped, without_copies
 from beam_jobs.inspect import inspected
@@ -30,10 +31,14 @@ def build_graph(pipeline: beam.Pipeline, settings: Settings) -> beam.PCollection
     listing = summed_up(fetched, settings)  # Listing, one
     here = to_build(fetched, listing)  # items: Item, rejects: Reject
     known = recalled(here.items, listing, settings)  # rows: Row, rejects: Reject, unknown: Item
-    new = inspected(known.unknown, settings)  # rows: Row, rejects: Reject
-    unique = without_copies({"Known": known.rows, "New": new.rows})  # rows: Row, rejects: Reject, copies: Copies
+    wanted = without_excluded(known.unknown, listing, settings)  # items: Item, rejects: Reject
+    new = inspected(wanted.items, settings)  # rows: Row, rejects: Reject
+    usable = corrected({"Known": known.rows, "New": new.rows}, listing, settings)  # rows: Row, rejects: Reject
+    unique = without_copies(usable.rows)  # rows: Row, rejects: Reject, copies: Copies
     distinct = grouped(unique, listing, settings)  # rows: Row, rejects: Reject, copies: Copies
-    rejects = (*here.rejects, known.rejects, new.rejects, *distinct.rejects) | "AllRejects" >> beam.Flatten()  # Reject
+    unusable = rejects_corrected((*here.rejects, known.rejects, new.rejects), settings)  # Reject
+    several = (*unusable, *wanted.rejects, *usable.rejects, *distinct.rejects)
+    rejects = several | "AllRejects" >> beam.Flatten()  # Reject
     copies = distinct.copies | "AllCopies" >> beam.Flatten()  # Copies
     assigned = split_up(distinct.rows, listing, settings)  # rows: Row, cuts: (class, Cut)
     plan = planned(assigned, rejects, listing, settings)  # Plan, one

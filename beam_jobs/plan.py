@@ -18,9 +18,10 @@ from beam_jobs.summary import labels_of
 from pipeline.command import ExitCode
 from pipeline.images.policy import RejectCode
 
-# A copy is no fault of the input: nothing is lost by leaving it out.
+# A copy is no fault of the input: nothing is lost by leaving it out. Nor is what a person leaves out.
 _NO_FAULT = frozenset(
-    code.value for code in (RejectCode.DUPLICATE, RejectCode.NEAR_DUPLICATE, RejectCode.TRAIN_COPY_OF_TEST)
+    code.value
+    for code in (RejectCode.DUPLICATE, RejectCode.NEAR_DUPLICATE, RejectCode.TRAIN_COPY_OF_TEST, RejectCode.EXCLUDED)
 )
 
 # (split, label, images, bytes); rejects stand under the split "" with their code as label

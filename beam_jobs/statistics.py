@@ -25,6 +25,8 @@ class Tally:
       heights: height, rounded down to a multiple of 32 → examples; `widths` alike.
       brightness: lower bound of the twentieth of its range, as "0.35" → examples.
       encoded_anew: examples whose image is not the source file as it stands.
+      relabelled: examples whose class a person has decided.
+      with_position: examples whose image holds where it was taken (GPS), as its file did.
       image_bytes: sum of the images' sizes.
       max_height, max_width, min_height, min_width: pixels; 0 where there are no examples.
     """
@@ -36,14 +38,23 @@ class Tally:
     widths: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     brightness: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     encoded_anew: int = 0
+    relabelled: int = 0
+    with_position: int = 0
     image_bytes: int = 0
     max_height: int = 0
     max_width: int = 0
     min_height: int = 0
     min_width: int = 0
 
-    def add(self, row: Row, *, image_bytes: int) -> None:
-        """Counts one example whose record's image takes `image_bytes`."""
+    def add(self, row: Row, *, image_bytes: int, relabelled: bool = False, position: bool = False) -> None:
+        """Counts one example.
+
+        Args:
+          row: it.
+          image_bytes: size of its record's image.
+          relabelled: whether a person decided its class.
+          position: whether its record's image holds where it was taken.
+        """
         facts = row.facts
         self.labels[row.item.label] += 1
         self.formats[facts.format] += 1
@@ -52,6 +63,8 @@ class Tally:
         self.widths[str(facts.width // _SIZE_STEP * _SIZE_STEP)] += 1
         self.brightness[f"{min(int(facts.brightness * _STEPS), _STEPS - 1) / _STEPS:.2f}"] += 1
         self.encoded_anew += not facts.keeps_bytes
+        self.relabelled += relabelled
+        self.with_position += position
         self.image_bytes += image_bytes
         self.max_height = max(self.max_height, facts.height)
         self.max_width = max(self.max_width, facts.width)
@@ -102,6 +115,8 @@ def _summary(tally: Tally) -> dict[str, Any]:
         "formats": dict(sorted(tally.formats.items())),
         "channels": _numeric(tally.channels),
         "encoded_anew": tally.encoded_anew,
+        "relabelled": tally.relabelled,
+        "with_position": tally.with_position,
         "image_bytes": tally.image_bytes,
         "height": {"min": tally.min_height, "max": tally.max_height, "histogram": _numeric(tally.heights)},
         "width": {"min": tally.min_width, "max": tally.max_width, "histogram": _numeric(tally.widths)},

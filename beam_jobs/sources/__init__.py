@@ -93,10 +93,15 @@ class AnnouncedSource(Source, Protocol):
 
 
 # name → (module, class); the class takes (input, options). Modules load on demand: none may slow down the others.
-SOURCES: dict[str, tuple[str, str]] = {
-    "folder": ("beam_jobs.sources.folder", "FolderSource"),
+TABLES: dict[str, tuple[str, str]] = {
     "csv": ("beam_jobs.sources.table", "CsvSource"),
     "jsonl": ("beam_jobs.sources.table", "JsonlSource"),
+    "parquet": ("beam_jobs.sources.table", "ParquetSource"),
+    "table": ("beam_jobs.sources.table", "AnyTableSource"),
+}
+SOURCES: dict[str, tuple[str, str]] = {
+    "folder": ("beam_jobs.sources.folder", "FolderSource"),
+    **TABLES,
     "cifar10": ("beam_jobs.sources.cifar", "Cifar10Source"),
     "cifar100": ("beam_jobs.sources.cifar", "Cifar100Source"),
     "oxford_pets": ("beam_jobs.sources.oxford_pets", "OxfordPetsSource"),

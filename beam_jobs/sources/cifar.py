@@ -10,13 +10,10 @@ import dataclasses
 import functools
 import hashlib
 import json
-import lzma
 import os
 import re
 import shutil
-import tarfile
 import uuid
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
@@ -24,12 +21,17 @@ import numpy as np
 
 from beam_jobs.sources import RAW_PIXELS, SourceItem
 from beam_jobs.sources.cifar_batches import Batch, BatchError, read_binary, read_names, read_pickled_meta, read_python
-from pipeline.command import DataError, UsageError
+from beam_jobs.sources.tar_files import tar_files
+from pipeline.command import DataError, FormatError, UsageError
 from pipeline.images.policy import ReadError, RejectCode
 
 SIDE = 32
 _HEADER = b"P6\n%d %d\n255\n" % (SIDE, SIDE)
-_MAX_FILE_BYTES = 512 << 20  # the largest official one has 155 MB; more is no CIFAR and may be a bomb
+# Of a batch, of all together, and of the names: the largest official batch has 155 MB, all have 186; what is more is no
+# CIFAR, and may be a bomb.
+_MAX_BATCH_BYTES = 256 << 20
+_MAX_BYTES = 512 << 20
+_MAX_META_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,14 +47,14 @@ class _Format:
 
 _CIFAR10 = [
     _Format(
-        train=r"data_batch_(\d+)",
+        train=r"data_batch_(\d{1,3})",
         test="test_batch",
         meta="batches.meta",
         read_batch=functools.partial(read_python, key="labels"),
         read_meta=functools.partial(read_pickled_meta, key="label_names"),
     ),
     _Format(
-        train=r"data_batch_(\d+)\.bin",
+        train=r"data_batch_(\d{1,3})\.bin",
         test=r"test_batch\.bin",
         meta=r"batches\.meta\.txt",
         read_batch=functools.partial(read_binary, label_bytes=1),
@@ -77,30 +79,24 @@ _CIFAR100 = [
 ]
 
 
-def _tar_files(path: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Yields (file name, function that reads it) of an archive's regular files; never extracts anything to a path."""
-    with tarfile.open(path, "r:*") as archive:
-        for member in archive:
-            if member.name.startswith("/") or ".." in member.name.split("/"):
-                raise DataError(f"{path}: member {member.name!r} leads out of the archive; this is no official one")
-            if member.size > _MAX_FILE_BYTES:
-                raise DataError(f"{path}: member {member.name!r} has {member.size} bytes; this is no official one")
-            if member.isfile():
-                file = archive.extractfile(member)
-                assert file is not None  # it is for regular files
-                yield os.path.basename(member.name), file.read
-
-
-def _folder_files(path: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def _files(path: str) -> Iterator[tuple[str, Callable[[int], bytes]]]:
+    """Yields (file name, function that reads it up to a limit) of a folder or an archive."""
+    if not os.path.isdir(path):
+        for member in tar_files(path):
+            yield os.path.basename(member.name), member.read
+        return
     with os.scandir(path) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.is_file():
                 yield entry.name, functools.partial(_read_file, entry.path)
 
 
-def _read_file(path: str) -> bytes:
+def _read_file(path: str, limit: int) -> bytes:
     with open(path, "rb") as file:
-        return file.read(_MAX_FILE_BYTES)
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise BatchError(f"more than the {limit} bytes that are allowed")
+    return data
 
 
 @dataclasses.dataclass
@@ -110,36 +106,41 @@ class _Contents:
     train: dict[int, Batch] = dataclasses.field(default_factory=dict)
     test: Batch | None = None
     labels: list[str] | None = None
+    bytes_left: int = _MAX_BYTES
 
-    def take(self, name: str, read: Callable[[], bytes], form: _Format) -> None:
+    def take(self, name: str, read: Callable[[int], bytes], form: _Format) -> None:
         """Reads a file if it belongs to the format. Raises BatchError, naming it."""
         try:
             if match := re.fullmatch(form.train, name):
-                self.train[int(match[1]) if match.groups() else 1] = form.read_batch(read())
+                self.train[int(match[1]) if match.groups() else 1] = form.read_batch(self._batch(read))
             elif re.fullmatch(form.test, name):
-                self.test = form.read_batch(read())
+                self.test = form.read_batch(self._batch(read))
             elif re.fullmatch(form.meta, name):
-                self.labels = form.read_meta(read())
-        except BatchError as error:
+                self.labels = form.read_meta(read(_MAX_META_BYTES))
+        except FormatError as error:
             raise BatchError(f"{name}: {error}") from error
+
+    def _batch(self, read: Callable[[int], bytes]) -> bytes:
+        data = read(min(_MAX_BATCH_BYTES, self.bytes_left))
+        self.bytes_left -= len(data)
+        return data
 
 
 def _read_contents(path: str, formats: list[_Format], classes: int) -> _Contents:
     """Reads a set's files. Raises DataError if one is damaged; UsageError if this is another layout."""
     found = [_Contents() for _ in formats]
     try:
-        for name, read in _folder_files(path) if os.path.isdir(path) else _tar_files(path):
+        for name, read in _files(path):
             for contents, form in zip(found, formats, strict=True):
                 contents.take(name, read, form)
-    except BatchError as error:
+    except (FormatError, OSError) as error:
         raise DataError(f"{path}: {error}") from error
-    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
-        raise DataError(f"{path}: damaged, or no tar archive: {error}") from error
     for contents in found:
         if contents.train and contents.test is not None and contents.labels is not None:
             _check(path, contents, classes)
             return contents
-    files = " or ".join(f"{form.train}, {form.test}, {form.meta}".replace("\\", "") for form in formats)
+    patterns = (f"{form.train}, {form.test}, {form.meta}" for form in formats)
+    files = " or ".join(text.replace(r"(\d{1,3})", "1").replace("\\", "") for text in patterns)
     raise UsageError(f"--input={path}: not an official CIFAR-{classes} archive; it needs {files}")
 
 
@@ -198,7 +199,7 @@ class CifarSource:
     @functools.cached_property
     def _directory(self) -> str:
         """Finds the directory of the NumPy files, and unpacks them where they are not: each archive has its own."""
-        if not os.path.exists(self.path):
+        if not (os.path.isdir(self.path) or os.path.isfile(self.path)):
             raise UsageError(f"--input={self.path}: no such file or folder; give the official CIFAR archive")
         inner = [path for name in self.folders if os.path.isdir(path := os.path.join(self.path, name))]
         path = inner[0] if inner else self.path

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import re
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
@@ -18,8 +17,7 @@ from pipeline.command import DataError, UsageError
 
 _SPLIT_FILES = {"train": "trainval.txt", "test": "test.txt"}
 _LIST = "list.txt"
-# `Abyssinian_100 1 1 1`: image, class, species, breed within the species
-_LINE = re.compile(r"(?P<image>(?P<breed>\w+)_\d+)\s+(?P<number>\d+)\s+\d+\s+\d+")
+_MAX_BYTES = 16 << 20  # of an annotation file; the official ones have 250 kB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +25,16 @@ class _Entry:
     image: str
     breed: str
     number: int
+
+
+def _entry(line: str) -> _Entry | None:
+    """Takes `Abyssinian_100 1 1 1` apart: image, class, species, breed within the species. None where it is no such."""
+    image, *numbers = line.split()
+    breed, _, index = image.rpartition("_")
+    named = breed and image.replace("_", "x").isalnum()
+    if not named or len(numbers) != 3 or not all(n.isdecimal() and len(n) < 10 for n in (index, *numbers)):
+        return None
+    return _Entry(image=image, breed=breed, number=int(numbers[0]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +56,7 @@ class OxfordPetsSource:
         path = os.path.join(self.root, "annotations", name)
         try:
             with open(path, encoding="utf-8") as file:
-                lines = file.read().splitlines()
+                text = file.read(_MAX_BYTES + 1)
         except FileNotFoundError:
             raise UsageError(
                 f"--input={self.root}: no annotations/{name}; unpack the official images.tar.gz and "
@@ -56,13 +64,15 @@ class OxfordPetsSource:
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: {error}") from error
-        for number, line in enumerate(lines, start=1):
+        if len(text) > _MAX_BYTES:
+            raise DataError(f"{path}: more than {_MAX_BYTES} characters; this is no official one")
+        for number, line in enumerate(text.splitlines(), start=1):
             if not line.strip() or line.startswith("#"):
                 continue
-            match = _LINE.fullmatch(line.strip())
-            if match is None:
+            entry = _entry(line)
+            if entry is None:
                 raise DataError(f'{path}, line {number}: "{line[:100]}" is not "image class species breed"')
-            yield _Entry(image=match["image"], breed=match["breed"], number=int(match["number"]))
+            yield entry
 
     @functools.cached_property
     def _breeds(self) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""Implements `--source=csv` and `--source=jsonl`: a table of `uri,label[,split]`.
+"""Implements `--source=csv`, `jsonl`, `parquet` and `table`: a table of `uri,label[,split]`.
 
 A URI is a path (relative to the table's folder), http(s)://…, file:///… or a path of one of Beam's file systems (gs://…).
 What http(s) URIs lead to is read from the store of downloads, which a step of the build fills.
@@ -6,112 +6,35 @@ What http(s) URIs lead to is read from the store of downloads, which a step of t
 
 from __future__ import annotations
 
-import codecs
-import csv
 import dataclasses
 import functools
 import hashlib
-import json
 import os
-import unicodedata
+import re
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar
 
 from beam_jobs.download.store import DownloadStore, is_url
 from beam_jobs.sources import SourceItem, local
-from pipeline.command import DataError, ExpectedError, UsageError, nearest
+from beam_jobs.sources.columns import OURS
+from beam_jobs.sources.delimited import delimited_rows
+from beam_jobs.sources.json_lines import json_rows
+from beam_jobs.sources.parquet import parquet_rows
+from beam_jobs.sources.rows import RowError, TableRow
+from pipeline.command import DataError, UsageError
 from pipeline.format import storage
 from pipeline.images.policy import ReadError, RejectCode, read_bounded
 
-_REQUIRED = ("uri", "label")
-_SPLITS = ("train", "validation", "test")
-_UNWRITABLE = ("Cc", "Cs")  # control characters; halves of a UTF-16 pair, which JSON can spell but UTF-8 cannot
-
-
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    line: int
-    uri: str
-    label: str
-    split: str | None
-
-
-class RowError(ExpectedError):
-    """Reports what is wrong with a line; the caller knows in which file."""
-
-    def __init__(self, line: int, problem: str) -> None:
-        super().__init__(f"line {line}: {problem}")
-
-
-def _make_row(line: int, fields: Mapping[str, Any]) -> _Row:
-    """Checks one row. Raises RowError."""
-    for name in (*_REQUIRED, "split"):
-        value = fields.get(name)
-        if value is not None and not isinstance(value, str):
-            raise RowError(line, f'"{name}" is {json.dumps(value)[:50]}, expected text in quotes')
-    texts = {name: (fields.get(name) or "").strip() for name in (*_REQUIRED, "split")}
-    for name in _REQUIRED:
-        if not texts[name]:
-            raise RowError(line, f'no "{name}"')
-        # `isprintable` is quick, and false for all of these, among others.
-        if not texts[name].isprintable() and any(unicodedata.category(char) in _UNWRITABLE for char in texts[name]):
-            raise RowError(line, f'"{name}" holds control characters: {texts[name][:100]!r}')
-    split = texts["split"] or None
-    if split is not None and split not in _SPLITS:
-        raise RowError(line, f'split "{split[:50]}" is none of {", ".join(_SPLITS)}.{nearest(split, _SPLITS)}')
-    return _Row(line=line, uri=texts["uri"], label=texts["label"], split=split)
-
-
-def _lines(path: str) -> Iterator[str]:
-    """Yields the file's lines, without holding them all in memory; a byte order mark is dropped."""
-    with storage.open_file(path) as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise RowError(number, f"not UTF-8 ({error.reason} at byte {error.start})") from error
-
-
-def _check_columns(columns: Iterable[str]) -> None:
-    """Checks that the first line names our columns; ignores others, unless one looks like `split` misspelt."""
-    names = list(columns)
-    for name in _REQUIRED:
-        if name not in names:
-            raise RowError(1, f'no column "{name}"; the first line names the columns: uri,label[,split]')
-    for name in names:
-        if name not in (*_REQUIRED, "split") and "split" not in names and nearest(name.lower(), ["split"]):
-            raise RowError(1, f'column "{name}" is unknown.{nearest(name.lower(), ["split"])}')
-    if repeated := [name for name in (*_REQUIRED, "split") if names.count(name) > 1]:
-        raise RowError(1, f'column "{repeated[0]}" appears twice')
-
-
-def _csv_rows(lines: Iterator[str]) -> Iterator[_Row]:
-    reader = csv.reader(lines, strict=True)
-    try:
-        columns = [name.strip() for name in next(reader, [])]
-        _check_columns(columns)
-        for values in reader:
-            if not values:
-                continue
-            if len(values) != len(columns):
-                raise RowError(reader.line_num, f"{len(values)} values for {len(columns)} columns: {values!r:.100}")
-            yield _make_row(reader.line_num, dict(zip(columns, values, strict=True)))
-    except csv.Error as error:
-        raise RowError(reader.line_num, str(error)) from error
-
-
-def _jsonl_rows(lines: Iterator[str]) -> Iterator[_Row]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise RowError(number, f"not JSON: {error}") from error
-        if not isinstance(fields, dict):
-            raise RowError(number, f'expected {{"uri": …, "label": …}}, got {line[:100]!r}')
-        yield _make_row(number, fields)
+_Reader = Callable[[str, Mapping[str, str], str], Iterator[TableRow]]
+_READERS: dict[str, _Reader] = {"csv": delimited_rows, "jsonl": json_rows, "parquet": parquet_rows}
+_EXTENSIONS = {
+    **dict.fromkeys((".csv", ".tsv", ".tab", ".psv", ".txt"), "csv"),
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+}
+# In front of a path of Windows: its drive, or its server.
+_WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\|file:/{1,3}[A-Za-z]:[\\/]", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,13 +43,14 @@ class TableSource:
 
     Attributes:
       path: the value of --input: the table, local or in a bucket.
-      options: `download_dir`, the download store.
+      options: `download_dir`, the download store; `uri_column`, `label_column`, `split_column`, where the user names
+        them; `encoding` of its text, "" for UTF-8.
     """
 
     path: str
     options: Mapping[str, str]
 
-    needs: ClassVar[tuple[str, ...]] = ("download_dir",)
+    needs: ClassVar[tuple[str, ...]] = ("download_dir", *(f"{name}_column" for name in OURS), "encoding")
 
     kind: ClassVar[str]
 
@@ -135,25 +59,49 @@ class TableSource:
         """Holds the bytes behind http(s) URIs."""
         return DownloadStore(self.options["download_dir"])
 
-    def _rows(self) -> Iterator[_Row]:
-        raise NotImplementedError
+    @property
+    def _kind(self) -> str:
+        """Names how the file is to be read. Raises UsageError."""
+        if self.kind != "table":
+            return self.kind
+        extension = os.path.splitext(self.path)[1].lower()
+        if extension not in _EXTENSIONS:
+            raise UsageError(f"--input={self.path}: a table of what kind? Give --source={', '.join(_READERS)}")
+        return _EXTENSIONS[extension]
 
-    def _checked_rows(self) -> Iterator[_Row]:
+    @property
+    def _unit(self) -> str:
+        return "row" if self._kind == "parquet" else "line"
+
+    def _inside(self) -> str:
+        """Names tables in a folder that was given in place of one, as far as there are any."""
+        entries = (entry.name for entry in storage.list_folder(self.path) if not entry.is_folder)
+        tables = sorted(name for name in entries if os.path.splitext(name)[1].lower() in _EXTENSIONS)
+        return f", perhaps --input={storage.join(self.path, tables[0])}" if tables else ""
+
+    def _rows(self) -> Iterator[TableRow]:
+        asked = {name: self.options[f"{name}_column"] for name in OURS if f"{name}_column" in self.options}
+        return _READERS[self._kind](self.path, asked, self.options.get("encoding", ""))
+
+    def _checked_rows(self) -> Iterator[TableRow]:
         """Yields the rows; one that repeats an earlier one is dropped, one that contradicts it is an error."""
         seen: dict[bytes, tuple[int, str, str | None]] = {}
         try:
-            for row in self._rows():
+            for found in self._rows():
+                row = dataclasses.replace(found, uri=self._place(found))
                 # Digests instead of URIs: a table may have millions of rows.
                 key = hashlib.blake2b(row.uri.encode(), digest_size=16).digest()
                 if key not in seen:
                     seen[key] = (row.line, row.label, row.split)
                     yield row
                 elif seen[key][1:] != (row.label, row.split):
-                    raise RowError(row.line, f"{row.uri} has another label or split than in line {seen[key][0]}")
+                    problem = f"{row.uri} has another label or split than in {self._unit} {seen[key][0]}"
+                    raise RowError(row.line, problem, unit=self._unit)
         except FileNotFoundError as error:
             raise UsageError(f"--input={self.path}: no such file") from error
         except IsADirectoryError as error:
-            raise UsageError(f"--input={self.path}: is a folder; --source={self.kind} wants a file") from error
+            problem = f"is a folder; --source={self.kind} wants a file{self._inside()}"
+            raise UsageError(f"--input={self.path}: {problem}") from error
         except OSError as error:
             raise DataError(f"{self.path}: {error}") from error
         except RowError as error:
@@ -165,6 +113,22 @@ class TableSource:
         """Implements `Source.items`."""
         for row in self._checked_rows():
             yield SourceItem(uri=row.uri, label=row.label, split=row.split, stamp=self._stamp(row.uri))
+
+    def _place(self, row: TableRow) -> str:
+        """Spells a row's URI as it is spelt here: backslashes are Windows' slashes, unless a file has one in its name.
+
+        Raises:
+          RowError: it is a place on a machine with Windows.
+        """
+        uri, windows = row.uri, _WINDOWS_ROOT.match(row.uri)
+        if not windows and ("\\" not in uri or storage.is_remote(uri)):
+            return uri
+        if not storage.is_remote(uri) and os.path.lexists(self._path(uri)):
+            return uri
+        if windows:
+            problem = f"{uri[:200]} lies on a drive of Windows; give paths relative to the table's folder, or URLs"
+            raise RowError(row.line, problem, unit=self._unit)
+        return uri.replace("\\", "/")
 
     def _stamp(self, uri: str) -> str:
         if is_url(uri):
@@ -217,16 +181,13 @@ class TableSource:
 
     def fingerprint(self) -> str:
         """Returns the kind of table: everything that identifies the data stands in the items."""
-        return self.kind
+        return self._kind
 
 
 class CsvSource(TableSource):
-    """Reads a CSV file whose first line names the columns."""
+    """Reads text with delimiters, whose first line names the columns."""
 
     kind = "csv"
-
-    def _rows(self) -> Iterator[_Row]:
-        return _csv_rows(_lines(self.path))
 
 
 class JsonlSource(TableSource):
@@ -234,5 +195,14 @@ class JsonlSource(TableSource):
 
     kind = "jsonl"
 
-    def _rows(self) -> Iterator[_Row]:
-        return _jsonl_rows(_lines(self.path))
+
+class ParquetSource(TableSource):
+    """Reads a Parquet file."""
+
+    kind = "parquet"
+
+
+class AnyTableSource(TableSource):
+    """Reads a table of the kind that its name ends with."""
+
+    kind = "table"

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from beam_jobs.sources import SourceItem
+from beam_jobs.sources.split_names import split_of
 from pipeline.command import DataError, UsageError, nearest
 from pipeline.format.records import FRAME_BYTES, Buffer, RecordError, read_features, read_frames
 from pipeline.format.storage import is_remote
@@ -192,12 +193,17 @@ class TfdsSource:
         names = list(self._prepared.shards)
         if len(names) == 1:
             return {names[0]: None}
-        known = {name: name for name in names if name in _SPLITS}
+        known: dict[str, str] = {}
+        # Ours first: beside a `train`, a `training` or `train_set` is something else.
+        for name in sorted(names, key=lambda name: name not in _SPLITS):
+            split = split_of(name)
+            if split is not None and split not in known.values():
+                known[name] = split
         if ignored := [name for name in names if name not in known]:
             _note(f"tfds:{self._prepared.name}: splits {', '.join(ignored)} are left out")
         if not known:
             raise UsageError(f"tfds:{self._prepared.name}: none of its splits ({', '.join(names)}) is {_SPLITS}")
-        return dict(known)
+        return {name: known[name] for name in names if name in known}
 
     def items(self) -> Iterator[SourceItem]:
         """Implements `Source.items`. Leaves out images without a label (-1, as in the test splits of competitions)."""

@@ -65,13 +65,30 @@ def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows])
 
 
-def dataset_card(manifest: Manifest, examples: Mapping[str, Mapping[str, int]], rejects: Mapping[str, int]) -> str:
+def _privacy(with_position: int) -> list[str]:
+    if not with_position:
+        return []
+    return [
+        "## Privacy",
+        f"{with_position} images hold in their EXIF or XMP where they were taken (GPS), as their source files do. "
+        "A build with `--strip_metadata` takes that out.",
+    ]
+
+
+def dataset_card(
+    manifest: Manifest,
+    examples: Mapping[str, Mapping[str, int]],
+    rejects: Mapping[str, int],
+    *,
+    with_position: int = 0,
+) -> str:
     """Composes the README.md of a version.
 
     Args:
       manifest: of the version.
       examples: split → label → number of examples.
       rejects: reject code → number of images.
+      with_position: number of records whose image says where it was taken.
     """
     splits = list(manifest.splits)
     sizes = [
@@ -113,6 +130,7 @@ def dataset_card(manifest: Manifest, examples: Mapping[str, Mapping[str, int]], 
                 (f"`{HEIGHT}`, `{WIDTH}`", "pixels"),
             ],
         ),
+        *_privacy(with_position),
         "## Made by",
         _table(("setting", "value"), settings),
         f"Builder version {manifest.code_version}; source fingerprint `{manifest.source_fingerprint}`.",

@@ -138,15 +138,17 @@ def finish(
     directory = root.version_directory(output, plan.version)
     sorted_reports = by_split(reports, plan)
     tallies = {split: merged(report.tally for report in part) for split, part in sorted_reports.items()}
-    manifest = _manifest(plan, sorted_reports, merged(tallies.values()), settings)
+    total = merged(tallies.values())
+    manifest = _manifest(plan, sorted_reports, total, settings)
     if equal := _equal_version(manifest, output):
         root.remember(output, plan.key, equal)
         storage.delete(directory)
         root.forget(output, plan.version)
         return equal
+    labels = {split: tally.labels for split, tally in tallies.items()}
     texts = {
         "statistics.json": statistics_json(tallies, plan.rejects),
-        "README.md": dataset_card(manifest, {s: tally.labels for s, tally in tallies.items()}, plan.rejects),
+        "README.md": dataset_card(manifest, labels, plan.rejects, with_position=total.with_position),
         **tfds_metadata(manifest),
         "rejects.jsonl": _lines(map(reject_line, rejects)),
         "duplicates.jsonl": _lines(group.line for group in copies),

@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from beam_jobs.elements import Finding, Reject, Row
+from beam_jobs.elements import Finding, Item, Reject, Row
 from pipeline.format import storage
 from pipeline.images.facts import ImageFacts
 from pipeline.images.policy import Reject as Refusal
@@ -104,6 +104,16 @@ def _finding(fields: dict[str, Any]) -> Finding | None:
         digests = {name: fields[name].hex() for name in ("sha256", "pixel_sha256")}
         result = ImageFacts(**digests, **{name: fields[name] for name in _FACTS})
     return Finding(uri=fields["uri"], stamp=fields["stamp"], size=fields["bytes"], result=result)
+
+
+def read_names(path: str) -> Iterator[tuple[str, bytes | None]]:
+    """Reads (URI, id) of the images in a table; None for the id where it is not known. Raises OSError."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(storage.read(path)), columns=["uri", "stamp", "sha256"])
+    for batch in table.to_batches(4_096):
+        for row in batch.to_pylist():
+            yield row["uri"], Item(uri=row["uri"], label="", stamp=row["stamp"]).raw_id or row["sha256"]
 
 
 def read_table(path: str, *, inspection: str) -> Iterator[Finding]:

@@ -32,6 +32,7 @@ from pipeline.format import storage
 from pipeline.format.manifest import Shard
 from pipeline.format.records import Record, encode_example, frame
 from pipeline.images.guarded import TOGETHER, Decoder, Decoders
+from pipeline.images.metadata import has_position
 from pipeline.images.policy import ReadError
 from pipeline.images.policy import Reject as Refusal
 
@@ -134,7 +135,9 @@ class WriteShard(beam.DoFn):
                 width=facts.width,
             )
             frames.append(frame(encode_example(record)))
-            tally.add(row, image_bytes=len(image))
+            decided = self._settings.build.corrections.label(row.item.uri, row.id) is not None
+            position = facts.keeps_bytes and has_position(image)
+            tally.add(row, image_bytes=len(image), relabelled=decided, position=position)
         content = b"".join(frames)
         digest = hashlib.sha256(content).hexdigest()
         shard = Shard(name=name, examples=len(rows), bytes=len(content), sha256=digest)
@@ -153,7 +156,8 @@ class WriteShard(beam.DoFn):
                 raise BuildError(
                     ExitCode.AGAIN, f"{row.item.uri} changed while the build ran; run the same command again"
                 )
-            images.append(data if row.facts.keeps_bytes else self._encoded_anew(decoder, row, data))
+            as_it_stands = row.facts.keeps_bytes and not self._settings.build.policy.strip_metadata
+            images.append(data if as_it_stands else self._encoded_anew(decoder, row, data))
         return images
 
     def _encoded_anew(self, decoder: Decoder, row: Row, data: bytes) -> bytes:

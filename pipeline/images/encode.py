@@ -6,10 +6,12 @@ bytes; everything else is decoded (`pixels` says how colours and transparency co
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 from PIL import Image
 
+from pipeline.images.metadata import without_metadata
 from pipeline.images.pixels import conforms, decode, open_image
 from pipeline.images.policy import PixelPolicy, Refused
 
@@ -44,13 +46,18 @@ def encode(pixels: Image.Image, size: tuple[int, int], *, profile: bytes | None,
 def render(data: bytes, policy: PixelPolicy) -> bytes:
     """Makes the record's JPEG: `data` itself if it conforms, otherwise encoded anew; a pure function of its arguments.
 
+    Under `policy.strip_metadata`, `data` without their metadata.
+
     Raises:
       ValueError: `facts.inspect` refuses these bytes.
     """
     try:
         image = open_image(data, policy)
         if conforms(data, image, policy):
-            return data
+            if not policy.strip_metadata:
+                return data
+            with contextlib.suppress(ValueError):  # else it is encoded anew, which leaves nothing either
+                return without_metadata(data)
         profile = colour_profile(image)
         pixels, size = decode(image, policy)
     except Refused as refused:

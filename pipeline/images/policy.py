@@ -31,6 +31,7 @@ class RejectCode(enum.Enum):
     LABEL_CONFLICT = "label_conflict"
     TRAIN_COPY_OF_TEST = "train_copy_of_test"
     UNREADABLE = "unreadable"
+    EXCLUDED = "excluded"  # by a person, image by image
     # Download failures.
     HTTP_STATUS = "http_status"
     TIMEOUT = "timeout"
@@ -97,6 +98,7 @@ class PixelPolicy:
       animated: "first_frame" takes the first frame or page, "refuse" rejects files with several.
       jpeg_quality: of the JPEGs that we encode.
       subsampling: chroma subsampling of the JPEGs that we encode, "4:2:0" or "4:4:4".
+      strip_metadata: whether JPEGs that are kept as they are lose EXIF (positions among it), comments and the like.
     """
 
     max_pixels: int = 50_000_000
@@ -106,6 +108,7 @@ class PixelPolicy:
     animated: str = "first_frame"
     jpeg_quality: int = 95
     subsampling: str = "4:2:0"
+    strip_metadata: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_pixels <= _HARD_MAX_PIXELS:

@@ -66,6 +66,11 @@ def test_splits_labels_and_missing_files(folder):
     ("name", "text", "message"),
     [
         ("list.txt", LIST + "Bengal 6 1\n", 'line 6: "Bengal 6 1" is not'),
+        ("list.txt", LIST + "Birman 6 1 2\n", 'line 6: "Birman 6 1 2" is not'),
+        ("list.txt", LIST + "../Birman_3 6 1 2\n", "line 6: .* is not"),
+        ("list.txt", LIST + "x" + "_1" * 100_000 + "\n", "line 6: .* is not"),  # a pattern took for ever
+        ("list.txt", LIST + "Birman_3 " + "6" * 5_000 + " 1 2\n", "line 6: .* is not"),
+        ("list.txt", "\n" * (17 << 20), "more than 16777216 characters"),
         ("list.txt", LIST + "Birman_3 6 1 2\n", "class 6 is Bengal but Birman_3"),
         ("list.txt", LIST + "Bengal_12 7 1 3\n", "one breed has two"),
         ("list.txt", LIST + "Bengal_10 6 1 2\n", "Bengal_10 appears twice"),

@@ -23,9 +23,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def table(path, text, kind="csv"):
+def table(path, text, kind="csv", **options):
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return open_source(kind, input_path=str(path), options={"download_dir": str(path.parent / "store")})
+    return open_source(kind, input_path=str(path), options={"download_dir": str(path.parent / "store"), **options})
 
 
 def rows(source):
@@ -103,6 +103,51 @@ def test_urls_are_read_from_the_store(folder):
     assert caught.value.code is RejectCode.UNREADABLE
 
 
+def test_paths_of_windows(folder):
+    uris = ["photos\\a.jpg", ".\\photos\\b c.jpg", "photos/a.jpg"]
+    (folder / "odd\\name.jpg").write_bytes(b"c")
+    source = table(folder / "t.csv", "uri,label\n" + "".join(f"{uri},cat\n" for uri in [*uris, "odd\\name.jpg"]))
+    items = list(source.items())
+    # The third row is the first once more; a file that has a backslash in its name keeps it.
+    assert [item.uri for item in items] == ["photos/a.jpg", "./photos/b c.jpg", "odd\\name.jpg"]
+    assert [source.read(item) for item in items] == [b"a", b"bb", b"c"]
+
+
+@pytest.mark.parametrize("uri", ["C:\\photos\\a.jpg", "d:/a.jpg", "\\\\nas\\photos\\a.jpg", "file:///C:/photos/a.jpg"])
+def test_drives_of_windows_are_refused(folder, uri):
+    with pytest.raises(DataError, match="line 3: .* lies on a drive of Windows; give paths relative") as caught:
+        rows(table(folder / "t.csv", f"uri,label\nphotos/a.jpg,cat\n{uri},cat\n"))
+    assert uri in str(caught.value)
+
+
+def test_whole_numbers_are_labels(folder):
+    text = '{"image": "photos/a.jpg", "label": 3}\n{"image": "photos/b c.jpg", "label": "3", "split": "dev"}\n'
+    expected = [("photos/a.jpg", "3", None), ("photos/b c.jpg", "3", "validation")]
+    assert rows(table(folder / "t.jsonl", text, kind="jsonl")) == expected
+    assert rows(table(folder / "t.csv", "image,label,split\nphotos/a.jpg,03,\n")) == [("photos/a.jpg", "03", None)]
+
+
+def test_a_table_is_read_as_its_name_says(folder):
+    for name, text in {
+        "t.CSV": "uri,label\na,b\n",
+        "t.tsv": "uri\tlabel\na\tb\n",
+        "t.jsonl": '{"uri":"a","label":"b"}',
+    }.items():
+        source = table(folder / name, text, kind="table")
+        assert rows(source) == [("a", "b", None)]
+        assert source.fingerprint() == ("jsonl" if name == "t.jsonl" else "csv")
+
+
+@pytest.mark.parametrize("name", ["semicolon", "header_filename", "windows_paths", "split_val"])
+def test_tables_of_the_field(shared_data, name):
+    folder = shared_data / "field_cases" / "data" / "csv_dialects"
+    source = open_source("csv", input_path=str(folder / f"{name}.csv"), options={"download_dir": "unused"})
+    items = list(source.items())
+    assert [(item.uri, item.label) for item in items] == [(f"img/{i:02}.jpg", ("cat", "dog")[i % 2]) for i in range(12)]
+    assert all(source.read(item).startswith(b"\xff\xd8") for item in items)
+    assert [item.split for item in items] == ([None] * 12, ["train"] * 8 + ["validation"] * 4)[name == "split_val"]
+
+
 def test_missing_files_are_rejects(folder):
     source = table(folder / "t.csv", "uri,label\nphotos/none.jpg,cat\nphotos,cat\n")
     for item in source.items():
@@ -148,7 +193,7 @@ def test_repeated_rows_count_once_and_contradictions_are_errors(folder):
         ('uri,label\na.jpg,"cat"x\n', "line 2: "),
         ("uri,label\na.jpg,c\x07t\n", 'line 2: "label" holds control characters'),
         (b"uri,label\na.jpg,caf\xe9\n", "line 2: not UTF-8"),
-        ("uri,label\n" + "x" * 200_000 + ",cat\n", "line 2: field larger than"),
+        ("uri,label\n" + "x" * 200_000 + ",cat\n", 'line 2: "uri" has 200000 characters, at most'),
         ('uri,label\na.jpg,"two\nlines"\n', 'line 3: "label" holds control characters'),
     ],
 )
@@ -162,12 +207,16 @@ def test_mistakes_in_csv(folder, text, message):
     ("text", "message"),
     [
         ('{"uri": "a", "label": "b"}\n{"uri": "a"', "line 2: not JSON"),
-        ('{"uri": "a"}', 'line 1: no "label"'),
+        ('{"uri": "a"}', 'line 1: no column "label"; the columns are "uri"'),
+        ('{"uri": "a", "label": null}', 'line 1: no "label"'),
         ('["a", "b"]', "line 1: expected"),
-        ('{"uri": "a", "label": 3}', 'line 1: "label" is 3, expected text'),
+        ('{"uri": 3, "label": "b"}', 'line 1: "uri" is 3, expected text'),
+        ('{"uri": "a", "label": true}', 'line 1: "label" is true, expected text in quotes or a whole number'),
+        ('{"uri": "a", "label": 1.0}', 'line 1: "label" is 1.0, expected text'),
+        ('{"uri": "a", "label": NaN}', 'line 1: "label" is NaN, expected text'),
         ('{"uri": "a", "label": "b", "split": ["train"]}', 'line 1: "split" is'),
         ('{"uri": "a", "label": "\\ud800"}', 'line 1: "label" holds'),
-        ('{"uri": "a", "label": "b", "split": "valid"}', 'line 1: split "valid" is none of'),
+        ('{"uri": "a", "label": "b", "split": "vald"}', 'line 1: split "vald" is none of'),
         ("[" * 100_000, "line 1: not JSON"),
     ],
 )
@@ -180,7 +229,13 @@ def test_missing_tables(folder):
     with pytest.raises(UsageError, match="no such file"):
         rows(open_source("csv", input_path=str(folder / "none.csv"), options={}))
     with pytest.raises(UsageError, match="is a folder"):
+        rows(open_source("csv", input_path=str(folder / "photos"), options={}))
+    (folder / "metadata.csv").write_text("file_name,label\n")
+    with pytest.raises(UsageError, match=f"is a folder; .*, perhaps --input={folder}/metadata.csv"):
         rows(open_source("csv", input_path=str(folder), options={}))
+    (folder / "t.dat").write_text("uri,label\n")
+    with pytest.raises(UsageError, match=r"a table of what kind\? Give --source=csv, jsonl, parquet"):
+        rows(open_source("table", input_path=str(folder / "t.dat"), options={}))
 
 
 def test_a_hundred_thousand_rows_list_quickly(folder):

@@ -142,6 +142,32 @@ def test_a_single_split_is_divided_by_the_build(prepared, data_dir, tmp_path):
     assert {item.split for item in source.items()} == {None}
 
 
+@pytest.mark.parametrize(
+    ("spelt", "ours"),
+    [
+        (["train", "val"], {"train": 30, "validation": 7}),
+        (["Training", "dev"], {"train": 30, "validation": 7}),
+        (["train", "training"], {"train": 30}),
+        (["train", "test_corrupted"], {"train": 30}),
+    ],
+)
+def test_splits_under_other_names(prepared, data_dir, tmp_path, spelt, ours, capsys):
+    folder = shutil.copytree(f"{data_dir}/small_shapes/1.2.0", tmp_path / "small_shapes" / "1.2.0")
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["splits"] = [split for split in info["splits"] if split["name"] in ("train", "test")]
+    for split, name in zip(sorted(info["splits"], key=lambda split: split["name"], reverse=True), spelt, strict=True):
+        old = folder / f"small_shapes-{split['name']}.tfrecord-00000-of-00001"
+        old.rename(folder / f"small_shapes-{name}.tfrecord-00000-of-00001")
+        split["name"] = name
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    items = list(open_source("tfds", input_path=str(folder), options={}).items())
+    # One of the second split's seven images has no label.
+    expected = {split: count - (split != "train") for split, count in ours.items()}
+    assert {split: sum(item.split == split for item in items) for split in ours} == expected
+    assert {item.split for item in items} == set(ours)
+    assert (f"splits {spelt[1]} are left out" in capsys.readouterr().err) == (len(ours) < 2)
+
+
 def test_damage_is_noticed(prepared, data_dir, tmp_path):
     folder = shutil.copytree(f"{data_dir}/small_shapes/1.2.0", tmp_path / "small_shapes" / "1.2.0")
     source = open_source("tfds", input_path=str(folder), options={})
