@@ -26,7 +26,7 @@ from beam_jobs.download.addresses import ANY_NETWORK
 from beam_jobs.download.policy import USER_AGENT, DownloadPolicy, FetchPolicy
 from beam_jobs.repair import take_out_damaged
 from beam_jobs.settings import WORK_DIR
-from beam_jobs.sources import SOURCES, TABLES, open_source
+from beam_jobs.sources import PIXEL_SOURCES, SOURCES, TABLES, open_source
 from beam_jobs.splits import SplitFractions, split_order
 from beam_jobs.version.decided import remarks
 from pipeline.command import UsageError, run_command
@@ -142,6 +142,7 @@ def _pixel_policy() -> PixelPolicy:
             animated=_ANIMATED.value,
             subsampling=_SUBSAMPLING.value,
             strip_metadata=_STRIP.value,
+            lossless=_SOURCE.value.partition(":")[0] in PIXEL_SOURCES,
         )
     except ValueError as error:
         raise UsageError(f"image flags: {error}") from error

@@ -81,10 +81,11 @@ class BuildConfig:
         }
 
     def encoding(self) -> dict[str, Any]:
-        """Lists the settings that decide the bytes of an encoded image; another JPEG encoder is another setting."""
+        """Lists the settings that decide the bytes of an encoded image; another encoder is another setting."""
         policy = {f"policy.{key}": value for key, value in dataclasses.asdict(self.policy).items()}
         shrinking = f", {SHRINKING.name.lower()}" if self.policy.max_side else ""
-        return {**policy, "encoder": f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}{shrinking}"}
+        png = f", zlib {features.version('zlib')}" if self.policy.lossless else ""
+        return {**policy, "encoder": f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}{shrinking}{png}"}
 
     def inspection(self) -> str:
         """Names the policy, the budget, the inspector and the decoders: findings of others do not count."""

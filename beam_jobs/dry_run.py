@@ -77,7 +77,7 @@ def _inspect(items: Sequence[Item], settings: Settings) -> _Sample:
             if isinstance(facts, Reject):
                 sample.refused += 1
             else:
-                sample.bytes.append(record_bytes(alone(item, len(data), facts)))
+                sample.bytes.append(record_bytes(alone(item, len(data), facts), settings.build.policy))
     sample.seconds = time.monotonic() - start
     return sample
 

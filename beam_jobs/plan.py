@@ -16,7 +16,7 @@ from beam_jobs.settings import Settings
 from beam_jobs.shards import num_shards, record_bytes
 from beam_jobs.summary import labels_of
 from pipeline.command import ExitCode
-from pipeline.images.policy import RejectCode
+from pipeline.images.policy import PixelPolicy, RejectCode
 
 # A copy is no fault of the input: nothing is lost by leaving it out. Nor is what a person leaves out.
 _NO_FAULT = frozenset(
@@ -31,6 +31,9 @@ Counts = list[tuple[str, str, int, int]]
 class CountUp(beam.DoFn):
     """Counts what is kept and refused, a bundle at a time. Row or reject → (None, counts)."""
 
+    def __init__(self, policy: PixelPolicy) -> None:
+        self._policy = policy
+
     def start_bundle(self) -> None:
         self._sums: dict[tuple[str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
 
@@ -40,7 +43,7 @@ class CountUp(beam.DoFn):
         else:
             sums = self._sums[element.split or "", element.item.label]
             sums[0] += 1
-            sums[1] += record_bytes(element)
+            sums[1] += record_bytes(element, self._policy)
 
     def finish_bundle(self) -> Iterator[tuple[None, Counts]]:
         if self._sums:
@@ -134,7 +137,7 @@ def planned(
 ) -> beam.PCollection[Plan]:
     """Adds the steps that count all images and make the one plan."""
     counts = [
-        several | label >> beam.ParDo(CountUp()).with_output_types(tuple[None, Counts])
+        several | label >> beam.ParDo(CountUp(settings.build.policy)).with_output_types(tuple[None, Counts])
         for label, several in (("CountKept", assigned.rows), ("CountRefused", rejects))
     ]
     return (

@@ -23,7 +23,11 @@ def tfds_metadata(manifest: Manifest) -> dict[str, str]:
     }
     text = {"pythonClassName": f"{package}.text_feature.Text", "text": {}}
     # Greyscale records decode to three equal channels.
-    pixels = {"dtype": "uint8", "encodingFormat": "jpeg", "shape": {"dimensions": ["-1", "-1", "3"]}}
+    pixels = {
+        "dtype": "uint8",
+        "encodingFormat": "png" if manifest.has_png else "jpeg",
+        "shape": {"dimensions": ["-1", "-1", "3"]},
+    }
     features = {
         IMAGE: {"pythonClassName": f"{package}.image_feature.Image", "image": pixels},
         LABEL: {
@@ -123,7 +127,7 @@ def dataset_card(
         _table(
             ("feature", "content"),
             [
-                (f"`{IMAGE}`", "JPEG, RGB or greyscale, upright"),
+                (f"`{IMAGE}`", f"{'PNG or JPEG' if manifest.has_png else 'JPEG'}, RGB or greyscale, upright"),
                 (f"`{LABEL}`", "int64, index into the classes in the order above"),
                 (f"`{ID}`", "sha256 (hex) of the source file's bytes"),
                 (f"`{SOURCE}`", "where the image came from"),

@@ -1,7 +1,8 @@
 """Makes the record's image: the source file as it stands where that will do, else a JPEG encoded anew.
 
-Every record is a JPEG, RGB or greyscale, upright, within the size limits. A JPEG that is all that already keeps its
-bytes; everything else is decoded (`pixels` says how colours and transparency come out) and encoded again.
+Every record is a JPEG (a PNG where the source is pixels), RGB or greyscale, upright, within the size limits. A JPEG
+that is all that already keeps its bytes; everything else is decoded (`pixels` says how colours and transparency come
+out) and encoded again.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import io
 from PIL import Image
 
 from pipeline.images.metadata import without_metadata
-from pipeline.images.pixels import conforms, decode, open_image
+from pipeline.images.pixels import conforms, decode, open_image, record_size
 from pipeline.images.policy import PixelPolicy, Refused
 
 # Antialiased, in less than half of LANCZOS's time; on photos shrunk by two 37 dB from it, averages of areas 32 dB.
 SHRINKING = Image.Resampling.HAMMING
 # A larger colour profile (scanners' and printers' tables) or the usual sRGB one is not worth its bytes in every record.
 _MAX_PROFILE_BYTES = 1024
+LOSSLESS_FORMATS = ("PNG", "PPM")
 _THUMBNAIL = 112  # pixels, longer side
 _THUMBNAIL_QUALITY = 72
 
@@ -33,18 +35,23 @@ def colour_profile(image: Image.Image) -> bytes | None:
     return profile if colours_kept and 0 < len(profile) <= _MAX_PROFILE_BYTES else None
 
 
-def encode(pixels: Image.Image, size: tuple[int, int], *, profile: bytes | None, policy: PixelPolicy) -> bytes:
-    """Encodes upright pixels as the record's JPEG of this (width, height)."""
+def encode(
+    pixels: Image.Image, size: tuple[int, int], *, profile: bytes | None, lossless: bool, policy: PixelPolicy
+) -> bytes:
+    """Encodes upright pixels as the record's image of this (width, height)."""
     if pixels.size != size:
         pixels = pixels.resize(size, SHRINKING, reducing_gap=3.0)
     out = io.BytesIO()
     pixels.info = {}  # Pillow would write comments and metadata that it finds there
-    pixels.save(out, "JPEG", quality=policy.jpeg_quality, subsampling=policy.subsampling, icc_profile=profile)
+    if lossless:
+        pixels.save(out, "PNG", icc_profile=profile)
+    else:
+        pixels.save(out, "JPEG", quality=policy.jpeg_quality, subsampling=policy.subsampling, icc_profile=profile)
     return out.getvalue()
 
 
 def render(data: bytes, policy: PixelPolicy) -> bytes:
-    """Makes the record's JPEG: `data` itself if it conforms, otherwise encoded anew; a pure function of its arguments.
+    """Makes the record's image: `data` itself if it conforms, otherwise encoded anew; a pure function of its arguments.
 
     Under `policy.strip_metadata`, `data` without their metadata.
 
@@ -59,10 +66,13 @@ def render(data: bytes, policy: PixelPolicy) -> bytes:
             with contextlib.suppress(ValueError):  # else it is encoded anew, which leaves nothing either
                 return without_metadata(data)
         profile = colour_profile(image)
+        lossless = (
+            policy.lossless and image.format in LOSSLESS_FORMATS and record_size(image.size, policy) == image.size
+        )
         pixels, size = decode(image, policy)
     except Refused as refused:
         raise ValueError(f"refused: {refused}") from refused
-    return encode(pixels, size, profile=profile, policy=policy)
+    return encode(pixels, size, profile=profile, lossless=lossless, policy=policy)
 
 
 def thumbnail(data: bytes) -> bytes:

@@ -98,6 +98,8 @@ class PixelPolicy:
       animated: "first_frame" takes the first frame or page, "refuse" rejects files with several.
       jpeg_quality: of the JPEGs that we encode.
       subsampling: chroma subsampling of the JPEGs that we encode, "4:2:0" or "4:4:4".
+      lossless: whether pixels that are stored losslessly stay so: what comes as PNG or PPM, and need not shrink, goes
+        into the record as a PNG. For sources that are pixels (CIFAR, TFDS), not photos.
       strip_metadata: whether JPEGs that are kept as they are lose EXIF (positions among it), comments and the like.
     """
 
@@ -109,6 +111,7 @@ class PixelPolicy:
     jpeg_quality: int = 95
     subsampling: str = "4:2:0"
     strip_metadata: bool = False
+    lossless: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_pixels <= _HARD_MAX_PIXELS:
