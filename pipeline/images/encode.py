@@ -43,11 +43,11 @@ def render(data: bytes, policy: PixelPolicy) -> bytes:
     """Makes the record's JPEG: `data` itself if it conforms, otherwise encoded anew; a pure function of its arguments.
 
     Raises:
-      ValueError: `facts.inspect` refuses these bytes.
+      ValueError: `facts.inspect` refuses these bytes. What is kept is not decoded for that a second time.
     """
     try:
         image = open_image(data, policy)
-        if conforms(data, image, policy):
+        if conforms(image, policy):
             return data
         profile = colour_profile(image)
         pixels, size = decode(image, policy)
