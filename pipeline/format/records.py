@@ -38,7 +38,7 @@ class Record:
     """Holds one training example.
 
     Attributes:
-      image: an encoded JPEG, or a PNG where the source was pixels; RGB or greyscale, upright, `height` × `width` pixels.
+      image: an encoded JPEG, or PNG where the source was pixels; RGB or greyscale, upright, `height` × `width` pixels.
       label: index into the manifest's label names.
       id: sha256 (hex) of the source file's bytes, or of the raw pixels where there is no file.
       source: URI of where the image came from.

@@ -56,19 +56,18 @@ def render(data: bytes, policy: PixelPolicy) -> bytes:
     Under `policy.strip_metadata`, `data` without their metadata.
 
     Raises:
-      ValueError: `facts.inspect` refuses these bytes.
+      ValueError: `facts.inspect` refuses these bytes. What is kept is not decoded for that a second time.
     """
     try:
         image = open_image(data, policy)
-        if conforms(data, image, policy):
+        if conforms(image, policy):
             if not policy.strip_metadata:
                 return data
             with contextlib.suppress(ValueError):  # else it is encoded anew, which leaves nothing either
                 return without_metadata(data)
         profile = colour_profile(image)
-        lossless = (
-            policy.lossless and image.format in LOSSLESS_FORMATS and record_size(image.size, policy) == image.size
-        )
+        shrinks = record_size(image.size, policy) != image.size
+        lossless = policy.lossless and image.format in LOSSLESS_FORMATS and not shrinks
         pixels, size = decode(image, policy)
     except Refused as refused:
         raise ValueError(f"refused: {refused}") from refused

@@ -130,7 +130,7 @@ def _plain_pixels(data: bytes, policy: PixelPolicy) -> np.ndarray | None:
         return None
     size, count = (frame.width, frame.height), frame.width * frame.height
     fits = policy.min_side <= min(size) and count <= policy.max_pixels and record_size(size, policy) == size
-    if not fits or (frame.progressive and data.count(b"\xff\xda") * count > MAX_SCANNED_PIXELS):
+    if not fits or frame.scans * count > MAX_SCANNED_PIXELS:
         return None
     return decode_plain(data, grey=frame.channels == 1)
 
@@ -147,7 +147,7 @@ def look(data: bytes, policy: PixelPolicy) -> Look | Reject:
     if pixels is None:
         try:
             opened = open_image(data, policy)
-            form, keeps_bytes = opened.format or "", conforms(data, opened, policy)
+            form, keeps_bytes = opened.format or "", conforms(opened, policy)
             if keeps_bytes:
                 size, pixels = opened.size, decode_plain(data, grey=opened.mode == "L")
             if pixels is None:

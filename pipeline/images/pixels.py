@@ -11,22 +11,22 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 from PIL import (
     AvifImagePlugin,  # noqa: F401 - registers the format
     Image,
-    ImageCms,
     Jpeg2KImagePlugin,  # noqa: F401
-    TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
 
-from pipeline.images import heap
-from pipeline.images.jpeg import plain_frame
+from pipeline.images import boxes, gif, heap, png, pnm, tiff
+from pipeline.images.colours import INVERTED, rgb_or_grey, strips
+from pipeline.images.jpeg import MAX_SIDE, START, Frame, check_header, decode_whole, ends_early, plain_frame, with_end
+from pipeline.images.magic import is_html, sniff
 from pipeline.images.policy import PixelPolicy, Refused, RejectCode, too_many_bytes
+from pipeline.images.tags import check_every_block
 
 try:
     import pillow_heif
@@ -48,41 +48,15 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _ORIENTATION = 0x0112
-_BITS_PER_SAMPLE = 258
-# A progressive JPEG of a few kilobytes may hold thousands of scans, each over all pixels: an hour of decoding.
+_PLAIN = (0, 1)  # like INVERTED; whether it is a whole JPEG of the kinds that every decoder reads
+# A JPEG of a few kilobytes may hold thousands of scans, each over all pixels: an hour of decoding.
 # Encoders write about ten.
 MAX_SCANNED_PIXELS = 4_000_000_000
-_STRIP_PIXELS = 1 << 20
 _TIFF_FILLS = (0x55, 0xAA)  # no bit is the same
 
-_MAGIC = (
-    (rb"\xff\xd8\xff", "JPEG"),
-    (rb"\x89PNG\r\n", "PNG"),
-    (rb"GIF8[79]a", "GIF"),
-    (rb"RIFF....WEBP", "WEBP"),
-    (rb"BM", "BMP"),
-    (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "TIFF"),
-    (rb"....ftypavi[fs]", "AVIF"),
-    (rb"....ftyp(heic|heix|hevc|heim|heis|mif1|msf1)", "HEIF"),
-    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG2000"),
-    (rb"P[1-6]\s", "PPM"),
-    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
-    (rb"8BPS", "Photoshop"),
-    (rb"%PDF", "PDF"),
-    (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript"),
-    (rb"\0\0[\1\2]\0[^\0]", "icon"),
-    (rb"DDS ", "DirectDraw"),
-    (rb"\x76\x2f\x31\x01", "OpenEXR"),
-    (rb"P[Ffy7]\s", "PFM/PAM"),
-    (rb"....ftyp|\x1a\x45\xdf\xa3", "video"),
-    (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg", "SVG"),
-)
 
-
-def sniff(data: bytes) -> str | None:
-    """Names the format that the first bytes announce, supported or not; None where they announce none."""
-    head = data[:512]
-    return next((name for pattern, name in _MAGIC if re.match(pattern, head, re.DOTALL)), None)
+def _not_supported(name: str) -> Refused:
+    return Refused(RejectCode.UNSUPPORTED, f"{name} is not supported; supported are {', '.join(FORMATS)}")
 
 
 def _why_not_opened(data: bytes, error: Exception) -> Refused:
@@ -90,20 +64,84 @@ def _why_not_opened(data: bytes, error: Exception) -> Refused:
     if name in FORMATS:
         # Pillow's "cannot identify" names a memory address; a reject's text must be the same in every build.
         why = "" if isinstance(error, UnidentifiedImageError) else f": {error}"[:200]
+        if name == "TIFF" and not why and (what := tiff.why_not_opened(data)):
+            return Refused(RejectCode.UNSUPPORTED, what)
         code = RejectCode.UNSUPPORTED if "unsupported" in why.lower() else RejectCode.CORRUPT
         return Refused(code, f"{name} header not understood{why}")
     if name == "HEIF":
         return Refused(RejectCode.UNSUPPORTED, "HEIF needs the package pillow-heif (pip install tpu-retraining[heif])")
     if name:
-        return Refused(RejectCode.UNSUPPORTED, f"{name} is not supported; supported are {', '.join(FORMATS)}")
-    head = data[:512].lstrip().lower()
+        return _not_supported(name)
     if not data:
         what = "the file is empty"
-    elif head.startswith((b"<!doctype html", b"<html", b"<head")):
+    elif is_html(data):
         what = "an HTML page"
     else:
         what = f"no image format begins with {data[:12]!r}"
     return Refused(RejectCode.NOT_AN_IMAGE, what)
+
+
+def _for_pillow(data: bytes, frame: Frame | None) -> tuple[bytes, bool]:
+    """Returns what Pillow is to read in place of a file, and whether its greys have to be inverted then.
+
+    Args:
+      frame: of a JPEG that is plain.
+
+    Raises:
+      Refused: Pillow would take minutes or gigabytes, or read something else than what is meant.
+    """
+    name = sniff(data)
+    if name == "JPEG":
+        check_header(data)
+        return data if frame else with_end(data), False
+    if name == "TIFF":
+        return tiff.for_pillow(data)
+    if name == "GIF":
+        return gif.first_frame(data), False
+    if name == "PPM":
+        return pnm.with_8_bits(data), False
+    if name == "PNG":
+        png.check_chunks(data)
+    elif name == "WEBP":
+        boxes.check_webp(data)
+    elif name == "JPEG2000":
+        boxes.check_jpeg2000(data)
+    elif name in ("AVIF", "HEIF", "video"):  # plug-ins read more brands than we know
+        check_every_block(data)
+    elif name == "PFM/PAM":
+        raise _not_supported(name)
+    return data, False
+
+
+def _check_size(data: bytes, image: Image.Image, frame: Frame | None, policy: PixelPolicy) -> None:
+    width, height = image.size
+    if width * height > policy.max_pixels:
+        raise Refused(RejectCode.TOO_MANY_PIXELS, f"{width}x{height} pixels, at most {policy.max_pixels} allowed")
+    if min(record_size(image.size, policy)) < policy.min_side:
+        raise Refused(RejectCode.TOO_SMALL, f"{width}x{height} pixels, at least {policy.min_side} a side wanted")
+    is_jpeg = image.format in ("JPEG", "MPO")
+    if max(image.size if is_jpeg else record_size(image.size, policy)) > MAX_SIDE:
+        raise Refused(RejectCode.TOO_LARGE, f"{width}x{height} pixels, a JPEG has at most {MAX_SIDE} a side")
+    scans = frame.scans if frame else data.count(b"\xff\xda") if is_jpeg else 1
+    if scans * width * height > MAX_SCANNED_PIXELS:
+        raise Refused(RejectCode.TOO_MANY_PIXELS, f"{scans} scans of {width}x{height} pixels would take too long")
+
+
+def _refuse_animation(data: bytes, image: Image.Image) -> None:
+    frames: int | str = 1
+    try:
+        if image.format == "GIF":
+            frames = gif.count_frames(data)
+        elif image.format == "TIFF":  # counting takes time in the square of the pages
+            frames = "several" if image.is_animated else 1  # type: ignore[attr-defined]
+        elif image.format not in ("MPO", "HEIF"):
+            frames = getattr(image, "n_frames", 1)
+    except Refused:
+        raise
+    except Exception as error:
+        raise Refused(RejectCode.CORRUPT, f"the frames cannot be counted ({error})") from error
+    if frames != 1:
+        raise Refused(RejectCode.ANIMATED, f"{frames} frames")
 
 
 def open_image(data: bytes, policy: PixelPolicy) -> Image.Image:
@@ -115,28 +153,20 @@ def open_image(data: bytes, policy: PixelPolicy) -> Image.Image:
     """
     if len(data) > policy.max_bytes:
         raise Refused(RejectCode.TOO_MANY_BYTES, too_many_bytes(len(data), policy.max_bytes))
+    frame = plain_frame(data) if data.startswith(START) else None
+    file, inverted = _for_pillow(data, frame)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(file), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise Refused(RejectCode.TOO_MANY_PIXELS, str(error)) from error
     except MemoryError:
         raise
     except Exception as error:  # plug-ins let every kind of error through
         raise _why_not_opened(data, error) from error
-    width, height = image.size
-    if width * height > policy.max_pixels:
-        raise Refused(RejectCode.TOO_MANY_PIXELS, f"{width}x{height} pixels, at most {policy.max_pixels} allowed")
-    if min(record_size(image.size, policy)) < policy.min_side:
-        raise Refused(RejectCode.TOO_SMALL, f"{width}x{height} pixels, at least {policy.min_side} a side wanted")
-    if "progressive" in image.info and (scans := data.count(b"\xff\xda")) * width * height > MAX_SCANNED_PIXELS:
-        raise Refused(RejectCode.TOO_MANY_PIXELS, f"{scans} scans of {width}x{height} pixels would take too long")
-    if policy.animated == "refuse" and image.format not in ("MPO", "HEIF"):
-        try:
-            frames = getattr(image, "n_frames", 1)
-        except Exception as error:
-            raise Refused(RejectCode.CORRUPT, f"the frames cannot be counted ({error})") from error
-        if frames > 1:
-            raise Refused(RejectCode.ANIMATED, f"{frames} frames")
+    image.info |= {INVERTED: inverted, _PLAIN: frame is not None}
+    _check_size(data, image, frame, policy)
+    if policy.animated == "refuse":
+        _refuse_animation(data, image)
     return image
 
 
@@ -157,7 +187,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def conforms(data: bytes, image: Image.Image, policy: PixelPolicy) -> bool:
+def conforms(image: Image.Image, policy: PixelPolicy) -> bool:
     """Says whether the file can be the record's image as it stands. Reads markers only; decodes nothing.
 
     It can if it is a JPEG of the kinds that every decoder reads (baseline, extended or progressive Huffman, 8 bits,
@@ -167,74 +197,9 @@ def conforms(data: bytes, image: Image.Image, policy: PixelPolicy) -> bool:
         image.format in ("JPEG", "MPO")
         and image.mode in ("L", "RGB")
         and record_size(image.size, policy) == image.size
-        and plain_frame(data) is not None
+        and bool(image.info[_PLAIN])
         and _orientation(image) == 1
     )
-
-
-def _by_strips(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Converts a strip at a time, so that intermediate copies stay small."""
-    rows = max(1, _STRIP_PIXELS // image.width)
-    if image.height <= rows:
-        return convert(image)
-    out = Image.new(mode, image.size)
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(image.height, top + rows)))
-        out.paste(convert(strip), (0, top))
-    return out
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    mode = "L" if image.mode in ("L", "1", "LA", "La") else "RGB"
-    transparent = image.info.get("transparency")
-
-    def convert(strip: Image.Image) -> Image.Image:
-        if transparent is not None:
-            strip.info["transparency"] = transparent
-        flat = Image.new("RGBA", strip.size, "white")
-        flat.alpha_composite(strip.convert("RGBA"))
-        return flat.convert("RGB").getchannel("R") if mode == "L" else flat.convert("RGB")
-
-    return _by_strips(image, mode, convert)
-
-
-def _wide_grey(image: Image.Image, *, white: int) -> Image.Image:
-    """Converts 16-bit greyscale to 8 bits; `white` is the largest sample value. Pillow's own way clips at 255."""
-    transparent = image.info.get("transparency")
-
-    def convert(strip: Image.Image) -> Image.Image:
-        wide = np.asarray(strip).astype(np.int64)
-        narrow = (np.clip(wide, 0, white) * 255 + white // 2) // white
-        if isinstance(transparent, int):
-            narrow[wide == transparent] = 255
-        return Image.fromarray(narrow.astype(np.uint8))
-
-    return _by_strips(image, "L", convert)
-
-
-def _bits(image: Image.Image) -> int:
-    """Reads how many bits a sample of an "I;16" image has: TIFFs with 9 to 15 are unpacked without scaling."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return int(image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0])
-    return 16
-
-
-def _to_rgb_or_grey(image: Image.Image, *, format: str | None, bits: int) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return _wide_grey(image, white=(1 << bits) - 1)
-    if image.mode == "I" and format == "PPM":
-        return _wide_grey(image, white=65535)
-    if image.mode in ("I", "F"):
-        raise Refused(RejectCode.UNSUPPORTED, "32-bit samples: which value is white is not defined")
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
-        return _by_strips(image, "RGB", lambda strip: ImageCms.applyTransform(strip, transform) or strip)
-    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-        return _over_white(image)
-    if image.mode in ("L", "RGB"):
-        return image
-    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def _load_tiff(image: Image.Image) -> None:
@@ -251,11 +216,42 @@ def _load_tiff(image: Image.Image) -> None:
         for decoded, fill in zip((image, again), _TIFF_FILLS, strict=True):
             with heap.fresh_memory(fill):
                 decoded.load()
-        rows = max(1, _STRIP_PIXELS // image.width)
-        for top in range(0, image.height, rows):
-            box = 0, top, image.width, min(image.height, top + rows)
+        for box in strips(image):
             if image.crop(box).tobytes() != again.crop(box).tobytes():
                 raise Refused(RejectCode.CORRUPT, "parts of the picture are missing")
+    tiff.check_jpeg_pieces(data)
+
+
+def _load_jpeg(image: Image.Image, *, shrunk: bool) -> Image.Image:
+    """Decodes an opened JPEG to the size that `draft` has chosen; Refused where it is damaged."""
+    data: bytes = image.fp.getvalue()  # type: ignore[attr-defined]
+    pixels = decode_whole(data, channels=len(image.getbands()), shrunk_to=image.size if shrunk else None)
+    if pixels is None:
+        if ends_early(data, lambda file: np.asarray(Image.open(io.BytesIO(file), formats=("JPEG",)))):
+            raise Refused(RejectCode.TRUNCATED, "JPEG: its coded data end early")
+        image.load()
+        return image
+    if image.mode == "CMYK":
+        return Image.frombytes("CMYK", image.size, (255 - pixels).tobytes())
+    return Image.fromarray(pixels[..., 0] if image.mode == "L" else pixels)
+
+
+def _load(image: Image.Image, wanted: tuple[int, int]) -> Image.Image:
+    """Decodes an opened image; a JPEG no smaller than wanted, all others at full size."""
+    full = image.size
+    if image.format in ("JPEG", "MPO"):
+        if wanted != full:
+            image.draft(image.mode, wanted)
+        return _load_jpeg(image, shrunk=image.size != full)
+    if image.format == "TIFF":
+        _load_tiff(image)
+    elif image.format == "PNG":
+        data: bytes = image.fp.getvalue()  # type: ignore[attr-defined]
+        image.load()
+        png.check_rows(data, image)
+    else:
+        image.load()
+    return image
 
 
 def decode(image: Image.Image, policy: PixelPolicy) -> tuple[Image.Image, tuple[int, int]]:
@@ -269,17 +265,11 @@ def decode(image: Image.Image, policy: PixelPolicy) -> tuple[Image.Image, tuple[
       Refused: damaged, cut off, or of a kind without a defined meaning.
       MemoryError: there is not enough for it.
     """
-    size, form = record_size(image.size, policy), image.format
+    size = record_size(image.size, policy)
     try:
-        if size != image.size:
-            image.draft(image.mode, size)
-        bits = _bits(image)
-        if form == "TIFF":
-            _load_tiff(image)
-        else:
-            image.load()
+        decoded = _load(image, size)
         orientation = _orientation(image)
-        pixels = _to_rgb_or_grey(image, format=form, bits=bits)
+        pixels = rgb_or_grey(decoded)
         if orientation != 1:
             pixels = pixels.transpose(_UPRIGHT[orientation])
             size = size[::-1] if orientation >= 5 else size

@@ -9,7 +9,9 @@ from typing import IO
 from pipeline.command import ExpectedError
 
 # Pillow's own limit, above which its plug-ins refuse; also what TensorFlow's decoder can address with three channels.
-_HARD_MAX_PIXELS = 178_956_970
+HARD_MAX_PIXELS = 178_956_970
+# Pillow takes microseconds for each segment, chunk, comment or box of a file, and a file has room for millions.
+MAX_PARTS = 100_000
 
 
 class RejectCode(enum.Enum):
@@ -85,6 +87,11 @@ def too_many_bytes(size: int, limit: int) -> str:
     return f"{size} bytes, at most {limit} allowed"
 
 
+def too_many_parts(what: str, *, limit: int = MAX_PARTS) -> Refused:
+    """Makes the refusal of a file that has more of something than any honest one."""
+    return Refused(RejectCode.TOO_SLOW, f"more than {limit} {what}")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PixelPolicy:
     """Says what is accepted and what a record's image looks like.
@@ -114,8 +121,8 @@ class PixelPolicy:
     lossless: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_pixels <= _HARD_MAX_PIXELS:
-            raise ValueError(f"max_pixels must be 1 to {_HARD_MAX_PIXELS}, got {self.max_pixels}")
+        if not 1 <= self.max_pixels <= HARD_MAX_PIXELS:
+            raise ValueError(f"max_pixels must be 1 to {HARD_MAX_PIXELS}, got {self.max_pixels}")
         if self.max_bytes < 1 or self.min_side < 1:
             raise ValueError(f"max_bytes and min_side must be positive, got {self.max_bytes} and {self.min_side}")
         if self.max_side is not None and self.max_side < self.min_side:

@@ -5,6 +5,8 @@ import sys
 
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from pipeline import reader
 from pipeline import verify as command
@@ -135,12 +137,40 @@ def test_an_error_that_is_not_the_data_s_passes_unchanged(data):
         raise tf.errors.InvalidArgumentError(None, None, "mine")
 
 
+@pytest.fixture
+def parsed():
+    flags.FLAGS.mark_as_parsed()
+    yield
+    flags.FLAGS.unparse_flags()
+
+
+@pytest.mark.usefixtures("parsed")
 def test_the_command(data, capsys):
     assert command.main([str(data.path)]) == 0
     assert "all good" in capsys.readouterr().out
     _wrong_label(data)
     assert command.main([str(data.path)]) == 65
     assert "label 17 is out of range" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("parsed")
+def test_deep_finds_images_that_decoders_pass_over(tmp_path, capsys):
+    """As builders before made them: cut off, with an end marker all the same."""
+    whole = random_records(20, classes=3, height=96, width=128)
+    cut = dataclasses.replace(whole[13], image=whole[13].image[: len(whole[13].image) * 2 // 3] + b"\xff\xd9")
+    data = write_dataset(tmp_path / "data", {"train": [*whole[:13], cut, *whole[14:]]}, LABELS)
+
+    assert command.main([str(data.path)]) == 0
+    capsys.readouterr()
+    with flagsaver.flagsaver(deep=True):
+        assert command.main([str(data.path)]) == 65
+    out, err = capsys.readouterr()
+    problems = [line for line in out.splitlines() if line.startswith("test-train")]
+    assert len(problems) == 1
+    assert problems[0].startswith("test-train.tfrecord-00001-of-00002, record 3: its image is truncated")
+    assert cut.id in problems[0]
+    assert cut.source in problems[0]
+    assert "20/20" in err  # progress
 
 
 def test_preview_shows_what_training_sees(data, tmp_path):
