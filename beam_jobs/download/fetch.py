@@ -57,12 +57,14 @@ def _check_status(answer: aiohttp.ClientResponse) -> None:
     if status < 200:
         raise malformed(f"{status} without a question for another protocol")
     if status >= 300:
+        retry = status in _RETRIED_STATUSES or status >= 500
+        wait = parse_retry_after(answer.headers.get("Retry-After"), now=time.time()) if retry else None
         raise FetchError(
             RejectCode.HTTP_STATUS,
             _status_line(answer),
-            retry=status in _RETRIED_STATUSES or status >= 500,
-            retry_after=parse_retry_after(answer.headers.get("Retry-After"), now=time.time()),
-            host_is_out=status in _BUSY,
+            retry=retry,
+            retry_after=wait,
+            host_is_out=status in _BUSY or bool(wait),  # all its URLs have to wait
         )
     content_range = _joined(answer, "Content-Range") if status == _PARTIAL else ""
     if _is_part(content_range):

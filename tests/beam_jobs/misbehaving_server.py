@@ -199,8 +199,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.reply(503, {"Retry-After": "3600"})
 
     def on_busy_for(self, argument: str, visit: int) -> None:
-        """Answers 503 to /busy_for/SECONDS/…"""
-        self.reply(503, {"Retry-After": urllib.parse.unquote(argument.partition("/")[0])})
+        """Answers /busy_for/STATUS/RETRY_AFTER/…"""
+        status, wait = argument.split("/")[:2]
+        self.reply(int(status), {"Retry-After": urllib.parse.unquote(wait)})
 
     def on_always_busy(self, argument: str, visit: int) -> None:
         self.reply(429, {"Retry-After": "86400"})

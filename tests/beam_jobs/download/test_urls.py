@@ -14,7 +14,7 @@ from beam_jobs.download.policy import DownloadPolicy, FetchPolicy
 from beam_jobs.download.store import DownloadStore
 from beam_jobs.download.urls import parse_url
 from pipeline.images.policy import RejectCode
-from tests.beam_jobs.misbehaving_server import running_server
+from tests.beam_jobs.misbehaving_server import PIXELS, running_server
 from tests.beam_jobs.scripted_server import BODY, WHOLE, fetching
 
 LOCATIONS = {
@@ -60,6 +60,16 @@ def test_a_location_is_read_as_browsers_do(scripted, location, asked):
     with fetching() as fetch:
         assert fetch(f"{server.url}/x") == BODY
     assert server.requests[1][1].split()[1] == asked
+
+
+@pytest.mark.parametrize("name", ["bücher.example".encode(), b"B\xc3\x9cCHER.example", b"xn--bcher-kva.example"])
+def test_a_location_on_another_host_is_utf_8_in_name_and_path(name):
+    with running_server() as server, fetching(resolve=lambda host: ["127.0.0.1"]) as fetch:
+        server.locations = [b"http://%s:%d/ok/\xc3\xbc\xff?\xe2\x82\xac" % (name, server.server_port)]
+        assert fetch(f"{server.url}/location/0") == PIXELS
+        asked, headers = server.requests[-1]
+    assert asked == "/ok/%C3%BC%FF?%E2%82%AC"
+    assert headers["Host"] == f"xn--bcher-kva.example:{server.server_port}"
 
 
 # What damaged tables and evil servers put together; of each list the first is sound.
