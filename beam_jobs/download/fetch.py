@@ -87,7 +87,7 @@ def _next_url(target: Target, answer: aiohttp.ClientResponse) -> str:
     try:
         return urllib.parse.urljoin(target.url, location)
     except ValueError as error:
-        raise FetchError(RejectCode.BAD_URL, f"Location {location[:200]!r}: {error}") from error
+        raise FetchError(RejectCode.BAD_URL, f"{error}: Location {location[:200]!r}") from error
 
 
 class Fetcher:
@@ -150,9 +150,10 @@ class Fetcher:
 
     async def _follow(self, url: str, receive: _Receive, *, for_robots: bool = False) -> str:
         """Follows redirects, hands the first other answer to `receive` and returns its URL."""
-        listed, at_home = parse_url(url), True
+        listed, at_home = None, True
         for _ in range(self.policy.max_redirects + 1):
             target = parse_url(url)
+            listed = listed or target
             at_home = at_home and is_at_home(listed, target)
             headers = {} if for_robots else headers_for(self.policy.headers, at_home=at_home)
             if self.policy.obey_robots and not for_robots:
@@ -160,7 +161,7 @@ class Fetcher:
             try:
                 address = yarl.URL(target.url, encoded=True)
             except ValueError as error:
-                raise FetchError(RejectCode.BAD_URL, f"{url[:200]!r}: {error}") from error
+                raise FetchError(RejectCode.BAD_URL, f"{error}: {url[:200]!r}") from error
             # Leaving the context closes the connection unless the answer has come whole.
             async with self._session.get(address, headers=headers, allow_redirects=False) as answer:
                 if answer.status not in _REDIRECTS:

@@ -151,7 +151,8 @@ class _Run:
     async def _attempt(self, task: Task) -> None:
         """Makes one attempt, after which the task is finished or back in the schedule."""
         if self._schedule.host_is_dead(task):
-            detail = f"given up: {DEAD_HOST_FAILURES} URLs in a row got no answer from {task.host}, or were told to wait"
+            what = "got no answer, or were told to wait"
+            detail = f"given up: {DEAD_HOST_FAILURES} URLs of {task.host} in a row {what}"
             self._fail(task, FetchError(RejectCode.CONNECTION, detail))
             return
         if not task.attempt:

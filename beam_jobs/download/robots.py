@@ -11,7 +11,7 @@ from protego import Protego
 
 MAX_BYTES = 500_000  # the RFC asks crawlers to parse at least 500 KiB of 1,000 bytes, or so
 
-# 1 kB each. Hosts are asked in turn: of a list that names a few more of them than are remembered, all are forgotten.
+# 1 kB each. Hosts are asked in turn: where a list names more of them than fit, none is remembered until its next turn.
 _MAX_SITES = 10_000
 _MAX_TEXT = 4 << 20  # characters, of all sites' files together: a parsed file takes 26 bytes a character
 

@@ -53,7 +53,7 @@ class Schedule:
         Args:
           urls: distinct.
           limit: host → tasks of it at a time.
-          failures: host → URLs in a row, of earlier schedules, that failed because the host was silent or not ready;
+          failures: host → URLs in a row that failed because the host was silent or not ready, in earlier schedules; is
             kept up to date for the next ones.
         """
         self.left = len(urls)

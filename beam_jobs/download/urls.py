@@ -60,7 +60,7 @@ def parse_url(url: str) -> Target:
             raise ValueError(f"{len(url)} characters, at most {_MAX_LENGTH} are sent")
         parts = urllib.parse.urlsplit(url.strip())
         if parts.scheme not in _PORTS:
-            raise ValueError(f'scheme "{parts.scheme}" is neither http nor https')
+            raise ValueError(f'scheme "{parts.scheme[:20]}" is neither http nor https')
         if parts.username is not None or parts.password is not None:
             raise ValueError("user names and passwords in URLs are not supported")
         if not parts.hostname:
@@ -72,5 +72,5 @@ def parse_url(url: str) -> Target:
         path = _quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
         query = _quote(parts.query, safe="/%:@!$&'()*+,;=~?[]")
     except ValueError as error:
-        raise FetchError(RejectCode.BAD_URL, f"{url[:200]!r}: {error}") from error
+        raise FetchError(RejectCode.BAD_URL, f"{error}: {url[:200]!r}") from error
     return Target(parts.scheme, host, port, f"{path}?{query}" if query else path)
