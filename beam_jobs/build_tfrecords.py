@@ -23,7 +23,8 @@ from beam_jobs import build, lean_beam
 from beam_jobs.config import BuildConfig
 from beam_jobs.corrections import read_corrections
 from beam_jobs.download.addresses import ANY_NETWORK
-from beam_jobs.download.policy import USER_AGENT, DownloadPolicy, FetchPolicy
+from beam_jobs.download.headers import parse_header
+from beam_jobs.download.policy import PRODUCT, DownloadPolicy, FetchPolicy, default_user_agent
 from beam_jobs.repair import take_out_damaged
 from beam_jobs.settings import WORK_DIR
 from beam_jobs.sources import PIXEL_SOURCES, SOURCES, TABLES, open_source
@@ -80,7 +81,15 @@ _ALLOW_PRIVATE = flags.DEFINE_bool(
     "allow_private_addresses", False, "Let URLs lead to private, loopback, link-local and metadata addresses."
 )
 _IGNORE_ROBOTS = flags.DEFINE_bool("ignore_robots", False, "Ignore robots.txt and X-Robots-Tag: noai, noimageai.")
-_USER_AGENT = flags.DEFINE_string("user_agent", USER_AGENT, "Name/version (contact) that downloads introduce us with.")
+_USER_AGENT = flags.DEFINE_string(
+    "user_agent", None, f"Name/version (contact) that downloads introduce us with (default: {PRODUCT}/VERSION (…))."
+)
+_HEADERS = flags.DEFINE_multi_string(
+    "header",
+    [],
+    "Header to send to the host of every listed URL, as 'Referer: https://site.example/'; may be repeated. After a "
+    "redirect to another host only Referer, Accept and Accept-Language are sent; for robots.txt none is.",
+)
 _TFDS_DIR = flags.DEFINE_string("tfds_data_dir", None, "Where TFDS keeps prepared sets (default: TFDS's own).")
 _COLUMNS = {
     "uri": flags.DEFINE_string("uri_column", None, "Of a table: the column of the images' paths or URLs."),
@@ -158,11 +167,12 @@ def _image_budget() -> ImageBudget:
 def _download_policy() -> DownloadPolicy:
     try:
         fetch = FetchPolicy(
-            user_agent=_USER_AGENT.value,
+            user_agent=default_user_agent() if _USER_AGENT.value is None else _USER_AGENT.value,
             max_bytes=PixelPolicy.max_bytes,
             per_host=_PER_HOST.value,
             allowed_networks=ANY_NETWORK if _ALLOW_PRIVATE.value else (),
             obey_robots=not _IGNORE_ROBOTS.value,
+            headers=tuple(map(parse_header, _HEADERS.value)),
         )
         return DownloadPolicy(fetch=fetch, total_seconds=_DOWNLOAD_SECONDS.value, retry_failed=_RETRY_FAILED.value)
     except ValueError as error:

@@ -106,6 +106,10 @@ class FetchAll(beam.DoFn):
         self._store = store
         self._settings = settings
 
+    def setup(self) -> None:
+        # For all bundles of this worker: each share of a dead host would find out anew, which takes minutes.
+        self._failures: dict[str, int] = {}
+
     def start_bundle(self) -> None:
         self._items: dict[str, Item] = {}
         self._shares: dict[int, set[int]] = collections.defaultdict(set)
@@ -140,7 +144,7 @@ class FetchAll(beam.DoFn):
             since = time.monotonic()
             try:
                 left = [url for url in items if url not in before]
-                for several in download(left, store, policy, limit=self._at_once):
+                for several in download(left, store, policy, limit=self._at_once, failures=self._failures):
                     noted += several
                     if len(noted) >= _NOTED or (noted and time.monotonic() - since > _NOTED_SECONDS):
                         store.note(noted, batch=name)

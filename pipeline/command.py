@@ -122,19 +122,19 @@ def fail(message: object, exit_code: ExitCode) -> NoReturn:
     sys.exit(int(exit_code))
 
 
-def version() -> str:
-    """Names the version of the installed package, or says that this is a checkout that nobody installed."""
+def installed_version() -> str | None:
+    """Names the version of the installed package; None for a checkout that nobody installed."""
     import importlib.metadata  # not above: workers import this file
 
     try:
         return importlib.metadata.version(_PACKAGE)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed: a checkout (pip install -e .)"
+        return None
 
 
 def _parse_flags(argv: list[str], *, keep_unknown: bool) -> list[str]:
     if "--version" in argv[1:]:
-        print(f"{_PACKAGE} {version()}")
+        print(f"{_PACKAGE} {installed_version() or 'not installed: a checkout (pip install -e .)'}")
         sys.exit(int(ExitCode.DONE))
     try:
         rest = flags.FLAGS(["--help" if a == "-h" else a for a in argv], known_only=keep_unknown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import email.utils
 import errno
 import os
@@ -37,15 +38,23 @@ class FetchError(Refused):
         retry_after: float | None = None,
         host_is_out: bool = False,
     ) -> None:
-        super().__init__(code, detail)
+        super().__init__(code, _one_line(detail))
         self.retry = retry
         self.retry_after = retry_after
         self.host_is_out = host_is_out or code in _SILENCE
 
 
+def _one_line(text: str) -> str:
+    """Makes words that a server chose fit for a line, a terminal and UTF-8."""
+    line = " ".join(text.split())[:_DETAIL_LENGTH]
+    if line.isprintable():
+        return line
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+
+
 def malformed(detail: str) -> FetchError:
     """Makes the error for an answer that breaks the protocol."""
-    return FetchError(RejectCode.CONNECTION, f"malformed HTTP answer: {_one_line(detail)}", retry=True)
+    return FetchError(RejectCode.CONNECTION, f"malformed HTTP answer: {detail}", retry=True)
 
 
 _LOCAL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
@@ -62,23 +71,19 @@ _MEANINGS: list[tuple[type[OSError], RejectCode, bool]] = [
 NETWORK_ERRORS = (OSError, aiohttp.ClientError, HttpProcessingError, FetchError)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:_DETAIL_LENGTH]
-
-
 def _of_client(error: Exception) -> FetchError:
     """Translates an exception that only aiohttp has."""
     if isinstance(error, aiohttp.InvalidURL):
-        return FetchError(RejectCode.BAD_URL, _one_line(str(error)))
+        return FetchError(RejectCode.BAD_URL, str(error))
     if isinstance(error, aiohttp.ClientPayloadError):
         cause = error.__cause__
         detail = "the connection closed before the last chunk"
         if isinstance(cause, ContentLengthError):
             detail = cause.message
-        return FetchError(RejectCode.CUT_BODY, _one_line(detail), retry=True)
+        return FetchError(RejectCode.CUT_BODY, detail, retry=True)
     if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
         return malformed(error.message)
-    return FetchError(RejectCode.CONNECTION, _one_line(str(error)) or type(error).__name__, retry=True)
+    return FetchError(RejectCode.CONNECTION, str(error).strip() or type(error).__name__, retry=True)
 
 
 def as_fetch_error(error: Exception) -> FetchError:
@@ -103,7 +108,7 @@ def as_fetch_error(error: Exception) -> FetchError:
     # EAI_AGAIN: the resolver itself could not ask, which says nothing about the name.
     not_asked = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
     fallback = "timed out" if code is RejectCode.TIMEOUT else type(error).__name__
-    return FetchError(code, _one_line(detail) or fallback, retry=retry or not_asked)
+    return FetchError(code, detail.strip() or fallback, retry=retry or not_asked)
 
 
 def parse_retry_after(value: str | None, *, now: float) -> float | None:
@@ -118,6 +123,8 @@ def parse_retry_after(value: str | None, *, now: float) -> float | None:
     if value.strip().isdecimal():
         return float(value)
     try:
-        return max(email.utils.parsedate_to_datetime(value).timestamp() - now, 0.0)
+        date = email.utils.parsedate_to_datetime(value)
+        utc = date if date.tzinfo else date.replace(tzinfo=datetime.UTC)  # an HTTP date without a zone
+        return max(utc.timestamp() - now, 0.0)
     except (ValueError, OverflowError):
         return None

@@ -42,6 +42,7 @@ def download(
     policy: DownloadPolicy,
     *,
     limit: Callable[[str], int] | None = None,
+    failures: dict[str, int] | None = None,
     resolve: Callable[[str], list[str]] = addresses.resolve,
 ) -> Iterator[list[Download]]:
     """Downloads distinct URLs and yields what came of them, some at a time, in any order.
@@ -54,6 +55,8 @@ def download(
       store: where the bytes go.
       policy: limits.
       limit: host → how many of its URLs may be under way at a time; None: as many as the policy says.
+      failures: host → URLs in a row that failed for its silence; carries what is known of dead hosts from one list to
+        the next.
       resolve: host name → addresses.
 
     Raises:
@@ -63,7 +66,7 @@ def download(
     loop.set_exception_handler(_on_stray_error)
     try:
         run = _Run(
-            Schedule(urls, limit=limit or (lambda _: policy.fetch.per_host)),
+            Schedule(urls, limit=limit or (lambda _: policy.fetch.per_host), failures=failures),
             store,
             policy,
             Fetcher(policy.fetch, resolve=resolve),
@@ -148,7 +151,8 @@ class _Run:
     async def _attempt(self, task: Task) -> None:
         """Makes one attempt, after which the task is finished or back in the schedule."""
         if self._schedule.host_is_dead(task):
-            detail = f"given up: {DEAD_HOST_FAILURES} URLs in a row got no answer from {task.host}, or only 429 or 503"
+            what = "got no answer, or were told to wait"
+            detail = f"given up: {DEAD_HOST_FAILURES} URLs of {task.host} in a row {what}"
             self._fail(task, FetchError(RejectCode.CONNECTION, detail))
             return
         if not task.attempt:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 
+from beam_jobs.download.headers import Header, check_headers
+from pipeline.command import installed_version
+
 PRODUCT = "tpu-retraining-image-builder"
-USER_AGENT = f"{PRODUCT}/0.1 (downloads listed images to build a training set; obeys robots.txt and noai)"
+
+
+@functools.cache
+def default_user_agent() -> str:
+    """Names us, our version and what we do."""
+    purpose = "downloads listed images to build a training set; obeys robots.txt and noai"
+    return f"{PRODUCT}/{installed_version() or 0} ({purpose})"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,21 +32,24 @@ class FetchPolicy:
       per_host: requests under way to one host at a time.
       allowed_networks: networks (CIDR) that may be connected to although they are not public.
       obey_robots: respect robots.txt and `X-Robots-Tag: noai, noimageai`.
+      headers: fields to send besides, see headers.py; not for robots.txt. They may be secrets.
     """
 
-    user_agent: str = USER_AGENT
+    user_agent: str = dataclasses.field(default_factory=default_user_agent)
     max_bytes: int = 64 << 20
     attempt_seconds: float = 30.0
     max_redirects: int = 5
     per_host: int = 4
     allowed_networks: tuple[str, ...] = ()
     obey_robots: bool = True
+    headers: tuple[Header, ...] = dataclasses.field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if min(self.max_bytes, self.attempt_seconds, self.per_host) <= 0 or self.max_redirects < 0:
             raise ValueError(f"limits must be positive, got {self}")
         if not self.user_agent.isascii() or not self.user_agent.isprintable() or not self.product:
             raise ValueError(f"a User-Agent is plain ASCII, name/version (contact), got {self.user_agent!r}")
+        check_headers(self.headers)
 
     @property
     def product(self) -> str:

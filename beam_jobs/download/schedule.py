@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 DEAD_HOST_FAILURES = 5
+_MAX_FAILING = 100_000  # hosts whose failures are counted
 
 
 def host_of(url: str) -> str:
@@ -33,24 +34,30 @@ class Task:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _Host:
+    name: str
     limit: int
     waiting: deque[Task] = dataclasses.field(default_factory=deque)
     active: int = 0
     paused_until: float = 0.0
-    failures: int = 0  # URLs in a row that failed because the host was silent or not ready
     in_turn: bool = False  # stands in the schedule's line of hosts
-
-    @property
-    def is_dead(self) -> bool:
-        return self.failures >= DEAD_HOST_FAILURES
 
 
 class Schedule:
     """Hands out tasks to one event loop. A host that failed for several URLs in a row counts as dead."""
 
-    def __init__(self, urls: Sequence[str], *, limit: Callable[[str], int]) -> None:
-        """Args: `urls`, distinct; `limit`, host → tasks of it at a time."""
+    def __init__(
+        self, urls: Sequence[str], *, limit: Callable[[str], int], failures: dict[str, int] | None = None
+    ) -> None:
+        """Lines up the tasks.
+
+        Args:
+          urls: distinct.
+          limit: host → tasks of it at a time.
+          failures: host → URLs in a row that failed because the host was silent or not ready, in earlier schedules; is
+            kept up to date for the next ones.
+        """
         self.left = len(urls)
+        self._failures = {} if failures is None else failures
         self._hosts: dict[str, _Host] = {}
         self._turn: deque[_Host] = deque()  # hosts of which a task may be able to start
         self._number = itertools.count()
@@ -59,7 +66,7 @@ class Schedule:
         for url in urls:
             name = host_of(url)
             if name not in self._hosts:
-                self._hosts[name] = _Host(limit=limit(name))
+                self._hosts[name] = _Host(name, limit=limit(name))
             self._hosts[name].waiting.append(Task(url, name))
         for host in self._hosts.values():
             self._line_up(host)
@@ -77,7 +84,7 @@ class Schedule:
             host.in_turn = False
             if not host.waiting:
                 continue
-            if not host.is_dead:  # else nothing is asked of it any more
+            if not self._is_dead(host.name):  # else nothing is asked of it any more
                 if host.active >= host.limit:
                     continue  # until one of them ends
                 if host.paused_until > now:
@@ -106,13 +113,20 @@ class Schedule:
     def finish(self, task: Task, *, host_is_out: bool) -> None:
         """Counts a task as done, whatever came of it."""
         host = self._hosts[task.host]
-        host.failures = host.failures + 1 if host_is_out else 0
+        failures = self._failures.pop(task.host, 0)
+        if host_is_out:
+            self._failures[task.host] = failures + 1
+            if len(self._failures) > _MAX_FAILING:
+                del self._failures[next(iter(self._failures))]
         self.left -= 1
         self._release(host)
 
     def host_is_dead(self, task: Task) -> bool:
         """Says whether the rest of the host's URLs would only waste time."""
-        return self._hosts[task.host].is_dead
+        return self._is_dead(task.host)
+
+    def _is_dead(self, name: str) -> bool:
+        return self._failures.get(name, 0) >= DEAD_HOST_FAILURES
 
     def _push(self, not_before: float, host: _Host, task: Task | None) -> None:
         heapq.heappush(self._later, (not_before, next(self._number), host, task))

@@ -11,6 +11,7 @@ from beam_jobs.download.errors import FetchError
 from pipeline.images.policy import RejectCode
 
 _PORTS = {"http": 80, "https": 443}
+_MAX_LENGTH = 16_384  # characters; servers take 8,000 or so
 _UNFIT_IN_HOST = re.compile(r"[^!-~]|[/?#@\\]")
 
 
@@ -55,17 +56,21 @@ def _quote(text: str, *, safe: str) -> str:
 def parse_url(url: str) -> Target:
     """Takes an http(s) URL apart; the fragment is dropped. Raises FetchError(BAD_URL)."""
     try:
+        if len(url) > _MAX_LENGTH:
+            raise ValueError(f"{len(url)} characters, at most {_MAX_LENGTH} are sent")
         parts = urllib.parse.urlsplit(url.strip())
         if parts.scheme not in _PORTS:
-            raise ValueError(f'scheme "{parts.scheme}" is neither http nor https')
+            raise ValueError(f'scheme "{parts.scheme[:20]}" is neither http nor https')
         if parts.username is not None or parts.password is not None:
             raise ValueError("user names and passwords in URLs are not supported")
         if not parts.hostname:
             raise ValueError("no host name")
         host = _ascii_host(parts.hostname)
-        port = parts.port or _PORTS[parts.scheme]
+        port = _PORTS[parts.scheme] if parts.port is None else parts.port
+        if not port:
+            raise ValueError("port 0")
         path = _quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
         query = _quote(parts.query, safe="/%:@!$&'()*+,;=~?[]")
     except ValueError as error:
-        raise FetchError(RejectCode.BAD_URL, f"{url[:200]!r}: {error}") from error
+        raise FetchError(RejectCode.BAD_URL, f"{error}: {url[:200]!r}") from error
     return Target(parts.scheme, host, port, f"{path}?{query}" if query else path)

@@ -25,9 +25,10 @@ class Server(http.server.ThreadingHTTPServer):
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.times: dict[str, list[float]] = collections.defaultdict(list)
         self.active = self.most_active = self.connections = 0
-        self.robots: tuple[int, str] = (404, "")
+        self.robots: tuple[int, str | bytes] = (404, "")
         self.robots_seconds = 0.0  # between two of its bytes
         self.files: dict[str, bytes] = {}  # path after /file/ → bytes
+        self.locations: list[bytes] = []
 
     @property
     def url(self) -> str:
@@ -80,6 +81,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def answer(self, path: str, visit: int) -> None:
         if path == "/robots.txt":
             status, text = self.server.robots
+            if isinstance(text, bytes):  # packed
+                self.reply(status, {"Content-Type": "text/plain", "Content-Encoding": "gzip"}, text)
+                return
             if self.server.robots_seconds:
                 self.drip(text.encode(), self.server.robots_seconds)
                 return
@@ -169,6 +173,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Redirects /to/URL to URL."""
         self.reply(302, {"Location": urllib.parse.unquote(argument).replace("|", "/")})
 
+    def on_location(self, argument: str, visit: int) -> None:
+        """Redirects /location/N to the N-th of `server.locations`, whatever its bytes."""
+        if not argument.isdecimal():  # a relative one, on its way back
+            self.on_missing(argument, visit)
+            return
+        location = self.server.locations[int(argument)]
+        self.wfile.write(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n")
+
     def on_loop(self, argument: str, visit: int) -> None:
         self.reply(302, {"Location": f"/loop/{int(argument or 0) + 1}"})
 
@@ -186,6 +198,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def on_unavailable(self, argument: str, visit: int) -> None:
         self.reply(503, {"Retry-After": "3600"})
 
+    def on_busy_for(self, argument: str, visit: int) -> None:
+        """Answers /busy_for/STATUS/RETRY_AFTER/…"""
+        status, wait = argument.split("/")[:2]
+        self.reply(int(status), {"Retry-After": urllib.parse.unquote(wait)})
+
     def on_always_busy(self, argument: str, visit: int) -> None:
         self.reply(429, {"Retry-After": "86400"})
 
@@ -198,8 +215,30 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def on_html(self, argument: str, visit: int) -> None:
         self.reply(200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>not here</html>")
 
-    def on_gzip(self, argument: str, visit: int) -> None:
-        self.reply(200, {"Content-Encoding": "gzip"}, PIXELS)
+    def on_brotli(self, argument: str, visit: int) -> None:
+        self.reply(200, {"Content-Encoding": "br"}, PIXELS)
+
+    def on_cookie(self, argument: str, visit: int) -> None:
+        """Sets cookies, good ones and monstrous ones, and leads on."""
+        self.send_response(302)
+        for cookie in (
+            "a=b",
+            "a=b; Domain=.example; Path=/",
+            "=" * 30_000,
+            "x" + ";" * 30_000,
+            '"' * 1000,
+            "\xff=\xfe",
+        ):
+            self.send_header("Set-Cookie", cookie)
+        self.send_header("Location", "/ok/cookie")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def on_odd_words(self, argument: str, visit: int) -> None:
+        """Says it in bytes that no file or terminal should get."""
+        words = b"red \xff\xfe\xed\xa0\x80 \xe2\x80\xae" * 20
+        head = b"HTTP/1.1 404 " + words if argument == "status" else b"HTTP/1.1 302 No\r\nLocation: /odd_words/" + words
+        self.wfile.write(head + b"\r\nContent-Length: 0\r\n\r\n")
 
     def on_noai(self, argument: str, visit: int) -> None:
         self.reply(200, {"X-Robots-Tag": argument.replace("_", " ")}, PIXELS)

@@ -1,9 +1,12 @@
 """Tests the downloads of a build: once each, within every host's limit, on any engine, killed bundles or not."""
 
 import dataclasses
+import json
+import pathlib
 import threading
 import time
 
+import pyarrow.parquet
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
@@ -84,8 +87,13 @@ def test_a_host_is_asked_for_no_more_at_a_time_than_its_limit(server, tmp_path):
 
 
 def fetch(items, store, policy):
-    """Runs one bundle of the downloading step; returns its items and rejects."""
+    """Runs the downloading step on one bundle; returns its items and rejects."""
     step = downloaded.FetchAll(store, settings_of(items, store, policy))
+    step.setup()
+    return bundle(step, items, policy)
+
+
+def bundle(step, items, policy):
     step.start_bundle()
     for item in items:
         key, value = downloaded.by_host(item, policy.fetch.per_host)
@@ -104,6 +112,42 @@ def settings_of(items, store, policy):
         run: str = "run"
 
     return Known()
+
+
+def test_a_host_that_was_dead_in_one_bundle_is_dead_in_the_next(server, tmp_path):
+    """Each share of a host may come as a bundle of its own, and to find out takes minutes."""
+    policy = dataclasses.replace(POLICY, max_wait_seconds=0.1)
+    store = DownloadStore(str(tmp_path))
+    step = downloaded.FetchAll(store, settings_of([], store, policy))
+    step.setup()
+    asked, given_up = [], 0
+    for share in range(4):
+        items = [Item(uri=f"{server.url}/unavailable/{share}/{i}", label="cat") for i in range(2500)]
+        fetched, refused = bundle(step, items, policy)
+        assert (len(fetched), len(refused)) == (0, 2500)
+        given_up += sum("given up" in reject.detail for reject in refused)
+        asked.append(len(server.requests))
+    assert asked[0] == asked[3] < 40  # robots.txt and the first few
+    assert given_up > 9_980
+    fetched, _ = bundle(step, [Item(uri=f"http://localhost:{server.server_port}/unique/1", label="cat")], policy)
+    assert len(fetched) == 1
+
+
+def test_what_a_server_says_is_fit_to_be_written(server, tmp_path):
+    odd = [f"{server.url}/odd_words/{what}" for what in ("status", "redirect")]
+    odd += [
+        "http://[::1",
+        "http://127.0.0.1:99999/x",
+        "http://\u2100.example/\u00ad",
+        "http:///",
+        "https://" + "a" * 70_000,
+    ]
+    source = source_of(tmp_path, server, *(f'"{url}",cat' for url in odd))
+    outcome = build.build(source, settings(tmp_path, source))
+    assert outcome.rejects == {"http_status": 1, "too_many_redirects": 1, "bad_url": 5}
+    rejects = (pathlib.Path(outcome.directory) / "rejects.jsonl").read_text("utf-8").splitlines()
+    assert all(json.loads(line)["detail"].isprintable() for line in rejects)
+    assert len(pyarrow.parquet.read_table(next(pathlib.Path(outcome.directory).glob("rows-*.parquet")))) > 0
 
 
 def test_one_bundle_uses_all_of_a_hosts_limit(server, tmp_path):

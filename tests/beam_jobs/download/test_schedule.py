@@ -69,6 +69,28 @@ def test_one_answer_makes_up_for_failures():
     assert schedule.host_is_dead(schedule.take())
 
 
+def test_what_is_known_of_dead_hosts_goes_from_list_to_list():
+    failures = {}
+    for number in range(DEAD_HOST_FAILURES):
+        schedule = Schedule([*urls("a", 2), *urls("b", 1)], limit=lambda host: 1, failures=failures)
+        a, b = taken(schedule)
+        assert not schedule.host_is_dead(a), number
+        schedule.finish(a, host_is_out=True)
+        schedule.finish(b, host_is_out=number != 2)  # which makes up for the two before
+    schedule = Schedule([*urls("a", 1), *urls("b", 1)], limit=lambda host: 1, failures=failures)
+    assert [schedule.host_is_dead(task) for task in taken(schedule)] == [True, False]
+    assert failures == {"a.example": DEAD_HOST_FAILURES, "b.example": 2}
+
+
+def test_the_memory_of_failures_is_bounded(monkeypatch):
+    monkeypatch.setattr("beam_jobs.download.schedule._MAX_FAILING", 3)
+    failures = {}
+    schedule = Schedule([url for host in "abcde" for url in urls(host, 1)], limit=lambda host: 1, failures=failures)
+    for task in taken(schedule):
+        schedule.finish(task, host_is_out=True)
+    assert sorted(failures) == ["c.example", "d.example", "e.example"]
+
+
 def test_each_host_has_a_limit_of_its_own():
     schedule = Schedule([*urls("a", 5), *urls("b", 5)], limit=lambda host: 3 if host.startswith("a") else 1)
     assert sorted(task.host[0] for task in taken(schedule)) == ["a", "a", "a", "b"]
