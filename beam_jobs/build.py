@@ -9,11 +9,12 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from beam_jobs import lean_beam, progress, root
+from beam_jobs import lean_beam, progress, refusal, root
 from beam_jobs.config import BuildConfig
 from beam_jobs.download.store import is_url
 from beam_jobs.settings import WORK_DIR, Settings
-from beam_jobs.sources import RemoteSource, Source
+from beam_jobs.sources import RemoteSource, Source, everything, nfc
+from beam_jobs.sources.left_out import LeftOut
 from beam_jobs.summary import Summary, listing_of
 from pipeline.command import CommandError, UsageError
 from pipeline.format import storage
@@ -39,6 +40,8 @@ class Outcome:
       examples: split → label → number of examples; empty where there was nothing to do, like `rejects`.
       rejects: reject code → number of images.
       total: images listed.
+      left_out: see `Listing`; empty where there was nothing to do, like `notes`.
+      notes: what a person should know of the dataset, in sentences.
       seconds: how long it took.
       pruned: old versions removed.
     """
@@ -50,6 +53,8 @@ class Outcome:
     examples: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     rejects: Mapping[str, int] = dataclasses.field(default_factory=dict)
     total: int = 0
+    left_out: Sequence[tuple[str, int, Sequence[str]]] = ()
+    notes: Sequence[str] = ()
     seconds: float = 0.0
     pruned: Sequence[str] = ()
 
@@ -59,7 +64,7 @@ def make_settings(source: Source, config: BuildConfig) -> Settings:
     return Settings(
         source=source,
         build=config,
-        labels=tuple(source.labels() or ()),
+        labels=tuple(map(nfc, source.labels() or ())),
         source_fingerprint=source.fingerprint(),
         run=uuid.uuid4().hex,
     )
@@ -69,12 +74,13 @@ def _list_here(source: Source) -> tuple[Summary, int, bool]:
     """Lists images for a while; returns their sums, their number, and whether the sums say all about the source."""
     summary, images, known = Summary(), 0, True
     remote, end = isinstance(source, RemoteSource), time.monotonic() + _LIST_SECONDS
-    for item in source.items():
-        if images % _LOOK_EVERY == 0 and time.monotonic() > end:
+    for found, item in enumerate(everything(source)):
+        if found % _LOOK_EVERY == 0 and time.monotonic() > end:
             return summary, images, False
-        images += 1
         summary.add(item)
-        known = known and not (remote and is_url(item.uri))
+        if not isinstance(item, LeftOut):
+            images += 1
+            known = known and not (remote and is_url(item.uri))
     return summary, images, known
 
 
@@ -160,6 +166,8 @@ def _outcome(settings: Settings, result: Mapping[str, Any], *, new_content: bool
         examples=examples,
         rejects=rejects,
         total=result["total"],
+        left_out=result["left_out"],
+        notes=result["notes"],
     )
 
 
@@ -193,7 +201,8 @@ def build(
             directory = root.version_directory(output, version)
             return Outcome(version=version, directory=directory, built=False, total=listing.total)
     before = set(root.versions(output))
-    run_graph(settings, beam_arguments, images=images, runner=runner)
+    with refusal.explained(settings):
+        run_graph(settings, beam_arguments, images=images, runner=runner)
     result = _result(settings)
     new_content = result["built"] and result["version"] not in before
     outcome = _outcome(settings, result, new_content=new_content)

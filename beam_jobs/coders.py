@@ -27,6 +27,7 @@ from beam_jobs.elements import (
 from beam_jobs.packing import pack, unpack
 from beam_jobs.shards import ShardReport
 from beam_jobs.sources.folder import Folder
+from beam_jobs.sources.left_out import LeftOut
 from pipeline.images.facts import ImageFacts
 from pipeline.images.policy import Reject as Refusal
 from pipeline.images.policy import RejectCode
@@ -93,6 +94,12 @@ class FolderCoder(PlainCoder):
     """Encodes `Folder`."""
 
     kind = Folder
+
+
+class LeftOutCoder(PlainCoder):
+    """Encodes `LeftOut`."""
+
+    kind = LeftOut
 
 
 class ListingCoder(PlainCoder):
@@ -171,6 +178,7 @@ class ShardReportCoder(_Coder):
 for _kind, _coder in {
     Item: ItemCoder,
     Folder: FolderCoder,
+    LeftOut: LeftOutCoder,
     Listing: ListingCoder,
     Cut: CutCoder,
     Plan: PlanCoder,

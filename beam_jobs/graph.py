@@ -26,16 +26,18 @@ from beam_jobs.version.write import tabled, written
 
 def build_graph(pipeline: beam.Pipeline, settings: Settings) -> beam.PCollection[str]:
     """Adds the whole build to a pipeline; returns the version that holds the dataset, "" where it did before."""
-    fetched = downloaded(listed(pipeline, settings), settings)  # items: Item, rejects: Reject
-    listing = summed_up(fetched, settings)  # Listing, one
+    found = listed(pipeline, settings)  # items: Item, left_out: LeftOut
+    fetched = downloaded(found.items, settings)  # items: Item, rejects: Reject
+    listing = summed_up(fetched, found.left_out, settings)  # Listing, one
     here = to_build(fetched, listing)  # items: Item, rejects: Reject
     known = recalled(here.items, listing, settings)  # rows: Row, rejects: Reject, unknown: Item
     new = inspected(known.unknown, settings)  # rows: Row, rejects: Reject
     unique = without_copies({"Known": known.rows, "New": new.rows})  # rows: Row, rejects: Reject, copies: Copies
     distinct = grouped(unique, listing, settings)  # rows: Row, rejects: Reject, copies: Copies
-    rejects = (*here.rejects, known.rejects, new.rejects, *distinct.rejects) | "AllRejects" >> beam.Flatten()  # Reject
     copies = distinct.copies | "AllCopies" >> beam.Flatten()  # Copies
-    assigned = split_up(distinct.rows, listing, settings)  # rows: Row, cuts: (class, Cut)
+    assigned = split_up(distinct.rows, listing, settings)  # rows: Row, rejects: Reject, cuts: (class, Cut)
+    refused = (*here.rejects, known.rejects, new.rejects, *distinct.rejects, assigned.rejects)
+    rejects = refused | "AllRejects" >> beam.Flatten()  # Reject
     plan = planned(assigned, rejects, listing, settings)  # Plan, one
     reports = written(assigned.rows, plan, settings)  # ShardReport
     tables = tabled(rejects, plan, settings)  # int

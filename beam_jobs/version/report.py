@@ -17,6 +17,7 @@ from PIL import Image
 
 from beam_jobs.elements import Item
 from beam_jobs.sources import Source
+from beam_jobs.summary import left_out_lines
 from beam_jobs.version.survey import EXTREMES, Survey
 from pipeline.format.manifest import Manifest
 from pipeline.images.pixels import decode, open_image
@@ -206,6 +207,9 @@ def render_report(
             for code, rows in sorted(rejects.examples.items())
         },
         reject_counts=rejects.counts,
+        not_looked_into=left_out_lines(
+            (kind, found["count"], tuple(found["first"])) for kind, found in statistics["left_out"].items()
+        ),
         left_out=sum(rejects.counts.values()),
         groups={
             kind: [shelf.group(group) for group in groups.largest[kind]] for kind in _TITLES if kind in groups.largest
