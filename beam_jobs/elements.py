@@ -5,6 +5,7 @@ An element is a value, never a place in a file that only one machine sees.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -78,6 +79,14 @@ class Listing:
     @property
     def labels(self) -> list[str]:
         return sorted({label for _, label, _ in self.counts})
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Maps labels to their numbers of images."""
+        counts: collections.Counter[str] = collections.Counter()
+        for _, label, count in self.counts:
+            counts[label] += count
+        return dict(counts)
 
     @property
     def official(self) -> set[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 
-from beam_jobs.elements import Listing, Reject
+from beam_jobs.duplicates.alike import SCENE
+from beam_jobs.elements import Copies, Listing, Reject
 from beam_jobs.refusal import examples_of
 from beam_jobs.settings import Settings
 from beam_jobs.splits import split_order
@@ -87,7 +89,9 @@ def problem_of(outlook: Outlook, listing: Listing, settings: Settings) -> str | 
         return f'class "{gone[0]}": none of its images is usable{_hint(outlook, settings)}'
     if outlook.too_small and build.small_classes == "refuse":
         first = min(outlook.too_small)
-        return too_small(outlook.too_small[first], len(outlook.too_small), len(outlook.labels), settings)
+        alike = listing.sizes[first] >= len(build.fractions.names) and build.near_duplicates != "keep"
+        problem = too_small(outlook.too_small[first], len(outlook.too_small), len(outlook.labels), settings)
+        return f"{problem}{f'; {_NEAR}' if alike else ''}"
     if len(outlook.labels) < 2:
         return f"{len(outlook.labels)} classes are left, but a classifier needs two or more"
     return _no_training(outlook, listing, settings)
@@ -133,6 +137,19 @@ def notes_of(outlook: Outlook, listing: Listing, rejects: Iterable[Reject], sett
     return notes + _copies(outlook, listing, rejects, settings)
 
 
+def scenes(copies: Iterable[Copies]) -> list[str]:
+    """Says that images look alike and are kept as no copies, in a sentence, if there are any."""
+    found = [group for line in (group.line for group in copies) if (group := json.loads(line))["kind"] == SCENE]
+    if not found:
+        return []
+    images = sum(len(group["members"]) for group in found)
+    first = ", ".join(shown(uri) for uri in sorted(m["uri"] for group in found for m in group["members"])[:EXAMPLES])
+    return [
+        f"warning: {images} images look alike under different labels, too many for copies (a fixed camera?): all are "
+        f"kept and shared out to the splits one by one, for example {first}; duplicates.jsonl has them as {SCENE}"
+    ]
+
+
 def _single_splits(outlook: Outlook) -> list[str]:
     """Names classes that stand in one of several splits only, by split."""
     if len(outlook.examples) < 2:
@@ -157,11 +174,8 @@ def _copies(outlook: Outlook, listing: Listing, rejects: Iterable[Reject], setti
         if code in _COPIES:
             of_class[label] += count
             of_train += count if split == "train" else 0
-    totals: collections.Counter[str] = collections.Counter()
-    train = 0
-    for official, label, count in listing.counts:
-        totals[label] += count
-        train += count if official == "train" else 0
+    totals = listing.sizes
+    train = sum(count for official, _, count in listing.counts if official == "train")
     many = sorted(label for label, count in of_class.items() if count > _MANY_COPIES * totals[label])
     what = []
     if many:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ import apache_beam as beam
 from beam_jobs import root
 from beam_jobs.elements import Copies, Listing, Plan, Reject
 from beam_jobs.errors import BuildError, crossing
+from beam_jobs.outlook import scenes
 from beam_jobs.plan import lost
 from beam_jobs.refusal import reject_line, sorted_lines
 from beam_jobs.settings import Settings
@@ -98,6 +100,8 @@ def conclude(
     if not version and plan is None:
         raise lost(0, listing.total)
     with crossing(settings.build.output):
+        if plan:
+            plan = dataclasses.replace(plan, notes=(*plan.notes, *scenes(copies)))
         if not version and plan:
             version = finish(plan, reports, rejects, copies, sum(tabled), pictures, settings)
         result = {"version": version, "built": plan is not None, "total": listing.total, "left_out": [], "notes": []}

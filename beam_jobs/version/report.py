@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from beam_jobs.duplicates.alike import SCENE
 from beam_jobs.elements import Item
 from beam_jobs.sources import Source
 from beam_jobs.summary import left_out_lines
@@ -39,6 +40,7 @@ _TITLES = {
     "near_conflict": "One picture, saved differently, under several labels",
     "exact": "Same pixels",
     "near": "Look alike",
+    SCENE: "Look alike under different labels, too many for copies",
 }
 
 
