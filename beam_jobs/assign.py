@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import collections
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -18,6 +18,7 @@ from beam_jobs.summary import holds_out
 from pipeline.images.policy import RejectCode
 
 _TRAIN = "train"
+_ALL_TRAIN = splits.Cuts(names=(_TRAIN,), bounds=())
 _BLOCK = 4_096  # positions that travel together
 # What is shared out together: the official split of which a part is held out ("": the build chooses), and the class.
 Stratum = tuple[str, str]
@@ -68,34 +69,40 @@ class Positions(beam.DoFn):
 def cut_class(element: tuple[Stratum, Iterable[bytes]], settings: Settings) -> tuple[Stratum, Cut]:
     """Cuts a stratum. (stratum, blocks of positions) → (stratum, where it is cut, or why it cannot be)."""
     (official, label), blocks = element
-    build = settings.build
-    fractions = splits.held_out(build.validation_fraction) if official else build.fractions
     sizes: collections.Counter[int] = collections.Counter()
     for block in blocks:
         sizes.update(array.array("Q", block))
-    if (problem := _uncut(label, sizes, fractions, settings, official=bool(official))) is not None:
-        whole = _TRAIN if _TRAIN in fractions.names else fractions.names[0]
-        return element[0], Cut(names=(whole,), bounds=(), error=problem)
-    by_hash = build.split_by == "hash"
+    return element[0], _held_out(sizes, settings) if official else _shared_out(label, sizes, settings)
+
+
+def _shared_out(label: str, sizes: Mapping[int, int], settings: Settings) -> Cut:
+    """Cuts a class that the build shares out; one of fewer images than splits stays in one, with the reason."""
+    build, fractions = settings.build, settings.build.fractions
+    by_hash, few = build.split_by == "hash", len(sizes) < len(fractions.names)
+    if few and not (by_hash and build.small_classes == "refuse"):
+        problem = f'class "{label}": {len(sizes)} distinct images for {len(fractions.names)} splits'
+        return Cut(names=(_TRAIN if _TRAIN in fractions.names else fractions.names[0],), bounds=(), error=problem)
     cuts = splits.cuts_by_hash(fractions) if by_hash else splits.cuts_by_rank(sizes.items(), fractions)
-    return element[0], Cut(names=cuts.names, bounds=cuts.bounds, error="")
+    return Cut(names=cuts.names, bounds=cuts.bounds, error="")
 
 
-def _uncut(
-    label: str, sizes: Collection[int], fractions: splits.SplitFractions, settings: Settings, *, official: bool
-) -> str | None:
-    """Says why a class stays in one split, "" where that is no fault; None where it is cut."""
-    few = len(sizes) < len(fractions.names)
-    by_hash = settings.build.split_by == "hash"
-    if not official:
-        fault = few and not (by_hash and settings.build.small_classes == "refuse")
-        return f'class "{label}": {len(sizes)} distinct images for {len(fractions.names)} splits' if fault else None
-    if not by_hash:
-        return "" if few else None
-    # By their hashes all training images of a class may be held out. That ends a build, but not of an official set.
-    cuts = splits.cuts_by_hash(fractions)
-    learnt = _TRAIN not in fractions.names or any(cuts.split(at) == _TRAIN for at in sizes)
-    return None if learnt or settings.labels else ""
+def _held_out(sizes: Mapping[int, int], settings: Settings) -> Cut:
+    """Cuts the official training images of a class: a part becomes validation.
+
+    Of classes so small that their share rounds to nothing, hashes decide which images it is, lest many such classes
+    give far too much; but each keeps an image to learn from.
+    """
+    build = settings.build
+    fractions = splits.held_out(build.validation_fraction)
+    by_hash = build.split_by == "hash"
+    if len(fractions.names) > 1 and not by_hash and 2 * sum(sizes.values()) * fractions.fractions[0] >= 1:
+        cuts = splits.cuts_by_rank(sizes.items(), fractions) if len(sizes) > 1 else _ALL_TRAIN
+    else:
+        cuts = splits.cuts_by_hash(fractions)
+        # Without an image in train a build ends, but not that of an official set, where hashes alone may decide.
+        learnt = _TRAIN not in fractions.names or any(cuts.split(at) == _TRAIN for at in sizes)
+        cuts = cuts if learnt or (by_hash and settings.labels) else _ALL_TRAIN
+    return Cut(names=cuts.names, bounds=cuts.bounds, error="")
 
 
 def assign(row: Row, cuts: Mapping[Stratum, Cut], listing: Listing, settings: Settings) -> Iterator[Any]:

@@ -192,6 +192,7 @@ def build(
     """
     start = time.monotonic()
     output = config.output
+    made = not storage.exists(output)
     summary, images, known = _list_here(source)
     settings = make_settings(source, config)
     if known:
@@ -201,7 +202,7 @@ def build(
             directory = root.version_directory(output, version)
             return Outcome(version=version, directory=directory, built=False, total=listing.total)
     before = set(root.versions(output))
-    with refusal.explained(settings):
+    with refusal.explained(settings, made=made):
         run_graph(settings, beam_arguments, images=images, runner=runner)
     result = _result(settings)
     new_content = result["built"] and result["version"] not in before

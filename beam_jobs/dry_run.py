@@ -17,7 +17,7 @@ from beam_jobs.settings import Settings
 from beam_jobs.shards import num_shards, record_bytes
 from beam_jobs.sources import RemoteSource, Source, everything
 from beam_jobs.sources.left_out import LeftOut
-from beam_jobs.splits import held_out, split_order, targets
+from beam_jobs.splits import split_order, targets
 from beam_jobs.summary import Summary, holds_out, labels_of, left_out_lines, listing_of
 from pipeline.images.facts import inspect
 from pipeline.images.policy import ReadError, Reject
@@ -92,10 +92,9 @@ def _split_sizes(listing: Listing, config: BuildConfig) -> dict[str, int]:
             for name, share in zip(config.fractions.names, targets(count, config.fractions.fractions), strict=True):
                 sizes[name] = sizes.get(name, 0) + share
     if holds_out(listing, config):
-        fractions = held_out(config.validation_fraction)
-        in_train = sizes.pop("train")
-        for name, share in zip(fractions.names, targets(in_train, fractions.fractions), strict=True):
-            sizes[name] = sizes.get(name, 0) + share
+        held_out = round(sizes["train"] * config.validation_fraction)
+        sizes["validation"] = sizes.get("validation", 0) + held_out
+        sizes["train"] -= held_out
     return sizes
 
 

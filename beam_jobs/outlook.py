@@ -93,7 +93,8 @@ def problem_of(outlook: Outlook, listing: Listing, settings: Settings) -> str | 
         problem = too_small(outlook.too_small[first], len(outlook.too_small), len(outlook.labels), settings)
         return f"{problem}{f'; {_NEAR}' if alike else ''}"
     if len(outlook.labels) < 2:
-        return f"{len(outlook.labels)} classes are left, but a classifier needs two or more"
+        left = f'only the class "{outlook.labels[0]}"' if outlook.labels else "no class"
+        return f"{left} is left, but a classifier needs two or more"
     return _no_training(outlook, listing, settings)
 
 
@@ -119,10 +120,11 @@ def notes_of(outlook: Outlook, listing: Listing, rejects: Iterable[Reject], sett
     notes = []
     build = settings.build
     if holds_out(listing, build):
+        part = f"{100 * build.validation_fraction:.3g}%"
         count = sum(outlook.examples.get("validation", {}).values())
         notes.append(
-            f"the source has no validation split: {build.validation_fraction:.3g} of train is held out, class by class "
-            f"({count} images); --validation_fraction=0 turns this off"
+            f"the source has no validation split: {part} of train is held out, class by class ({count} images); "
+            "--validation_fraction=0 turns this off"
         )
     if build.splits_given and listing.official and all(split for split, *_ in listing.counts):
         names = ", ".join(split_order(list(listing.official)))

@@ -57,15 +57,17 @@ def note(rejects: Sequence[Reject], notes: Sequence[str], settings: Settings) ->
 
 
 @contextlib.contextmanager
-def explained(settings: Settings) -> Iterator[None]:
+def explained(settings: Settings, *, made: bool) -> Iterator[None]:
     """Adds to the error of a build that is refused which files are to blame, and leaves all of them in a file.
 
     The file is `rejected-<time>.jsonl` in the dataset root. A root that this build has made, and that holds nothing but
     what it was working on, is removed again: then the file stands beside it, as `<root>-rejected-<time>.jsonl`. A root
     with downloads stays, lest they are asked for again.
+
+    Args:
+      settings: of the run.
+      made: whether there was no root before it.
     """
-    output = settings.build.output
-    made = not storage.exists(output)
     try:
         yield
     except CommandError as error:

@@ -208,6 +208,9 @@ def _no_folder(root: str) -> str:
     if not storage.exists(root):
         return "no such folder; give the folder that holds one sub-folder a class"
     name = root.lower()
+    if "cifar-10" in os.path.basename(name) and name.endswith(ARCHIVES):
+        kind = "cifar100" if "cifar-100" in os.path.basename(name) else "cifar10"
+        return f"is an archive, not a folder; an official one of CIFAR is read with --source={kind}"
     if name.endswith(ARCHIVES):
         return f"is an archive, not a folder; {unpacking(root)}"
     for kind in ("csv", "jsonl"):

@@ -196,8 +196,13 @@ def test_where_the_source_has_no_validation_a_part_of_train_is_held_out_class_by
         "test": {"bird": 10, "cat": 10, "dog": 10},
     }
     (note,) = default.notes
-    assert note.startswith("the source has no validation split: 0.1 of train is held out, class by class (6 images)")
+    assert note.startswith("the source has no validation split: 10% of train is held out, class by class (6 images)")
     assert "--validation_fraction=0" in note
+
+
+def test_by_hash_what_is_held_out_stays_held_out_when_others_come(tmp_path):
+    make_folder(tmp_path / "in/train", images=30)
+    make_folder(tmp_path / "in/test", images=10, first=10_000)
     by_hash = run_build(tmp_path / "in", tmp_path / "out2", validation_fraction=0.5, split_by="hash")
     held_out = {r.source for r in read_records(by_hash.directory)["validation"]}
     make_folder(tmp_path / "in/train", images=30, first=20_000)

@@ -183,7 +183,12 @@ def test_missing_folder_and_file_instead_of_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="not a folder"):
         listed(FolderSource(str(tmp_path / "file")))
-    for name, advice in (("a.zip", "unzip .*a.zip"), ("a.tar.gz", "tar -xf .*a.tar.gz"), ("a.csv", "--source=csv")):
+    for name, advice in (
+        ("a.zip", "unzip .*a.zip"),
+        ("a.tar.gz", "tar -xf .*a.tar.gz"),
+        ("a.csv", "--source=csv"),
+        ("cifar-100-binary.tar.gz", "--source=cifar100"),
+    ):
         (tmp_path / name).write_text("")
         with pytest.raises(UsageError, match=advice):
             listed(FolderSource(str(tmp_path / name)))
