@@ -81,12 +81,12 @@ class Listing:
         return sorted({label for _, label, _ in self.counts})
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> collections.Counter[str]:
         """Maps labels to their numbers of images."""
         counts: collections.Counter[str] = collections.Counter()
         for _, label, count in self.counts:
             counts[label] += count
-        return dict(counts)
+        return counts
 
     @property
     def official(self) -> set[str]:

@@ -12,7 +12,7 @@ from beam_jobs.elements import Copies, Listing, Reject
 from beam_jobs.refusal import examples_of
 from beam_jobs.settings import Settings
 from beam_jobs.splits import split_order
-from beam_jobs.summary import EXAMPLES, holds_out, shown, too_small
+from beam_jobs.summary import EXAMPLES, holds_out, named, shown, too_small
 from pipeline.images.policy import RejectCode
 
 # A copy is no fault of the input: nothing is lost by leaving it out. Nor is a class that was to be left out.
@@ -105,7 +105,7 @@ def _no_training(outlook: Outlook, listing: Listing, settings: Settings) -> str 
     never = [label for label in outlook.labels if not outlook.examples["train"].get(label)]
     if not never or settings.labels:
         return None
-    return f"no model can learn {_named(never)}: no image of {'it' if len(never) == 1 else 'them'} is in train"
+    return f"no model can learn {named(never)}: no image of {'it' if len(never) == 1 else 'them'} is in train"
 
 
 def notes_of(outlook: Outlook, listing: Listing, rejects: Iterable[Reject], settings: Settings) -> list[str]:
@@ -133,7 +133,7 @@ def notes_of(outlook: Outlook, listing: Listing, rejects: Iterable[Reject], sett
         several = len(outlook.too_small) > 1
         are, stand = ("classes are", "stand") if several else ("class is", "stands")
         where = f"{stand} in train only" if build.small_classes == "train" else f"{are.split()[1]} left out"
-        names = _named(sorted(outlook.too_small))
+        names = named(sorted(outlook.too_small))
         notes.append(f"{len(outlook.too_small)} {are} too small to be split and {where}: {names}")
     notes += _single_splits(outlook)
     return notes + _copies(outlook, listing, rejects, settings)
@@ -163,7 +163,7 @@ def _single_splits(outlook: Outlook) -> list[str]:
             where[splits[0]].append(label)
     return [
         f"warning: {len(labels)} {'class stands' if len(labels) == 1 else 'classes stand'} in {split} only: "
-        f"{_named(labels)}"
+        f"{named(labels)}"
         for split, labels in sorted(where.items())
     ]
 
@@ -200,8 +200,3 @@ def _hint(outlook: Outlook, settings: Settings) -> str:
     """Says what helps if images that look alike are none: only where they are looked for, and some are left out."""
     alike = [code for code in outlook.by_code if code in _COPIES and code != RejectCode.DUPLICATE.value]
     return f"; {_NEAR}" if alike and settings.build.near_duplicates != "keep" else ""
-
-
-def _named(labels: list[str]) -> str:
-    names = ", ".join(f'"{label}"' for label in labels[:EXAMPLES])
-    return f"{names}{f' and {len(labels) - EXAMPLES} more' if len(labels) > EXAMPLES else ''}"

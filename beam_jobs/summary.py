@@ -127,7 +127,7 @@ def check(listing: Listing, config: Settings) -> None:
     _check_sizes(listing, config)
     # A part of an official set may lack classes: that is said, and no fault.
     if (never := untrained(listing)) and not config.labels:
-        names = _named(sorted(never))
+        names = named(sorted(never))
         raise DataError(
             f"no model can learn {names}: images of {'it' if len(never) == 1 else 'them'} stand in "
             f"{' and '.join(sorted(set().union(*never.values())))} only, none in train"
@@ -169,7 +169,8 @@ def too_small(first: str, small: int, classes: int, config: Settings) -> str:
     )
 
 
-def _named(labels: list[str]) -> str:
+def named(labels: Sequence[str]) -> str:
+    """Spells the first few labels in quotes, and counts the others."""
     names = ", ".join(f'"{label}"' for label in labels[:EXAMPLES])
     return f"{names}{f' and {len(labels) - EXAMPLES} more' if len(labels) > EXAMPLES else ''}"
 

@@ -56,7 +56,11 @@ def _conflicts(rows: Iterable[tuple[Row, bytes]], out: Resolved) -> list[Row]:
 def _is_scene(rows: Iterable[Row], sizes: Mapping[str, int]) -> bool:
     """Says whether rows that look alike are of several classes in numbers beyond chance."""
     counts = collections.Counter(row.item.label for row in rows)
-    many = [label for label, count in counts.items() if count >= _SCENE_IMAGES and count >= _SCENE_SHARE * sizes[label]]
+    many = [
+        label
+        for label, count in counts.items()
+        if count >= _SCENE_IMAGES and count >= _SCENE_SHARE * sizes.get(label, 0)
+    ]
     return len(many) > 1
 
 

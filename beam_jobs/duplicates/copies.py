@@ -40,7 +40,7 @@ class ResolveAlike(beam.DoFn):
         self._mode = mode
 
     def start_bundle(self) -> None:
-        self._sizes: dict[str, int] = {}
+        self._sizes: Mapping[str, int] = {}
 
     def process(self, element: tuple[bytes, Iterable[tuple[Row, bytes]]], listing: Listing) -> Iterator[Any]:
         self._sizes = self._sizes or listing.sizes

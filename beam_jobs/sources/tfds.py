@@ -27,6 +27,7 @@ from pipeline.format.storage import is_remote
 from pipeline.images.policy import ReadError, RejectCode
 
 _SPEC = re.compile(r"(?P<name>[a-z]\w*)(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")
+_SPLITS = ("train", "validation", "test")
 _LENGTH = struct.Struct("<Q")
 _FOOTER_BYTES = 4
 _HEADER_BYTES = FRAME_BYTES - _FOOTER_BYTES
@@ -193,12 +194,15 @@ class TfdsSource:
         name, names = self._prepared.name, list(self._prepared.shards)
         if len(names) == 1:
             return {names[0]: None}
-        known = {split: ours for split in names if (ours := split_of(split))}
+        known: dict[str, str] = {}
+        # Ours first: beside a `train`, a `training` or `train_set` is something else.
+        for split in sorted(names, key=lambda split: split not in _SPLITS):
+            ours = split_of(split)
+            if ours is not None and ours not in known.values():
+                known[split] = ours
         if not known:
-            raise UsageError(f"tfds:{name}: none of its splits ({', '.join(names)}) is train, validation or test")
-        if len(set(known.values())) < len(known):
-            raise UsageError(f"tfds:{name}: two of its splits mean the same ({', '.join(known)})")
-        return dict(known)
+            raise UsageError(f"tfds:{name}: none of its splits ({', '.join(names)}) is {_SPLITS}")
+        return {split: known[split] for split in names if split in known}
 
     def items(self) -> Iterator[SourceItem]:
         """Implements `Source.items`."""
