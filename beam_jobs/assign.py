@@ -6,16 +6,22 @@ import array
 import collections
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import apache_beam as beam
 
 from beam_jobs import splits
 from beam_jobs.bundles import late
-from beam_jobs.elements import Cut, Listing, Row
+from beam_jobs.elements import Cut, Listing, Reject, Row, refuse
 from beam_jobs.settings import Settings
-from pipeline.command import DataError
+from beam_jobs.summary import holds_out
+from pipeline.images.policy import RejectCode
 
+_TRAIN = "train"
+_ALL_TRAIN = splits.Cuts(names=(_TRAIN,), bounds=())
 _BLOCK = 4_096  # positions that travel together
+# What is shared out together: the official split of which a part is held out ("": the build chooses), and the class.
+Stratum = tuple[str, str]
 
 
 def position(row: Row, settings: Settings) -> int:
@@ -23,86 +29,128 @@ def position(row: Row, settings: Settings) -> int:
     return splits.position(row.group.name, seed=settings.build.seed)
 
 
+def stratum(row: Row, *, held_out: bool) -> Stratum | None:
+    """Names what the row is shared out with; None where its split is the official one.
+
+    Args:
+      row: with its group.
+      held_out: whether a part of the official training images becomes validation.
+    """
+    group = row.group
+    if group.official is None:
+        return "", group.stratum
+    return (_TRAIN, group.stratum) if held_out and group.official == _TRAIN else None
+
+
 class Positions(beam.DoFn):
-    """Computes the positions of images whose split the build chooses. Row → (class, block of positions)."""
+    """Computes the positions of images whose split the build chooses. Row → (stratum, block of positions)."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     def start_bundle(self) -> None:
-        self._blocks: dict[str, array.array[int]] = collections.defaultdict(lambda: array.array("Q"))
+        self._blocks: dict[Stratum, array.array[int]] = collections.defaultdict(lambda: array.array("Q"))
 
-    def process(self, row: Row) -> Iterator[tuple[str, bytes]]:
-        group = row.group
-        if group.official is not None:
+    def process(self, row: Row, listing: Listing) -> Iterator[tuple[Stratum, bytes]]:
+        key = stratum(row, held_out=holds_out(listing, self._settings.build))
+        if key is None:
             return
-        block = self._blocks[group.stratum]
+        block = self._blocks[key]
         block.append(position(row, self._settings))
         if len(block) == _BLOCK:
-            del self._blocks[group.stratum]
-            yield group.stratum, block.tobytes()
+            del self._blocks[key]
+            yield key, block.tobytes()
 
-    def finish_bundle(self) -> Iterator[tuple[str, bytes]]:
-        for stratum, block in self._blocks.items():
-            yield late((stratum, block.tobytes()))
+    def finish_bundle(self) -> Iterator[tuple[Stratum, bytes]]:
+        for key, block in self._blocks.items():
+            yield late((key, block.tobytes()))
 
 
-def cut_class(element: tuple[str, Iterable[bytes]], settings: Settings) -> tuple[str, Cut]:
-    """Cuts a class. (class, blocks of positions) → (class, where it is cut, or why it cannot be)."""
-    label, blocks = element
-    build = settings.build
-    if build.split_by == "hash":
-        cuts = splits.cuts_by_hash(build.fractions)
-        return label, Cut(names=cuts.names, bounds=cuts.bounds, error="")
+def cut_class(element: tuple[Stratum, Iterable[bytes]], settings: Settings) -> tuple[Stratum, Cut]:
+    """Cuts a stratum. (stratum, blocks of positions) → (stratum, where it is cut, or why it cannot be)."""
+    (official, label), blocks = element
     sizes: collections.Counter[int] = collections.Counter()
     for block in blocks:
         sizes.update(array.array("Q", block))
-    try:
-        cuts = splits.cuts_by_rank(sizes.items(), build.fractions)
-    except DataError as error:
-        return label, Cut(names=build.fractions.names[:1], bounds=(), error=f'class "{label}": {error}')
-    return label, Cut(names=cuts.names, bounds=cuts.bounds, error="")
+    return element[0], _held_out(sizes, settings) if official else _shared_out(label, sizes, settings)
 
 
-def split_of(row: Row, cuts: Mapping[str, Cut], listing: Listing, settings: Settings) -> str:
-    """Decides the split of a row: its official one, or by its group's position."""
-    official = row.group.official
-    if official is None:
-        cut = cuts[row.group.stratum]
-        return splits.Cuts(names=cut.names, bounds=cut.bounds).split(position(row, settings))
-    if official == "train" and "validation" not in listing.official:
-        held_out = settings.build.validation_fraction * splits.POSITIONS
-        return "validation" if position(row, settings) < held_out else "train"
-    return official
+def _shared_out(label: str, sizes: Mapping[int, int], settings: Settings) -> Cut:
+    """Cuts a class that the build shares out; one of fewer images than splits stays in one, with the reason."""
+    build, fractions = settings.build, settings.build.fractions
+    by_hash, few = build.split_by == "hash", len(sizes) < len(fractions.names)
+    if few and not (by_hash and build.small_classes == "refuse"):
+        problem = f'class "{label}": {len(sizes)} distinct images for {len(fractions.names)} splits'
+        return Cut(names=(_TRAIN if _TRAIN in fractions.names else fractions.names[0],), bounds=(), error=problem)
+    cuts = splits.cuts_by_hash(fractions) if by_hash else splits.cuts_by_rank(sizes.items(), fractions)
+    return Cut(names=cuts.names, bounds=cuts.bounds, error="")
 
 
-def assign(row: Row, cuts: Mapping[str, Cut], listing: Listing, settings: Settings) -> Row:
-    """Puts a row into its split. Row → row."""
-    return row.assigned(split_of(row, cuts, listing, settings))
+def _held_out(sizes: Mapping[int, int], settings: Settings) -> Cut:
+    """Cuts the official training images of a class: a part becomes validation.
+
+    Of classes so small that their share rounds to nothing, hashes decide which images it is, lest many such classes
+    give far too much; but each keeps an image to learn from.
+    """
+    build = settings.build
+    fractions = splits.held_out(build.validation_fraction)
+    by_hash = build.split_by == "hash"
+    if len(fractions.names) > 1 and not by_hash and 2 * sum(sizes.values()) * fractions.fractions[0] >= 1:
+        cuts = splits.cuts_by_rank(sizes.items(), fractions) if len(sizes) > 1 else _ALL_TRAIN
+    else:
+        cuts = splits.cuts_by_hash(fractions)
+        # Without an image in train a build ends, but not that of an official set, where hashes alone may decide.
+        learnt = _TRAIN not in fractions.names or any(cuts.split(at) == _TRAIN for at in sizes)
+        cuts = cuts if learnt or (by_hash and settings.labels) else _ALL_TRAIN
+    return Cut(names=cuts.names, bounds=cuts.bounds, error="")
+
+
+def assign(row: Row, cuts: Mapping[Stratum, Cut], listing: Listing, settings: Settings) -> Iterator[Any]:
+    """Puts a row into its split: the official one, or by its group's position.
+
+    Row → row; tagged `rejects`: reject, where classes that are too small to be split are left out.
+    """
+    key = stratum(row, held_out=holds_out(listing, settings.build))
+    if key is None:
+        yield row.assigned(row.group.official or "")
+        return
+    cut = cuts[key]
+    if cut.error and settings.build.small_classes == "drop":
+        yield beam.pvalue.TaggedOutput("rejects", refuse(row, RejectCode.SMALL_CLASS, cut.error))
+    else:
+        yield row.assigned(splits.Cuts(names=cut.names, bounds=cut.bounds).split(position(row, settings)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Assigned:
-    """Holds the rows with their splits, and where the classes are cut."""
+    """Holds the rows with their splits, what is left out, and where the strata are cut."""
 
     rows: beam.PCollection[Row]
-    cuts: beam.PCollection[tuple[str, Cut]]
+    rejects: beam.PCollection[Reject]
+    cuts: beam.PCollection[tuple[Stratum, Cut]]
 
 
 def split_up(
     several: Sequence[beam.PCollection[Row]], listing: beam.PCollection[Listing], settings: Settings
 ) -> Assigned:
     """Adds the steps that cut the classes and assign every row to a split."""
+    one = beam.pvalue.AsSingleton(listing)
     positions = [
-        rows | f"Positions{number}" >> beam.ParDo(Positions(settings)).with_output_types(tuple[str, bytes])
+        rows | f"Positions{number}" >> beam.ParDo(Positions(settings), one).with_output_types(tuple[Stratum, bytes])
         for number, rows in enumerate(several)  # each where it comes from: one time less through the engine
     ]
     cuts = (
         positions
         | "AllPositions" >> beam.Flatten()
         | "GroupByClass" >> beam.GroupByKey()
-        | "CutClasses" >> beam.Map(cut_class, settings).with_output_types(tuple[str, Cut])
+        | "CutClasses" >> beam.Map(cut_class, settings).with_output_types(tuple[Stratum, Cut])
     )
-    sides = beam.pvalue.AsDict(cuts), beam.pvalue.AsSingleton(listing)
-    rows = several | "Distinct" >> beam.Flatten()
-    return Assigned(rows=rows | "Assign" >> beam.Map(assign, *sides, settings).with_output_types(Row), cuts=cuts)
+    assigned = (
+        several
+        | "Distinct" >> beam.Flatten()
+        | "Assign"
+        >> beam.FlatMap(assign, beam.pvalue.AsDict(cuts), one, settings)
+        .with_output_types(Row, rejects=Reject)
+        .with_outputs("rejects", main="rows")
+    )
+    return Assigned(rows=assigned.rows, rejects=assigned.rejects, cuts=cuts)

@@ -9,11 +9,12 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from beam_jobs import lean_beam, progress, root
+from beam_jobs import lean_beam, progress, refusal, root
 from beam_jobs.config import BuildConfig
 from beam_jobs.download.store import is_url
 from beam_jobs.settings import WORK_DIR, Settings
-from beam_jobs.sources import RemoteSource, Source
+from beam_jobs.sources import RemoteSource, Source, everything, nfc
+from beam_jobs.sources.left_out import LeftOut
 from beam_jobs.summary import Summary, listing_of
 from pipeline.command import CommandError, UsageError
 from pipeline.format import storage
@@ -39,6 +40,8 @@ class Outcome:
       examples: split → label → number of examples; empty where there was nothing to do, like `rejects`.
       rejects: reject code → number of images.
       total: images listed.
+      left_out: see `Listing`; empty where there was nothing to do, like `notes`.
+      notes: what a person should know of the dataset, in sentences.
       seconds: how long it took.
       pruned: old versions removed.
     """
@@ -50,6 +53,8 @@ class Outcome:
     examples: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     rejects: Mapping[str, int] = dataclasses.field(default_factory=dict)
     total: int = 0
+    left_out: Sequence[tuple[str, int, Sequence[str]]] = ()
+    notes: Sequence[str] = ()
     seconds: float = 0.0
     pruned: Sequence[str] = ()
 
@@ -59,7 +64,7 @@ def make_settings(source: Source, config: BuildConfig) -> Settings:
     return Settings(
         source=source,
         build=config,
-        labels=tuple(source.labels() or ()),
+        labels=tuple(map(nfc, source.labels() or ())),
         source_fingerprint=source.fingerprint(),
         run=uuid.uuid4().hex,
     )
@@ -69,11 +74,12 @@ def _list_here(source: Source) -> tuple[Summary, bool]:
     """Lists images for a while; returns their sums, and whether these say all about the source."""
     summary, known = Summary(), True
     remote, end = isinstance(source, RemoteSource), time.monotonic() + _LIST_SECONDS
-    for number, item in enumerate(source.items()):
+    for number, item in enumerate(everything(source)):
         if number % _LOOK_EVERY == 0 and time.monotonic() > end:
             return summary, False
         summary.add(item)
-        known = known and not (remote and is_url(item.uri))
+        if not isinstance(item, LeftOut):
+            known = known and not (remote and is_url(item.uri))
     return summary, known
 
 
@@ -158,6 +164,8 @@ def _outcome(settings: Settings, result: Mapping[str, Any], *, new_content: bool
         examples=examples,
         rejects=rejects,
         total=result["total"],
+        left_out=result["left_out"],
+        notes=result["notes"],
     )
 
 
@@ -182,6 +190,7 @@ def build(
     """
     start = time.monotonic()
     output = config.output
+    made = not storage.exists(output)
     summary, known = _list_here(source)
     settings = make_settings(source, config)
     if known:
@@ -191,7 +200,8 @@ def build(
             directory = root.version_directory(output, version)
             return Outcome(version=version, directory=directory, built=False, total=listing.total)
     before = set(root.versions(output))
-    run_graph(settings, beam_arguments, runner=runner)
+    with refusal.explained(settings, made=made):
+        run_graph(settings, beam_arguments, runner=runner)
     result = _result(settings)
     new_content = result["built"] and result["version"] not in before
     outcome = _outcome(settings, result, new_content=new_content)

@@ -29,6 +29,7 @@ from beam_jobs.repair import take_out_damaged
 from beam_jobs.settings import WORK_DIR
 from beam_jobs.sources import PIXEL_SOURCES, SOURCES, TABLES, open_source
 from beam_jobs.splits import SplitFractions, split_order
+from beam_jobs.summary import left_out_lines
 from beam_jobs.version.decided import remarks
 from pipeline.command import UsageError, run_command
 from pipeline.format.storage import is_remote
@@ -47,6 +48,18 @@ _NAME = flags.DEFINE_string("name", None, "Name of the dataset (default: from th
 _SPLITS = flags.DEFINE_string(
     "splits", "train:0.8,validation:0.1,test:0.1", "Splits and their shares, where the source has no official ones."
 )
+_FOLDERS = flags.DEFINE_enum(
+    "folders",
+    "auto",
+    ["auto", "classes"],
+    "auto: sub-folders with names like train and test are splits. classes: all sub-folders are classes.",
+)
+_SMALL_CLASSES = flags.DEFINE_enum(
+    "small_classes",
+    "refuse",
+    ["refuse", "train", "drop"],
+    "Classes with fewer distinct images than splits: refuse the build, put them into train, or leave them out.",
+)
 _SPLIT_BY = flags.DEFINE_enum(
     "split_by", "rank", ["rank", "hash"], "rank: exact shares. hash: no image ever changes its split."
 )
@@ -57,7 +70,9 @@ _NEAR = flags.DEFINE_enum(
     "Images that look alike: group keeps them in one split, drop keeps the largest, keep does not look for them.",
 )
 _VALIDATION = flags.DEFINE_float(
-    "validation_fraction", 0.0, "Share of the official training images to hold out, where the source has no validation."
+    "validation_fraction",
+    0.1,
+    "Share of each class's official training images to hold out, where the source has no validation; 0: none.",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of the choice of splits.")
 _MAX_SIDE = flags.DEFINE_integer("max_side", None, "Shrink images to this longest side in pixels.", lower_bound=16)
@@ -215,6 +230,7 @@ def _summary(outcome: build.Outcome) -> str:
             else f"{max(labels.values())}"
         )
         lines.append(f"  {split:<10}{sum(labels.values()):8d}  images of {len(labels)} classes, {each} each")
+    lines += [f"  {line}" for line in (*left_out_lines(outcome.left_out), *outcome.notes)]
     if outcome.pruned:
         lines.append(f"  removed old versions {', '.join(outcome.pruned)}")
     what = "published" if outcome.new_content else "same content as before, still"
@@ -245,6 +261,8 @@ def main(arguments: list[str]) -> None:
         policy=_pixel_policy(),
         max_reject_fraction=_fraction(_MAX_REJECTS),
         output=output,
+        small_classes=_SMALL_CLASSES.value,
+        splits_given=bool(_SPLITS.present),
         keep_versions=_KEEP.value,
         download=_download_policy(),
         workers_share_disk=_SHARE_DISK.value,
@@ -256,6 +274,7 @@ def main(arguments: list[str]) -> None:
         "work_dir": _scratch(output),
         "tfds_data_dir": _TFDS_DIR.value or "",
         **_table_options(),
+        "folders": _FOLDERS.value,
     }
     if _DRY_RUN.value:
         from beam_jobs.dry_run import describe

@@ -24,6 +24,7 @@ from beam_jobs.elements import (
 )
 from beam_jobs.shards import ShardReport
 from beam_jobs.sources.folder import Folder
+from beam_jobs.sources.left_out import LeftOut
 from pipeline.format.packing import pack, unpack
 from pipeline.images.facts import ImageFacts, facts_fields, facts_of
 from pipeline.images.policy import Reject as Refusal
@@ -91,6 +92,12 @@ class FolderCoder(PlainCoder):
     """Encodes `Folder`."""
 
     kind = Folder
+
+
+class LeftOutCoder(PlainCoder):
+    """Encodes `LeftOut`."""
+
+    kind = LeftOut
 
 
 class ListingCoder(PlainCoder):
@@ -169,6 +176,7 @@ class ShardReportCoder(_Coder):
 for _kind, _coder in {
     Item: ItemCoder,
     Folder: FolderCoder,
+    LeftOut: LeftOutCoder,
     Listing: ListingCoder,
     Cut: CutCoder,
     Plan: PlanCoder,

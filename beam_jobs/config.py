@@ -35,13 +35,17 @@ class BuildConfig:
       fractions: of the splits.
       split_by: "rank" or "hash".
       near_duplicates: "keep", "drop" or "group"; see duplicates.py.
-      validation_fraction: part of the official training images that becomes validation where the source has none.
+      validation_fraction: part of the official training images of each class that becomes validation where the source
+        has none.
       seed: of the split.
       policy: what is accepted and what a record looks like.
       max_reject_fraction: above this part of refused images nothing is published.
       output: the dataset root.
       keep_versions: versions to keep, or None for all.
       download: how URLs are downloaded.
+      small_classes: what becomes of classes with fewer distinct images than splits: "refuse" ends the build, "train"
+        puts them into train, "drop" leaves them out; decides, like the first fields, what the dataset holds.
+      splits_given: whether the user has named `fractions`, and wants to hear if they do not apply.
       workers_share_disk: whether an engine's workers see this machine's paths.
       budget: what decoding one image may take; decides, like `policy`, what is refused.
       corrections: what a person decided about single images; decides, too, what the dataset holds.
@@ -59,6 +63,8 @@ class BuildConfig:
     output: str
     keep_versions: int | None = None
     download: DownloadPolicy = dataclasses.field(default_factory=DownloadPolicy)
+    small_classes: str = "refuse"
+    splits_given: bool = False
     workers_share_disk: bool = False
     budget: ImageBudget = dataclasses.field(default_factory=ImageBudget)
     corrections: Corrections = dataclasses.field(default_factory=Corrections)
@@ -73,6 +79,7 @@ class BuildConfig:
             "split_by": self.split_by,
             "near_duplicates": self.near_duplicates,
             "validation_fraction": self.validation_fraction,
+            "small_classes": self.small_classes,
             "seed": self.seed,
             "max_reject_fraction": self.max_reject_fraction,
             **{f"budget.{key}": value for key, value in dataclasses.asdict(self.budget).items()},

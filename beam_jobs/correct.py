@@ -55,7 +55,7 @@ class _Decided(beam.DoFn):
 
     def _decided(self, listing: Listing) -> Corrections:
         if not self._checked:
-            check_classes(self._settings.build.corrections, labels_of(listing, self._settings))
+            check_classes(self._settings.build.corrections, labels_of(listing, self._settings)[0])
             self._checked = True
         return self._settings.build.corrections
 

@@ -16,9 +16,10 @@ from beam_jobs.download.store import is_url
 from beam_jobs.elements import Item, Listing, alone
 from beam_jobs.settings import Settings
 from beam_jobs.shards import num_shards, record_bytes
-from beam_jobs.sources import RemoteSource, Source
+from beam_jobs.sources import RemoteSource, Source, everything
+from beam_jobs.sources.left_out import LeftOut
 from beam_jobs.splits import split_order, targets
-from beam_jobs.summary import Summary, labels_of, listing_of
+from beam_jobs.summary import Summary, holds_out, labels_of, left_out_lines, listing_of
 from pipeline.images.guarded import Decoder
 from pipeline.images.policy import ReadError, Reject
 
@@ -53,8 +54,10 @@ def _list(settings: Settings) -> _Listed:
     remote = isinstance(settings.source, RemoteSource)
 
     def items() -> Iterator[Item]:
-        for item in settings.source.items():
+        for item in everything(settings.source):
             listed.summary.add(item)
+            if isinstance(item, LeftOut):
+                continue
             listed.known += stamps.get(item.uri) == item.stamp
             listed.urls += remote and is_url(item.uri)
             yield item
@@ -90,9 +93,10 @@ def _split_sizes(listing: Listing, config: BuildConfig) -> dict[str, int]:
         else:
             for name, share in zip(config.fractions.names, targets(count, config.fractions.fractions), strict=True):
                 sizes[name] = sizes.get(name, 0) + share
-    if "validation" not in sizes and "train" in sizes and config.validation_fraction:
-        sizes["validation"] = round(sizes["train"] * config.validation_fraction)
-        sizes["train"] -= sizes["validation"]
+    if holds_out(listing, config):
+        held_out = round(sizes["train"] * config.validation_fraction)
+        sizes["validation"] = sizes.get("validation", 0) + held_out
+        sizes["train"] -= held_out
     return sizes
 
 
@@ -108,8 +112,9 @@ def describe(source: Source, config: BuildConfig, *, workers: int) -> str:
     if listing.published and not listed.urls:
         return f"nothing to do: {listing.total} images unchanged since version {listing.published}"
     sample = _inspect(listed.sample, settings)
-    labels = labels_of(listing, settings)
+    labels, _ = labels_of(listing, settings)
     lines = [f"{listing.total} images of {len(labels)} classes, {listed.known} of them known from earlier builds"]
+    lines += [f"  {line}" for line in left_out_lines(listing.left_out)]
     sizes = _split_sizes(listing, config)
     read = len(sample.bytes) + sample.refused
     mean = sum(sample.bytes) / len(sample.bytes) if sample.bytes else 0.0

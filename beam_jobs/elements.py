@@ -5,6 +5,7 @@ An element is a value, never a place in a file that only one machine sees.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -38,12 +39,14 @@ class Listing:
       fingerprint: sha256 (hex) over everything listed and the source's own fingerprint.
       key: names the input and the configuration: equal keys, equal datasets.
       published: the version that has this key already, or "".
+      left_out: (kind of `LeftOutKind`, how many, the first few URIs), sorted; not part of the fingerprint.
     """
 
     counts: tuple[tuple[str | None, str, int], ...]
     fingerprint: str
     key: str
     published: str
+    left_out: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
 
     @property
     def total(self) -> int:
@@ -52,6 +55,14 @@ class Listing:
     @property
     def labels(self) -> list[str]:
         return sorted({label for _, label, _ in self.counts})
+
+    @property
+    def sizes(self) -> collections.Counter[str]:
+        """Maps labels to their numbers of images."""
+        counts: collections.Counter[str] = collections.Counter()
+        for _, label, count in self.counts:
+            counts[label] += count
+        return counts
 
     @property
     def official(self) -> set[str]:
@@ -225,9 +236,12 @@ class Plan:
       fingerprint: of the listing.
       key: of the build.
       labels: class names, in order.
+      label_order: what puts them in order, as `Manifest.label_order` says it.
       shards: split → number of shards.
       examples: split → label → number of images.
       rejects: reject code → number of images.
+      left_out: see `Listing`.
+      notes: what a person should know of the dataset, in sentences.
     """
 
     version: str
@@ -235,9 +249,12 @@ class Plan:
     fingerprint: str
     key: str
     labels: tuple[str, ...]
+    label_order: str
     shards: Mapping[str, int]
     examples: Mapping[str, Mapping[str, int]]
     rejects: Mapping[str, int]
+    left_out: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def refused(self) -> int:

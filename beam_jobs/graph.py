@@ -27,8 +27,9 @@ from beam_jobs.version.write import tabled, written
 
 def build_graph(pipeline: beam.Pipeline, settings: Settings) -> beam.PCollection[str]:
     """Adds the whole build to a pipeline; returns the version that holds the dataset, "" where it did before."""
-    fetched = downloaded(listed(pipeline, settings), settings)  # items: Item, rejects: Reject
-    listing = summed_up(fetched, settings)  # Listing, one
+    found = listed(pipeline, settings)  # items: Item, left_out: LeftOut
+    fetched = downloaded(found.items, settings)  # items: Item, rejects: Reject
+    listing = summed_up(fetched, found.left_out, settings)  # Listing, one
     here = to_build(fetched, listing)  # items: Item, rejects: Reject
     known = recalled(here.items, listing, settings)  # rows: Row, rejects: Reject, unknown: Item
     wanted = without_excluded(known.unknown, listing, settings)  # items: Item, rejects: Reject
@@ -36,11 +37,11 @@ def build_graph(pipeline: beam.Pipeline, settings: Settings) -> beam.PCollection
     usable = corrected({"Known": known.rows, "New": new.rows}, listing, settings)  # rows: Row, rejects: Reject
     unique = without_copies(usable.rows)  # rows: Row, rejects: Reject, copies: Copies
     distinct = grouped(unique, listing, settings)  # rows: Row, rejects: Reject, copies: Copies
-    unusable = rejects_corrected((*here.rejects, known.rejects, new.rejects), settings)  # Reject
-    several = (*unusable, *wanted.rejects, *usable.rejects, *distinct.rejects)
-    rejects = several | "AllRejects" >> beam.Flatten()  # Reject
     copies = distinct.copies | "AllCopies" >> beam.Flatten()  # Copies
-    assigned = split_up(distinct.rows, listing, settings)  # rows: Row, cuts: (class, Cut)
+    assigned = split_up(distinct.rows, listing, settings)  # rows: Row, rejects: Reject, cuts: (class, Cut)
+    unusable = rejects_corrected((*here.rejects, known.rejects, new.rejects), settings)  # Reject
+    refused = (*unusable, *wanted.rejects, *usable.rejects, *distinct.rejects, assigned.rejects)
+    rejects = refused | "AllRejects" >> beam.Flatten()  # Reject
     plan = planned(assigned, rejects, listing, settings)  # Plan, one
     reports = written(assigned.rows, plan, settings)  # ShardReport
     tables = tabled(rejects, plan, settings)  # int

@@ -7,25 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import apache_beam as beam
 
-from beam_jobs import root
-from beam_jobs.assign import Assigned
+from beam_jobs import refusal, root
+from beam_jobs.assign import Assigned, Stratum
 from beam_jobs.bundles import late
 from beam_jobs.elements import Cut, Listing, Plan, Reject, Row
 from beam_jobs.errors import BuildError, crossing
+from beam_jobs.outlook import Outlook, notes_of, problem_of
 from beam_jobs.settings import Settings
 from beam_jobs.shards import num_shards, record_bytes
 from beam_jobs.summary import labels_of
 from pipeline.command import ExitCode
-from pipeline.images.policy import PixelPolicy, RejectCode
+from pipeline.images.policy import PixelPolicy
 
-# A copy is no fault of the input: nothing is lost by leaving it out. Nor is what a person leaves out.
-_NO_FAULT = frozenset(
-    code.value
-    for code in (RejectCode.DUPLICATE, RejectCode.NEAR_DUPLICATE, RejectCode.TRAIN_COPY_OF_TEST, RejectCode.EXCLUDED)
-)
-
-# (split, label, images, bytes); rejects stand under the split "" with their code as label
-Counts = list[tuple[str, str, int, int]]
+# (split, label, reject code, images, bytes): kept images without a code; rejects under their official split
+Counts = list[tuple[str, str, str, int, int]]
 
 
 class CountUp(beam.DoFn):
@@ -35,13 +30,13 @@ class CountUp(beam.DoFn):
         self._policy = policy
 
     def start_bundle(self) -> None:
-        self._sums: dict[tuple[str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
+        self._sums: dict[tuple[str, str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
 
     def process(self, element: Row | Reject) -> None:
         if isinstance(element, Reject):
-            self._sums["", element.code][0] += 1
+            self._sums[element.item.split or "", element.item.label, element.code][0] += 1
         else:
-            sums = self._sums[element.split or "", element.item.label]
+            sums = self._sums[element.split or "", element.item.label, ""]
             sums[0] += 1
             sums[1] += record_bytes(element, self._policy)
 
@@ -50,14 +45,29 @@ class CountUp(beam.DoFn):
             yield late((None, [(*key, *value) for key, value in sorted(self._sums.items())]))
 
 
-def _add_counts(several: Iterable[Counts]) -> Counts:
+def _outlook(several: Iterable[Counts], cuts: Mapping[Stratum, Cut], listing: Listing, settings: Settings) -> Outlook:
     """Adds up counts."""
-    sums: dict[tuple[str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
+    examples: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    rejects: collections.Counter[tuple[str, str, str]] = collections.Counter()
+    sizes: collections.Counter[str] = collections.Counter()
     for counts in several:
-        for split, label, images, size in counts:
-            sums[split, label][0] += images
-            sums[split, label][1] += size
-    return sorted((split, label, images, size) for (split, label), (images, size) in sums.items())
+        for split, label, code, images, size in counts:
+            if code:
+                rejects[split, label, code] += images
+            else:
+                examples[split][label] += images
+                sizes[split] += size
+    errors = {label: cut.error for (_, label), cut in sorted(cuts.items()) if cut.error}
+    dropped = errors if settings.build.small_classes == "drop" else ()
+    labels, order = labels_of(listing, settings)
+    return Outlook(
+        labels=tuple(label for label in labels if label not in dropped),
+        label_order=order,
+        examples={split: dict(sorted(of.items())) for split, of in sorted(examples.items())},
+        sizes=dict(sizes),
+        rejects=dict(rejects),
+        too_small=errors,
+    )
 
 
 def lost(accounted: int, total: int) -> BuildError:
@@ -67,65 +77,45 @@ def lost(accounted: int, total: int) -> BuildError:
     )
 
 
-def _problem(
-    examples: Mapping[str, Mapping[str, int]],
-    rejects: Mapping[str, int],
-    cuts: Iterable[Cut],
-    listing: Listing,
-    settings: Settings,
-) -> str | None:
-    """Says why the images that are left make no dataset."""
-    build, total = settings.build, listing.total
-    refused = sum(count for code, count in rejects.items() if code not in _NO_FAULT)
-    labels_left = {label for by_label in examples.values() for label in by_label}
-    lost = [label for label in labels_of(listing, settings) if label not in labels_left]
-    uncut = sorted(cut.error for cut in cuts if cut.error)
-    if refused > build.max_reject_fraction * total:
-        return (
-            f"{refused} of {total} images refused ({refused / total:.1%}), more than "
-            f"--max_reject_fraction={build.max_reject_fraction:g} allows"
-        )
-    if lost:
-        return f'class "{lost[0]}": none of its images is usable'
-    if uncut:
-        return f"{uncut[0]}; add images, or give fewer --splits"
-    if "train" not in examples and listing.official:
-        return "no image is left for the train split"
-    return None
-
-
 def decide(
-    element: tuple[None, Iterable[Counts]], cuts: Mapping[str, Cut], listing: Listing, settings: Settings
+    element: tuple[None, Iterable[Counts]],
+    cuts: Mapping[Stratum, Cut],
+    listing: Listing,
+    rejects: Iterable[Reject],
+    settings: Settings,
 ) -> Plan:
     """(None, counts of the bundles) → plan, with a version claimed for it.
 
     Raises:
-      BuildError: images are lost; or what is left makes no dataset.
+      BuildError: images are lost; or what is left makes no dataset: then the launcher finds a note with the rejects.
     """
-    examples: dict[str, dict[str, int]] = {}
-    sizes: collections.Counter[str] = collections.Counter()
-    for split, label, count, size in _add_counts(element[1]):
-        examples.setdefault(split, {})[label] = count
-        sizes[split] += size
-    accounted = sum(sum(labels.values()) for labels in examples.values())
-    rejects = examples.pop("", {})
-    if accounted != listing.total:
-        raise lost(accounted, listing.total)
-    if problem := _problem(examples, rejects, cuts.values(), listing, settings):
-        # In one line, because Beam lets through the first one of an error's text.
-        table = ", ".join(f"{count} {code}" for code, count in sorted(rejects.items()))
-        raise BuildError(ExitCode.DATA, f"{problem}; nothing was published{table and f' ({table})'}")
+    outlook = _outlook(element[1], cuts, listing, settings)
+    if outlook.images + outlook.refused != listing.total:
+        raise lost(outlook.images + outlook.refused, listing.total)
+    notes = notes_of(outlook, listing, rejects, settings)
+    problem = problem_of(outlook, listing, settings)
     with crossing(settings.build.output):
+        if problem:
+            refusal.note(list(rejects), notes, settings)
+            # In one line, because Beam lets through the first one of an error's text.
+            table = ", ".join(f"{count} {code}" for code, count in sorted(outlook.by_code.items()))
+            raise BuildError(ExitCode.DATA, f"{problem}; nothing was published{table and f' ({table})'}")
         version = root.claim(settings.build.output, listing.key)
     return Plan(
         version=version,
         total=listing.total,
         fingerprint=listing.fingerprint,
         key=listing.key,
-        labels=labels_of(listing, settings),
-        shards={split: num_shards(examples=sum(of.values()), size=sizes[split]) for split, of in examples.items()},
-        examples=examples,
-        rejects=rejects,
+        labels=outlook.labels,
+        label_order=outlook.label_order,
+        shards={
+            split: num_shards(examples=sum(of.values()), size=outlook.sizes[split])
+            for split, of in outlook.examples.items()
+        },
+        examples=outlook.examples,
+        rejects=outlook.by_code,
+        left_out=listing.left_out,
+        notes=tuple(notes),
     )
 
 
@@ -146,6 +136,10 @@ def planned(
         | "GatherCounts" >> beam.GroupByKey()
         | "Plan"
         >> beam.Map(
-            decide, beam.pvalue.AsDict(assigned.cuts), beam.pvalue.AsSingleton(listing), settings
+            decide,
+            beam.pvalue.AsDict(assigned.cuts),
+            beam.pvalue.AsSingleton(listing),
+            beam.pvalue.AsIter(rejects),
+            settings,
         ).with_output_types(Plan)
     )

@@ -56,6 +56,14 @@ class SplitFractions:
         return ",".join(f"{name}:{float(part):g}" for name, part in zip(self.names, self.fractions, strict=True))
 
 
+def held_out(fraction: float) -> SplitFractions:
+    """Divides official training images: `fraction` of them, above 0 and at most 1, become validation."""
+    part = Fraction(str(fraction))
+    if part == 1:
+        return SplitFractions(names=("validation",), fractions=(part,))
+    return SplitFractions(names=("validation", "train"), fractions=(part, 1 - part))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cuts:
     """Holds one class's thresholds: positions below `bounds[i]` (and not below `bounds[i-1]`) belong to `names[i]`."""

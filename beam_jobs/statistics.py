@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from beam_jobs.elements import Row
+from beam_jobs.elements import Plan, Row
 
 _SIZE_STEP = 32  # pixels; sides are counted in steps of this
 _STEPS = 20  # brightness is counted in so many steps
@@ -124,17 +124,19 @@ def _summary(tally: Tally) -> dict[str, Any]:
     }
 
 
-def statistics_json(splits: Mapping[str, Tally], rejects: Mapping[str, int]) -> str:
+def statistics_json(splits: Mapping[str, Tally], plan: Plan) -> str:
     """Writes the text of statistics.json.
 
     Args:
       splits: split → tally of its examples.
-      rejects: reject code → number of images left out for it.
+      plan: says what is left out, and what a person should know.
     """
     data = {
         "splits": {name: _summary(tally) for name, tally in splits.items()},
         "total": _summary(merged(splits.values())),
-        "rejects": dict(sorted(rejects.items())),
+        "rejects": dict(sorted(plan.rejects.items())),
+        "left_out": {kind: {"count": count, "first": list(uris)} for kind, count, uris in plan.left_out},
+        "notes": list(plan.notes),
         "histograms": {"height": f"in steps of {_SIZE_STEP} pixels", "brightness": f"in steps of {1 / _STEPS:g}"},
     }
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"

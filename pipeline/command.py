@@ -145,7 +145,16 @@ def _parse_flags(argv: list[str], *, keep_unknown: bool) -> list[str]:
         sys.exit(int(ExitCode.DONE))
     except flags.Error as error:
         fail(f"{error} (--help lists the flags)", ExitCode.USAGE)
+    _expand_homes()
     return rest
+
+
+def _expand_homes() -> None:
+    """Expands a `~` that a flag's value begins with: shells do so for words, and not for what stands behind a "="."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if isinstance(flag.value, str) and flag.value.startswith("~"):
+            flag.value = os.path.expanduser(flag.value)
 
 
 def run_command(

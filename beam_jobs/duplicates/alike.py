@@ -15,6 +15,10 @@ from pipeline.images.policy import RejectCode
 # Two pictures are the same one, however they were saved, and not just alike: enough to call their labels a conflict.
 # Recompressed, resized and brightness-shifted copies are almost all above, cropped ones half.
 SAME_PICTURE = 0.93
+# So many images of two classes, and so large parts of them, do not look alike because they are copies: a fixed camera
+# took them, and the label says what the hash does not see. Of a picture that was filed twice there are fewer.
+_SCENE_IMAGES, _SCENE_SHARE = 5, 0.2
+SCENE = "scene"  # the kind of such a group in duplicates.jsonl
 
 # id → (component, component of those that show the same picture)
 Components = Mapping[bytes, tuple[bytes, bytes]]
@@ -49,18 +53,38 @@ def _conflicts(rows: Iterable[tuple[Row, bytes]], out: Resolved) -> list[Row]:
     return others
 
 
-def resolve_component(rows: Iterable[tuple[Row, bytes]], *, mode: str) -> Resolved:
+def _is_scene(rows: Iterable[Row], sizes: Mapping[str, int]) -> bool:
+    """Says whether rows that look alike are of several classes in numbers beyond chance."""
+    counts = collections.Counter(row.item.label for row in rows)
+    many = [
+        label
+        for label, count in counts.items()
+        if count >= _SCENE_IMAGES and count >= _SCENE_SHARE * sizes.get(label, 0)
+    ]
+    return len(many) > 1
+
+
+def resolve_component(
+    rows: Iterable[tuple[Row, bytes]], *, mode: str, sizes: Mapping[str, int] | None = None
+) -> Resolved:
     """Decides about one component.
 
     Args:
       rows: (row, what `find_components` says for the same picture), in any order.
       mode: "group" keeps all and gives them one split; "drop" keeps the largest of each label.
+      sizes: label → images listed, for telling scenes from copies: where two labels have five images or more in the
+        component, and a fifth of their class or more, all are kept, each by itself. None: nothing is a scene.
 
     Returns:
       What stays, with its `group`; rejects: pictures under several labels (which is right nobody knows), near copies of
       a more protected official split's images, and in mode "drop" the smaller copies.
     """
     out = Resolved()
+    rows = list(rows)
+    if sizes and _is_scene((row for row, _ in rows), sizes):
+        out.kept = sorted((row for row, _ in rows), key=lambda row: (row.id, row.item.uri))
+        out.groups.append(copies_of(SCENE, out.kept, kept=[row.item.uri for row in out.kept]))
+        return out
     left = _conflicts(rows, out)
     if not left:
         return out

@@ -39,8 +39,12 @@ class ResolveAlike(beam.DoFn):
     def __init__(self, mode: str) -> None:
         self._mode = mode
 
-    def process(self, element: tuple[bytes, Iterable[tuple[Row, bytes]]]) -> Iterator[Any]:
-        yield from _outputs(resolve_component(element[1], mode=self._mode))
+    def start_bundle(self) -> None:
+        self._sizes: Mapping[str, int] = {}
+
+    def process(self, element: tuple[bytes, Iterable[tuple[Row, bytes]]], listing: Listing) -> Iterator[Any]:
+        self._sizes = self._sizes or listing.sizes
+        yield from _outputs(resolve_component(element[1], mode=self._mode, sizes=self._sizes))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +90,7 @@ def grouped(distinct: Distinct, listing: beam.PCollection[Listing], settings: Se
         parted.alike
         | "GroupAlike" >> beam.GroupByKey()
         | "ResolveAlike"
-        >> beam.ParDo(ResolveAlike(mode))
+        >> beam.ParDo(ResolveAlike(mode), beam.pvalue.AsSingleton(listing))
         .with_output_types(Row, rejects=Reject, copies=Copies)
         .with_outputs("rejects", "copies", main="rows")
     )

@@ -5,14 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 from beam_jobs.download.store import DownloadStore
+from beam_jobs.sources.left_out import LeftOut
 from pipeline.command import UsageError, nearest
 
 # Begins the stamp of an image that has no file: the sha256 of its raw pixels follows, which is the record's id.
 RAW_PIXELS = "pixels:"
+
+
+def nfc(label: str) -> str:
+    """Returns a label in Unicode's normal form C: macOS spells "ö" with two characters, everybody else with one."""
+    return label if label.isascii() else unicodedata.normalize("NFC", label)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +29,7 @@ class SourceItem:
     Attributes:
       uri: unique within the source; ends up in the record's `source`. A path relative to the input, an http(s) or
         gs:// URL, or the source's own scheme (`cifar10://train/17`).
-      label: class name.
+      label: class name; in normal form C, whatever it was made with.
       split: official split ("train", "validation" or "test"), or None where the build chooses.
       stamp: changes whenever the bytes may have changed ("size:mtime_ns" for a file); "" where they cannot.
     """
@@ -31,6 +38,10 @@ class SourceItem:
     label: str
     split: str | None = None
     stamp: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.label.isascii():
+            object.__setattr__(self, "label", nfc(self.label))
 
     @property
     def raw_id(self) -> bytes | None:
@@ -90,6 +101,19 @@ class AnnouncedSource(Source, Protocol):
 
     def announce(self, item: SourceItem) -> None:
         """Says that the item will be read soon. Raises nothing: what is wrong with it shows when it is read."""
+
+
+@runtime_checkable
+class ListingSource(Source, Protocol):
+    """Offers images, and says what lies among them that it does not offer."""
+
+    def listing(self) -> Iterator[SourceItem | LeftOut]:
+        """Lists what `items` does, and what is left out. Raises what `items` raises."""
+
+
+def everything(source: Source) -> Iterator[SourceItem | LeftOut]:
+    """Lists a source's images, and what it leaves out if it can say. Raises what `Source.items` raises."""
+    return source.listing() if isinstance(source, ListingSource) else source.items()
 
 
 # name → (module, class); the class takes (input, options). Modules load on demand: none may slow down the others.

@@ -1,7 +1,7 @@
-"""Implements `--source=folder`: `DIR/class/image`, or `DIR/{train,valid|validation|val,test}/class/image`.
+"""Implements `--source=folder`: `DIR/class/image`, or with official splits `DIR/split/class/image`.
 
 The tree lies on a disk or in a store; each folder can be listed by another worker. A store is asked folder by folder,
-with a delimiter. Names that are not UTF-8 stand in URIs with `\\xNN`; their files are refused when read.
+with a delimiter. Which folders are classes and which are splits is decided by layout.py.
 """
 
 from __future__ import annotations
@@ -11,18 +11,12 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from beam_jobs.sources import SourceItem, local
+from beam_jobs.sources import SourceItem, local, nfc
+from beam_jobs.sources.layout import Contents, class_splits, find_classes
+from beam_jobs.sources.left_out import LeftOut, LeftOutKind, kind_of, raw, readable
 from pipeline.command import UsageError
 from pipeline.format import storage
 from pipeline.images.policy import ReadError, RejectCode, read_bounded
-
-_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
-_NOT_DATA = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # what Windows and macOS leave behind
-
-
-def readable(name: str) -> str:
-    """Spells `name` as valid Unicode: bytes that are not UTF-8 show as \\xNN (the file is then refused when read)."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,85 +42,66 @@ class FolderSource:
 
     Attributes:
       root: the value of --input.
-      options: none; every source takes them.
+      options: `folders`, if it is "classes", takes every sub-folder for a class, whatever it is called.
     """
 
     root: str
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    needs: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ("folders",)
 
     def items(self) -> Iterator[SourceItem]:
         """Implements `Source.items`, in one process."""
-        found = False
-        waiting = self.classes()[::-1]
-        while waiting:
-            folders, items = self.open(waiting.pop())
-            waiting += folders[::-1]
-            found = found or bool(items)
-            yield from items
-        if not found:
-            raise UsageError(f"--input={self.root}: its sub-folders hold no files; expected DIR/class/image")
+        return (listed for listed in self.listing() if isinstance(listed, SourceItem))
 
-    def classes(self) -> list[Folder]:
-        """Lists the folders of the classes.
+    def listing(self) -> Iterator[SourceItem | LeftOut]:
+        """Implements `ListingSource.listing`, in one process."""
+        classes, left_out = self.classes()
+        yield from left_out
+        waiting = classes[::-1]
+        while waiting:
+            folders, items, left_out = self.open(waiting.pop())
+            waiting += folders[::-1]
+            yield from items
+            yield from left_out
+
+    def classes(self) -> tuple[list[Folder], list[LeftOut]]:
+        """Lists the folders of the classes, and what lies beside them.
+
+        Every class is among what is left out, as a folder that is empty unless an image of it is listed.
 
         Raises:
-          UsageError: there is no such folder, or not with this layout.
+          UsageError: there is no such folder, or not with a layout that this source reads.
+          DataError: two folders are spelled alike.
         """
         try:
-            directories, _ = self._list("")
-        except (FileNotFoundError, NotADirectoryError):
-            what = "is a file, not a folder" if storage.exists(self.root) else "no such folder"
-            raise UsageError(
-                f"--input={self.root}: {what}; give the folder that holds one sub-folder a class"
-            ) from None
+            layout = find_classes(self.root, self._list, splits=self._finds_splits)
         except OSError as error:
             raise UsageError(f"--input={self.root}: {error.strerror}") from error
-        if not directories:
-            raise UsageError(f"--input={self.root}: no sub-folders; --source=folder expects DIR/class/image")
-        if not self._has_official_splits(directories):
-            return [self._folder(name, label=name, split=None) for name in directories]
-        folders: dict[str, str] = {}
-        for folder in directories:
-            split = _SPLITS[folder.lower()]
-            if split in folders:
-                raise UsageError(
-                    f"--input={self.root}: {folders[split]}/ and {folder}/ are the same split; keep one of them"
-                )
-            folders[split] = folder
-        found = []
-        for split, folder in folders.items():
-            labels, files = self._list(folder)
-            if files:
-                raise UsageError(
-                    f"--input={self.root}: {folder}/{readable(files[0].name)} is not inside a class folder; "
-                    f"expected {folder}/class/image"
-                )
-            found += [self._folder(f"{folder}/{label}", label=label, split=split) for label in labels]
-        return found
+        folders, left_out = [], layout.left_out
+        for found in layout.classes:
+            label = nfc(readable(found.name))
+            folders.append(Folder(path=found.path, label=label, split=found.split, parents=()))
+            kind = LeftOutKind.EMPTY_CLASS.value
+            left_out.append(LeftOut(kind=kind, uri=f"{readable(found.path)}/", label=label, split=found.split))
+        return folders, left_out
 
-    def _has_official_splits(self, directories: list[str]) -> bool:
-        named = [name for name in directories if name.lower() in _SPLITS]
-        # A class may be called "train": as a split its folder holds folders, as a class it holds images.
-        as_splits = [name for name in named if self._list(name)[0]]
-        if as_splits and len(named) < len(directories):
-            stray = next(name for name in directories if name.lower() not in _SPLITS)
-            raise UsageError(
-                f"--input={self.root}: {as_splits[0]}/ looks like a split but {stray}/ does not; "
-                "either all sub-folders are splits (train, validation, test) or all are classes"
-            )
-        return bool(as_splits)
-
-    def open(self, folder: Folder) -> tuple[list[Folder], list[SourceItem]]:
-        """Lists the folders and the images that lie directly in a folder."""
+    def open(self, folder: Folder) -> tuple[list[Folder], list[SourceItem], list[LeftOut]]:
+        """Lists the folders and the images that lie directly in a folder, and what else lies there."""
         here = self._real(folder.path)
         if here in folder.parents:
-            return [], []  # a symbolic link that points back up
-        directories, files = self._list(folder.path)
+            return [], [], []  # a symbolic link that points back up
+        found = self._list(folder.path)
+        is_class = self._finds_splits and folder.split is None and not folder.parents
+        splits = class_splits(found.folders) if is_class else {}
         below = [
-            dataclasses.replace(folder, path=f"{folder.path}/{name}", parents=(*folder.parents, here))
-            for name in directories
+            dataclasses.replace(
+                folder,
+                path=f"{folder.path}/{name}",
+                split=splits.get(name, folder.split),
+                parents=(*folder.parents, here),
+            )
+            for name in found.folders
         ]
         items = [
             SourceItem(
@@ -135,48 +110,53 @@ class FolderSource:
                 split=folder.split,
                 stamp=entry.stamp,
             )
-            for entry in files
+            for entry in found.files
         ]
-        return below, items
+        return below, items, found.left_out
 
-    def _folder(self, path: str, *, label: str, split: str | None) -> Folder:
-        return Folder(path=path, label=readable(label), split=split, parents=())
+    @property
+    def _finds_splits(self) -> bool:
+        return self.options.get("folders") != "classes"
 
-    def _list(self, path: str) -> tuple[list[str], list[storage.Entry]]:
-        """Lists the names of a folder's folders, and its files, hidden ones and links that lead nowhere left out."""
-        folders, files = [], []
+    def _list(self, path: str) -> Contents:
+        """Lists the names of a folder's folders, the files that may be images, and what is left out. Raises OSError."""
+        found = Contents()
         for entry in storage.list_folder(storage.join(self.root, path) if path else self.root):
-            if entry.name.startswith(".") or entry.name.lower() in _NOT_DATA:
-                continue
-            if entry.is_folder:
-                folders.append(entry.name)
-            elif entry.stamp:
-                files.append(entry)
-        return folders, files
+            if kind := kind_of(entry):
+                name = f"{path}/{entry.name}" if path else entry.name
+                found.left_out.append(LeftOut(kind=kind.value, uri=readable(name)))
+            elif entry.is_folder:
+                found.folders.append(entry.name)
+            else:
+                found.files.append(entry)
+        return found
 
     def _real(self, path: str) -> str:
         """Names a folder's real place; in a store, which has no links, its path."""
         full = storage.join(self.root, path)
         return path if storage.is_remote(full) else os.path.realpath(full)
 
+    def _path(self, item: SourceItem) -> str:
+        return storage.join(self.root, raw(item.uri))
+
     def read(self, item: SourceItem) -> bytes:
         """Implements `Source.read`."""
-        path = storage.join(self.root, item.uri)
+        path = self._path(item)
         if not storage.is_remote(path):
             return local.read_image(path)
         try:
             with storage.open_file(path) as file:
-                return read_bounded(file)
+                return local.refuse_pointers(read_bounded(file))
         except OSError as error:
             raise ReadError(RejectCode.UNREADABLE, error.strerror or str(error)) from error
 
     def announce(self, item: SourceItem) -> None:
         """Implements `AnnouncedSource.announce`."""
         if not storage.is_remote(self.root):
-            local.announce(storage.join(self.root, item.uri))
+            local.announce(self._path(item))
 
     def labels(self) -> list[str] | None:
-        """Returns None: a folder's classes are the sorted names of its sub-folders."""
+        """Returns None: a folder's classes are the names of its sub-folders that hold images."""
         return None
 
     def fingerprint(self) -> str:

@@ -10,7 +10,7 @@ _WORDS = {
         ("validation", "validating", "validate", "valid", "val", "dev", "devel", "development", "eval", "evaluation"),
         "validation",
     ),
-    **dict.fromkeys(("test", "testing", "tst"), "test"),
+    **dict.fromkeys(("test", "testing", "tst", "holdout"), "test"),
 }
 # Words that say nothing beside a split's, or glued to it ("trainset"): therefore the longer ones first.
 _FILLERS = ("dataset", "images", "photos", "image", "split", "data", "imgs", "set", "img")
@@ -25,10 +25,16 @@ def split_of(name: str) -> str | None:
     Args:
       name: as the source spells it: a folder, a value of a table's column, a split of TFDS.
     """
-    words = "".join(char if char.isalnum() else " " for char in name.casefold()).split()
+    words = words_of(name)
+    # "TrainSet" and "train set" are told apart by nothing here: glued fillers go, whatever the case was.
     found = {split for word in words if (split := _split_word(word)) is not None}
     others = [word for word in words if _split_word(word) is None and word not in _FILLERS]
     return found.pop() if len(found) == 1 and not others else None
+
+
+def words_of(name: str) -> list[str]:
+    """Returns the words of a name, in lower case: what stands between characters that are no letters or digits."""
+    return "".join(char if char.isalnum() else " " for char in name.casefold()).split()
 
 
 def _split_word(word: str) -> str | None:

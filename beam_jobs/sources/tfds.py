@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from beam_jobs.sources import SourceItem
+from beam_jobs.sources.left_out import LeftOut, LeftOutKind
 from beam_jobs.sources.split_names import split_of
 from pipeline.command import DataError, UsageError, nearest
 from pipeline.format.records import FRAME_BYTES, Buffer, RecordError, read_features, read_frames
@@ -190,26 +191,34 @@ class TfdsSource:
 
     def _official(self) -> dict[str, str | None]:
         """Maps TFDS's splits to ours; a single split is no official division: the build divides it."""
-        names = list(self._prepared.shards)
+        name, names = self._prepared.name, list(self._prepared.shards)
         if len(names) == 1:
             return {names[0]: None}
         known: dict[str, str] = {}
         # Ours first: beside a `train`, a `training` or `train_set` is something else.
-        for name in sorted(names, key=lambda name: name not in _SPLITS):
-            split = split_of(name)
-            if split is not None and split not in known.values():
-                known[name] = split
-        if ignored := [name for name in names if name not in known]:
-            _note(f"tfds:{self._prepared.name}: splits {', '.join(ignored)} are left out")
+        for split in sorted(names, key=lambda split: split not in _SPLITS):
+            ours = split_of(split)
+            if ours is not None and ours not in known.values():
+                known[split] = ours
         if not known:
-            raise UsageError(f"tfds:{self._prepared.name}: none of its splits ({', '.join(names)}) is {_SPLITS}")
-        return {name: known[name] for name in names if name in known}
+            raise UsageError(f"tfds:{name}: none of its splits ({', '.join(names)}) is {_SPLITS}")
+        return {split: known[split] for split in names if split in known}
 
     def items(self) -> Iterator[SourceItem]:
-        """Implements `Source.items`. Leaves out images without a label (-1, as in the test splits of competitions)."""
+        """Implements `Source.items`."""
+        return (listed for listed in self.listing() if isinstance(listed, SourceItem))
+
+    def listing(self) -> Iterator[SourceItem | LeftOut]:
+        """Implements `ListingSource.listing`.
+
+        Left out are images without a label (-1, as in the test splits of competitions), and splits with names of their
+        own.
+        """
         prepared = self._prepared
-        unlabelled = 0
-        for split, official in self._official().items():
+        splits = self._official()
+        for split in sorted(set(prepared.shards) - set(splits)):
+            yield LeftOut(kind=LeftOutKind.OTHER_SPLIT.value, uri=f"tfds://{prepared.name}/{split}")
+        for split, official in splits.items():
             for shard in prepared.shards[split]:
                 path = os.path.join(prepared.directory, shard)
                 try:
@@ -217,21 +226,20 @@ class TfdsSource:
                         label = read_features(example, (prepared.label,)).get(prepared.label)
                         if not isinstance(label, int):
                             raise RecordError(f'no number "{prepared.label}" at byte {offset}')
+                        uri = f"tfds://{prepared.name}/{shard}@{offset}"
                         if label >= 1 << 63:  # a negative int64
-                            unlabelled += 1
+                            yield LeftOut(kind=LeftOutKind.UNLABELLED.value, uri=uri)
                             continue
                         if label >= len(prepared.labels):
                             raise RecordError(f"label {label} at byte {offset}, of {len(prepared.labels)} classes")
                         yield SourceItem(
-                            uri=f"tfds://{prepared.name}/{shard}@{offset}",
+                            uri=uri,
                             label=prepared.labels[label],
                             split=official,
                             stamp=checksum,
                         )
                 except (OSError, RecordError) as error:
                     raise DataError(f"{path}: {error}; prepare the set again") from error
-        if unlabelled:
-            _note(f"tfds:{prepared.name}: {unlabelled} images without a label are left out")
 
     def read(self, item: SourceItem) -> bytes:
         """Implements `Source.read`: the encoded image as the shard holds it, its checksum verified."""

@@ -5,10 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from beam_jobs.elements import Plan
+from beam_jobs.labels import BY_NUMBER, BY_SOURCE, BY_TEXT
+from beam_jobs.summary import left_out_lines
 from pipeline.format.manifest import Manifest
 from pipeline.format.records import HEIGHT, ID, IMAGE, LABEL, SOURCE, WIDTH
 
 _MANY_CLASSES = 50
+_ORDERS = {
+    BY_SOURCE: "which is the source's own",
+    BY_NUMBER: "which is that of the numbers that their names begin with",
+    BY_TEXT: "which is that of their names",
+}
 
 
 def tfds_metadata(manifest: Manifest) -> dict[str, str]:
@@ -69,6 +77,10 @@ def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows])
 
 
+def _list(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
 def _privacy(with_position: int) -> list[str]:
     if not with_position:
         return []
@@ -80,18 +92,14 @@ def _privacy(with_position: int) -> list[str]:
 
 
 def dataset_card(
-    manifest: Manifest,
-    examples: Mapping[str, Mapping[str, int]],
-    rejects: Mapping[str, int],
-    *,
-    with_position: int = 0,
+    manifest: Manifest, examples: Mapping[str, Mapping[str, int]], plan: Plan, *, with_position: int = 0
 ) -> str:
     """Composes the README.md of a version.
 
     Args:
       manifest: of the version.
       examples: split → label → number of examples.
-      rejects: reject code → number of images.
+      plan: says what is left out, and what a person should know.
       with_position: number of records whose image says where it was taken.
     """
     splits = list(manifest.splits)
@@ -118,11 +126,14 @@ def dataset_card(
         "## Splits",
         _table(("split", "images", "shards", "size"), list(sizes)),
         "Copies of an image never stand in two splits.",
+        *([_list(list(plan.notes))] if plan.notes else []),
         "## Classes",
         _table(("class", *splits), classes),
+        f"In the order of their numbers, {_ORDERS[manifest.label_order]}.",
         "## Left out",
-        _table(("reason", "images"), sorted(rejects.items())) if rejects else "Nothing.",
+        _table(("reason", "images"), sorted(plan.rejects.items())) if plan.rejects else "No image.",
         "Each one, with its reason, in `rejects.jsonl`; groups of copies in `duplicates.jsonl`.",
+        *([f"Not looked into:\n\n{_list(left_out_lines(plan.left_out))}"] if plan.left_out else []),
         "## Record",
         _table(
             ("feature", "content"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,9 @@ import apache_beam as beam
 from beam_jobs import root
 from beam_jobs.elements import Copies, Listing, Plan, Reject
 from beam_jobs.errors import BuildError, crossing
+from beam_jobs.outlook import scenes
 from beam_jobs.plan import lost
+from beam_jobs.refusal import reject_line, sorted_lines
 from beam_jobs.settings import Settings
 from beam_jobs.shards import ShardReport
 from beam_jobs.splits import split_order
@@ -50,22 +53,12 @@ def by_split(reports: Iterable[ShardReport], plan: Plan) -> dict[str, list[Shard
     return found
 
 
-def reject_line(reject: Reject) -> str:
-    """Spells a reject as a line of rejects.jsonl."""
-    item = reject.item
-    line = {"uri": item.uri, "label": item.label, "code": reject.code, "detail": reject.detail}
-    return json.dumps(line, ensure_ascii=False)
-
-
-def _lines(lines: Iterable[str]) -> str:
-    return "".join(f"{line}\n" for line in sorted(lines))
-
-
 def _manifest(plan: Plan, reports: Mapping[str, Sequence[ShardReport]], tally: Tally, settings: Settings) -> Manifest:
     return Manifest(
         name=settings.build.name,
         version=plan.version,
         labels=plan.labels,
+        label_order=plan.label_order,
         splits={split: tuple(report.shard for report in part) for split, part in reports.items()},
         source_fingerprint=plan.fingerprint,
         build=settings.build.content(),
@@ -109,9 +102,13 @@ def conclude(
     if not version and plan is None:
         raise lost(0, listing.total)
     with crossing(settings.build.output):
+        if plan:
+            plan = dataclasses.replace(plan, notes=(*plan.notes, *scenes(copies)))
         if not version and plan:
             version = finish(plan, reports, rejects, copies, sum(tabled), pictures, settings)
-        result = {"version": version, "built": plan is not None, "total": listing.total}
+        result = {"version": version, "built": plan is not None, "total": listing.total, "left_out": [], "notes": []}
+        if plan:
+            result |= {"left_out": plan.left_out, "notes": plan.notes}
         storage.write_atomically(settings.note("result"), json.dumps(result), shared=True)
     return version
 
@@ -147,11 +144,11 @@ def finish(
         return equal
     labels = {split: tally.labels for split, tally in tallies.items()}
     texts = {
-        "statistics.json": statistics_json(tallies, plan.rejects),
-        "README.md": dataset_card(manifest, labels, plan.rejects, with_position=total.with_position),
+        "statistics.json": statistics_json(tallies, plan),
+        "README.md": dataset_card(manifest, labels, plan, with_position=total.with_position),
         **tfds_metadata(manifest),
-        "rejects.jsonl": _lines(map(reject_line, rejects)),
-        "duplicates.jsonl": _lines(group.line for group in copies),
+        "rejects.jsonl": sorted_lines(map(reject_line, rejects)),
+        "duplicates.jsonl": sorted_lines(group.line for group in copies),
     }
     texts["report.html"] = _report(manifest, texts, survey_of(pictures, rejects, copies), settings)
     for name, text in texts.items():

@@ -13,8 +13,10 @@ from typing import Any
 
 import jinja2
 
+from beam_jobs.duplicates.alike import SCENE
 from beam_jobs.elements import Item
 from beam_jobs.sources import Source
+from beam_jobs.summary import left_out_lines
 from beam_jobs.version.survey import EXTREMES, Survey
 from pipeline.format.manifest import Manifest
 from pipeline.images.guarded import Decoder
@@ -36,6 +38,7 @@ _TITLES = {
     "near_conflict": "One picture, saved differently, under several labels",
     "exact": "Same pixels",
     "near": "Look alike",
+    SCENE: "Look alike under different labels, too many for copies",
 }
 
 
@@ -198,6 +201,9 @@ def render_report(
         },
         rejects={code: [shelf.reject(row, code) for row in rows] for code, rows in sorted(rejects.examples.items())},
         reject_counts=rejects.counts,
+        not_looked_into=left_out_lines(
+            (kind, found["count"], tuple(found["first"])) for kind, found in statistics["left_out"].items()
+        ),
         left_out=sum(rejects.counts.values()),
         groups={
             kind: [shelf.group(group) for group in groups.largest[kind]] for kind in _TITLES if kind in groups.largest

@@ -63,7 +63,6 @@ def tables(directory: str) -> list[str]:
 
 def _fields(element: Row | Reject) -> dict[str, Any]:
     item, facts = element.item, element.facts
-    # A name of bytes that are no text cannot stand in a table; such an image is refused, whatever it is called.
     found: dict[str, Any] = {"uri": item.uri, "label": item.label, "official_split": item.split, "stamp": item.stamp}
     found["bytes"] = element.size
     if isinstance(element, Reject):

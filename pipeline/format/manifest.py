@@ -52,6 +52,8 @@ class Manifest:
       name: dataset name, the prefix of the shard files.
       version: `MAJOR.MINOR.PATCH`.
       labels: label names; a record's `label` indexes them.
+      label_order: what puts them in order: "source" (its own list of classes), "number" (each begins with a number,
+        which decides before the text does: 1, 2, … 10), "text" (Unicode's code points), or "" where nothing says it.
       splits: split name → its shards, in order.
       source_fingerprint: sha256 (hex) over what the source listed; equal fingerprint and configuration, equal data.
       build: the configuration of the build, as flags → values.
@@ -69,6 +71,7 @@ class Manifest:
     code_version: str
     max_height: int
     max_width: int
+    label_order: str = ""
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -118,7 +121,7 @@ class Manifest:
         if not isinstance(data, dict):
             raise ValueError("a manifest is a JSON object")
         names = {f.name for f in dataclasses.fields(cls)}
-        if missing := sorted(names - {"format_version"} - set(data)):
+        if missing := sorted(names - {"format_version", "label_order"} - set(data)):
             raise ValueError(f"missing key {missing[0]!r}")
         data = {key: value for key, value in data.items() if key in names}
         data["labels"] = tuple(data["labels"])

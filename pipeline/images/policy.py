@@ -32,6 +32,7 @@ class RejectCode(enum.Enum):
     NEAR_DUPLICATE = "near_duplicate"
     LABEL_CONFLICT = "label_conflict"
     TRAIN_COPY_OF_TEST = "train_copy_of_test"
+    SMALL_CLASS = "small_class"
     UNREADABLE = "unreadable"
     EXCLUDED = "excluded"  # by a person, image by image
     # Download failures.

@@ -78,7 +78,7 @@ def config(output: pathlib.Path, **changes: object) -> BuildConfig:
         "fractions": SplitFractions.parse(SPLITS),
         "split_by": "rank",
         "near_duplicates": "group",
-        "validation_fraction": 0.0,
+        "validation_fraction": 0.1,
         "seed": 0,
         "policy": PixelPolicy(),
         "max_reject_fraction": 0.1,

@@ -180,14 +180,34 @@ def test_official_splits_stay_and_copies_of_test_images_leave_training(tmp_path)
     for number, split in enumerate(("train", "test")):
         make_folder(tmp_path / "in" / split, images=30, first=number * 10_000)
     shutil.copy(tmp_path / "in/test/cat/10000.png", tmp_path / "in/train/cat/leak.png")
-    outcome = run_build(tmp_path / "in", tmp_path / "out")
+    outcome = run_build(tmp_path / "in", tmp_path / "out", validation_fraction=0.0)
     assert {split: sum(labels.values()) for split, labels in outcome.examples.items()} == {"train": 60, "test": 60}
     assert outcome.rejects == {"train_copy_of_test": 1}
-    held_out = run_build(tmp_path / "in", tmp_path / "out2", validation_fraction=0.2)
-    sizes = {split: sum(labels.values()) for split, labels in held_out.examples.items()}
-    assert sizes["test"] == 60
-    assert sizes["train"] + sizes["validation"] == 60
-    assert 3 <= sizes["validation"] <= 25
+
+
+def test_where_the_source_has_no_validation_a_part_of_train_is_held_out_class_by_class(tmp_path):
+    make_folder(tmp_path / "in/train", images=30)
+    make_folder(tmp_path / "in/train", labels=("bird",), images=1, first=5_000)
+    make_folder(tmp_path / "in/test", labels=("cat", "dog", "bird"), images=10, first=10_000)
+    default = run_build(tmp_path / "in", tmp_path / "out")
+    assert default.examples == {
+        "train": {"bird": 1, "cat": 27, "dog": 27},
+        "validation": {"cat": 3, "dog": 3},
+        "test": {"bird": 10, "cat": 10, "dog": 10},
+    }
+    (note,) = default.notes
+    assert note.startswith("the source has no validation split: 10% of train is held out, class by class (6 images)")
+    assert "--validation_fraction=0" in note
+
+
+def test_by_hash_what_is_held_out_stays_held_out_when_others_come(tmp_path):
+    make_folder(tmp_path / "in/train", images=30)
+    make_folder(tmp_path / "in/test", images=10, first=10_000)
+    by_hash = run_build(tmp_path / "in", tmp_path / "out2", validation_fraction=0.5, split_by="hash")
+    held_out = {r.source for r in read_records(by_hash.directory)["validation"]}
+    make_folder(tmp_path / "in/train", images=30, first=20_000)
+    more = run_build(tmp_path / "in", tmp_path / "out2", validation_fraction=0.5, split_by="hash")
+    assert held_out < {r.source for r in read_records(more.directory)["validation"]}
 
 
 def test_too_many_rejects_stop_the_build_and_are_counted(folder, tmp_path):

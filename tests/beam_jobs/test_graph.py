@@ -124,13 +124,13 @@ def test_cifar10_gives_what_it_gave(shared_data, tmp_path):
     source = open_source(
         "cifar10", input_path=str(shared_data / "cifar-10-python.tar.gz"), options={"work_dir": str(tmp_path / "work")}
     )
-    changes = {"source_name": "cifar10", "max_reject_fraction": 0.5}
+    changes = {"source_name": "cifar10", "max_reject_fraction": 0.5, "validation_fraction": 0.0}
     check_golden("cifar10, every tenth", Some(source, 10), tmp_path / "out", **changes)
 
 
 def test_oxford_pets_gives_what_it_gave(shared_data, tmp_path):
     source = open_source("oxford_pets", input_path=str(shared_data / "oxford_pets_100"), options={})
-    check_golden("oxford_pets", source, tmp_path, source_name="oxford_pets", validation_fraction=0.2)
+    check_golden("oxford_pets", source, tmp_path, source_name="oxford_pets", validation_fraction=0.2, split_by="hash")
 
 
 @pytest.mark.slow
@@ -181,8 +181,12 @@ def test_input_and_output_in_a_store_give_the_same_bytes(folder, expected, tmp_p
     outcome = build.build(FolderSource(f"{bucket}/photos"), settings)
     known = files_of(expected)
     shards = {name for name in known if ".tfrecord-" in name}
-    for name in (*shards, "rejects.jsonl", "duplicates.jsonl", "statistics.json"):
+    for name in (*shards, "rejects.jsonl", "duplicates.jsonl"):
         assert storage.read(f"{outcome.directory}/{name}") == known[name], name
+    there, here = json.loads(storage.read(f"{outcome.directory}/statistics.json")), json.loads(known["statistics.json"])
+    assert set(here.pop("left_out")) == {"dangling_link", "hidden"}  # which were not copied
+    assert there.pop("left_out") == {}
+    assert there == here
     assert storage.read_text(f"{settings.output}/CURRENT") == "1.0.0\n"
     assert not build.build(FolderSource(f"{bucket}/photos"), settings).built
 

@@ -1,5 +1,6 @@
 """Tests exit codes and one-line errors, in real processes."""
 
+import os
 import subprocess
 import sys
 
@@ -111,3 +112,19 @@ def test_help_lists_the_command_s_own_flags(tmp_path, flag):
     result = _run(tmp_path, "return None", flag)
     assert result.returncode == 0
     assert "--count: How many." in result.stdout
+
+
+def test_a_home_is_expanded_in_every_flag(tmp_path):
+    body = "print(flags.FLAGS.place, flags.FLAGS.other, flags.FLAGS.name, flags.FLAGS.count)"
+    definitions = "flags.DEFINE_string('place', None, ''); flags.DEFINE_string('other', '~', '')"
+    file = tmp_path / "program.py"
+    text = PROGRAM.format(body=body, options="")
+    file.write_text(text.replace("def main", f"{definitions}; flags.DEFINE_string('name', '', '')\n\ndef main"))
+    done = subprocess.run(
+        [sys.executable, str(file), "--place=~/photos", "--name=a~b"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HOME": "/home/me"},
+    )
+    assert (done.stdout, done.stderr) == ("/home/me/photos /home/me a~b 1\n", "")

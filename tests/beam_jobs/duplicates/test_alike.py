@@ -1,6 +1,7 @@
 """Tests near duplicates: the search against all-pairs comparison, on real photos and copies, and what is decided."""
 
 import io
+import itertools
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from beam_jobs.duplicates import lsh
 from beam_jobs.duplicates.alike import find_components, resolve_component
+from pipeline.command import CommandError
 from pipeline.images import hashing
 from pipeline.images.facts import ImageFacts, inspect
 from pipeline.images.policy import PixelPolicy
@@ -215,6 +217,39 @@ def test_an_image_without_a_split_follows_the_one_that_it_looks_like():
     assert {r.group.official for r in out.kept} == {"train"}
 
 
+def scene(**labels):
+    """Makes a component of so many rows of each label."""
+    numbers = itertools.count(1)
+    return same(*(row(next(numbers), label) for label, count in labels.items() for _ in range(count)))
+
+
+@pytest.mark.parametrize("mode", ["group", "drop"])
+def test_large_parts_of_two_classes_that_look_alike_are_a_scene_and_no_copies(mode):
+    rows = scene(good=9, scratched=5, dusty=1)
+    out = resolve_component(rows, mode=mode, sizes={"good": 20, "scratched": 25, "dusty": 50})
+    assert sorted(r.pixels for r in out.kept) == sorted(r.pixels for r, _ in rows)
+    assert all(r.group.name == r.pixels and r.group.stratum == r.item.label for r in out.kept)
+    assert not out.rejects
+    assert [json.loads(group.line)["kind"] for group in out.groups] == ["scene"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "sizes"),
+    [
+        ({"good": 9, "scratched": 4}, {"good": 10, "scratched": 5}),  # a few filed wrongly, in a small class
+        ({"good": 25, "scratched": 9}, {"good": 100, "scratched": 50}),  # or in a large one
+        ({"good": 6, "scratched": 6}, {"good": 1000, "scratched": 1000}),  # a picture that the web loves
+        ({"good": 30}, {"good": 40, "scratched": 40}),  # frames of a film
+    ],
+)
+def test_fewer_or_of_one_class_are_copies(labels, sizes):
+    rows = scene(**labels)
+    out = resolve_component(rows, mode="group", sizes=sizes)
+    expected = resolve_component(rows, mode="group")
+    assert (out.kept, out.rejects, out.groups) == (expected.kept, expected.rejects, expected.groups)
+    assert "scene" not in {json.loads(group.line)["kind"] for group in out.groups}
+
+
 def test_the_same_picture_is_a_matter_of_similarity():
     edges = np.zeros(2, lsh.EDGE)
     edges["a"], edges["b"] = [b"a" * 16, b"b" * 16], [b"b" * 16, b"c" * 16]
@@ -264,6 +299,38 @@ def test_a_build_keeps_look_alikes_in_one_split(tmp_path):
     lines = [json.loads(line) for line in (version / "duplicates.jsonl").read_text().splitlines()]
     assert len(lines) == 24
     assert all(len(line["kept"]) == 3 for line in lines)
+
+
+def test_a_fixed_camera_whose_classes_differ_in_a_scratch_can_be_built(tmp_path):
+    save_image(tmp_path / "scene.png", 1, size=(96, 128))
+    chance = np.random.default_rng(0)
+    with Image.open(tmp_path / "scene.png") as image:
+        pixels = np.asarray(image).astype(int)
+    for number in range(16):
+        part = (pixels + chance.normal(0, 2, pixels.shape)).clip(0, 255).astype(np.uint8)
+        if number % 2:
+            part[40, 30:60] = 255
+        path = tmp_path / f"in/{('good', 'scratched')[number % 2]}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(part).save(path)
+    outcome = run_build(tmp_path / "in", tmp_path / "out")
+    assert outcome.rejects == {}
+    assert {split: sum(of.values()) for split, of in outcome.examples.items()} == {
+        "train": 12,
+        "validation": 2,
+        "test": 2,
+    }
+    (note,) = outcome.notes
+    assert note.startswith(
+        "warning: 16 images look alike under different labels, too many for copies (a fixed camera?)"
+    )
+    for path in (tmp_path / "in/scratched").iterdir():  # one of them: all are the same picture, which stays one
+        path.rename(tmp_path / "in/good" / path.name)
+    save_image(tmp_path / "in/other/1.png", 7, size=(96, 128))
+    save_image(tmp_path / "in/other/2.png", 8, size=(96, 128))
+    save_image(tmp_path / "in/other/3.png", 9, size=(96, 128))
+    with pytest.raises(CommandError, match='class "good": 1 distinct images for 3 splits .*--near_duplicates=keep'):
+        run_build(tmp_path / "in", tmp_path / "out")
 
 
 def test_a_build_can_drop_look_alikes(tmp_path):

@@ -76,3 +76,20 @@ def test_a_build_leaves_them_out_within_bounded_memory_and_time(tmp_path):
     rejects = (tmp_path / "data/versions/1.0.0/rejects.jsonl").read_text()
     assert all(f"cats/{name}" in rejects for name in found)
     assert rejects.count("\n") == len(found)
+
+
+def test_a_build_needs_few_open_files(tmp_path):
+    """256 is what macOS gives a process; the names are such that each folder is listed by itself."""
+    for number in range(10):
+        make_folder(tmp_path / "photos", labels=(f"c{number}/a", f"c{number}/b"), images=5, first=number * 3_000)
+    command = [sys.executable, "-m", "beam_jobs.build_tfrecords", f"--input={tmp_path / 'photos'}"]
+    built = subprocess.run(
+        [*command, f"--output={tmp_path / 'data'}", "--direct_running_mode=multi_processing", "--direct_num_workers=2"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)),
+    )
+    assert (built.returncode, built.stderr) == (0, "")
+    assert "100 images: 100 kept" in built.stdout

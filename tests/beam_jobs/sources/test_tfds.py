@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from beam_jobs.sources import open_source
+from beam_jobs.sources.left_out import LeftOut
 from pipeline.command import DataError, UsageError
 from pipeline.images.policy import ReadError, RejectCode
 
@@ -78,9 +79,11 @@ def prepared(data_dir):
     return source
 
 
-def test_a_missing_set_is_prepared_and_read_as_tfds_reads_it(prepared, data_dir, capsys):
+def test_a_missing_set_is_prepared_and_read_as_tfds_reads_it(prepared, data_dir):
     items = list(prepared.items())
-    assert "unlabelled are left out" in capsys.readouterr().err
+    left_out = [found.kind for found in prepared.listing() if isinstance(found, LeftOut)]
+    assert set(left_out) == {"other_split", "unlabelled"}
+    assert left_out.count("other_split") == 1
     assert [sum(item.split == split for item in items) for split in SIZES] == [30, 6, 0]
     assert prepared.labels() == ["zebra", "ant", "mole"]
     builder = tfds.builder("small_shapes", data_dir=data_dir)
@@ -102,6 +105,7 @@ def test_a_prepared_set_needs_no_tensorflow(prepared, data_dir):
     code = """
 import pickle, sys
 from beam_jobs.sources import open_source
+from beam_jobs.sources.left_out import LeftOut
 source = open_source("tfds:small_shapes:1.2.0", input_path="", options={"tfds_data_dir": sys.argv[1]})
 items = list(source.items())
 copy = pickle.loads(pickle.dumps(source))

@@ -3,8 +3,9 @@
 import numpy as np
 import tensorflow_datasets as tfds
 
+from beam_jobs.elements import Plan
 from beam_jobs.shards import shard_name
-from beam_jobs.version.card import tfds_metadata
+from beam_jobs.version.card import dataset_card, tfds_metadata
 from pipeline.format.manifest import Manifest, Shard
 
 
@@ -55,3 +56,37 @@ def test_the_files_are_the_ones_that_tfds_would_write(tmp_path):
         path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir() if ".tfrecord" not in path.name
     }
     assert tfds_metadata(manifest) == written
+
+
+def test_the_card_says_what_was_left_out_and_how_the_classes_are_ordered(tmp_path):
+    shard = Shard(name="photos-train.tfrecord-00000-of-00001", examples=4, bytes=9, sha256="")
+    manifest = Manifest(
+        name="photos",
+        version="1.0.0",
+        labels=("2", "10"),
+        label_order="number",
+        splits={"train": (shard,)},
+        source_fingerprint="",
+        build={},
+        code_version="",
+        max_height=1,
+        max_width=1,
+    )
+    plan = Plan(
+        version="1.0.0",
+        total=5,
+        fingerprint="",
+        key="",
+        labels=manifest.labels,
+        label_order="number",
+        shards={"train": 1},
+        examples={"train": {"2": 2, "10": 2}},
+        rejects={"truncated": 1},
+        left_out=(("hidden", 1, (".a.png",)), ("sidecar", 7, ("2/a.txt", "2/b\n.txt"))),
+        notes=("warning: look at this",),
+    )
+    card = dataset_card(manifest, plan.examples, plan)
+    assert "- warning: look at this\n" in card
+    assert "| truncated | 1 |" in card
+    assert "- 1 hidden file or folder: .a.png\n- 7 sidecar files (.txt, .json, …): 2/a.txt, 2/b\\n.txt, …\n" in card
+    assert card.index("| 2 | 2 |") < card.index("| 10 | 2 |") < card.index("the numbers that their names begin with")

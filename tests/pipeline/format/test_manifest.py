@@ -28,6 +28,12 @@ def test_json_round_trip_is_stable():
     assert manifest.Manifest.from_json(text).to_json() == text
 
 
+def test_a_manifest_written_before_the_order_of_labels_was_told_is_read():
+    data = json.loads(_manifest(label_order="number").to_json())
+    assert data.pop("label_order") == "number"
+    assert manifest.Manifest.from_json(json.dumps(data)) == _manifest(label_order="")
+
+
 def test_a_root_and_a_version_directory_both_open(tmp_path):
     directory = _publish(tmp_path)
     assert manifest.open_dataset(tmp_path) == manifest.open_dataset(directory)
