@@ -131,11 +131,11 @@ def notes_of(outlook: Outlook, listing: Listing, rejects: Iterable[Reject], sett
         names = ", ".join(split_order(list(listing.official)))
         notes.append(f"--splits={build.fractions} does not apply: every image has an official split ({names})")
     if outlook.too_small and build.small_classes != "refuse":
-        several = len(outlook.too_small) > 1
-        are, stand = ("classes are", "stand") if several else ("class is", "stands")
-        where = f"{stand} in train only" if build.small_classes == "train" else f"{are.split()[1]} left out"
-        names = named(sorted(outlook.too_small))
-        notes.append(f"{len(outlook.too_small)} {are} too small to be split and {where}: {names}")
+        count = len(outlook.too_small)
+        are, stand = ("classes are", "stand") if count > 1 else ("class is", "stands")
+        split = "train" if "train" in build.fractions.names else build.fractions.names[0]
+        what = f"{stand} in {split} only" if build.small_classes == "train" else f"{are.split()[1]} left out"
+        notes.append(f"{count} {are} too small to be split and {what}: {named(sorted(outlook.too_small))}")
     notes += _single_splits(outlook)
     return notes + _copies(outlook, listing, rejects, settings)
 

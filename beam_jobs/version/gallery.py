@@ -120,8 +120,9 @@ def report(
     return render_report(
         manifest=manifest,
         statistics=statistics,
-        rejects=read_rejects(rejects.splitlines()),
-        groups=read_groups(duplicates.splitlines()),
+        # Not splitlines: names of files may hold what it takes for the end of a line (U+2028).
+        rejects=read_rejects(filter(None, rejects.split("\n"))),
+        groups=read_groups(filter(None, duplicates.split("\n"))),
         picked=Survey(samples=samples, extremes=found.extremes, items=found.items),
         source=source,
         decoder=decoder,

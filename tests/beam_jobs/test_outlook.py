@@ -98,9 +98,10 @@ def test_many_copies_in_a_class_are_a_warning_with_examples(tmp_path):
     for number in range(3):
         with Image.open(tmp_path / f"in/cat/{2 * number}.png") as image:
             image.save(tmp_path / f"in/cat/copy{number}.bmp")
+    (tmp_path / "in/cat/odd\u2028name.jpg").write_text("no image, whose name would end a line of rejects.jsonl")
     outcome = run_build(tmp_path / "in", tmp_path / "out")
     (note,) = outcome.notes
-    assert note.startswith('warning: 3 of 23 images of class "cat" are left out as copies or for contradicting labels')
+    assert note.startswith('warning: 3 of 24 images of class "cat" are left out as copies or for contradicting labels')
     assert "same pixels as" in note
     assert "near_duplicates" not in note  # equal pixels are copies, whatever the flag says
 
