@@ -14,7 +14,7 @@ from pipeline.command import ExpectedError, nearest
 
 _SPLITS = ("train", "validation", "test")
 _UNWRITABLE = ("Cc", "Cs")  # control characters; halves of a UTF-16 pair, which JSON can spell but UTF-8 cannot
-_MAX_CHARACTERS = 8192  # of a path or URL, and of a label; servers and file systems take less
+_MAX_CHARACTERS = 1 << 17  # beyond, a quote is not closed; URLs that are merely too long are refused one by one
 
 
 class RowError(ExpectedError):
