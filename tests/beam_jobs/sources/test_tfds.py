@@ -14,7 +14,6 @@ from PIL import Image
 
 from beam_jobs.sources import open_source
 from beam_jobs.sources.left_out import LeftOut
-from beam_jobs.sources.left_out import LeftOut
 from pipeline.command import DataError, UsageError
 from pipeline.images.policy import ReadError, RejectCode
 
