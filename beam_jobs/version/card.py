@@ -125,8 +125,8 @@ def dataset_card(
         "```python\nimport tensorflow_datasets as tfds\n\nbuilder = tfds.builder_from_directory(THIS_DIRECTORY)\n```",
         "## Splits",
         _table(("split", "images", "shards", "size"), list(sizes)),
-        "Copies of an image never stand in two splits. Look-alikes under several labels in numbers beyond chance (a fixed "
-        "camera; `scene` in `duplicates.jsonl`) are no copies.",
+        "Copies of an image never stand in two splits. Look-alikes under several labels in numbers beyond chance "
+        "(a fixed camera; `scene` in `duplicates.jsonl`) are no copies.",
         *([_list(list(plan.notes))] if plan.notes else []),
         "## Classes",
         _table(("class", *splits), classes),
