@@ -64,6 +64,7 @@ def test_training_and_testing_are_splits(run):
     assert "10% of train is held out" in built.out
 
 
+@pytest.mark.slow
 def test_composed_and_decomposed_names_are_one_class(run):
     built = run("nfc_nfd_splits", "--validation_fraction=0")
     labels = built.data.manifest.labels
@@ -73,12 +74,14 @@ def test_composed_and_decomposed_names_are_one_class(run):
         assert {record.label for record in built.data.read(split)} == {0, 1}
 
 
+@pytest.mark.slow
 def test_sidecars_are_ignored_and_counted(run):
     built = run("sidecar_files")
     assert sum(built.counts().values()) == 12
     assert "24 sidecar files" in built.out
 
 
+@pytest.mark.slow
 def test_files_beside_the_classes_are_said(run):
     built = run("images_in_root")
     assert sum(built.counts().values()) == 12
@@ -86,6 +89,7 @@ def test_files_beside_the_classes_are_said(run):
     assert "5 files lie in no class folder" in built.out
 
 
+@pytest.mark.slow
 def test_a_fixed_camera_is_no_duplicate(run):
     built = run("same_scene_two_classes")
     assert sum(built.counts().values()) == 24
@@ -102,6 +106,7 @@ def test_classes_of_one_image_have_a_way(run):
     assert built.counts()["test"] > 0
 
 
+@pytest.mark.slow
 def test_lfs_pointers_are_named(run):
     built = run("git_lfs_pointers")
     assert built.code == 65
