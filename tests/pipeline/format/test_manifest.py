@@ -51,7 +51,7 @@ def test_a_directory_without_a_manifest_is_refused(tmp_path):
 def test_an_absent_shard_and_a_damaged_manifest_are_named(tmp_path):
     directory = _publish(tmp_path)
     (directory / "x-train.tfrecord-00000-of-00001").unlink()
-    with pytest.raises(DataError, match="x-train.tfrecord-00000-of-00001 is listed"):
+    with pytest.raises(DataError, match="lists x-train.tfrecord-00000-of-00001, which is absent"):
         manifest.open_dataset(tmp_path)
     data = json.loads((directory / "manifest.json").read_text())
     del data["labels"]
