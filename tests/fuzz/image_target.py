@@ -60,7 +60,7 @@ def _look(data: bytes, policy: PixelPolicy, *, fill: int) -> ImageFacts | Reject
 
 def _check_record(record: bytes, facts: ImageFacts) -> None:
     """Has the decoders of users and of the trainer read a record's image."""
-    with Image.open(io.BytesIO(record), formats=("JPEG", "MPO", "PNG")) as image:
+    with Image.open(io.BytesIO(record), formats=("JPEG", "PNG")) as image:
         assert image.mode == ("L" if facts.channels == 1 else "RGB")
         assert image.size == (facts.width, facts.height)
         pixels = np.asarray(image)
@@ -87,7 +87,7 @@ def _check(data: bytes, policy: PixelPolicy) -> bool:
     if policy.strip_metadata:
         assert not has_position(record)
     else:
-        assert (record == data) == facts.keeps_bytes
+        assert record == data or not facts.keeps_bytes  # a PNG of ours, encoded anew, is itself
     _check_record(record, facts)
     return True
 
