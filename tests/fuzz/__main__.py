@@ -104,6 +104,7 @@ def _fuzz(name: str, options: argparse.Namespace) -> None:
         "max_total_time": int(options.seconds),
         "seed": options.seed,
         "timeout": options.timeout,
+        "report_slow_units": options.timeout,
         "rss_limit_mb": _RSS_MIB,
         "max_len": target.max_bytes,
         "artifact_prefix": f"{findings}/{name}-",
