@@ -111,7 +111,7 @@ def first_line(error: BaseException) -> str:
 
 
 def printable_line(text: str) -> str:
-    """Spells text that others chose, a file or a table, on one line, what a terminal does not show as itself escaped."""
+    """Spells text that others chose on one line; what a terminal does not show as it is comes escaped."""
     line = " ".join(text.split())
     if line.isprintable():
         return line

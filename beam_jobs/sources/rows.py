@@ -18,10 +18,17 @@ _MAX_CHARACTERS = 1 << 17  # beyond, a quote is not closed; URLs that are merely
 
 
 class RowError(ExpectedError):
-    """Reports what is wrong with a line or row, on one line of text; the caller knows in which file."""
+    """Reports what is wrong with a line or row, on one line of text; the caller knows in which file.
+
+    Attributes:
+      line: where it is, from 1.
+      problem: what is wrong.
+      unit: what `line` counts.
+    """
 
     def __init__(self, line: int, problem: str, *, unit: str = "line") -> None:
-        super().__init__(f"{unit} {line}: {printable_line(problem)}")
+        self.line, self.problem, self.unit = line, printable_line(problem), unit
+        super().__init__(f"{unit} {line}: {self.problem}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -211,5 +211,7 @@ def open_dataset(path: storage.Path) -> DatasetVersion:
         for shard in shards:
             if shard.name not in present:
                 name = printable_line(shard.name)[:_SHOWN]
-                raise DataError(f"{directory}: its manifest lists {name}, which is absent; run the build's command again")
+                raise DataError(
+                    f"{directory}: its manifest lists {name}, which is absent; run the build's command again"
+                )
     return DatasetVersion(path=directory, manifest=manifest)

@@ -73,7 +73,7 @@ def _fuzz(name: str, options: argparse.Namespace) -> None:
 
     with atheris.instrument_imports(include=_INSTRUMENTED):
         target = _targets().TARGETS[name]
-    from pipeline.images.decoder_child import limited_memory
+    from pipeline.images.heap import limited_memory
     from tests.fuzz.mutation import mutate
 
     logging.disable()

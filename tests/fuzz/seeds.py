@@ -1,4 +1,4 @@
-"""Makes small sound files of everything that is fuzzed, each kind of the images that are read: what mutations begin with."""
+"""Makes small sound files of everything that is fuzzed: what mutations begin with."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def robots() -> tuple[bytes, ...]:
     """Returns robots.txt files."""
     return (
         b"User-agent: *\nDisallow: /private/\nAllow: /private/images/*.jpg$\nCrawl-delay: 5\n",
-        b"\xef\xbb\xbfuser-agent: tpu-retraining\r\nUSER AGENT : other/2.0\r\nDisallow:\r\n\r\nuseragent *\nDisallow: /\n",
+        b"\xef\xbb\xbfuser-agent: tpu-retraining\r\nUSER AGENT : o/2.0\r\nDisallow:\r\n\r\nuseragent *\nDisallow: /\n",
         b"Sitemap: https://h.example/map.xml\nHost: h.example\nRequest-rate: 1/5 0800-1000\nVisit-time: 0600-0845\n",
         b"# nothing\nUser-agent: a\nDisallow: /*?*&x=%E2%82%AC$\nNoindex: /x\n",
     )
