@@ -3,7 +3,8 @@
 atheris (libFuzzer) tries inputs in a process for each target, and goes on from those that reach lines that no other one
 did; half of them it changes itself, half `mutation` does, which knows the formats. A finding is an exception that
 `targets` does not foresee, an input that takes more than `--timeout` seconds or 256 MiB, or a crash. Each is kept in
-`build/fuzz/findings/`, the first of its place in the code, and ends with exit code 1; `--replay FILE` shows it again.
+`build/fuzz/findings/`, the shortest of its place in the code; new ones end with exit code 1, and `--replay FILE` shows
+one again.
 What was worth keeping of a run, `build/fuzz/corpus/`, is where the next one begins.
 
 When a finding is mended, its input, made as small as it goes, belongs into `tests/fuzz/corpus/TARGET/`: the tests try
@@ -26,8 +27,10 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable
 from types import ModuleType
+
+from pipeline.images.heap import limited_memory
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 REGRESSIONS = pathlib.Path(__file__).parent / "corpus"
@@ -57,14 +60,32 @@ def _targets() -> ModuleType:
     return targets
 
 
-def _keep(error: BaseException, data: bytes, findings: pathlib.Path, name: str) -> None:
-    """Keeps the shortest input of each place in the code, and what it led to."""
+def _place(error: Exception) -> str:
+    """Names the place in the code that an error comes from."""
     frames = traceback.extract_tb(error.__traceback__)[-_PLACES:]
     place = "|".join([type(error).__name__, *(f"{frame.filename}:{frame.lineno}" for frame in frames)])
-    file = findings / f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
+    return hashlib.sha256(place.encode()).hexdigest()[:12]
+
+
+def _keep(error: Exception, data: bytes, file: pathlib.Path) -> None:
+    """Keeps the shortest input, and what it led to."""
     if not file.exists() or file.stat().st_size > len(data):
         file.write_bytes(data)
         file.with_suffix(".txt").write_text("".join(traceback.format_exception(error)), "utf-8", "backslashreplace")
+
+
+def _regressions(name: str, *, without: frozenset[str]) -> list[pathlib.Path]:
+    return [file for file in sorted(REGRESSIONS.glob(f"{name}/*")) if f"{name}/{file.name}" not in without]
+
+
+def _failure(check: Callable[[bytes], None], data: bytes) -> Exception | None:
+    """Returns what a target does not foresee; None where all is well."""
+    try:
+        with limited_memory(MEMORY):
+            check(data)
+    except Exception as error:
+        return error
+    return None
 
 
 def _fuzz(name: str, options: argparse.Namespace) -> None:
@@ -72,8 +93,8 @@ def _fuzz(name: str, options: argparse.Namespace) -> None:
     import atheris
 
     with atheris.instrument_imports(include=_INSTRUMENTED):
-        target = _targets().TARGETS[name]
-    from pipeline.images.heap import limited_memory
+        targets = _targets()
+    target = targets.TARGETS[name]
     from tests.fuzz.mutation import mutate
 
     logging.disable()
@@ -81,18 +102,21 @@ def _fuzz(name: str, options: argparse.Namespace) -> None:
     seeds = target.seeds()
     findings, corpus = options.work / "findings", options.work / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
-    for data in (*seeds, *(file.read_bytes() for file in REGRESSIONS.glob(f"{name}/*"))):
+    for data in (*seeds, *(file.read_bytes() for file in _regressions(name, without=targets.ENDS_THE_PROCESS))):
         (corpus / hashlib.sha1(data).hexdigest()).write_bytes(data)
     with open(_counter(options.work, name), "r+b") as file:
         executed = mmap.mmap(file.fileno(), 8)
+    known = {
+        _place(error)
+        for file in _regressions(name, without=targets.ENDS_THE_PROCESS)
+        if f"{name}/{file.name}" in targets.KNOWN_FAULTS and (error := _failure(target.check, file.read_bytes()))
+    }
 
     def check(data: bytes) -> None:
         executed[:] = struct.pack("<Q", struct.unpack("<Q", executed)[0] + 1)
-        try:
-            with limited_memory(MEMORY):
-                target.check(data)
-        except Exception as error:
-            _keep(error, data, findings, name)
+        error = _failure(target.check, data)
+        if error and (place := _place(error)) not in known:
+            _keep(error, data, findings / f"{name}-{place}")
 
     def change(data: bytes, max_bytes: int, seed: int) -> bytes:
         rng = random.Random(seed)
@@ -138,8 +162,10 @@ def _run(name: str, seconds: float, options: argparse.Namespace) -> int:
     return executed
 
 
-def _found(findings: pathlib.Path, names: Iterable[str]) -> set[pathlib.Path]:
-    return {file for name in names for file in findings.glob(f"{name}-*") if file.suffix != ".txt"}
+def _found(findings: pathlib.Path, name: str, *, crashes: bool) -> set[pathlib.Path]:
+    """Lists the findings of a target; its crashes, too, where they are some."""
+    files = {file for file in findings.glob(f"{name}-*") if file.suffix != ".txt"}
+    return files if crashes else files - set(findings.glob(f"{name}-crash-*"))
 
 
 def main() -> int:
@@ -160,15 +186,16 @@ def main() -> int:
         return 0
     print(f"Python {sys.version.split()[0]}, ", end="")
     print(", ".join(f"{package} {importlib.metadata.version(package)}" for package in _VERSIONS), flush=True)
-    before, total = _found(findings, names), sum(targets[name].weight for name in names)
+    total, any_new = sum(targets[name].weight for name in names), False
     for name in names:
         seconds = max(_LEAST_SECONDS, options.seconds * targets[name].weight / total)
+        before = _found(findings, name, crashes=not targets[name].crashes)
         executed = _run(name, seconds, options)
         print(f"{name}: {executed} inputs in {seconds:.0f} s", flush=True)
-    new = sorted(_found(findings, names) - before)
-    for file in new:
-        print(f"finding: python -m tests.fuzz --target={file.name.split('-')[0]} --replay={file}")
-    return 1 if new else 0
+        for file in sorted(_found(findings, name, crashes=not targets[name].crashes) - before):
+            print(f"finding: python -m tests.fuzz --target={name} --replay={file}", flush=True)
+            any_new = True
+    return 1 if any_new else 0
 
 
 if __name__ == "__main__":

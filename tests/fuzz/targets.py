@@ -250,6 +250,15 @@ def part(data: bytes) -> None:
     assert part_files.entries_in(data.decode("utf-8", "replace")) >= 0
 
 
+# Faults that are not mended yet, by the file of the corpus that shows them.
+KNOWN_FAULTS = {
+    "answer/retry-after-with-a-control-character": "parse_retry_after strips what float() does not take",
+    "url/too-long-once-encoded": "parse_url counts characters before it encodes them: more are sent than it says",
+}
+# What the library ends its process for; tests/beam_jobs/sources/test_parquet.py reads this from outside.
+ENDS_THE_PROCESS = frozenset({"parquet/contradicting-histogram"})
+
+
 class Target(NamedTuple):
     """Holds what is fuzzed.
 
@@ -261,6 +270,7 @@ class Target(NamedTuple):
       weight: share of the time.
       tests: inputs that the default tests try.
       start: does once what takes time and memory.
+      crashes: whether a crash is foreseen, because this runs in a child of its own.
     """
 
     check: Callable[[bytes], None]
@@ -270,6 +280,7 @@ class Target(NamedTuple):
     weight: float = 1.0
     tests: int = 100
     start: Callable[[], None] = lambda: None
+    crashes: bool = False
 
 
 def _always(shape: Shape) -> Callable[[bytes], Shape]:
@@ -283,7 +294,7 @@ TARGETS = {
     "magic": Target(image_target.magic, seeds.images, _always(shapes.TEXT), max_bytes=1 << 17, weight=0.5),
     "csv": Target(csv, seeds.delimited, _always(shapes.TEXT), weight=2.0),
     "jsonl": Target(jsonl, seeds.json_lines, _always(shapes.TEXT)),
-    "parquet": Target(parquet, seeds.parquets, _always(shapes.PLAIN), weight=2.0),
+    "parquet": Target(parquet, seeds.parquets, _always(shapes.PLAIN), weight=2.0, crashes=True),
     "corrections": Target(corrections, seeds.corrections, _always(shapes.TEXT)),
     "pickle": Target(pickle, seeds.pickles, _always(shapes.PICKLE)),
     "tar": Target(tar, seeds.archives, _always(shapes.TAR)),
