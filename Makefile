@@ -29,8 +29,8 @@ test: lint
 # The half of `make test` for a second Python: all code that is free of TensorFlow (ARCHITECTURE.md), which rests on the
 # standard library most, and an import of every other module. Left out is what takes the time, training small models
 # once more, and the linting, which knows the oldest Python anyway (pyproject.toml).
-FAST := tests/beam_jobs tests/fuzz tests/retrain tests/pipeline/format tests/pipeline/images tests/pipeline/test_command.py \
-	tests/test_architecture.py tests/test_packaging.py
+FAST := tests/beam_jobs tests/fuzz tests/retrain tests/pipeline/format tests/pipeline/images \
+	tests/pipeline/test_command.py tests/test_architecture.py tests/test_packaging.py
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST)
 

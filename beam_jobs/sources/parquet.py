@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import struct
 import subprocess
@@ -43,8 +44,9 @@ def parquet_rows(path: str, asked: Mapping[str, str], encoding: str) -> Iterator
             yield from _rows(path, child.stdout)
         except EOFError:
             code = child.wait()
-            what = signal.Signals(-code).name if code < 0 else f"code {code}"
-            reason = f"damaged: the library that reads Parquet ends with {what}"
+            if code >= 0:
+                raise RuntimeError(f"the reader ended with code {code}; its errors: {shlex.join(command)}") from None
+            reason = f"damaged: the library that reads Parquet ends with {signal.Signals(-code).name}"
             raise DataError(f"{path}: {reason}; write the table anew, or as CSV") from None
         finally:
             child.kill()  # also where nobody asks for more rows

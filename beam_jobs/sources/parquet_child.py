@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from beam_jobs.sources.columns import OURS, find_columns
 from beam_jobs.sources.parquet import END, LENGTH, ROWS, SAID, WRONG_FILE, WRONG_ROW
 from beam_jobs.sources.rows import RowError, TableRow, make_row
-from pipeline.command import DataError, printable_line
+from pipeline.command import CommandError, DataError, printable_line
 from pipeline.format import storage
 from pipeline.format.packing import pack
 from pipeline.images.heap import limited_memory
@@ -136,8 +136,10 @@ def _serve(path: str, asked: Mapping[str, str], parent: _Parent) -> None:
         last: tuple[str, Any] = (END, None)
     except RowError as error:
         last = (WRONG_ROW, (error.line, error.problem, error.unit))
-    except (DataError, OSError) as error:
+    except CommandError as error:
         last = (WRONG_FILE, str(error))
+    except OSError as error:
+        last = (WRONG_FILE, f"{path}: {error}")
     parent.tell(ROWS, waiting)
     parent.tell(*last)
 
