@@ -16,7 +16,7 @@ from pipeline.images.encode import render, thumbnail
 from pipeline.images.facts import ImageFacts, look, make_facts
 from pipeline.images.magic import is_html, sniff
 from pipeline.images.metadata import has_position, without_metadata
-from pipeline.images.policy import PixelPolicy, Refused, Reject
+from pipeline.images.policy import PixelPolicy, Refused, Reject, RejectCode
 
 _MAX_PIXELS = 1 << 18
 _POLICY = PixelPolicy(min_side=1, max_pixels=_MAX_PIXELS)
@@ -85,24 +85,29 @@ def _flickers(facts: ImageFacts | Reject) -> bool:
     return isinstance(facts, Reject) and facts.detail == "parts of the picture are missing"
 
 
-def _check(data: bytes, policy: PixelPolicy) -> bool:
-    """Inspects and renders an image; returns whether it is accepted."""
+def _check(data: bytes, policy: PixelPolicy) -> ImageFacts | Reject:
+    """Inspects and renders an image; returns what it is."""
     facts, again = (_look(data, policy, fill=fill) for fill in (0x55, 0xAA))
     if _flickers(facts) or _flickers(again):
-        return False
+        return facts
     assert facts == again, f"inspected twice: {facts} and {again}"
     if isinstance(facts, Reject):
         assert facts.detail.strip()
         assert len(facts.detail.splitlines()) == 1, f"a reject's detail is one line: {facts.detail!r}"
         facts.detail.encode()  # into rejects.jsonl
-        return False
+        return facts
     record = render(data, policy)
     if policy.strip_metadata:
         assert not has_position(record)
     else:
         assert record == data or not facts.keeps_bytes  # a PNG of ours, encoded anew, is itself
     _check_record(record, facts)
-    return True
+    return facts
+
+
+def _check_thumbnail(data: bytes) -> None:
+    with contextlib.suppress(Refused), Image.open(io.BytesIO(thumbnail(data)), formats=("JPEG",)) as small:
+        assert max(small.size) <= _THUMBNAIL
 
 
 def image(data: bytes) -> None:
@@ -111,10 +116,11 @@ def image(data: bytes) -> None:
     There is not enough memory (`MemoryError`): the budget of `guarded` refuses such a file, and that is foreseen.
     """
     with contextlib.suppress(MemoryError):
-        if _check(data, _POLICY):
+        facts = _check(data, _POLICY)
+        if isinstance(facts, ImageFacts):
             _check(data, _OTHERS[zlib.crc32(data) % len(_OTHERS)])
-    with contextlib.suppress(MemoryError, Refused), Image.open(io.BytesIO(thumbnail(data)), formats=("JPEG",)) as small:
-        assert max(small.size) <= _THUMBNAIL
+        if not isinstance(facts, Reject) or facts.code is not RejectCode.TOO_MANY_PIXELS:  # seconds for a thumbnail
+            _check_thumbnail(data)
     assert has_position(data) in (True, False)
     with contextlib.suppress(ValueError):
         without_metadata(data)
