@@ -17,6 +17,7 @@ from pipeline.images.facts import ImageFacts, look, make_facts
 from pipeline.images.magic import is_html, sniff
 from pipeline.images.metadata import has_position, without_metadata
 from pipeline.images.policy import PixelPolicy, Refused, Reject, RejectCode
+from pipeline.images.tags import read_tags
 
 _MAX_PIXELS = 1 << 18
 _POLICY = PixelPolicy(min_side=1, max_pixels=_MAX_PIXELS)
@@ -28,6 +29,7 @@ _OTHERS = (
 )
 _M_PERTURB = -6  # malloc.h
 _THUMBNAIL = 112
+_COMPRESSION, _FAX = 259, (2, 3, 4)
 
 
 @functools.cache
@@ -76,19 +78,22 @@ def _check_record(record: bytes, facts: ImageFacts) -> None:
     assert difference <= 1, f"TensorFlow's pixels differ by up to {difference}"
 
 
-def _flickers(facts: ImageFacts | Reject) -> bool:
-    """Says whether it is a TIFF with missing parts: a fault that is known.
+def _is_fax(data: bytes) -> bool:
+    """Says whether a file is a TIFF with one of the codes of fax machines, in which a known fault shows.
 
-    A buffer may grow in place (`realloc`) over memory that `heap.fresh_memory` does not reach, and then such a file is
-    accepted, depending on what the process did before.
+    libtiff says nothing where their data end early. Its buffer may then hold memory that `heap.fresh_memory` does not
+    reach, because `realloc` made it longer in place: such a file is refused, or accepted with pixels that are no picture's.
     """
-    return isinstance(facts, Reject) and facts.detail == "parts of the picture are missing"
+    with contextlib.suppress(Refused):
+        tags = read_tags(data)
+        return tags is not None and tags.number(_COMPRESSION, 1) in _FAX
+    return False
 
 
 def _check(data: bytes, policy: PixelPolicy) -> ImageFacts | Reject:
     """Inspects and renders an image; returns what it is."""
     facts, again = (_look(data, policy, fill=fill) for fill in (0x55, 0xAA))
-    if _flickers(facts) or _flickers(again):
+    if _is_fax(data):
         return facts
     assert facts == again, f"inspected twice: {facts} and {again}"
     if isinstance(facts, Reject):
