@@ -82,7 +82,7 @@ def _is_fax(data: bytes) -> bool:
     """Says whether a file is a TIFF with one of the codes of fax machines, in which a known fault shows.
 
     libtiff says nothing where their data end early. Its buffer may then hold memory that `heap.fresh_memory` does not
-    reach, because `realloc` made it longer in place: such a file is refused, or accepted with pixels that are no picture's.
+    reach, because `realloc` made it longer in place: such a file is refused, or accepted with pixels of no picture.
     """
     with contextlib.suppress(Refused):
         tags = read_tags(data)
