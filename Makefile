@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test test-fast test-all test-tpu-build lint clean
+.PHONY: demo test test-fast test-all test-tpu-build fuzz lint clean
 
 $(READY): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,14 +29,21 @@ test: lint
 # The half of `make test` for a second Python: all code that is free of TensorFlow (ARCHITECTURE.md), which rests on the
 # standard library most, and an import of every other module. Left out is what takes the time, training small models
 # once more, and the linting, which knows the oldest Python anyway (pyproject.toml).
-FAST := tests/beam_jobs tests/retrain tests/pipeline/format tests/pipeline/images tests/pipeline/test_command.py \
-	tests/test_architecture.py tests/test_packaging.py
+FAST := tests/beam_jobs tests/fuzz tests/retrain tests/pipeline/format tests/pipeline/images \
+	tests/pipeline/test_command.py tests/test_architecture.py tests/test_packaging.py
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST)
 
 test-all: lint
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebook]'
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m ''
+
+# Hostile and damaged inputs by the minute, which a few seconds of the tests only begin with: make fuzz SECONDS=3600, or
+# make fuzz TARGET=image,tar. Ends with 1 where it finds something, and says how to see it again (tests/fuzz/__main__.py).
+SECONDS ?= 60
+fuzz: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds=$(SECONDS) --target=$(TARGET)
 
 # The [tpu] wheels on this machine's CPU; without constraints.txt, whose tensorboard is too new for TensorFlow 2.20.
 test-tpu-build:

@@ -81,6 +81,7 @@ setup(
         "heif": ["pillow-heif>=1.0"],
         "demo": ["scikit-learn>=1.5"],
         "notebook": ["ipykernel>=6.29", "papermill>=2.6"],  # what executes notebooks/ in the slow tests
+        "fuzz": ["atheris>=3.0"],  # what `make fuzz` takes; the tests need none of it
         "dev": [
             *GCS,
             *S3,

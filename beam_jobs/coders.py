@@ -53,10 +53,12 @@ def finding_of(data: bytes) -> Finding:
     """Decodes a finding. Raises ValueError or TypeError where this is none."""
     uri, stamp, size, fields = unpack(data)
     result: ImageFacts | Refusal
-    if len(fields) == 2:
-        result = Refusal(code=RejectCode(fields[0]), detail=fields[1])
-    else:
-        result = facts_of(fields)
+    if not isinstance(uri, str) or not isinstance(stamp, str):
+        raise TypeError(f"a finding of {uri!r} with the stamp {stamp!r}")
+    try:
+        result = Refusal(code=RejectCode(fields[0]), detail=fields[1]) if len(fields) == 2 else facts_of(fields)
+    except (AttributeError, KeyError) as error:  # what stands in place of digests or fields is something else
+        raise TypeError(str(error)) from error
     return Finding(uri=uri, stamp=stamp, size=size, result=result)
 
 

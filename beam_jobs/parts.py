@@ -36,7 +36,8 @@ def read_part(path: str, *, form: str) -> tuple[bytes, ...]:
     """Reads a part's entries; none of a damaged one, one of another form, or one that has gone."""
     try:
         found, entries = unpack(storage.read(path))
-        return entries if found == form else ()
+        whole = isinstance(entries, tuple) and all(isinstance(entry, bytes) for entry in entries)
+        return entries if found == form and whole else ()
     except (OSError, ValueError, TypeError):
         return ()
 

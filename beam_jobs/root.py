@@ -95,7 +95,7 @@ def versions(root: str) -> list[str]:
 
 def _text(path: str) -> str | None:
     try:
-        return storage.read_text(path).strip()
+        return storage.read(path).decode("utf-8", "replace").strip()  # of a damaged one: nothing that is a version
     except FileNotFoundError:
         return None
 

@@ -110,6 +110,14 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def printable_line(text: str) -> str:
+    """Spells text that others chose on one line; what a terminal does not show as it is comes escaped."""
+    line = " ".join(text.split())
+    if line.isprintable():
+        return line
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+
+
 def nearest(name: str, candidates: Sequence[str]) -> str:
     """Returns ` Did you mean "x"?` for the candidate nearest to `name`, or an empty string if none is near."""
     matches = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)

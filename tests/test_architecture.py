@@ -53,6 +53,7 @@ STARTS: dict[str, tuple[str, ...]] = {
     "retrain.steps": ("beam_jobs.build_tfrecords", "trainer.main", "trainer.evaluate"),
     "trainer.doctor.diagnosis": ("trainer.doctor.probe",),
     "pipeline.images.guarded": ("pipeline.images.decoder_child",),
+    "beam_jobs.sources.parquet": ("beam_jobs.sources.parquet_child",),
 }  # fmt: skip
 
 FREE_OF_TENSORFLOW = ("pipeline.command", "pipeline.format", "pipeline.images", "beam_jobs", "retrain")

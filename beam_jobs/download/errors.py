@@ -120,8 +120,8 @@ def parse_retry_after(value: str | None, *, now: float) -> float | None:
     """
     if not value:
         return None
-    if value.strip().isdecimal():
-        return float(value)
+    if (digits := value.strip()).isdecimal():
+        return float(digits)
     try:
         date = email.utils.parsedate_to_datetime(value)
         utc = date if date.tzinfo else date.replace(tzinfo=datetime.UTC)  # an HTTP date without a zone

@@ -71,6 +71,8 @@ def parse_url(url: str) -> Target:
             raise ValueError("port 0")
         path = _quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
         query = _quote(parts.query, safe="/%:@!$&'()*+,;=~?[]")
+        if (length := len(path) + len(query)) > _MAX_LENGTH:
+            raise ValueError(f"{length} characters once encoded, at most {_MAX_LENGTH} are sent")
     except ValueError as error:
         raise FetchError(RejectCode.BAD_URL, f"{error}: {url[:200]!r}") from error
     return Target(parts.scheme, host, port, f"{path}?{query}" if query else path)

@@ -10,7 +10,7 @@ from typing import Any
 
 from beam_jobs.sources.columns import REQUIRED, Columns
 from beam_jobs.sources.split_names import split_of
-from pipeline.command import ExpectedError, nearest
+from pipeline.command import ExpectedError, nearest, printable_line
 
 _SPLITS = ("train", "validation", "test")
 _UNWRITABLE = ("Cc", "Cs")  # control characters; halves of a UTF-16 pair, which JSON can spell but UTF-8 cannot
@@ -18,10 +18,17 @@ _MAX_CHARACTERS = 1 << 17  # beyond, a quote is not closed; URLs that are merely
 
 
 class RowError(ExpectedError):
-    """Reports what is wrong with a line or row; the caller knows in which file."""
+    """Reports what is wrong with a line or row, on one line of text; the caller knows in which file.
+
+    Attributes:
+      line: where it is, from 1.
+      problem: what is wrong.
+      unit: what `line` counts.
+    """
 
     def __init__(self, line: int, problem: str, *, unit: str = "line") -> None:
-        super().__init__(f"{unit} {line}: {problem}")
+        self.line, self.problem, self.unit = line, printable_line(problem), unit
+        super().__init__(f"{unit} {line}: {self.problem}")
 
 
 @dataclasses.dataclass(frozen=True)

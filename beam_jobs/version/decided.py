@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from beam_jobs.corrections import keys_of, unknown_names
 from beam_jobs.version.table import read_names, tables
+from pipeline.command import printable_line
 from pipeline.format import storage
 
 _EXAMPLES = 3
@@ -34,5 +35,5 @@ def remarks(directory: str, *, exclude: str | None, relabel: str | None) -> Iter
     }
     for flag, path in files.items():
         if unknown := unknown_names(path, flag, known):
-            shown = ", ".join(unknown[:_EXAMPLES])
+            shown = printable_line(", ".join(unknown[:_EXAMPLES]))
             yield f"warning: --{flag}={path}: {len(unknown)} of its rows name no image that is read here, like {shown}"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.command import DataError, UsageError, nearest
+from pipeline.command import DataError, UsageError, nearest, printable_line
 from pipeline.format import records, storage
 
 FORMAT_VERSION = 1
@@ -18,7 +18,8 @@ CURRENT_FILE = "CURRENT"
 VERSIONS_DIR = "versions"
 TRAIN, VALIDATION, TEST = "train", "validation", "test"  # the splits that training knows
 
-_VERSION = re.compile(r"^\d+\.\d+\.\d+$")
+_SHOWN = 200  # characters of what a damaged file says
+_VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Shard:
     sha256: str
 
     def __post_init__(self) -> None:
-        if "/" in self.name or not self.name:
+        if not isinstance(self.name, str) or "/" in self.name or not self.name:
             raise ValueError(f"a shard's name is a plain file name, got {self.name!r}")
         if self.examples < 0 or self.bytes < 0:
             raise ValueError(f"shard {self.name}: negative counts ({self.examples} examples, {self.bytes} bytes)")
@@ -77,12 +78,16 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:
             raise ValueError(f"format_version {self.format_version} is not the {FORMAT_VERSION} that this code reads")
-        if not _VERSION.match(self.version):
+        if not _VERSION.fullmatch(self.version):
             raise ValueError(f"version must be MAJOR.MINOR.PATCH, got {self.version!r}")
         if len(set(self.labels)) != len(self.labels) or not self.labels:
             raise ValueError(f"labels must be distinct and not empty, got {list(self.labels)}")
+        if not all(isinstance(label, str) for label in self.labels):
+            raise TypeError(f"labels are text, got {list(self.labels)}")
         if not self.splits:
             raise ValueError("a manifest needs at least one split")
+        if not isinstance(self.build, Mapping):
+            raise TypeError(f"build is an object: flag → value, got {self.build!r}")
 
     @property
     def num_classes(self) -> int:
@@ -117,13 +122,18 @@ class Manifest:
           ValueError: no JSON object, a key is missing (the message names it), or a value is not allowed.
           TypeError: a value is of the wrong type, or a key of a shard is missing or unknown.
         """
-        data = json.loads(text)
+        try:
+            data = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("lists or objects in one another without end") from error
         if not isinstance(data, dict):
             raise ValueError("a manifest is a JSON object")
         names = {f.name for f in dataclasses.fields(cls)}
         if missing := sorted(names - {"format_version", "label_order"} - set(data)):
             raise ValueError(f"missing key {missing[0]!r}")
         data = {key: value for key, value in data.items() if key in names}
+        if not isinstance(data["labels"], list):
+            raise TypeError("labels is a list of names")
         data["labels"] = tuple(data["labels"])
         if not isinstance(data["splits"], dict):
             raise ValueError("splits is an object: name → shards")
@@ -154,11 +164,20 @@ class DatasetVersion:
 
 
 def current_version(root: storage.Path) -> str | None:
-    """Returns the version that `CURRENT` names, or None where nothing has been published yet."""
+    """Returns the version that `CURRENT` names, or None where nothing has been published yet.
+
+    Raises:
+      DataError: it names none.
+    """
+    file = storage.join(root, CURRENT_FILE)
     try:
-        return storage.read_text(storage.join(root, CURRENT_FILE)).strip()
+        content = storage.read(file)
     except FileNotFoundError:
         return None
+    version = content.decode("utf-8", "replace").strip()
+    if not _VERSION.fullmatch(version):
+        raise DataError(f"{file}: {version[:_SHOWN]!r} is no version; run the build's command again")
+    return version
 
 
 def open_dataset(path: storage.Path) -> DatasetVersion:
@@ -169,7 +188,7 @@ def open_dataset(path: storage.Path) -> DatasetVersion:
 
     Raises:
       UsageError: the path does not exist, or holds no published dataset.
-      DataError: the manifest is damaged, or a shard that it lists is absent.
+      DataError: the pointer or the manifest is damaged, or a shard that it lists is absent.
     """
     root = os.fspath(path)
     if not storage.exists(root):
@@ -185,12 +204,14 @@ def open_dataset(path: storage.Path) -> DatasetVersion:
     try:
         manifest = Manifest.from_json(storage.read_text(file))
     except (ValueError, TypeError) as error:
-        raise DataError(f"{file}: not a valid manifest ({error}); run the build's command again") from error
+        reason = printable_line(str(error))[:_SHOWN]
+        raise DataError(f"{file}: not a valid manifest ({reason}); run the build's command again") from error
     present = {entry.name for entry in storage.list_folder(directory)}
     for shards in manifest.splits.values():
         for shard in shards:
             if shard.name not in present:
+                name = printable_line(shard.name)[:_SHOWN]
                 raise DataError(
-                    f"{directory}: its manifest lists {shard.name}, which is absent; run the build's command again"
+                    f"{directory}: its manifest lists {name}, which is absent; run the build's command again"
                 )
     return DatasetVersion(path=directory, manifest=manifest)

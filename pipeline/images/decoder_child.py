@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import json
@@ -10,7 +9,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 from pipeline.format.packing import pack, unpack
@@ -27,22 +26,6 @@ _WORK: dict[str, Callable[[bytes, PixelPolicy], Look | bytes | Reject]] = {
     THUMBNAIL: lambda data, _: thumbnail(data),
 }
 _UNCLEAR = (RejectCode.CORRUPT, RejectCode.TRUNCATED, RejectCode.UNSUPPORTED)
-
-
-@contextlib.contextmanager
-def limited_memory(beyond: int) -> Iterator[None]:
-    """Limits this process' address space to what it has now and so many bytes. Only Linux enforces it."""
-    if sys.platform != "linux":
-        yield
-        return
-    before, most = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm", "rb") as file:
-        limit = int(file.read().split()[0]) * resource.getpagesize() + beyond
-    resource.setrlimit(resource.RLIMIT_AS, (limit if before == resource.RLIM_INFINITY else min(limit, before), most))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (before, most))
 
 
 class _Failures:
@@ -105,7 +88,7 @@ class Child:
 def _serve(child: Child, memory: int, requests: BinaryIO, replies: BinaryIO) -> None:
     while len(head := requests.read(LENGTH.size)) == LENGTH.size:
         what, images = unpack(requests.read(LENGTH.unpack(head)[0]))
-        with limited_memory(memory):
+        with heap.limited_memory(memory):
             answers = child.answer(what, images)
         message = pack(answers)
         del images, answers

@@ -66,6 +66,13 @@ class ImageBudget:
         return Reject(code=RejectCode.TOO_MUCH_MEMORY, detail=detail)
 
 
+def child_environment() -> dict[str, str]:
+    """Makes the environment of a lean child: it finds these packages, from wherever its parent has them."""
+    paths = [_PACKAGES, *filter(None, [os.environ.get("PYTHONPATH")])]
+    # A thread a core for linear algebra would take much of the address space.
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"}
+
+
 class Decoder:
     """Inspects and renders images in a child process; for one thread at a time."""
 
@@ -155,15 +162,13 @@ class Decoder:
     def _start(self) -> subprocess.Popen[bytes]:
         settings = {"policy": dataclasses.asdict(self._policy), "budget": dataclasses.asdict(self._budget)}
         place = self._place.fileno()
-        paths = [_PACKAGES, *filter(None, [os.environ.get("PYTHONPATH")])]
         return subprocess.Popen(
             [sys.executable, "-m", "pipeline.images.decoder_child", json.dumps({**settings, "place": place})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # decoders remark on files there
             pass_fds=[place],
-            # A thread a core for linear algebra would take much of the address space.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"},
+            env=child_environment(),
         )
 
     def _end(self, child: subprocess.Popen[bytes]) -> int:

@@ -1,4 +1,4 @@
-"""Has glibc's heap give memory back to the system, and hand out memory whose contents are known.
+"""Bounds a process' memory, and has glibc's heap give it back, and hand out some whose contents are known.
 
 Without `give_back`, what glibc keeps of past peaks is most of what a build takes.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import resource
 import sys
 import threading
 from collections.abc import Iterator
@@ -50,6 +51,22 @@ def fresh_memory(fill: int) -> Iterator[None]:
             yield
         finally:
             libc.mallopt(_M_PERTURB, 0)
+
+
+@contextlib.contextmanager
+def limited_memory(beyond: int) -> Iterator[None]:
+    """Limits this process' address space to what it has now and so many bytes. Only Linux enforces it."""
+    if sys.platform != "linux":
+        yield
+        return
+    before, most = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm", "rb") as file:
+        limit = int(file.read().split()[0]) * resource.getpagesize() + beyond
+    resource.setrlimit(resource.RLIMIT_AS, (limit if before == resource.RLIM_INFINITY else min(limit, before), most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, most))
 
 
 def give_back() -> None:

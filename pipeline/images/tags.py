@@ -119,7 +119,7 @@ def read_tags(block: bytes) -> Directory | None:
         for directory in _reached(block):
             first = first or directory
             claimed += directory.claimed
-    except struct.error:  # points beyond the end
+    except (struct.error, OverflowError):  # points beyond the end, or beyond all addresses
         pass
     if claimed > 2 * len(block) + _SLACK_BYTES:
         detail = f"its tags claim {claimed} bytes in a block of {len(block)}"

@@ -74,7 +74,7 @@ def test_a_long_text_in_another_column_is_nothing_to_us(tmp_path):
         (text_of().encode("utf-16-le"), "line 1: NUL characters.* --encoding=utf-16-le"),
         (b"PAR1" + bytes(100), "give --source=parquet"),
         (b"PK\x03\x04" + bytes(100), "a workbook or a zip archive; save the sheet as CSV"),
-        (gzip.compress(b"uri,label\n"), "compressed by gzip"),
+        (gzip.compress(b"uri,label\n", mtime=0), "compressed by gzip"),
         ("uri,label\na,b\nc\nd,e\n", 'line 3: 1 values for 2 columns .the delimiter is ",".'),
         ("uri,label\na,b,c\n", "line 2: 3 values for 2 columns"),
         ('uri,label\na,b\n"c,d\ne,f\n', r"line 4: unexpected end of data .the record begins in line 3."),

@@ -1,13 +1,18 @@
 """Tests tables in Parquet, written by pyarrow."""
 
 import json
+import os
+import pathlib
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from beam_jobs.sources import open_source
+from beam_jobs.sources.parquet_child import read_rows
 from pipeline.command import DataError, UsageError
+
+CORPUS = pathlib.Path(__file__).parents[2] / "fuzz" / "corpus" / "parquet"
 
 
 def rows(path, **options):
@@ -82,7 +87,24 @@ def test_what_is_no_parquet(tmp_path):
 
 
 def test_a_column_that_is_too_large_to_be_read_at_once_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("beam_jobs.sources.parquet._MAX_COLUMN_BYTES", 1000)
+    monkeypatch.setattr("beam_jobs.sources.parquet_child._MAX_COLUMN_BYTES", 1000)
     path = write(tmp_path / "t", path=["a" * 2000], label=["b"], other=["c" * 5000])
     with pytest.raises(DataError, match='column "path" takes .* bytes in one row group, at most 1000'):
+        list(read_rows(str(path), {}, print))
+
+
+def test_the_library_may_die_of_a_file(tmp_path):
+    path = tmp_path / "t.parquet"
+    path.write_bytes((CORPUS / "contradicting-histogram").read_bytes())
+    with pytest.raises(DataError, match="t.parquet: damaged: the library that reads Parquet ends with SIGABRT"):
         rows(path)
+
+
+def test_a_list_that_is_left_early_leaves_no_process(tmp_path):
+    path = write(tmp_path / "t", path=[f"{number}.jpg" for number in range(30_000)], label=["x"] * 30_000)
+    items = open_source("parquet", input_path=str(path), options={"download_dir": "unused"}).items()
+    assert next(items).uri == "0.jpg"
+    items.close()
+    children = pathlib.Path(f"/proc/self/task/{os.getpid()}/children")
+    started = [pathlib.Path(f"/proc/{pid}/cmdline").read_text() for pid in children.read_text().split()]
+    assert not [command for command in started if "parquet_child" in command]

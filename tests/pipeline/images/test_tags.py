@@ -159,6 +159,16 @@ def test_damaged_exif_does_not_cost_a_photo(damage):
     accepted(bytes(data))
 
 
+@pytest.mark.parametrize("tag", [34665, 34853])
+@pytest.mark.parametrize("place", [1 << 40, 1 << 63, (1 << 64) - 1])
+def test_directories_beyond_all_addresses_do_not_cost_a_photo(tag, place):
+    for order in "<>":
+        block = tags_block([(tag, 16, 1, place)], order=order, big=True)
+        for file in (in_jpeg(block), save(photo())[:33] + png_chunk(b"eXIf", block) + save(photo())[33:]):
+            assert accepted(file).width == 120
+    assert refused(b"II+\0\x08\0\0\0" + b"\xff" * 16)[0] is RejectCode.CORRUPT
+
+
 def test_pixels_that_look_like_tags_are_pixels():
     pixels = bytes(noise(64, 64).convert("L").tobytes())
     data = tiff(b"II*\0\x08\0\0\0" + BOMB[8:2000] + pixels, 64, 64)
