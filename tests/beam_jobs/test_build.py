@@ -271,7 +271,8 @@ def test_unknown_flags_and_runners_that_lose_data_are_refused(tmp_path, folder):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("store", ["gcs", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["gcs", "s3"])
 def test_photos_and_dataset_in_a_store_give_the_same_shards(request, tmp_path, folder, built, store):
     root = f"{request.getfixturevalue(store)}/{uuid.uuid4().hex}"
     for path in folder.rglob("*"):

@@ -122,7 +122,7 @@ def test_killed_at_twenty_random_moments(folder, expected, tmp_path, seed, mode)
         (signal.SIGINT, 130, "interrupted; run the same command again to continue\n"),
     ],
 )
-@pytest.mark.parametrize("mode", [_ALONE, _PROCESSES])
+@pytest.mark.parametrize("mode", [_ALONE, pytest.param(_PROCESSES, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_build_at_once_with_all_its_workers(folder, tmp_path, number, returncode, message, mode):
     process = start(folder, tmp_path / "out", mode)
     until_it_works(process, tmp_path / "out")

@@ -42,5 +42,6 @@ def _faults(mode):
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
+@pytest.mark.slow
 def test_pages_are_not_faulted_in_again_by_every_step():
     assert _faults("keep") < 0.1 * _faults("leave")

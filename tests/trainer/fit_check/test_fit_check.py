@@ -47,6 +47,7 @@ def advice_on(*trials, own=1e-3, lr_min=0.0):
     return advise(trials, own=own, lr_min=lr_min, phase=1, epochs=4, images=100, most_frequent=0.3)
 
 
+@pytest.mark.slow
 def test_the_command_finds_that_the_model_fits_and_from_which_rate(tiny_data, tmp_path):
     out = tmp_path / "out"
     result = command(
@@ -127,6 +128,7 @@ def test_divergence_is_a_result_and_the_next_trial_starts_over_to_the_bit(tiny_d
     assert other.trial(1e-3, fits_at=2.0) != first
 
 
+@pytest.mark.slow
 def test_two_replicas_start_over_and_measure_as_one(tiny_data, two_replicas):
     recipe = cnn_recipe("optimizer.name=sgd", "optimizer.momentum=0.9")
     one = Sweep(recipe, tiny_data, one_device(), sample=37, epochs=2, seed=0)
