@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from beam_jobs import lean_beam, progress, refusal, root
 from beam_jobs.config import BuildConfig
+from beam_jobs.decoding import pool_of
 from beam_jobs.download.store import is_url
 from beam_jobs.settings import WORK_DIR, Settings
 from beam_jobs.sources import RemoteSource, Source, everything, nfc
@@ -109,10 +110,22 @@ def _local_path(settings: Settings) -> str | None:
     return next((path for path in paths if path and not storage.is_remote(path)), None)
 
 
-def run_graph(settings: Settings, beam_arguments: Sequence[str], *, runner: PipelineRunner | None = None) -> None:
-    """Runs the graph on the engine that the arguments name, on `runner`, or here. Raises CommandError."""
+def run_graph(
+    settings: Settings, beam_arguments: Sequence[str], *, runner: PipelineRunner | None = None, later: bool = False
+) -> None:
+    """Runs the graph on the engine that the arguments name, on `runner`, or here.
+
+    Args:
+      settings: of the run.
+      beam_arguments: Beam's options.
+      runner: see `build`.
+      later: whether what is handed over here runs at another time, when more may be known.
+
+    Raises:
+      CommandError: see `build`.
+    """
     lean_beam.import_beam()
-    from beam_jobs import engine
+    from beam_jobs import engine, known
     from beam_jobs.graph import build_graph
 
     options = engine.parse_options(beam_arguments, own_flags=())
@@ -123,7 +136,9 @@ def run_graph(settings: Settings, beam_arguments: Sequence[str], *, runner: Pipe
             "gs:// or s3://, leave --runner out, or give --workers_share_disk if they do see it"
         )
     local, decoders = (runner, 1) if runner else engine.choose_runner(options, beam_arguments)
-    settings = dataclasses.replace(settings, decoders=decoders)
+    settings = dataclasses.replace(settings, decoders=decoders, recalls=later or known.anything(settings))
+    if decoders > 1:  # they are ready when the graph is
+        pool_of(settings.build.policy, settings.build.budget).start(decoders)
     _prepare(settings.build.output)
     with progress.shown(settings):
         engine.run(lambda pipeline: build_graph(pipeline, settings), options, local)
@@ -132,7 +147,7 @@ def run_graph(settings: Settings, beam_arguments: Sequence[str], *, runner: Pipe
 def translate(source: Source, config: BuildConfig, beam_arguments: Sequence[str]) -> None:
     """Hands the graph to an engine that keeps it as a template, to be run later. Raises what `build` raises."""
     _list_here(source)
-    run_graph(make_settings(source, config), beam_arguments)
+    run_graph(make_settings(source, config), beam_arguments, later=True)
 
 
 def _result(settings: Settings) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import heapq
@@ -12,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from beam_jobs import lean_beam, root
 from beam_jobs.build import make_settings
 from beam_jobs.config import BuildConfig
+from beam_jobs.decoding import pool_of
 from beam_jobs.download.store import is_url
 from beam_jobs.elements import Item, Listing, alone
 from beam_jobs.settings import Settings
@@ -20,7 +20,6 @@ from beam_jobs.sources import RemoteSource, Source, everything
 from beam_jobs.sources.left_out import LeftOut
 from beam_jobs.splits import split_order, targets
 from beam_jobs.summary import Summary, holds_out, labels_of, left_out_lines, listing_of
-from pipeline.images.guarded import Decoder
 from pipeline.images.policy import ReadError, Reject
 
 _SAMPLE = 64
@@ -69,7 +68,7 @@ def _list(settings: Settings) -> _Listed:
 def _inspect(items: Sequence[Item], settings: Settings) -> _Sample:
     sample = _Sample()
     start = time.monotonic()
-    with contextlib.closing(Decoder(settings.build.policy, settings.build.budget)) as decoder:
+    with pool_of(settings.build.policy, settings.build.budget).lent() as decoder:
         for item in items:
             try:
                 data = settings.source.read(item)

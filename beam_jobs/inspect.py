@@ -15,6 +15,7 @@ from typing import Any
 import apache_beam as beam
 
 from beam_jobs.bundles import late
+from beam_jobs.decoding import pool_of
 from beam_jobs.elements import Finding, Item, Reject, Row, outcome
 from beam_jobs.errors import crossing
 from beam_jobs.findings import write_findings
@@ -38,7 +39,7 @@ class Inspect(beam.DoFn):
     def setup(self) -> None:
         self._reader = Reader(self._settings.source)
         build = self._settings.build
-        self._decoders = Decoders(self._settings.decoders, build.policy, build.budget)
+        self._decoders = Decoders(self._settings.decoders, pool_of(build.policy, build.budget))
 
     def teardown(self) -> None:
         self._decoders.close()

@@ -6,6 +6,7 @@ are joined with the listing by URI; a finding under another stamp does not count
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -34,6 +35,11 @@ def _read(path: str, settings: Settings) -> Iterable[Finding]:
     if table.is_table(path.rpartition("/")[2]):
         return table.read_table(path, inspection=settings.inspection)
     return read_findings(path)
+
+
+def anything(settings: Settings) -> bool:
+    """Says whether earlier runs have left findings."""
+    return any(True for _ in _files(settings))
 
 
 def every_finding(settings: Settings) -> Iterator[Finding]:
@@ -73,10 +79,19 @@ class Recall(beam.DoFn):
             yield beam.pvalue.TaggedOutput("rejects", found) if isinstance(found, Reject) else found
 
 
-def recalled(
-    items: beam.PCollection[Item], listing: beam.PCollection[Listing], settings: Settings
-) -> beam.pvalue.DoOutputsTuple:
-    """Adds the join of the items with what is known: outputs `rows`, `rejects`, `unknown`."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recalled:
+    """Holds what is known of the images, by where it comes from, and the items of which nothing is."""
+
+    rows: Mapping[str, beam.PCollection[Row]]
+    rejects: tuple[beam.PCollection[Reject], ...]
+    unknown: beam.PCollection[Item]
+
+
+def recalled(items: beam.PCollection[Item], listing: beam.PCollection[Listing], settings: Settings) -> Recalled:
+    """Adds the join of the items with what is known; none where nothing can be."""
+    if not settings.recalls:
+        return Recalled(rows={}, rejects=(), unknown=items)
     one = beam.pvalue.AsSingleton(listing, default_value=None)
     known = (
         items.pipeline
@@ -86,7 +101,7 @@ def recalled(
         | "ReadKnown" >> beam.FlatMap(read_known, settings).with_output_types(tuple[str, bytes])
     )
     keyed = items | "ByUri" >> beam.Map(by_uri).with_output_types(tuple[str, bytes])
-    return (
+    found = (
         {"items": keyed, "known": known}
         | "JoinKnown" >> beam.CoGroupByKey()
         | "Recall"
@@ -94,3 +109,4 @@ def recalled(
         .with_output_types(Row, rejects=Reject, unknown=Item)
         .with_outputs("rejects", "unknown", main="rows")
     )
+    return Recalled(rows={"Known": found.rows}, rejects=(found.rejects,), unknown=found.unknown)

@@ -22,6 +22,7 @@ class Settings:
       source_fingerprint: the source's own.
       run: names this run, whose notes the launcher looks for.
       decoders: images that a worker decodes at a time.
+      recalls: whether earlier runs may have left findings.
       images_per_search: images that one worker compares at a time, about; see near.py.
     """
 
@@ -31,6 +32,7 @@ class Settings:
     source_fingerprint: str
     run: str
     decoders: int = 1
+    recalls: bool = True
     images_per_search: int = 50_000
 
     def __post_init__(self) -> None:

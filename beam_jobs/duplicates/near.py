@@ -25,7 +25,7 @@ from pipeline.format.packing import pack, unpack
 
 _BLOCK = 512  # sketches that travel together
 _PREFIX = 3  # bytes of the hash by which sketches are put in order
-_IMAGES_PER_SEARCHER = 100_000  # each sketch goes to every searcher: few hold the shuffle small
+_IMAGES_PER_SEARCHER = 250_000  # each sketch goes to every searcher, of which each takes some 160 bytes an image
 _MAX_BITS = 14
 _COMPONENT = np.dtype([("id", "V16"), ("component", "V16"), ("picture", "V16")])
 _PLACED = np.dtype([("sketch", lsh.SKETCH), ("place", np.uint64)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -13,6 +12,7 @@ from importlib import metadata
 import apache_beam as beam
 
 from beam_jobs import root
+from beam_jobs.decoding import pool_of
 from beam_jobs.elements import Copies, Listing, Plan, Reject
 from beam_jobs.errors import BuildError, crossing
 from beam_jobs.outlook import scenes
@@ -30,7 +30,6 @@ from beam_jobs.version.write import put
 from pipeline.command import ExitCode
 from pipeline.format import storage
 from pipeline.format.manifest import MANIFEST_FILE, Manifest
-from pipeline.images.guarded import Decoder
 
 
 def by_split(reports: Iterable[ShardReport], plan: Plan) -> dict[str, list[ShardReport]]:
@@ -152,9 +151,9 @@ def finish(
     }
     texts["report.html"] = _report(manifest, texts, survey_of(pictures, rejects, copies), settings)
     for name, text in texts.items():
-        put(storage.join(directory, name), text)
+        put(storage.join(directory, name), [text.encode()])
     _tidy(directory, manifest)
-    put(storage.join(directory, MANIFEST_FILE), manifest.to_json())
+    put(storage.join(directory, MANIFEST_FILE), [manifest.to_json().encode()])
     return plan.version
 
 
@@ -172,7 +171,7 @@ def _tidy(directory: str, manifest: Manifest) -> None:
 
 
 def _report(manifest: Manifest, texts: Mapping[str, str], found: Survey, settings: Settings) -> str:
-    with contextlib.closing(Decoder(settings.build.policy, settings.build.budget)) as decoder:
+    with pool_of(settings.build.policy, settings.build.budget).lent() as decoder:
         return report_page(
             manifest=manifest,
             statistics=json.loads(texts["statistics.json"]),

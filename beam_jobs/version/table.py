@@ -7,6 +7,7 @@ decode. A part a shard, and some for the refused; which ones count for another b
 from __future__ import annotations
 
 import io
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -40,7 +41,9 @@ _COLUMNS = {
     "brightness": "float64",
     "sharpness": "float64",
 }
-_FACTS = list(_COLUMNS)[list(_COLUMNS).index("height") :]
+_FACT_NAMES = list(_COLUMNS)[list(_COLUMNS).index("sha256") :]
+_FACTS = operator.attrgetter(*_FACT_NAMES)
+_NO_FACTS = (None,) * len(_FACT_NAMES)
 
 
 def table_name(split: str, number: int, count: int) -> str:
@@ -61,18 +64,17 @@ def tables(directory: str) -> list[str]:
         return []
 
 
-def _fields(element: Row | Reject) -> dict[str, Any]:
+def _values(element: Row | Reject) -> tuple[Any, ...]:
+    """Lists an image's values in the order of `_COLUMNS`."""
     item, facts = element.item, element.facts
-    found: dict[str, Any] = {"uri": item.uri, "label": item.label, "official_split": item.split, "stamp": item.stamp}
-    found["bytes"] = element.size
+    outcome: tuple[Any, ...]
     if isinstance(element, Reject):
-        found |= {"reason": element.code, "detail": element.detail.encode("utf-8", "backslashreplace").decode()}
+        outcome = None, element.code, element.detail.encode("utf-8", "backslashreplace").decode(), None
     else:
-        found |= {"split": element.split, "group": element.group.name}
-    if facts is not None:
-        found |= {name: getattr(facts, name) for name in _FACTS}
-        found |= {"sha256": bytes.fromhex(facts.sha256), "pixel_sha256": bytes.fromhex(facts.pixel_sha256)}
-    return found
+        outcome = element.split, None, None, element.group.name
+    found = _NO_FACTS if facts is None else _FACTS(facts)
+    digests = (digest and bytes.fromhex(digest) for digest in found[:2])
+    return (item.uri, item.label, item.split, *outcome, item.stamp, element.size, *digests, *found[2:])
 
 
 def table_bytes(elements: Sequence[Row | Reject], *, inspection: str) -> bytes:
@@ -81,12 +83,10 @@ def table_bytes(elements: Sequence[Row | Reject], *, inspection: str) -> bytes:
     import pyarrow.parquet as pq
 
     schema = pa.schema([(name, getattr(pa, "bool_" if kind == "bool" else kind)()) for name, kind in _COLUMNS.items()])
-    columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
-    for element in elements:
-        found = _fields(element)
-        for name, column in columns.items():
-            column.append(found.get(name))
-    table = pa.table(columns, schema=schema.with_metadata({_INSPECTION: inspection.encode()}))
+    columns = list(zip(*map(_values, elements), strict=True)) or [()] * len(_COLUMNS)
+    table = pa.table(
+        dict(zip(_COLUMNS, columns, strict=True)), schema=schema.with_metadata({_INSPECTION: inspection.encode()})
+    )
     out = io.BytesIO()
     pq.write_table(table, out, compression="zstd")
     return out.getvalue()
@@ -101,7 +101,7 @@ def _finding(fields: dict[str, Any]) -> Finding | None:
         result = Refusal(code=RejectCode(fields["reason"]), detail=fields["detail"])
     else:
         digests = {name: fields[name].hex() for name in ("sha256", "pixel_sha256")}
-        result = ImageFacts(**digests, **{name: fields[name] for name in _FACTS})
+        result = ImageFacts(**digests, **{name: fields[name] for name in _FACT_NAMES[2:]})
     return Finding(uri=fields["uri"], stamp=fields["stamp"], size=fields["bytes"], result=result)
 
 

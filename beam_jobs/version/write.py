@@ -17,6 +17,7 @@ from typing import Any
 import apache_beam as beam
 
 from beam_jobs.bundles import late
+from beam_jobs.decoding import pool_of
 from beam_jobs.elements import Finding, Plan, Reject, Row
 from beam_jobs.errors import BuildError, crossing
 from beam_jobs.findings import write_findings
@@ -63,7 +64,7 @@ class WriteShard(beam.DoFn):
     def setup(self) -> None:
         build = self._settings.build
         self._reader = Reader(self._settings.source)
-        self._decoders = Decoders(self._settings.decoders, build.policy, build.budget)
+        self._decoders = Decoders(self._settings.decoders, pool_of(build.policy, build.budget))
         # Where one worker has all cores, it makes a shard while the one before is on its way to the store.
         self._writers = concurrent.futures.ThreadPoolExecutor(min(2, self._settings.decoders))
         with crossing(build.output):
@@ -100,12 +101,12 @@ class WriteShard(beam.DoFn):
         with crossing(build.output):
             report = _finished(storage.join(directory, name), report_path, digest)
             if report is None:
-                report, content = self._make(name, rows, plan, self._encoded(rows, number))
-                put(storage.join(directory, name), content)
+                report, frames = self._make(name, rows, plan, self._encoded(rows, number))
+                put(storage.join(directory, name), frames)
                 table = table_bytes(rows, inspection=self._settings.inspection)
-                put(storage.join(directory, table_name(split, number, count)), table)
+                put(storage.join(directory, table_name(split, number, count)), [table])
                 storage.make_folder(reports)
-                put(report_path, f"{digest}\n{report.to_json()}")
+                put(report_path, [f"{digest}\n{report.to_json()}".encode()])
         return report
 
     def _encoded(self, rows: Sequence[Row], number: int) -> dict[bytes, bytes]:
@@ -117,9 +118,10 @@ class WriteShard(beam.DoFn):
 
     def _make(
         self, name: str, rows: Sequence[Row], plan: Plan, encoded: dict[bytes, bytes]
-    ) -> tuple[ShardReport, bytes]:
+    ) -> tuple[ShardReport, list[bytes]]:
+        """Makes the frames of a shard's records."""
         numbers = {label: number for number, label in enumerate(plan.labels)}
-        frames, tally = [], Tally()
+        frames, tally, digest = [], Tally(), hashlib.sha256()
         missing = [row for row in rows if row.id not in encoded]
         batches = (missing[at : at + TOGETHER] for at in range(0, len(missing), TOGETHER))
         made = itertools.chain.from_iterable(self._decoders.map(self._images, batches))
@@ -135,13 +137,12 @@ class WriteShard(beam.DoFn):
                 width=facts.width,
             )
             frames.append(frame(encode_example(record)))
+            digest.update(frames[-1])
             decided = self._settings.build.corrections.label(row.item.uri, row.id) is not None
             position = facts.keeps_bytes and has_position(image)
             tally.add(row, image_bytes=len(image), relabelled=decided, position=position)
-        content = b"".join(frames)
-        digest = hashlib.sha256(content).hexdigest()
-        shard = Shard(name=name, examples=len(rows), bytes=len(content), sha256=digest)
-        return ShardReport(shard=shard, tally=tally), content
+        shard = Shard(name=name, examples=len(rows), bytes=sum(map(len, frames)), sha256=digest.hexdigest())
+        return ShardReport(shard=shard, tally=tally), frames
 
     def _images(self, decoder: Decoder, rows: Sequence[Row]) -> list[bytes]:
         """Makes the images of records; in a thread. Raises BuildError where one is not any more what was inspected."""
@@ -174,14 +175,19 @@ class WriteShard(beam.DoFn):
         return image
 
 
-def put(path: str, content: bytes | str) -> None:
-    """Writes a file of a version, whole. Raises OSError."""
+def put(path: str, pieces: Sequence[bytes]) -> None:
+    """Writes a file of a version, whole: the pieces one behind the other. Raises OSError."""
     try:
-        storage.write_atomically(path, content, shared=True, durable=True)
+        _write(path, pieces)
     except FileNotFoundError:
         # Another run of the same build has finished the version and tidied it up at this moment.
         storage.make_folder(path.rpartition("/")[0])
-        storage.write_atomically(path, content, shared=True, durable=True)
+        _write(path, pieces)
+
+
+def _write(path: str, pieces: Sequence[bytes]) -> None:
+    with storage.whole_file(path, shared=True, durable=True) as file:
+        file.writelines(pieces)
 
 
 def _finished(path: str, report_path: str, digest: str) -> ShardReport | None:
@@ -213,7 +219,7 @@ def write_refused(element: tuple[int, Iterable[Reject]], plan: Plan, settings: S
     with crossing(settings.build.output):
         name = table_name(REFUSED, number, refused_tables(plan))
         path = storage.join(version_directory(settings.build.output, plan.version), name)
-        put(path, table_bytes(rejects, inspection=settings.inspection))
+        put(path, [table_bytes(rejects, inspection=settings.inspection)])
     return len(rejects)
 
 

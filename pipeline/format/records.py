@@ -8,6 +8,7 @@ framing: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_forma
 from __future__ import annotations
 
 import dataclasses
+import functools
 import struct
 from collections.abc import Container, Iterator
 from typing import IO
@@ -76,13 +77,18 @@ def _field(number: int, size: int) -> bytes:
     return bytes((number << 3 | 2, size)) if size < 0x80 else _varint(number << 3 | 2) + _varint(size)
 
 
-def _entry(key: bytes, value: bytes, kind: int) -> tuple[bytes, bytes]:
-    """Encodes a map entry whose value is the Feature with list number `kind`: what precedes `value`, and `value`."""
-    item = _field(1, len(value))
-    values = _field(kind, len(item) + len(value))
-    feature = _field(2, len(values) + len(item) + len(value))
+@functools.lru_cache(4_096)  # most values are of few lengths
+def _before(key: bytes, size: int, kind: int) -> bytes:
+    """Encodes what precedes the `size` bytes of a map entry's value: a Feature with list number `kind`."""
+    item = _field(1, size)
+    values = _field(kind, len(item) + size)
+    feature = _field(2, len(values) + len(item) + size)
     body = key + feature + values + item
-    return _field(1, len(body) + len(value)) + body, value
+    return _field(1, len(body) + size) + body
+
+
+def _entry(key: bytes, value: bytes, kind: int) -> tuple[bytes, bytes]:
+    return _before(key, len(value), kind), value
 
 
 _BYTES_LIST, _INT64_LIST = 1, 3

@@ -15,7 +15,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import queue
 import signal
 import struct
 import subprocess
@@ -191,21 +190,46 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 
-class Decoders:
-    """Lends decoders to threads, so that several images are read and decoded at a time."""
+class DecoderPool:
+    """Lends decoders, and keeps those given back for whoever asks next: to start one takes as long as many images."""
 
-    def __init__(self, count: int, policy: PixelPolicy, budget: ImageBudget) -> None:
-        self._decoders = [Decoder(policy, budget) for _ in range(count)]
-        self._idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
-        for decoder in self._decoders:
-            self._idle.put(decoder)
+    def __init__(self, policy: PixelPolicy, budget: ImageBudget) -> None:
+        self._policy = policy
+        self._budget = budget
+        self._idle: collections.deque[Decoder] = collections.deque()
+
+    def start(self, count: int) -> None:
+        """Starts so many, without waiting for them. Their children end with the thread that calls this."""
+        for _ in range(count):
+            decoder = Decoder(self._policy, self._budget)
+            decoder.start()
+            self._idle.append(decoder)
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[Decoder]:
+        """Lends a decoder."""
+        try:
+            decoder = self._idle.pop()
+        except IndexError:
+            decoder = Decoder(self._policy, self._budget)
+        try:
+            yield decoder
+        finally:
+            self._idle.append(decoder)
+
+    def close(self) -> None:
+        """Ends those that are not lent."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+class Decoders:
+    """Works on several images at a time, in threads, each with a decoder of a pool."""
+
+    def __init__(self, count: int, pool: DecoderPool) -> None:
+        self._pool = pool
         self._threads = concurrent.futures.ThreadPoolExecutor(count)
         self.ahead = 2 * count  # tasks worth having under way: more would only fill the memory
-
-    def start(self) -> None:
-        """Starts all children, without waiting for them."""
-        for decoder in self._decoders:
-            self._threads.submit(decoder.start)
 
     def submit(self, work: Callable[[Decoder, T], S], task: T) -> concurrent.futures.Future[S]:
         """Has a thread do the work with a decoder of its own."""
@@ -222,14 +246,9 @@ class Decoders:
             yield waiting.popleft().result()
 
     def close(self) -> None:
-        """Ends the threads and the children."""
+        """Ends the threads; the decoders stay with the pool."""
         self._threads.shutdown(cancel_futures=True)
-        for decoder in self._decoders:
-            decoder.close()
 
     def _lend(self, work: Callable[[Decoder, T], S], task: T) -> S:
-        decoder = self._idle.get()
-        try:
+        with self._pool.lent() as decoder:
             return work(decoder, task)
-        finally:
-            self._idle.put(decoder)

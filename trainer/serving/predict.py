@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tqdm import tqdm
 
-from pipeline.images.guarded import Decoder, Decoders, ImageBudget
+from pipeline.images.guarded import Decoder, DecoderPool, Decoders, ImageBudget
 from pipeline.images.policy import PixelPolicy, ReadError, Reject, read_bounded
 from trainer.serving.signature import Signature
 
@@ -70,7 +70,8 @@ def classify(signature: Signature, encoded: Sequence[bytes]) -> list[Answer]:
 
 def predict(signature: Signature, files: Sequence[str]) -> Iterator[tuple[str, Answer]]:
     """Yields (file, answer) in the order of `files`."""
-    with contextlib.closing(Decoders(_READERS, PixelPolicy(), ImageBudget())) as decoders:
+    pool = DecoderPool(PixelPolicy(), ImageBudget())
+    with contextlib.closing(pool), contextlib.closing(Decoders(_READERS, pool)) as decoders:
         for start in range(0, len(files), _BATCH):
             batch = files[start : start + _BATCH]
             read = list(decoders.map(read_image, batch))

@@ -18,7 +18,7 @@ from PIL import Image, features
 
 from pipeline.images.encode import render
 from pipeline.images.facts import inspect
-from pipeline.images.guarded import Decoder, Decoders, ImageBudget
+from pipeline.images.guarded import Decoder, DecoderPool, Decoders, ImageBudget
 from pipeline.images.policy import PixelPolicy, Reject, RejectCode
 
 POLICY = PixelPolicy(min_side=1)
@@ -50,6 +50,13 @@ def endless():
 @contextlib.contextmanager
 def decoder(**budget):
     with contextlib.closing(Decoder(POLICY, ImageBudget(**budget))) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def threads(count):
+    pool = DecoderPool(POLICY, ImageBudget())
+    with contextlib.closing(pool), contextlib.closing(Decoders(count, pool)) as opened:
         yield opened
 
 
@@ -189,12 +196,13 @@ opened.inspect([open({str(image)!r}, "rb").read()])
 
 def test_closing_ends_the_children():
     others = set(children(os.getpid()))  # of other tests in this process
-    opened = Decoders(2, POLICY, ImageBudget())
-    opened.start()
-    list(opened.map(lambda decoder, data: decoder.inspect([data]), photos()))
+    pool = DecoderPool(POLICY, ImageBudget())
+    pool.start(2)
+    with contextlib.closing(Decoders(2, pool)) as opened:
+        list(opened.map(lambda decoder, data: decoder.inspect([data]), photos()))
     started = set(children(os.getpid())) - others
     assert len(started) == 2
-    opened.close()
+    pool.close()
     assert not started & set(children(os.getpid()))
 
 
@@ -206,7 +214,7 @@ def test_results_come_in_order_and_tasks_are_taken_as_they_go():
             taken.append(number)
             yield number
 
-    with contextlib.closing(Decoders(2, POLICY, ImageBudget())) as opened:
+    with threads(2) as opened:
         results = opened.map(lambda _, number: number, tasks())
         assert next(results) == 0
         assert len(taken) == opened.ahead + 1
@@ -214,7 +222,7 @@ def test_results_come_in_order_and_tasks_are_taken_as_they_go():
 
 
 def test_an_error_of_a_task_reaches_who_asks():
-    with contextlib.closing(Decoders(1, POLICY, ImageBudget())) as opened, pytest.raises(ZeroDivisionError):
+    with threads(1) as opened, pytest.raises(ZeroDivisionError):
         list(opened.map(lambda _, number: 1 / number, [1, 0]))
 
 
