@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from beam_jobs import lean_beam, progress, refusal, root
+from beam_jobs import progress, refusal, root
 from beam_jobs.config import BuildConfig
 from beam_jobs.decoding import pool_of
 from beam_jobs.download.store import is_url
@@ -124,7 +124,6 @@ def run_graph(
     Raises:
       CommandError: see `build`.
     """
-    lean_beam.import_beam()
     from beam_jobs import engine, known
     from beam_jobs.graph import build_graph
 

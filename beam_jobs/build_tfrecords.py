@@ -19,7 +19,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from absl import flags
 
-from beam_jobs import build, lean_beam
+from beam_jobs import build
 from beam_jobs.config import BuildConfig
 from beam_jobs.corrections import read_corrections
 from beam_jobs.download.addresses import ANY_NETWORK
@@ -246,7 +246,6 @@ def main(arguments: list[str]) -> None:
     template = None
     if arguments:
         # Before any work: a typo must not surface after an hour of listing.
-        lean_beam.import_beam()
         from beam_jobs import engine
 
         template = engine.template_of(engine.parse_options(arguments, own_flags=[*flags.FLAGS]))

@@ -6,6 +6,7 @@ DATA/.build/claims/1.0.0          the key of the build that a number belongs to,
 DATA/.build/findings/POLICY/      what killed runs found in images (known.py)
 DATA/.build/runs/RUN/             what a run tells its launcher (settings.py)
 DATA/.build/shards/1.0.0/         which of an unfinished version's shards are whole (write.py)
+DATA/.build/current-lease         held by who moves the pointer
 DATA/.build/same/KEY              the version that a build came out equal to
 
 A killed build is continued under the number that it claimed. Two builds at once end as two versions or, if their keys
@@ -22,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beam_jobs.settings import WORK_DIR
-from pipeline.format import storage
+from pipeline.format import lease, storage
 from pipeline.format.manifest import CURRENT_FILE, MANIFEST_FILE, VERSIONS_DIR, Manifest
 
 _CLAIMS = "claims"
@@ -152,14 +153,24 @@ def remember(root: str, key: str, version: str) -> None:
 
 def set_current(root: str, version: str) -> str:
     """Moves the pointer to a whole version, never backwards; returns where it points."""
-    path = storage.join(root, CURRENT_FILE)
-    while True:
-        current = _text(path)
-        if current is not None and _VERSION.match(current) and _number(current) >= _number(version):
-            return current
-        storage.write_atomically(path, f"{version}\n", shared=True, durable=True)
-        # Another build may have written a newer one since it was read, and just lost it: its version is whole by then.
-        version = max(versions(root), key=_number, default=version)
+    if current := _current(root, at_least=version):
+        return current
+    work = storage.join(root, WORK_DIR)
+    storage.make_folder(work)
+    # What was read must still be true when it is written, and not all stores' libraries write on a condition.
+    with lease.held(storage.join(work, "current-lease")):
+        while not (current := _current(root, at_least=version)):
+            storage.write_atomically(storage.join(root, CURRENT_FILE), f"{version}\n", shared=True, durable=True)
+            # A build that came back after its lease was taken away may have written meanwhile.
+            version = max(versions(root), key=_number, default=version)
+    return current
+
+
+def _current(root: str, *, at_least: str) -> str | None:
+    """Reads where the pointer points; None where that is no version, or one before `at_least`."""
+    current = _text(storage.join(root, CURRENT_FILE))
+    valid = current is not None and _VERSION.match(current) and _number(current) >= _number(at_least)
+    return current if valid else None
 
 
 def prune(root: str, *, keep: int) -> Sequence[str]:

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 
-from beam_jobs import lean_beam
 from pipeline.images import heap
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -49,7 +48,6 @@ def main() -> None:
     heap.give_back()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, which ends this process
     logging.disable(logging.CRITICAL)  # errors reach the launcher as exceptions
-    lean_beam.import_beam()
     from apache_beam.runners.worker import sdk_worker_main
 
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - Beam prints every exception besides passing it on

@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 import uuid
 
@@ -63,14 +64,35 @@ def test_a_pointer_that_another_build_moved_meanwhile_ends_at_the_newest(tmp_pat
     write = root.storage.write_atomically
 
     def late(path, content, **options):
-        """Stands for a build that publishes between this one's reading and writing of the pointer."""
+        """Stands for a build that publishes between this one's reading and writing, and took its lease away."""
         monkeypatch.setattr(root.storage, "write_atomically", write)
         put_version(tmp_path, "2.0.0")
-        root.set_current(str(tmp_path), "2.0.0")
+        (tmp_path / "CURRENT").write_text("2.0.0\n")
         write(path, content, **options)
 
     monkeypatch.setattr(root.storage, "write_atomically", late)
     assert root.set_current(str(tmp_path), "1.0.0") == "2.0.0"
+    assert current_version(tmp_path) == "2.0.0"
+
+
+def test_a_build_that_is_slow_to_write_the_pointer_never_moves_it_back(tmp_path, monkeypatch):
+    put_version(tmp_path, "1.0.0")
+    put_version(tmp_path, "2.0.0")
+    seen: list[str] = []
+    newer = threading.Thread(target=root.set_current, args=(str(tmp_path), "2.0.0"))
+    write = root.storage.write_atomically
+
+    def slow(path, content, **options):
+        if newer.ident is None:
+            newer.start()
+            time.sleep(0.5)  # it has read by now that there is no pointer
+        write(path, content, **options)
+        seen.append((tmp_path / "CURRENT").read_text().strip())
+
+    monkeypatch.setattr(root.storage, "write_atomically", slow)
+    root.set_current(str(tmp_path), "1.0.0")
+    newer.join()
+    assert seen == sorted(seen)
     assert current_version(tmp_path) == "2.0.0"
 
 
