@@ -92,7 +92,7 @@ def _sketches(files: Sequence[bytes], *, first_id: int) -> np.ndarray:
 def _groups(sketches: np.ndarray) -> list[list[int]]:
     hashed = sketches[sketches["hash"].any(axis=1)]
     members: dict[bytes, list[int]] = collections.defaultdict(list)
-    for item, component in lsh.components(lsh.similar(hashed)).items():
+    for item, component in lsh.components(lsh.similar(hashed)).tolist():
         members[component].append(int.from_bytes(item, "big"))
     return [sorted(group) for group in members.values()]
 

@@ -20,15 +20,24 @@ SAME_PICTURE = 0.93
 _SCENE_IMAGES, _SCENE_SHARE = 5, 0.2
 SCENE = "scene"  # the kind of such a group in duplicates.jsonl
 
-# id → (component, component of those that show the same picture)
-Components = Mapping[bytes, tuple[bytes, bytes]]
+COMPONENT = np.dtype([*lsh.MEMBER.descr, ("picture", f"V{lsh.ID_BYTES}")])
 
 
-def find_components(edges: np.ndarray) -> Components:
-    """Finds the components of lsh.EDGE [n]: of the pairs that are similar, and of those that show the same picture."""
-    forest = lsh.spanning_forest(edges)
-    same = lsh.components(forest, at_least=SAME_PICTURE)
-    return {item: (component, same.get(item, item)) for item, component in lsh.components(forest).items()}
+def find_components(edges: np.ndarray) -> np.ndarray:
+    """Finds the components of the pairs that are similar, and of those that show the same picture.
+
+    Args:
+      edges: lsh.EDGE [n].
+
+    Returns:
+      COMPONENT [m], by id: the smallest ids of its component, and of those that show the same picture.
+    """
+    members, same = lsh.components(edges), lsh.components(edges, at_least=SAME_PICTURE)
+    found = np.empty(len(members), COMPONENT)
+    found["id"], found["component"], found["picture"] = members["id"], members["component"], members["id"]
+    ids = f"S{lsh.ID_BYTES}"  # NumPy does not put raw bytes in order
+    found["picture"][np.searchsorted(members["id"].view(ids), same["id"].view(ids))] = same["component"]
+    return found
 
 
 def _conflicts(rows: Iterable[tuple[Row, bytes]], out: Resolved) -> list[Row]:

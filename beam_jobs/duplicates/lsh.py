@@ -19,6 +19,7 @@ BANDS = 20
 ID_BYTES = 16
 SKETCH = np.dtype([("hash", np.uint8, (hashing.HASH_BYTES,)), ("id", f"V{ID_BYTES}")])
 EDGE = np.dtype([("a", f"V{ID_BYTES}"), ("b", f"V{ID_BYTES}"), ("permille", np.uint16)])
+MEMBER = np.dtype([("id", f"V{ID_BYTES}"), ("component", f"V{ID_BYTES}")])
 
 # Measured by benchmarks/near_duplicates.py: on photos, copies lie above and different pictures below.
 SIMILARITY = 0.78
@@ -194,26 +195,40 @@ def _root(parents: list[int], item: int) -> int:
     return item
 
 
-def _numbered(edges: np.ndarray) -> tuple[list[bytes], np.ndarray]:
-    """Numbers the ids that edges touch: returns them, ascending, and the edges' ends as their numbers, int [2, n]."""
-    found, numbers = np.unique(np.concatenate([edges["a"], edges["b"]]).view(f"S{ID_BYTES}"), return_inverse=True)
-    raw = found.tobytes()
-    return [raw[at : at + ID_BYTES] for at in range(0, len(raw), ID_BYTES)], numbers.reshape(2, -1)
+def _smallest_connected(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
+    """Finds the smallest number in the component of each of `count` numbers; edge i joins `a[i]` and `b[i]`.
+
+    Every component hooks itself to a smaller one beside it, until none is left: Shiloach, Vishkin 1982.
+    """
+    smallest = np.arange(count)
+    while True:
+        one, other = smallest[a], smallest[b]
+        apart = one != other
+        if not apart.any():
+            return smallest
+        a, b, one, other = a[apart], b[apart], one[apart], other[apart]
+        np.minimum.at(smallest, np.maximum(one, other), np.minimum(one, other))
+        while not np.array_equal(flat := smallest[smallest], smallest):
+            smallest = flat
 
 
-def components(edges: np.ndarray, *, at_least: float = 0.0) -> dict[bytes, bytes]:
-    """Finds connected components: maps each id that an edge touches to the smallest id of its component.
+def components(edges: np.ndarray, *, at_least: float = 0.0) -> np.ndarray:
+    """Finds connected components.
 
     Args:
       edges: EDGE [n].
       at_least: similarity below which an edge does not count.
+
+    Returns:
+      MEMBER [m]: the ids that edges touch, ascending, each with the smallest id of its component.
     """
-    ids, ends = _numbered(edges[edges["permille"] >= at_least * 1000])
-    parents = list(range(len(ids)))
-    for a, b in ends.T.tolist():
-        first, second = sorted((_root(parents, a), _root(parents, b)))
-        parents[second] = first
-    return {item: ids[_root(parents, number)] for number, item in enumerate(ids)}
+    edges = edges[edges["permille"] >= at_least * 1000]
+    found, numbers = np.unique(np.concatenate([edges["a"], edges["b"]]).view(f"S{ID_BYTES}"), return_inverse=True)
+    ids = found.view(f"V{ID_BYTES}")
+    members = np.empty(len(ids), MEMBER)
+    a, b = numbers.reshape(2, -1)
+    members["id"], members["component"] = ids, ids[_smallest_connected(a, b, len(ids))]
+    return members
 
 
 def _forest(a: np.ndarray, b: np.ndarray, permille: np.ndarray) -> np.ndarray:
@@ -227,12 +242,6 @@ def _forest(a: np.ndarray, b: np.ndarray, permille: np.ndarray) -> np.ndarray:
             parents[one] = other
             kept.append(number)
     return np.array(kept, np.intp)
-
-
-def spanning_forest(edges: np.ndarray) -> np.ndarray:
-    """Keeps the edges of a maximum spanning forest: as few as possible, the same components at every similarity."""
-    _, ends = _numbered(edges)
-    return edges[_forest(ends[0], ends[1], edges["permille"])]
 
 
 def _unpacked(pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from beam_jobs.bundles import late
 from beam_jobs.duplicates import lsh
-from beam_jobs.duplicates.alike import find_components
+from beam_jobs.duplicates.alike import COMPONENT, find_components
 from beam_jobs.elements import Listing, Row
 from pipeline.format.packing import pack, unpack
 
@@ -27,7 +27,6 @@ _BLOCK = 512  # sketches that travel together
 _PREFIX = 3  # bytes of the hash by which sketches are put in order
 _IMAGES_PER_SEARCHER = 250_000  # each sketch goes to every searcher, of which each takes some 160 bytes an image
 _MAX_BITS = 14
-_COMPONENT = np.dtype([("id", "V16"), ("component", "V16"), ("picture", "V16")])
 _PLACED = np.dtype([("sketch", lsh.SKETCH), ("place", np.uint64)])
 
 Key = tuple[int, int, int, int]  # first band, step to the next one, bits and number of the part
@@ -144,29 +143,42 @@ def search(element: tuple[Key, Iterable[bytes]]) -> tuple[None, bytes]:
 
 
 def components(element: tuple[None, Iterable[bytes]]) -> bytes:
-    """Finds the components of all pairs, from the pairs alone. (None, pairs) → _COMPONENT array, sorted by id."""
-    found = find_components(np.frombuffer(b"".join(element[1]), lsh.EDGE))
-    table = np.zeros(len(found), _COMPONENT)
-    for number, (item, (component, picture)) in enumerate(sorted(found.items())):
-        table[number] = item, component, picture
-    return table.tobytes()
+    """Finds the components of all pairs, from the pairs alone. (None, pairs) → COMPONENT array, sorted by id."""
+    return find_components(np.frombuffer(b"".join(element[1]), lsh.EDGE)).tobytes()
+
+
+class Members:
+    """Looks up components by ids; takes 8 bytes a component's member beside what it is given."""
+
+    def __init__(self, found: bytes) -> None:
+        self._table = np.frombuffer(found, COMPONENT)
+        # The ids' beginnings as numbers, in the order of the ids: NumPy looks those up without a copy of all.
+        self._beginnings = np.ndarray(len(self._table), ">u8", found, strides=(COMPONENT.itemsize,)).astype(np.uint64)
+
+    def find(self, item: bytes) -> tuple[bytes, bytes] | None:
+        """Returns an id's component and picture, or None."""
+        at = int(self._beginnings.searchsorted(np.uint64(int.from_bytes(item[:8], "big"))))
+        while at < len(self._table) and item[:8] == (entry := self._table[at].tobytes())[:8]:
+            if entry[: lsh.ID_BYTES] == item:
+                return entry[lsh.ID_BYTES : 2 * lsh.ID_BYTES], entry[2 * lsh.ID_BYTES :]
+            at += 1
+        return None
 
 
 class PartAlike(beam.DoFn):
     """Separates the images that look like others. Row → row; tagged `alike`: (component, (row, picture))."""
 
     def start_bundle(self) -> None:
-        self._read: tuple[bytes | None, dict[bytes, int]] = None, {}
+        self._read: tuple[bytes, Members] | None = None
 
     def process(self, row: Row, found: bytes) -> Iterator[Any]:
-        if self._read[0] is not found:
-            ids = np.frombuffer(found, _COMPONENT)["id"].tolist()
-            self._read = found, {item: number for number, item in enumerate(ids)}
-        number = self._read[1].get(sketch_id(row))
-        if number is None:
+        if self._read is None or self._read[0] is not found:
+            self._read = found, Members(found)
+        place = self._read[1].find(sketch_id(row))
+        if place is None:
             yield row
         else:
-            _, component, picture = np.frombuffer(found, _COMPONENT)[number].tolist()
+            component, picture = place
             yield beam.pvalue.TaggedOutput("alike", (component, (row, picture)))
 
 

@@ -7,9 +7,12 @@ import json
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
+from scipy import sparse
+from scipy.sparse import csgraph
 
 from beam_jobs.duplicates import lsh
-from beam_jobs.duplicates.alike import find_components, resolve_component
+from beam_jobs.duplicates.alike import COMPONENT, find_components, resolve_component
+from beam_jobs.duplicates.near import Members
 from pipeline.command import CommandError
 from pipeline.images import hashing
 from pipeline.images.facts import ImageFacts, inspect
@@ -39,7 +42,7 @@ def sketches_of(hashes):
 
 def groups(edges):
     members = {}
-    for item, component in lsh.components(edges).items():
+    for item, component in lsh.components(edges).tolist():
         members.setdefault(component, set()).add(int.from_bytes(item, "big"))
     return sorted(map(frozenset, members.values()), key=min)
 
@@ -115,7 +118,7 @@ def test_the_answer_depends_neither_on_order_nor_on_how_the_bands_are_shared_out
     whole = groups(lsh.similar(sketches))
     assert groups(lsh.similar(np.random.default_rng(0).permutation(sketches))) == whole
     parts = [lsh.similar(sketches, range(first, lsh.BANDS, 3)) for first in range(3)]
-    assert groups(lsh.spanning_forest(np.concatenate(parts))) == whole
+    assert groups(np.concatenate(parts)) == whole
 
 
 def test_a_mirrored_image_stands_in_the_same_buckets(originals):
@@ -254,9 +257,44 @@ def test_the_same_picture_is_a_matter_of_similarity():
     edges = np.zeros(2, lsh.EDGE)
     edges["a"], edges["b"] = [b"a" * 16, b"b" * 16], [b"b" * 16, b"c" * 16]
     edges["permille"] = [990, 800]
-    a, b, c = (find_components(edges)[letter * 16] for letter in (b"a", b"b", b"c"))
-    assert a[0] == b[0] == c[0]
-    assert a[1] == b[1] != c[1]
+    a, b, c = find_components(edges)
+    assert (a["id"].tobytes(), b["id"].tobytes(), c["id"].tobytes()) == (b"a" * 16, b"b" * 16, b"c" * 16)
+    assert a["component"] == b["component"] == c["component"]
+    assert a["picture"] == b["picture"] != c["picture"]
+
+
+@pytest.mark.parametrize("shape", ["random", "path", "star", "none"])
+def test_components_are_those_that_scipy_finds(shape):
+    random = np.random.default_rng(0)
+    ids = np.sort(random.integers(0, 256, (5_000, 16), np.uint8).view("S16").ravel())
+    order = random.permutation(len(ids))
+    ends = {
+        "random": random.integers(0, len(ids), (4_000, 2)),
+        "path": np.stack([order[:-1], order[1:]], axis=1),
+        "star": np.stack([np.full(len(ids) - 1, len(ids) - 1), np.arange(len(ids) - 1)], axis=1),
+        "none": np.empty((0, 2), np.int64),
+    }[shape]
+    edges = np.zeros(len(ends), lsh.EDGE)
+    edges["a"], edges["b"] = (ids[end].view("V16") for end in ends.T)
+    edges["permille"] = 900
+    found = lsh.components(edges)
+    _, labels = csgraph.connected_components(sparse.coo_array((np.ones(len(ends)), ends.T), (len(ids),) * 2))
+    touched = np.unique(ends)
+    smallest = {label: ids[labels == label][0] for label in np.unique(labels[touched])}
+    assert found["id"].tobytes() == ids[touched].tobytes()
+    assert found["component"].view("S16").tolist() == [smallest[label] for label in labels[touched]]
+    assert len(lsh.components(edges, at_least=0.95)) == 0
+
+
+def test_members_are_found_though_ids_begin_alike():
+    ids = [b"a" * 8 + bytes([number]) * 8 for number in range(1, 4)] + [b"\0" * 16, b"\xff" * 16, b"b" * 16]
+    table = np.zeros(len(ids), COMPONENT)
+    for row, item in zip(table, sorted(ids), strict=True):
+        row["id"], row["component"], row["picture"] = item, item[::-1], b"p" * 16
+    members = Members(table.tobytes())
+    assert [members.find(item) for item in ids] == [(item[::-1], b"p" * 16) for item in ids]
+    assert members.find(b"a" * 16) is members.find(b"a" * 15 + b"\0") is members.find(b"c" * 16) is None
+    assert Members(b"").find(b"a" * 16) is None
 
 
 # --- in a build -------------------------------------------------------------------------------------------------------
