@@ -17,6 +17,7 @@ from pipeline.images import hashing
 
 BANDS = 20
 ID_BYTES = 16
+BUCKET_BITS = 17
 SKETCH = np.dtype([("hash", np.uint8, (hashing.HASH_BYTES,)), ("id", f"V{ID_BYTES}")])
 EDGE = np.dtype([("a", f"V{ID_BYTES}"), ("b", f"V{ID_BYTES}"), ("permille", np.uint16)])
 MEMBER = np.dtype([("id", f"V{ID_BYTES}"), ("component", f"V{ID_BYTES}")])
@@ -24,7 +25,6 @@ MEMBER = np.dtype([("id", f"V{ID_BYTES}"), ("component", f"V{ID_BYTES}")])
 # Measured by benchmarks/near_duplicates.py: on photos, copies lie above and different pictures below.
 SIMILARITY = 0.78
 
-_BITS = 17
 _MAX_FREQUENCY = 8.5  # the lower ones survive cropping and scaling best
 _MAX_COMPARED = 32  # of one bucket for one look-up: keeps a bucket with half of all images in it linear
 _MAX_SIGNS_APART = 40  # of 143, checked before the exact similarity; similar pairs are at most about 31 apart
@@ -45,7 +45,7 @@ def _choose_bands() -> tuple[list[np.ndarray], np.ndarray]:
     bands: list[np.ndarray] = []
     for odd in (False, True):
         pool = np.flatnonzero(usable & (columns % 2 == int(odd)))
-        size = _BITS + odd
+        size = BUCKET_BITS + odd
         per_round = len(pool) // size  # bands that share no coefficient
         while len(bands) < (BANDS if odd else BANDS // 2):
             bands += list(generator.permutation(pool)[: per_round * size].reshape(per_round, size))
@@ -63,7 +63,7 @@ def _band_keys(positive: np.ndarray) -> np.ndarray:
     """Computes bucket numbers, int32 [n, BANDS], from signs, bool [n, COEFFICIENTS]."""
     keys = (positive.astype(np.float32) @ _KEY_WEIGHTS).astype(np.int32)  # exact: below 2^24
     mirrored = keys[:, _MIRRORED]
-    keys[:, _MIRRORED] = np.where(mirrored & 1, mirrored ^ ((1 << _BITS + 1) - 1), mirrored) >> 1
+    keys[:, _MIRRORED] = np.where(mirrored & 1, mirrored ^ ((1 << BUCKET_BITS + 1) - 1), mirrored) >> 1
     return keys
 
 
@@ -79,45 +79,58 @@ _MIRROR_WORDS = _sign_words(hashing.MIRROR[None] < 0)[0]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """Names a part of every band's buckets: those whose numbers' highest `bits` bits are `number`."""
+    """Names a part of every band's buckets: those whose numbers' highest `bits` bits are `number`, but for some."""
 
     bits: int = 0
     number: int = 0
+    without: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.bits <= _BITS or not 0 <= self.number < 1 << self.bits:
-            raise ValueError(f"part {self.number} of 2^{self.bits} of a band's 2^{_BITS} buckets does not exist")
+        if not 0 <= self.bits <= BUCKET_BITS or not 0 <= self.number < 1 << self.bits:
+            raise ValueError(f"part {self.number} of 2^{self.bits} of a band's 2^{BUCKET_BITS} buckets does not exist")
 
     def holds(self, keys: np.ndarray) -> np.ndarray:
         """Says which bucket numbers belong to the part."""
-        return keys >> _BITS - self.bits == self.number
+        inside = keys >> BUCKET_BITS - self.bits == self.number
+        return inside & ~np.isin(keys, self.without) if self.without else inside
 
 
-def parts_of(sketches: np.ndarray, bits: int) -> np.ndarray:
-    """Finds which parts of each band have to do with a sketch: where it stands, and where it looks for partners.
+def buckets_of(sketches: np.ndarray) -> np.ndarray:
+    """Finds the buckets in which sketches (SKETCH [n]) stand: int32 [n, BANDS]."""
+    return _band_keys(hashing.levels(sketches["hash"]) > 0)
+
+
+def buckets_concerned(sketches: np.ndarray) -> np.ndarray:
+    """Finds the buckets that have to do with a sketch: where it stands, and where it looks for partners.
 
     Args:
       sketches: SKETCH [n].
-      bits: see `Part`.
 
     Returns:
-      numbers of parts, int32 [n, BANDS, 1 + len(WINDOWS)], with repetitions.
+      numbers of buckets, int32 [n, BANDS, 1 + len(WINDOWS)], with repetitions.
     """
-    own = _band_keys(hashing.levels(sketches["hash"]) > 0)
     vectors = hashing.describe_windows(sketches["hash"]).reshape(-1, hashing.COEFFICIENTS)
     looked_at = _band_keys(vectors > 0).reshape(len(sketches), len(hashing.WINDOWS), BANDS)
-    keys: np.ndarray = np.concatenate([own[:, None], looked_at], axis=1).transpose(0, 2, 1) >> _BITS - bits
+    keys: np.ndarray = np.concatenate([buckets_of(sketches)[:, None], looked_at], axis=1).transpose(0, 2, 1)
     return keys
+
+
+def shares_of(sketches: np.ndarray, band: int, bits: int) -> np.ndarray:
+    """Deals sketches (SKETCH [n]) out to 2^bits shares, by another part of their ids in each band: int64 [n]."""
+    ids = np.frombuffer(sketches["id"].tobytes(), np.uint8).reshape(-1, ID_BYTES)
+    at = [(band + offset) % (ID_BYTES - 1) for offset in range(4)]
+    return (ids[:, at].astype(np.int64) @ (1 << np.arange(0, 32, 8))) % (1 << bits)
 
 
 class _Index:
     """Indexes all sketches by their buckets in some bands."""
 
-    def __init__(self, sketches: np.ndarray, bands: Sequence[int], part: Part, places: np.ndarray | None) -> None:
+    def __init__(self, sketches: np.ndarray, bands: Sequence[int], part: Part) -> None:
         count = len(sketches)
         self.bands = list(bands)
         self._part = part
-        self._places = np.arange(count) if places is None else np.sort(places).astype(np.int64)
+        # Says where an image begins to look in a bucket that is too large to be looked through, wherever that is done.
+        self._chances = np.frombuffer(sketches["id"].tobytes(), "<u4")[:: ID_BYTES // 4].astype(np.int64)
         self.hashes = sketches["hash"]
         self.words = np.empty((count, 3), np.uint64)
         keys = np.empty((len(self.bands), count), np.int32)
@@ -130,9 +143,9 @@ class _Index:
         self.rank = np.empty_like(self.order)
         for rank, order in zip(self.rank, self.order, strict=True):
             rank[order] = np.arange(count)
-        self.starts = np.zeros((len(self.bands), (1 << _BITS) + 1), np.int32)
+        self.starts = np.zeros((len(self.bands), (1 << BUCKET_BITS) + 1), np.int32)
         for starts, key in zip(self.starts, keys, strict=True):
-            np.cumsum(np.bincount(key, minlength=1 << _BITS), out=starts[1:])
+            np.cumsum(np.bincount(key, minlength=1 << BUCKET_BITS), out=starts[1:])
 
     def partners(self, band: int, keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Finds partners for look-ups (bucket `keys[i]` for row `rows[i]`), at most `_MAX_COMPARED` for each.
@@ -144,7 +157,7 @@ class _Index:
         # Where a bucket is too large, its images are compared with those next to them; sorted by hash, equal ones meet.
         own = self.rank[band][rows]
         inside = (first <= own) & (own < end)
-        spread = first + self._places[rows] % np.maximum(1, end - first - _MAX_COMPARED)
+        spread = first + self._chances[rows] % np.maximum(1, end - first - _MAX_COMPARED)
         first = np.where(end - first <= _MAX_COMPARED, first, np.where(inside, own + 1, spread))
         sizes = np.minimum(end - first, _MAX_COMPARED)
         lookup = np.repeat(np.arange(len(keys)), sizes)
@@ -255,16 +268,13 @@ def similar(
     bands: Sequence[int] = range(BANDS),
     *,
     part: Part | None = None,
-    places: np.ndarray | None = None,
 ) -> np.ndarray:
     """Finds the similar pairs among sketches.
 
     Args:
       sketches: SKETCH [n], in any order; ids distinct. Sorted in place: a copy would double the search's memory.
       bands: the bands to look at.
-      part: the buckets to look at; all that `parts_of` sends there must be among the sketches.
-      places: int [n], the sketches' places in the order (by hash, then id) of all sketches there are, in any order; by
-        default these are all. With a part, they make the answer that of a search over all.
+      part: the buckets to look at; all that `buckets_concerned` sends there must be among the sketches.
 
     Returns:
       EDGE [m]: a maximum spanning forest of the pairs found; the same for any order of the sketches.
@@ -276,7 +286,7 @@ def similar(
     # One number a pair: lower row, higher row, 1000 - permille of similarity; so the smallest is the most similar.
     count = len(sketches)
     found = [np.empty(0, np.uint64)]
-    for rows, partners, similarity in _pairs(_Index(sketches, bands, part or Part(), places)):
+    for rows, partners, similarity in _pairs(_Index(sketches, bands, part or Part())):
         pairs = np.minimum(rows, partners) * count + np.maximum(rows, partners)
         unlike = np.maximum(0, 1000 - np.rint(similarity * 1000)).astype(np.uint64)
         found.append(pairs.astype(np.uint64) << _PERMILLE_BITS | unlike)

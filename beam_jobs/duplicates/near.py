@@ -3,15 +3,17 @@
 Row → sketch (16 bytes of id, 72 of hash) → partition → similar pairs → components. While the images are few, a
 partition is some of the search's bands over all of them. From `images_per_search` times as many on as there are bands,
 it is a part of one band's buckets: a sketch goes to each part in which it stands or looks for partners, so every pair
-that shares a bucket meets. There, the places of all sketches in one order are counted first, because a search in a
-crowded bucket begins where the image's place says (lsh.py). The pairs found are the same, however they are partitioned.
+that shares a bucket meets. The pairs found are the same, however they are partitioned.
+
+A bucket that holds a million images, frames of one camera as it were, is dealt out, lest one worker have them all: in
+each of its bands the images meet a share of the others, another one in each band. Which buckets are so crowded, a
+sample of the images tells.
 """
 
 from __future__ import annotations
 
 import collections
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -24,12 +26,13 @@ from beam_jobs.elements import Listing, Row
 from pipeline.format.packing import pack, unpack
 
 _BLOCK = 512  # sketches that travel together
-_PREFIX = 3  # bytes of the hash by which sketches are put in order
 _IMAGES_PER_SEARCHER = 250_000  # each sketch goes to every searcher, of which each takes some 160 bytes an image
 _MAX_BITS = 14
-_PLACED = np.dtype([("sketch", lsh.SKETCH), ("place", np.uint64)])
+_CROWD = 1 << 20  # images of a bucket that one worker has at most, about
+_SAMPLED = 256  # one image of so many
 
-Key = tuple[int, int, int, int]  # first band, step to the next one, bits and number of the part
+Key = tuple[int, int, int, int, int]  # first band, step to the next one, bits and number of the part, share
+Crowded = Mapping[tuple[int, int], int]  # (band, bucket) → bits of the share that an image belongs to
 
 
 def sketch_id(row: Row) -> bytes:
@@ -48,98 +51,102 @@ def searches(images: int) -> int:
     return min(lsh.BANDS, 2 + images // _IMAGES_PER_SEARCHER)
 
 
-class Share(beam.DoFn):
-    """Shares sketches out to searches.
+class Sample(beam.DoFn):
+    """Counts in which buckets a sample of the images stand. Row → (None, counts)."""
 
-    Row → (partition, block) while there are few images; next to uniform ones have no hash and come nowhere. Tagged
-    `many`: (beginning of the hash, sketch), and `counts`: beginnings of hashes with their numbers.
-    """
+    def start_bundle(self) -> None:
+        self._hashes: list[bytes] = []
+
+    def process(self, row: Row, listing: Listing) -> None:
+        # By the end of the id: its beginning deals crowds out.
+        if listing.total > _CROWD and row.pixels[lsh.ID_BYTES - 1] % _SAMPLED == 0 and row.facts.perceptual_hash:
+            self._hashes.append(row.facts.perceptual_hash + sketch_id(row))
+
+    def finish_bundle(self) -> Iterator[Any]:
+        if self._hashes:
+            buckets = lsh.buckets_of(np.frombuffer(b"".join(self._hashes), lsh.SKETCH))
+            counts = [sorted(collections.Counter(of_band).items()) for of_band in buckets.T.tolist()]
+            yield late((None, pack(counts)))
+
+
+def find_crowds(element: tuple[None, Iterable[bytes]]) -> bytes:
+    """Finds the crowded buckets. (None, counts of the bundles) → packed [((band, bucket), bits of the shares)]."""
+    sums: collections.Counter[tuple[int, int]] = collections.Counter()
+    for packed in element[1]:
+        for band, counts in enumerate(unpack(packed)):
+            sums.update({(band, bucket): count for bucket, count in counts})
+    crowds = {place: -(-count * _SAMPLED // _CROWD) for place, count in sums.items()}
+    return pack(sorted((place, (parts - 1).bit_length()) for place, parts in crowds.items() if parts > 1))
+
+
+def crowds_of(packed: bytes) -> Crowded:
+    """Decodes what `find_crowds` gives."""
+    return {(band, bucket): bits for (band, bucket), bits in unpack(packed)} if packed else {}
+
+
+class Share(beam.DoFn):
+    """Shares sketches out to searches. Row → (partition, block); next to uniform ones have no hash and come nowhere."""
 
     def __init__(self, images_per_search: int) -> None:
         self._images_per_search = images_per_search
 
     def start_bundle(self) -> None:
         self._block: list[bytes] = []
-        self._images, self._many, self._searches = 0, False, 0
-        self._counts: collections.Counter[bytes] = collections.Counter()
+        self._bits: int | None = None
+        self._searches = 0
+        self._crowded: Crowded = {}
 
-    def process(self, row: Row, listing: Listing) -> Iterator[Any]:
+    def process(self, row: Row, listing: Listing, crowded: bytes) -> Iterator[tuple[Key, bytes]]:
         if not row.facts.perceptual_hash:
             return
-        sketch = row.facts.perceptual_hash + sketch_id(row)
-        if not self._images:
-            self._images = listing.total
-            self._many = part_bits(self._images, images_per_search=self._images_per_search) > 0
-            self._searches = searches(self._images)
-        if self._many:
-            self._counts[sketch[:_PREFIX]] += 1
-            yield beam.pvalue.TaggedOutput("many", (sketch[:_PREFIX], sketch))
-            return
-        self._block.append(sketch)
+        if self._bits is None:
+            self._bits = part_bits(listing.total, images_per_search=self._images_per_search)
+            self._searches = searches(listing.total)
+            self._crowded = crowds_of(crowded)
+        self._block.append(row.facts.perceptual_hash + sketch_id(row))
         if len(self._block) == _BLOCK:
             yield from self._flush()
 
     def finish_bundle(self) -> Iterator[Any]:
         yield from map(late, self._flush())
-        if self._counts:
-            yield late(beam.pvalue.TaggedOutput("counts", pack(sorted(self._counts.items()))))
 
     def _flush(self) -> Iterator[tuple[Key, bytes]]:
-        if self._block:
-            places = np.zeros(len(self._block), _PLACED)
-            places["sketch"] = np.frombuffer(b"".join(self._block), lsh.SKETCH)
-            self._block = []
+        if not self._block:
+            return
+        sketches = np.frombuffer(b"".join(self._block), lsh.SKETCH)
+        self._block = []
+        if self._bits:
+            yield from partitions_of(sketches, self._bits, self._crowded)
+        else:
             for first in range(self._searches):
-                yield (first, self._searches, 0, 0), places.tobytes()
+                yield (first, self._searches, 0, 0, 0), sketches.tobytes()
 
 
-def first_places(several: Iterable[bytes]) -> dict[bytes, int]:
-    """Turns the `counts` of bundles into the first place of each beginning of a hash, in one order of all."""
-    counts: collections.Counter[bytes] = collections.Counter()
-    for packed in several:
-        counts.update(dict(unpack(packed)))
-    ordered = sorted(counts.items())
-    totals = itertools.accumulate((count for _, count in ordered), initial=0)
-    return {prefix: first for (prefix, _), first in zip(ordered, totals, strict=False)}
+def partitions_of(sketches: np.ndarray, bits: int, crowded: Crowded) -> Iterator[tuple[Key, bytes]]:
+    """Yields the partitions that have to do with sketches (SKETCH [n]), each with those that concern it."""
+    concerned = lsh.buckets_concerned(sketches)
+    for band, buckets in enumerate(concerned.transpose(1, 0, 2)):
+        free = np.ones(buckets.shape, np.bool_)
+        for bucket, shares in ((bucket, shares) for (of, bucket), shares in crowded.items() if of == band):
+            here = buckets == bucket
+            free &= ~here
+            members = here.any(axis=1)
+            numbers = lsh.shares_of(sketches, band, shares)
+            for number in np.unique(numbers[members]).tolist():
+                key = (band, lsh.BANDS, lsh.BUCKET_BITS, bucket, number)
+                yield key, sketches[members & (numbers == number)].tobytes()
+        parts = np.where(free, buckets >> lsh.BUCKET_BITS - bits, -1)
+        for part in np.unique(parts[free]).tolist():
+            yield (band, lsh.BANDS, bits, part, 0), sketches[(parts == part).any(axis=1)].tobytes()
 
 
-class Place(beam.DoFn):
-    """Gives sketches their places and sends them where they are looked for.
-
-    (beginning of the hash, sketches) → (partition, block of sketches with places).
-    """
-
-    def __init__(self, images_per_search: int) -> None:
-        self._images_per_search = images_per_search
-
-    def start_bundle(self) -> None:
-        self._first: dict[bytes, int] = {}
-
-    def process(
-        self, element: tuple[bytes, Iterable[bytes]], counts: Iterable[bytes], listing: Listing
-    ) -> Iterator[tuple[Key, bytes]]:
-        prefix, sketches = element
-        ordered = sorted(sketches)
-        bits = part_bits(listing.total, images_per_search=self._images_per_search)
-        first = self._first = self._first or first_places(counts)
-        for at in range(0, len(ordered), _BLOCK):
-            block = np.zeros(len(ordered[at : at + _BLOCK]), _PLACED)
-            block["sketch"] = np.frombuffer(b"".join(ordered[at : at + _BLOCK]), lsh.SKETCH)
-            block["place"] = first[prefix] + at + np.arange(len(block))
-            parts = lsh.parts_of(block["sketch"], bits)
-            for band in range(lsh.BANDS):
-                for part in np.unique(parts[:, band]).tolist():
-                    concerned = (parts[:, band] == part).any(axis=1)
-                    yield (band, lsh.BANDS, bits, part), block[concerned].tobytes()
-
-
-def search(element: tuple[Key, Iterable[bytes]]) -> tuple[None, bytes]:
+def search(element: tuple[Key, Iterable[bytes]], crowded: bytes) -> tuple[None, bytes]:
     """Searches a partition. (partition, blocks) → (None, bytes of its similar pairs)."""
-    (first, step, bits, number), blocks = element
-    placed = np.frombuffer(bytearray().join(blocks), _PLACED)
-    part, bands = lsh.Part(bits=bits, number=number), range(first, lsh.BANDS, step)
-    places = placed["place"] if bits else None
-    return None, lsh.similar(np.ascontiguousarray(placed["sketch"]), bands, part=part, places=places).tobytes()
+    (first, step, bits, number, _), blocks = element
+    sketches = np.frombuffer(bytearray().join(blocks), lsh.SKETCH)
+    without = () if bits == lsh.BUCKET_BITS else sorted(bucket for band, bucket in crowds_of(crowded) if band == first)
+    part = lsh.Part(bits=bits, number=number, without=tuple(without))
+    return None, lsh.similar(sketches, range(first, lsh.BANDS, step), part=part).tobytes()
 
 
 def components(element: tuple[None, Iterable[bytes]]) -> bytes:
@@ -186,21 +193,19 @@ def similar_images(
     rows: beam.PCollection[Row], listing: beam.PCollection[Listing], *, images_per_search: int
 ) -> beam.pvalue.DoOutputsTuple:
     """Adds the search: outputs `alone`, rows that look like no other, and `alike`: (component, (row, picture))."""
-    one, block = beam.pvalue.AsSingleton(listing), tuple[Key, bytes]
-    sketches = rows | "Share" >> beam.ParDo(Share(images_per_search), one).with_output_types(
-        block, many=tuple[bytes, bytes], counts=bytes
-    ).with_outputs("many", "counts", main="few")
-    placed = (
-        sketches.many
-        | "GroupByPrefix" >> beam.GroupByKey()
-        | "Place"
-        >> beam.ParDo(Place(images_per_search), beam.pvalue.AsList(sketches.counts), one).with_output_types(block)
+    one = beam.pvalue.AsSingleton(listing)
+    crowds = (
+        rows
+        | "Sample" >> beam.ParDo(Sample(), one).with_output_types(tuple[None, bytes])
+        | "GatherSamples" >> beam.GroupByKey()
+        | "FindCrowds" >> beam.Map(find_crowds).with_output_types(bytes)
     )
+    crowded = beam.pvalue.AsSingleton(crowds, default_value=b"")
     found = (
-        (sketches.few, placed)
-        | "AllSketches" >> beam.Flatten()
+        rows
+        | "Share" >> beam.ParDo(Share(images_per_search), one, crowded).with_output_types(tuple[Key, bytes])
         | "GroupByPartition" >> beam.GroupByKey()
-        | "Search" >> beam.Map(search).with_output_types(tuple[None, bytes])
+        | "Search" >> beam.Map(search, crowded).with_output_types(tuple[None, bytes])
         | "GatherPairs" >> beam.GroupByKey()
         | "Components" >> beam.Map(components).with_output_types(bytes)
     )

@@ -1,5 +1,6 @@
 """Tests the graph: the same bytes on every engine, killed or not, and nothing published where something is lost."""
 
+import collections
 import dataclasses
 import hashlib
 import itertools
@@ -385,8 +386,9 @@ def test_bad_input_is_refused_in_one_line(folder, tmp_path):
     nothing_shows(tmp_path / "out")
 
 
-def test_parts_of_bands_find_the_pairs_that_whole_bands_find(shared_data):
-    """Crowds the buckets, so that searches in them begin at the image's place, with copies of 100 photos."""
+@pytest.fixture(scope="module")
+def crowded_sketches(shared_data):
+    """Crowds the buckets with copies of 100 photos, so that not all images of a bucket are compared."""
     rows = []
     for number, path in enumerate(sorted((shared_data / "flowers").rglob("*.jpg"))[::8]):
         facts = inspect_image(path.read_bytes(), PixelPolicy())
@@ -395,18 +397,58 @@ def test_parts_of_bands_find_the_pairs_that_whole_bands_find(shared_data):
         for copy in range(45 if number < 3 else 2):
             changed = flat.copy()
             changed[20 + copy] ^= 1
-            rows.append((changed, np.void(bytes.fromhex(facts.pixel_sha256)[:14] + copy.to_bytes(2, "big"))))
-    sketches = np.array(rows, lsh.SKETCH)
-    sketches.view(f"S{lsh.SKETCH.itemsize}").sort()
-    parts = lsh.parts_of(sketches, 3)
-    for band in range(0, lsh.BANDS, 7):
-        whole = lsh.similar(sketches.copy(), [band])
-        found = []
-        for number in range(8):
-            concerned = np.flatnonzero((parts[:, band] == number).any(axis=1))
-            part = lsh.Part(bits=3, number=number)
-            found.append(lsh.similar(sketches[concerned], [band], part=part, places=concerned[::-1]))
-        for threshold in (0.0, 0.85, 0.93, 0.99):
-            joined = lsh.components(np.concatenate(found), at_least=threshold)
-            assert np.array_equal(joined, lsh.components(whole, at_least=threshold))
-        assert len(whole) > 100
+            rows.append((changed, np.void(hashlib.sha256(bytes([number, copy])).digest()[:16])))
+    return np.array(rows, lsh.SKETCH)
+
+
+def found_in_partitions(sketches, crowded):
+    """Searches as the graph does; returns the pairs found and the sizes of the partitions."""
+    partitions = collections.defaultdict(list)
+    for at in range(0, len(sketches), 50):
+        for key, block in near.partitions_of(sketches[at : at + 50], 3, crowded):
+            partitions[key].append(block)
+    packed = near.pack(sorted(crowded.items()))
+    pairs = [near.search(element, packed)[1] for element in partitions.items()]
+    sizes = {key: sum(map(len, blocks)) // lsh.SKETCH.itemsize for key, blocks in partitions.items()}
+    return np.frombuffer(b"".join(pairs), lsh.EDGE), sizes
+
+
+def test_parts_of_bands_find_the_pairs_that_whole_bands_find(crowded_sketches):
+    found, sizes = found_in_partitions(crowded_sketches, {})
+    whole = lsh.similar(crowded_sketches.copy())
+    assert len(sizes) > lsh.BANDS
+    assert len(whole) > 100
+    for threshold in (0.0, 0.85, 0.93, 0.99):
+        expected = lsh.components(whole, at_least=threshold)
+        assert np.array_equal(lsh.components(found, at_least=threshold), expected)
+
+
+def test_crowded_buckets_are_dealt_out_and_their_copies_still_meet(crowded_sketches, monkeypatch):
+    monkeypatch.setattr(near, "_CROWD", 20)
+    monkeypatch.setattr(near, "_SAMPLED", 1)
+    buckets = lsh.buckets_of(crowded_sketches)
+    counts = [sorted(collections.Counter(of_band).items()) for of_band in buckets.T.tolist()]
+    crowded = near.crowds_of(near.find_crowds((None, [near.pack(counts)])))
+    assert len(crowded) > lsh.BANDS
+    assert all((buckets[:, band] == bucket).sum() > 20 for band, bucket in crowded)
+    found, sizes = found_in_partitions(crowded_sketches, crowded)
+    # By chance a share holds more than its part; and others come that look for partners there.
+    assert max(size for (*_, bits, _, _), size in sizes.items() if bits == lsh.BUCKET_BITS) < 50
+    expected = lsh.components(lsh.similar(crowded_sketches.copy()))
+    assert np.array_equal(lsh.components(found), expected)
+
+
+def test_a_crowd_is_found_by_a_sample_of_the_images(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(near, "_CROWD", 1)
+    monkeypatch.setattr(near, "_SAMPLED", 1)
+    monkeypatch.setattr(near, "part_bits", lambda images, images_per_search: 2)
+    seen: set[int] = set()
+
+    def seeing(sketches, bits, crowded):
+        seen.update(crowded.values())
+        return partitions_of(sketches, bits, crowded)
+
+    partitions_of = near.partitions_of
+    monkeypatch.setattr(near, "partitions_of", seeing)
+    build.build(FolderSource(str(folder)), config(tmp_path))
+    assert seen

@@ -130,7 +130,7 @@ def test_a_mirrored_image_stands_in_the_same_buckets(originals):
     assert (keys[nonzero] == mirrored_keys[nonzero]).all()
     assert len(np.unique(keys[:, 0])) > len(keys) / 3
     assert keys.min() >= 0
-    assert keys.max() < 1 << lsh._BITS
+    assert keys.max() < 1 << lsh.BUCKET_BITS
 
 
 def test_windows_are_what_cropping_does(photos):
