@@ -14,10 +14,9 @@ import apache_beam as beam
 
 from beam_jobs.corrections import Corrections
 from beam_jobs.elements import Item, Listing, Reject, Row, alone, refuse
-from beam_jobs.errors import BuildError
+from beam_jobs.errors import crossing
 from beam_jobs.settings import Settings
 from beam_jobs.summary import labels_of
-from pipeline.command import ExitCode, nearest
 from pipeline.images.policy import RejectCode
 
 _DETAIL = "by --exclude"
@@ -39,13 +38,6 @@ class Wanted:
     rejects: tuple[beam.PCollection[Reject], ...]
 
 
-def check_classes(corrections: Corrections, labels: Sequence[str]) -> None:
-    """Refuses a class that no image is listed under. Raises BuildError."""
-    if unknown := sorted(set(corrections.labels.values()) - set(labels)):
-        hint = nearest(unknown[0], labels)
-        raise BuildError(ExitCode.DATA, f'--relabel: "{unknown[0][:100]}" is none of the {len(labels)} classes.{hint}')
-
-
 class _Decided(beam.DoFn):
     """Knows what was decided; checks it against the classes when it meets the first element."""
 
@@ -55,7 +47,8 @@ class _Decided(beam.DoFn):
 
     def _decided(self, listing: Listing) -> Corrections:
         if not self._checked:
-            check_classes(self._settings.build.corrections, labels_of(listing, self._settings)[0])
+            with crossing("--relabel"):
+                self._settings.build.corrections.check_classes(labels_of(listing, self._settings)[0])
             self._checked = True
         return self._settings.build.corrections
 

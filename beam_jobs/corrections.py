@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from beam_jobs.sources.columns import find_column, listed
 from beam_jobs.sources.delimited import delimited_fields
 from beam_jobs.sources.rows import RowError, check_text
-from pipeline.command import DataError, UsageError
+from pipeline.command import DataError, UsageError, nearest
 
 MAX_ROWS = 20_000  # 20 bytes each in every step of a job, which an engine takes up to 10 MB of
 _ID_DIGITS = 64
@@ -43,9 +43,15 @@ class Corrections:
         """Says whether an image is left out; its id may not be known yet."""
         return any(key in self.excluded for key in keys_of(uri, image_id))
 
-    def label(self, uri: str, image_id: bytes) -> str | None:
-        """Returns the class that a person gave an image, if any; by its URI before that by its id."""
+    def label(self, uri: str, image_id: bytes | None = None) -> str | None:
+        """Returns the class that a person gave an image, if any; by its URI before that by its id, if it is known."""
         return next((self.labels[key] for key in keys_of(uri, image_id) if key in self.labels), None)
+
+    def check_classes(self, labels: Sequence[str]) -> None:
+        """Refuses a class that no image is listed under. Raises DataError."""
+        if unknown := sorted(set(self.labels.values()) - set(labels)):
+            hint = nearest(unknown[0], labels)
+            raise DataError(f'--relabel: "{unknown[0][:100]}" is none of the {len(labels)} classes.{hint}')
 
 
 def keys_of(uri: str, image_id: bytes | None) -> Iterator[bytes]:

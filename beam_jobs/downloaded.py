@@ -19,6 +19,7 @@ import apache_beam as beam
 
 from beam_jobs.bundles import late
 from beam_jobs.coders import by_uri, keyed_item
+from beam_jobs.corrections import Corrections
 from beam_jobs.download.entry import Download
 from beam_jobs.download.loop import download
 from beam_jobs.download.schedule import host_of
@@ -48,10 +49,14 @@ class Fetched:
 
 
 class PartUrls(beam.DoFn):
-    """Separates what has to be downloaded. Item → item; tagged `urls`: (URL, item)."""
+    """Separates what has to be downloaded; not what is left out anyway. Item → item; tagged `urls`: (URL, item)."""
+
+    def __init__(self, corrections: Corrections) -> None:
+        self._corrections = corrections
 
     def process(self, item: Item) -> Iterator[Any]:
-        yield beam.pvalue.TaggedOutput("urls", by_uri(item)) if is_url(item.uri) else item
+        wanted = is_url(item.uri) and not self._corrections.excludes(item.uri)
+        yield beam.pvalue.TaggedOutput("urls", by_uri(item)) if wanted else item
 
 
 def list_notes(_: bytes, store: DownloadStore) -> list[str]:
@@ -161,9 +166,9 @@ def downloaded(items: beam.PCollection[Item], settings: Settings) -> Fetched:
     source = settings.source
     if not isinstance(source, RemoteSource):
         return Fetched(items=items, rejects=())
-    parted = items | "PartUrls" >> beam.ParDo(PartUrls()).with_output_types(Item, urls=tuple[str, bytes]).with_outputs(
-        "urls", main="here"
-    )
+    parted = items | "PartUrls" >> beam.ParDo(PartUrls(settings.build.corrections)).with_output_types(
+        Item, urls=tuple[str, bytes]
+    ).with_outputs("urls", main="here")
     known = (
         items.pipeline
         | "StartDownloads" >> beam.Impulse()

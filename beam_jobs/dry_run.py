@@ -13,7 +13,7 @@ from beam_jobs.build import make_settings
 from beam_jobs.config import BuildConfig
 from beam_jobs.decoding import pool_of
 from beam_jobs.download.store import is_url
-from beam_jobs.elements import Item, Listing, alone
+from beam_jobs.elements import Finding, Item, Listing, alone
 from beam_jobs.settings import Settings
 from beam_jobs.shards import num_shards, record_bytes
 from beam_jobs.sources import RemoteSource, Source, everything
@@ -30,8 +30,13 @@ class _Listed:
     """Holds what one pass over the listing gives."""
 
     summary: Summary = dataclasses.field(default_factory=Summary)
+    wanted: Summary = dataclasses.field(
+        default_factory=Summary
+    )  # what a person does not leave out, as they labelled it
     known: int = 0
     urls: int = 0
+    excluded: int = 0
+    relabelled: int = 0
     sample: Sequence[Item] = ()
 
 
@@ -47,7 +52,8 @@ def _list(settings: Settings) -> _Listed:
     """Lists the source; samples the images whose URIs have the smallest hashes."""
     from beam_jobs.known import every_finding  # not above: Beam takes a second to import
 
-    stamps = {finding.uri: finding.stamp for finding in every_finding(settings)}
+    known = {finding.uri: (finding.stamp, _id_of(finding)) for finding in every_finding(settings)}
+    corrections = settings.build.corrections
     listed = _Listed()
     remote = isinstance(settings.source, RemoteSource)
 
@@ -56,12 +62,24 @@ def _list(settings: Settings) -> _Listed:
             listed.summary.add(item)
             if isinstance(item, LeftOut):
                 continue
-            listed.known += stamps.get(item.uri) == item.stamp
+            stamp, sha256 = known.get(item.uri, (None, None))
+            image_id = item.raw_id or (sha256 if stamp == item.stamp else None)
+            if corrections.excludes(item.uri, image_id):
+                listed.excluded += 1
+                continue
+            label = corrections.label(item.uri, image_id)
+            listed.relabelled += label is not None
+            listed.wanted.add(dataclasses.replace(item, label=label or item.label))
+            listed.known += stamp == item.stamp
             listed.urls += remote and is_url(item.uri)
             yield item
 
     listed.sample = heapq.nsmallest(_SAMPLE, items(), key=lambda item: hashlib.sha256(item.uri.encode()).digest())
     return listed
+
+
+def _id_of(finding: Finding) -> bytes | None:
+    return None if isinstance(finding.result, Reject) else bytes.fromhex(finding.result.sha256)
 
 
 def _inspect(items: Sequence[Item], settings: Settings) -> _Sample:
@@ -111,17 +129,24 @@ def describe(source: Source, config: BuildConfig, *, workers: int) -> str:
         return f"nothing to do: {listing.total} images unchanged since version {listing.published}"
     sample = _inspect(listed.sample, settings)
     labels, _ = labels_of(listing, settings)
+    config.corrections.check_classes(labels)
     lines = [f"{listing.total} images of {len(labels)} classes, {listed.known} of them known from earlier builds"]
     lines += [f"  {line}" for line in left_out_lines(listing.left_out)]
-    sizes = _split_sizes(listing, config)
+    if config.corrections.digest:
+        lines.append(
+            f"  of these {listed.excluded} left out by --exclude, {listed.relabelled} given another class by --relabel "
+            "(by id: those that are known)"
+        )
+    wanted = dataclasses.replace(listing, counts=tuple(listed.wanted.sums()[0]))
+    sizes = _split_sizes(wanted, config)
     read = len(sample.bytes) + sample.refused
     mean = sum(sample.bytes) / len(sample.bytes) if sample.bytes else 0.0
     for split in split_order(list(sizes)):
         shards = num_shards(examples=sizes[split], size=int(sizes[split] * mean))
         lines.append(f"  {split:<10}{sizes[split]:8d}  images at most, in about {shards} shards")
     if read:
-        seconds = (listing.total - listed.known) * sample.seconds / read / workers
-        total = mean * listing.total * len(sample.bytes) / read
+        seconds = (wanted.total - listed.known) * sample.seconds / read / workers
+        total = mean * wanted.total * len(sample.bytes) / read
         lines.append(
             f"from a sample of {read}: {sample.refused} refused, about {total / 1e6:.0f} MB of records, "
             f"about {seconds:.0f} s of decoding with {workers} workers"

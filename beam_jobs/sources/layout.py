@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Sequence
 
 from beam_jobs.sources import nfc
@@ -18,6 +20,9 @@ _UNLABELLED = frozenset(
     ("pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "unsupervised", "submission")
 )
 _SHOWN = 3  # names in a message
+_NUMBERED = re.compile(r"([^\W\d](?:[^\d]*[^\W\d_])?)[ _.-]?\(?\d{1,12}\)?\.\w{3,4}")
+_EACH = 3  # images a class, about, without which their names are just names
+_PETS = frozenset({"Abyssinian", "american_pit_bull_terrier", "english_cocker_spaniel", "japanese_chin"})
 _AS_CLASSES = "if they are classes, give --folders=classes"
 
 
@@ -148,6 +153,14 @@ class _Finder:
             advice = f"; if {tables[0]} says the classes, give --source={kind} --input={_below(self._root, tables[0])}"
         else:
             advice = f", and {len(found.files)} files directly in it" if found.files else ""
+        names = [readable(entry.name) for entry in found.files]
+        if _PETS & {_class_in(name) for name in names}:
+            above = os.path.dirname(_below(self._root, path).rstrip("/"))
+            advice += "; these are Oxford-IIIT Pet's images, which need the annotations beside their folder: "
+            return f"{where}: no sub-folders{advice}give --source=oxford_pets --input={above}"
+        if example := _names_hold_classes(names):
+            advice += f"; the names seem to hold the classes ({example}): move the images into a folder a class, or "
+            return f"{where}: no sub-folders{advice}list them and their classes in a table for --source=csv"
         return f"{where}: no sub-folders{advice}; --source=folder expects DIR/class/image"
 
     def splits(self, path: str, found: Contents) -> dict[str, str]:
@@ -195,6 +208,20 @@ class _Finder:
             path, found = _below(path, only), inner
         self.note_strays(path, found)
         return [Class(path=_below(path, name), name=name, split=split) for name in found.folders]
+
+
+def _class_in(name: str) -> str:
+    """Returns what stands before the number in `Abyssinian_100.jpg` or `cat.0.jpg`; "" where the name is another."""
+    found = _NUMBERED.fullmatch(name)
+    return found[1] if found else ""
+
+
+def _names_hold_classes(names: Sequence[str]) -> str:
+    """Returns an example where the files' names are some words, each with many numbers; else ""."""
+    counts = collections.Counter(map(_class_in, names))
+    if "" in counts or len(counts) < 2 or len(names) < _EACH * len(counts):
+        return ""
+    return f"{names[0]}: {_class_in(names[0])}"
 
 
 def unpacking(path: str) -> str:

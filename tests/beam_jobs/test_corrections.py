@@ -130,8 +130,12 @@ def test_the_command_says_what_came_of_it(tmp_path, folder):
     with open(exclude, "a") as file:
         file.write("cat/nobody.png,\n" + f",{'0' * 64}\n")
     flags = [f"--exclude={exclude}", f"--relabel={relabel}", "--near_duplicates=keep"]
+    planned = run_command(folder, tmp_path / "out", *flags, "--dry_run")
+    assert "of these 2 left out by --exclude, 1 given another class" in planned.stdout, planned.stderr
     done = run_command(folder, tmp_path / "out", *flags)
     assert done.returncode == 0, done.stderr
+    planned = run_command(folder, tmp_path / "out", *flags, "--seed=1", "--dry_run")
+    assert "of these 3 left out by --exclude, 2 given another class" in planned.stdout, planned.stderr
     assert "  left out         3  excluded\n" in done.stdout
     assert "images have the class that --relabel gives them" in done.stdout
     assert (

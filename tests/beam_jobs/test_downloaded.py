@@ -11,6 +11,7 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from beam_jobs import build, downloaded
+from beam_jobs.corrections import read_corrections
 from beam_jobs.download.policy import DownloadPolicy, FetchPolicy
 from beam_jobs.download.store import DownloadStore
 from beam_jobs.elements import Item, Reject
@@ -60,6 +61,18 @@ def test_every_url_is_asked_for_once(server, tmp_path, engine):
         again, config(tmp_path / "again/out", source_name="csv", download=POLICY, max_reject_fraction=0.5)
     )
     assert files_of(fresh.directory) == files_of(outcome.directory)
+
+
+def test_what_a_person_leaves_out_is_not_asked_for(server, tmp_path):
+    source = source_of(tmp_path, server)
+    out = f"{server.url}/file/cat/3.jpg"
+    (tmp_path / "exclude.csv").write_text(f"uri\n{out}\n")
+    corrections = read_corrections(str(tmp_path / "exclude.csv"), None)
+    outcome = build.build(source, settings(tmp_path, source, corrections=corrections))
+    assert outcome.rejects == {"excluded": 1}
+    assert server.hits("/file/cat/3.jpg") == 0
+    assert build.build(source, settings(tmp_path, source)).rejects == {}
+    assert server.hits("/file/cat/3.jpg") == 1
 
 
 def test_what_failed_is_asked_for_again_when_told_so(server, tmp_path):

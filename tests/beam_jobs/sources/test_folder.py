@@ -151,7 +151,9 @@ def test_a_class_may_be_called_train(tmp_path):
     [
         (["train/cat/1.jpg", "birds/2.jpg"], "birds/ does not"),
         (["val/cat/1.jpg", "valid/cat/2.jpg", "train/cat/3.jpg"], "same split"),
-        (["1.jpg"], "no sub-folders, and 1 files directly in it"),
+        (["1.jpg"], "no sub-folders, and 1 files directly in it; --source=folder expects"),
+        ([f"IMG_{n}.jpg" for n in range(9)], "no sub-folders, and 9 files directly in it; --source=folder expects"),
+        ([f"{name}.{n}.jpg" for name in ("cat", "dog") for n in range(3)], r"classes \(cat.0.jpg: cat\): move .*csv"),
         (["Training/1.jpg", "test_set/2.jpg"], "Training/ and test_set/ look like splits but hold no class folders"),
         (["train/cat/1.jpg", "birds/2.jpg"], "--folders=classes"),
         (["photos.zip"], r"holds photos.zip and no class folders; unpack it \(unzip photos.zip"),
@@ -175,6 +177,12 @@ def test_a_class_may_be_called_train(tmp_path):
 def test_other_layouts_are_refused(tmp_path, paths, problem):
     with pytest.raises(UsageError, match=problem):
         listed(put(tmp_path, *paths))
+
+
+def test_the_images_of_oxford_pets_are_told_from_others(tmp_path):
+    put(tmp_path, *(f"images/{name}_1.jpg" for name in ("Abyssinian", "Bengal")))
+    with pytest.raises(UsageError, match=f"give --source=oxford_pets --input={tmp_path}$"):
+        listed(FolderSource(str(tmp_path / "images")))
 
 
 def test_missing_folder_and_file_instead_of_folder(tmp_path):
