@@ -27,7 +27,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
@@ -154,7 +154,7 @@ def _parse_flags(argv: list[str], *, keep_unknown: bool) -> list[str]:
     except flags.Error as error:
         fail(f"{error} (--help lists the flags)", ExitCode.USAGE)
     _expand_homes()
-    return rest
+    return [_at_home(argument) for argument in rest]
 
 
 def _expand_homes() -> None:
@@ -163,6 +163,16 @@ def _expand_homes() -> None:
         flag = flags.FLAGS[name]
         if isinstance(flag.value, str) and flag.value.startswith("~"):
             flag.value = os.path.expanduser(flag.value)
+        elif isinstance(flag.value, list) and any("~" in str(one) for one in flag.value):
+            flag.value = [_at_home(one) for one in flag.value]
+
+
+def _at_home(argument: object) -> Any:
+    """Expands a `~` that stands first in a word, or behind the "=" of `weights=~/file`."""
+    if not isinstance(argument, str):
+        return argument
+    name, equals, value = argument.partition("=")
+    return f"{name}={os.path.expanduser(value)}" if equals else os.path.expanduser(name)
 
 
 def run_command(

@@ -115,16 +115,17 @@ def test_help_lists_the_command_s_own_flags(tmp_path, flag):
 
 
 def test_a_home_is_expanded_in_every_flag(tmp_path):
-    body = "print(flags.FLAGS.place, flags.FLAGS.other, flags.FLAGS.name, flags.FLAGS.count)"
+    body = "print(flags.FLAGS.place, flags.FLAGS.other, flags.FLAGS.name, flags.FLAGS.count, *flags.FLAGS.set)"
     definitions = "flags.DEFINE_string('place', None, ''); flags.DEFINE_string('other', '~', '')"
+    definitions += "; flags.DEFINE_multi_string('set', [], '')"
     file = tmp_path / "program.py"
     text = PROGRAM.format(body=body, options="")
     file.write_text(text.replace("def main", f"{definitions}; flags.DEFINE_string('name', '', '')\n\ndef main"))
     done = subprocess.run(
-        [sys.executable, str(file), "--place=~/photos", "--name=a~b"],
+        [sys.executable, str(file), "--place=~/photos", "--name=a~b", "--set=weights=~/w.h5", "--set=a=b~c"],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "HOME": "/home/me"},
     )
-    assert (done.stdout, done.stderr) == ("/home/me/photos /home/me a~b 1\n", "")
+    assert (done.stdout, done.stderr) == ("/home/me/photos /home/me a~b 1 weights=/home/me/w.h5 a=b~c\n", "")
