@@ -22,7 +22,7 @@ from pipeline.images.policy import PixelPolicy
 # Part of every build's key: to be raised when the same input and flags give other shards than before.
 FORMAT = 2
 # Part of an inspection's name: to be raised when `facts.inspect` answers differently for the same bytes.
-INSPECTION_VERSION = 5
+INSPECTION_VERSION = 6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,9 @@ _DAMAGED = ("bad Huffman code", "found marker")
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
 # Cameras leave a byte or two behind a restart interval or the picture; damage mostly leaves hundreds.
 _MAX_LEFT_OVER = 16
+_SECTOR = 512  # bytes; larger ones are multiples
+_ZEROS = bytes(_SECTOR)
+_BESIDE = 4  # zeros beside a lost sector that may be codes
 _MAX_FILLED = 64
 
 
@@ -156,8 +159,8 @@ def _check_frame(marker: int, header: bytes) -> None:
 
 def with_end(data: bytes) -> bytes:
     """Returns a JPEG with an end marker behind it where it has none behind its first scan."""
-    scan = next((at for marker, at, _ in _segments(data) if marker == _SCAN), -1)
-    return data if scan < 0 or data.find(_END_MARKER, scan) >= 0 else data + _END_MARKER
+    scan = _first_scan(data)
+    return data if scan == len(data) or data.find(_END_MARKER, scan) >= 0 else data + _END_MARKER
 
 
 def decode_plain(data: bytes, *, grey: bool) -> np.ndarray | None:
@@ -174,6 +177,8 @@ def decode_plain(data: bytes, *, grey: bool) -> np.ndarray | None:
     try:
         pixels: np.ndarray = simplejpeg.decode_jpeg(data, "GRAY" if grey else "RGB", strict=True)
     except ValueError:
+        return None
+    if lost_sector(data) is not None:
         return None
     return pixels[..., 0] if grey else pixels
 
@@ -193,6 +198,8 @@ def decode_whole(data: bytes, *, channels: int, shrunk_to: tuple[int, int] | Non
     Raises:
       Refused: the library misses coded data, finds wrong codes or has many bytes left over.
     """
+    if (sector := lost_sector(data)) is not None:
+        raise Refused(RejectCode.CORRUPT, f"JPEG: {sector} holds zeros instead of coded data")
     options = {} if shrunk_to is None else {"min_width": shrunk_to[0], "min_height": shrunk_to[1]}
     try:
         pixels: np.ndarray = simplejpeg.decode_jpeg(data, _COLOURS[channels], strict=True, **options)
@@ -202,6 +209,34 @@ def decode_whole(data: bytes, *, channels: int, shrunk_to: tuple[int, int] | Non
     if refused := _damage(data, _COLOURS[channels], remark):
         raise refused
     return None
+
+
+def lost_sector(data: bytes) -> str | None:
+    """Finds sectors of a disk that read as zeros among the coded data: often they are codes like others, of grey.
+
+    Long runs of zeros are rare in coded data, and begin and end where sectors do by a chance of one in ten thousand.
+
+    Returns:
+      Which bytes, or None.
+    """
+    middles = data[_SECTOR // 2 :: _SECTOR]  # looked at first: one byte of each
+    number = middles.find(0)
+    while number >= 0:
+        start = number * _SECTOR
+        if data.startswith(_ZEROS, start):
+            end = start + len(_ZEROS)
+            while data.startswith(_ZEROS, end):
+                end += _SECTOR
+            around = data[start - _BESIDE - 1 : start], data[end : end + _BESIDE + 1]
+            if all(side.strip(b"\0") for side in around) and start > _first_scan(data):
+                return f"byte {start} to {end}"
+            number = end // _SECTOR - 1
+        number = middles.find(0, number + 1)
+    return None
+
+
+def _first_scan(data: bytes) -> int:
+    return next((at for marker, at, _ in _segments(data) if marker == _SCAN), len(data))
 
 
 def scan_damage(data: bytes) -> Refused | None:

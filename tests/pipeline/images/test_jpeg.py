@@ -123,6 +123,37 @@ def test_the_rest_filled_with_zeros():
         assert refused(filled)[0] in DAMAGED
 
 
+@pytest.mark.parametrize("sectors", [1, 8])
+def test_lost_sectors_among_coded_data(shared_data, sectors):
+    """A disk or a transfer that loses a sector gives zeros, which mostly are codes like others."""
+    random = np.random.default_rng(0)
+    size, lost = 512 * sectors, 0
+    for path in sorted((shared_data / "flowers").rglob("*.jpg"))[::8]:
+        data = bytearray(path.read_bytes())
+        places = range(-(-(data.rfind(b"\xff\xda") + 16) // size) * size, len(data) - size - 2, size)
+        if places:
+            at = int(random.choice(places))
+            data[at : at + size] = bytes(size)
+            assert refused(bytes(data))[0] in DAMAGED, path
+            lost += 1
+    assert lost > 80
+
+
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}])
+def test_zeros_that_are_codes_are_no_lost_sectors(options):
+    """Pictures of one colour are coded as zeros."""
+    kept = 0
+    for side in range(300, 1_500, 40):
+        data = jpeg(image=Image.new("RGB", (side, side), "teal"), **options)
+        kept += bytes(512) in data
+        accepted(data)
+    assert not options or kept > 5
+
+
+def test_padding_in_metadata_is_no_lost_sector():
+    accepted(with_segment(jpeg(), 0xE1, b"Exif\0\0II*\0\x08\0\0\0\0\0" + bytes(4_096) + b"end"))
+
+
 def test_field_case_jpeg_cut_but_ended(shared_data):
     folder = shared_data / "field_cases/data/jpeg_cut_but_ended"
     found = {path.name for path in folder.rglob("*.jpg") if isinstance(inspect(path.read_bytes(), POLICY), Reject)}
