@@ -72,7 +72,7 @@ settings = build.make_settings(FolderSource(sys.argv[1]), config("unused", "keep
 def check(count):
     assert count == int(sys.argv[2]), count
 with beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([])) as pipeline:
-    _ = listing.listed(pipeline, settings) | beam.combiners.Count.Globally() | beam.Map(check)
+    _ = listing.listed(pipeline, settings).items | beam.combiners.Count.Globally() | beam.Map(check)
 """
 _WALK = """
 import sys
