@@ -21,7 +21,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from pipeline.images import boxes, gif, heap, png, pnm, tiff
+from pipeline.images import boxes, gif, heap, png, pnm, remarks, tiff
 from pipeline.images.colours import INVERTED, rgb_or_grey, strips
 from pipeline.images.jpeg import MAX_SIDE, START, Frame, check_header, decode_whole, ends_early, plain_frame, with_end
 from pipeline.images.magic import is_html, sniff
@@ -52,6 +52,8 @@ _PLAIN = (0, 1)  # like INVERTED; whether it is a whole JPEG of the kinds that e
 # A JPEG of a few kilobytes may hold thousands of scans, each over all pixels: an hour of decoding.
 # Encoders write about ten.
 MAX_SCANNED_PIXELS = 4_000_000_000
+# Of libtiff's remarks on what it decodes, not on tags: `Fax4Decode: Bad code word at line 1 of strip 0 (x 5).`
+_TIFF_DAMAGE = re.compile(r"^\w*(?:Decode|Fill(?:Strip|Tile))\w*: ([ -~]{1,150})", re.MULTILINE)
 _TIFF_FILLS = (0x55, 0xAA)  # no bit is the same
 
 
@@ -205,17 +207,20 @@ def conforms(image: Image.Image, policy: PixelPolicy) -> bool:
 def _load_tiff(image: Image.Image) -> None:
     """Decodes an opened TIFF twice, over different contents of memory; takes twice the time and memory.
 
-    libtiff says nothing when it could not fill its buffer, and what lay in memory shows.
+    libtiff says of wrong codes on standard error only, of missing ones nothing: then what lay in memory shows.
 
     Raises:
-      Refused: pixels differ, so they are not the file's. Without glibc this goes unnoticed.
+      Refused: it remarks damage; or pixels differ, so they are not the file's, which goes unnoticed without glibc.
       Exception: what Pillow raises for damaged files.
     """
     data: bytes = image.fp.getvalue()  # type: ignore[attr-defined] # open_image reads from memory
     with Image.open(io.BytesIO(data), formats=("TIFF",)) as again:
-        for decoded, fill in zip((image, again), _TIFF_FILLS, strict=True):
-            with heap.fresh_memory(fill):
-                decoded.load()
+        with remarks.heard() as heard:
+            for decoded, fill in zip((image, again), _TIFF_FILLS, strict=True):
+                with heap.fresh_memory(fill):
+                    decoded.load()
+        if damage := _TIFF_DAMAGE.search(heard.text):
+            raise Refused(RejectCode.CORRUPT, f"TIFF: {damage[1]}")
         for box in strips(image):
             if image.crop(box).tobytes() != again.crop(box).tobytes():
                 raise Refused(RejectCode.CORRUPT, "parts of the picture are missing")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.images import remarks
 from pipeline.images.facts import ImageFacts, inspect
 from pipeline.images.policy import PixelPolicy, Reject, RejectCode
 from tests.pipeline.images.files import POLICY, accepted, noise, record_pixels, refused, save, tags_block, tiff
@@ -74,10 +75,32 @@ def test_odd_tiffs_look_the_same_to_every_process(shared_data, tmp_path):
 
 
 def test_a_tiff_with_missing_parts_is_refused():
-    found = [inspect(damaged(drawing(n, "group4"), n), PixelPolicy()) for n in range(100)]
+    """The codes end early, by the mark of their end, of which libtiff says nothing."""
+    end = b"\x00\x10\x01"
+    files = [drawing(n, "group4") for n in range(100)]
+    cut = [data[: len(data) // 2] + end + data[len(data) // 2 + len(end) :] for data in files]
+    found = [inspect(data, PixelPolicy()) for data in cut]
     missing = [reject for reject in found if isinstance(reject, Reject) and "missing" in reject.detail]
     assert missing
     assert {reject.code for reject in missing} == {RejectCode.CORRUPT}
+
+
+def test_wrong_codes_are_named_whatever_was_decoded_before():
+    files = [damaged(drawing(n, c), n) for c in ("group3", "group4") for n in range(40)]
+    first = [inspect(data, PixelPolicy()) for data in files]
+    assert any(isinstance(found, Reject) and "Bad code word" in found.detail for found in first)
+    order = list(range(len(files))) * 3
+    random.Random(0).shuffle(order)
+    for number in order:
+        assert inspect(files[number], PixelPolicy()) == first[number]
+
+
+def test_what_libraries_write_is_heard_and_kept_from_standard_error(capfd):
+    with remarks.heard() as heard:
+        os.write(2, b"from C\n")
+    os.write(2, b"after it\n")
+    assert heard.text == "from C\n"
+    assert capfd.readouterr().err == "after it\n"
 
 
 @pytest.mark.parametrize("compression", ["raw", "group3", "group4", "packbits", "tiff_lzw", "tiff_adobe_deflate"])
