@@ -71,10 +71,9 @@ class TrainStep:
         decay = 0.0 if phase.cached_features else recipe.ema_decay
         self._decay = decay
         self.averaged = [v.value for variables in self._groups for v in variables] if decay else []
-        self.average = [
-            tf.Variable(v, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
-            for v in self.averaged
-        ]
+        # Without an aggregation every replica keeps its own, all equal, as the weights are; with "only the first" a TPU
+        # would send each average to all others in every step.
+        self.average = [tf.Variable(v, trainable=False) for v in self.averaged]
         self._statistics = []
         if phase.batch_norm == "train" and strategy.num_replicas_in_sync > 1:
             state = classifier.backbone.non_trainable_variables
