@@ -103,7 +103,7 @@ def _assert_same_run(run, alone, *, atol=1e-5):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=atol, err_msg=name)
     for a, b in zip(*((r / "metrics.jsonl").read_text().splitlines() for r in (alone, run)), strict=True):
         one, two = json.loads(a), json.loads(b)
-        assert two.pop("loss") == pytest.approx(one.pop("loss"), rel=1e-4, abs=1e-6)  # of float32 near probability 1
+        assert two.pop("loss") == pytest.approx(one.pop("loss"), rel=1e-4, abs=1e-6)  # float32 near 1
         assert one == two
     for split in ("validation", "test"):  # every example once, in file order
         rows = [
