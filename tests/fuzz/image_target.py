@@ -81,7 +81,7 @@ def _check_record(record: bytes, facts: ImageFacts) -> None:
 def _may_show_memory(data: bytes) -> bool:
     """Says whether a file is a TIFF in fax codes, in which a known fault shows.
 
-    Where these end early libtiff says nothing, and `heap.fresh_memory` does not reach a block of some hundred bytes that
+    Where these end early libtiff says nothing, and `heap.fresh_memory` misses a block of some hundred bytes that
     `realloc` made longer in place: such a file is refused, or, once in a hundred times, accepted with old memory.
     """
     with contextlib.suppress(Refused):
