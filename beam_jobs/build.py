@@ -135,10 +135,10 @@ def run_graph(
             "gs:// or s3://, leave --runner out, or give --workers_share_disk if they do see it"
         )
     local, decoders = (runner, 1) if runner else engine.choose_runner(options, beam_arguments)
+    _prepare(settings.build.output)
     settings = dataclasses.replace(settings, decoders=decoders, recalls=later or known.anything(settings))
     if decoders > 1:  # they are ready when the graph is
         pool_of(settings.build.policy, settings.build.budget).start(decoders)
-    _prepare(settings.build.output)
     with progress.shown(settings):
         engine.run(lambda pipeline: build_graph(pipeline, settings), options, local)
 

@@ -27,12 +27,10 @@ _SAMPLE = 64
 
 @dataclasses.dataclass(kw_only=True)
 class _Listed:
-    """Holds what one pass over the listing gives."""
+    """Holds what one pass over the listing gives; `wanted`: what a person does not leave out, as they labelled it."""
 
     summary: Summary = dataclasses.field(default_factory=Summary)
-    wanted: Summary = dataclasses.field(
-        default_factory=Summary
-    )  # what a person does not leave out, as they labelled it
+    wanted: Summary = dataclasses.field(default_factory=Summary)
     known: int = 0
     urls: int = 0
     excluded: int = 0

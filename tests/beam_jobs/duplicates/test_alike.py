@@ -11,8 +11,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from beam_jobs.duplicates import lsh
-from beam_jobs.duplicates.alike import COMPONENT, find_components, resolve_component
-from beam_jobs.duplicates.near import Members
+from beam_jobs.duplicates.alike import find_components, resolve_component
 from pipeline.command import CommandError
 from pipeline.images import hashing
 from pipeline.images.facts import ImageFacts, inspect
@@ -284,17 +283,6 @@ def test_components_are_those_that_scipy_finds(shape):
     assert found["id"].tobytes() == ids[touched].tobytes()
     assert found["component"].view("S16").tolist() == [smallest[label] for label in labels[touched]]
     assert len(lsh.components(edges, at_least=0.95)) == 0
-
-
-def test_members_are_found_though_ids_begin_alike():
-    ids = [b"a" * 8 + bytes([number]) * 8 for number in range(1, 4)] + [b"\0" * 16, b"\xff" * 16, b"b" * 16]
-    table = np.zeros(len(ids), COMPONENT)
-    for row, item in zip(table, sorted(ids), strict=True):
-        row["id"], row["component"], row["picture"] = item, item[::-1], b"p" * 16
-    members = Members(table.tobytes())
-    assert [members.find(item) for item in ids] == [(item[::-1], b"p" * 16) for item in ids]
-    assert members.find(b"a" * 16) is members.find(b"a" * 15 + b"\0") is members.find(b"c" * 16) is None
-    assert Members(b"").find(b"a" * 16) is None
 
 
 # --- in a build -------------------------------------------------------------------------------------------------------
