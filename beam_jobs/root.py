@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beam_jobs.settings import WORK_DIR
+from pipeline.command import UsageError
 from pipeline.format import lease, storage
 from pipeline.format.manifest import CURRENT_FILE, MANIFEST_FILE, VERSIONS_DIR, Manifest
 
@@ -58,8 +59,11 @@ def _numbers_in(folder: str) -> list[str]:
 
 
 def _numbered(root: str) -> list[str]:
-    """Lists all versions, whole or not, oldest first."""
-    return _numbers_in(storage.join(root, VERSIONS_DIR))
+    """Lists all versions, whole or not, oldest first. Raises UsageError where the root is a file."""
+    try:
+        return _numbers_in(storage.join(root, VERSIONS_DIR))
+    except NotADirectoryError as error:
+        raise UsageError(f"--output={root}: is a file, not a directory") from error
 
 
 def _after(versions: Sequence[str]) -> str:

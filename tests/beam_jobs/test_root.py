@@ -11,6 +11,7 @@ import uuid
 import pytest
 
 from beam_jobs import root
+from pipeline.command import UsageError
 from pipeline.format.manifest import Manifest, Shard, current_version
 
 
@@ -96,6 +97,12 @@ def test_a_build_that_is_slow_to_write_the_pointer_never_moves_it_back(tmp_path,
     assert current_version(tmp_path) == "2.0.0"
 
 
+def test_a_file_in_place_of_the_root_is_a_user_mistake(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=f"--output={tmp_path}/file: is a file, not a directory"):
+        root.versions(str(tmp_path / "file"))
+
+
 def test_a_directory_without_manifest_is_no_version(tmp_path):
     put_version(tmp_path, "1.0.0")
     begin(tmp_path, "2.0.0", seconds_ago=0)
@@ -145,6 +152,7 @@ def test_only_what_was_abandoned_long_ago_is_removed(tmp_path):
 _CLAIMANT = """
 import sys, time
 from beam_jobs import root
+from pipeline.command import UsageError
 base, key, at = sys.argv[1:]
 while time.time() < float(at):
     pass
