@@ -240,6 +240,7 @@ def _summary(outcome: build.Outcome) -> str:
 
 def main(arguments: list[str]) -> None:
     heap.give_back()
+    heap.collect_rarely()
     # Beam and its workers report missing optional packages and every step; their errors come as exceptions.
     logging.disable(logging.WARNING)
     input_path, output = _paths()

@@ -41,10 +41,12 @@ class Corrections:
 
     def excludes(self, uri: str, image_id: bytes | None = None) -> bool:
         """Says whether an image is left out; its id may not be known yet."""
-        return any(key in self.excluded for key in keys_of(uri, image_id))
+        return bool(self.excluded) and any(key in self.excluded for key in keys_of(uri, image_id))
 
     def label(self, uri: str, image_id: bytes | None = None) -> str | None:
         """Returns the class that a person gave an image, if any; by its URI before that by its id, if it is known."""
+        if not self.labels:
+            return None
         return next((self.labels[key] for key in keys_of(uri, image_id) if key in self.labels), None)
 
     def check_classes(self, labels: Sequence[str]) -> None:

@@ -46,6 +46,7 @@ def die_with(launcher: int) -> None:
 def main() -> None:
     die_with(int(sys.argv[1]))
     heap.give_back()
+    heap.collect_rarely()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, which ends this process
     logging.disable(logging.CRITICAL)  # errors reach the launcher as exceptions
     from apache_beam.runners.worker import sdk_worker_main

@@ -1,6 +1,7 @@
 """Bounds a process' memory, and has glibc's heap give it back, and hand out some whose contents are known.
 
-Without `give_back`, what glibc keeps of past peaks is most of what a build takes.
+Without `give_back`, what glibc keeps of past peaks is most of what a build takes; without `collect_rarely`, a tenth of
+its time goes to looking through objects that stay.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import resource
 import sys
 import threading
@@ -20,6 +22,7 @@ _CACHED_SIZES, _CACHED_EACH = range(24, 1040, 16), 7
 # More than most images, which would pay for getting fresh pages each time.
 _LARGE_BYTES = 4 << 20
 _KEPT_BYTES = 32 << 20
+_NEW_OBJECTS = 100_000
 
 
 _perturbing = threading.Lock()
@@ -77,3 +80,11 @@ def give_back() -> None:
     if libc := _libc():
         for option, value in ((_M_MMAP_THRESHOLD, _LARGE_BYTES), (_M_TRIM_THRESHOLD, _KEPT_BYTES), (_M_ARENA_MAX, 2)):
             libc.mallopt(option, value)  # 0 where there is no glibc: no harm
+
+
+def collect_rarely() -> None:
+    """Makes Python look for unreachable cycles once in 100,000 new objects, not in 700.
+
+    A build keeps rows by the hundred thousand and makes next to no cycles.
+    """
+    gc.set_threshold(_NEW_OBJECTS)

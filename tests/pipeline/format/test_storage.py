@@ -250,6 +250,21 @@ def test_deletes_files_and_trees_and_what_is_not_there(root):
     assert names(root) == ["kept", "trees"]
 
 
+def test_a_file_deleted_and_made_again_by_another_one_stays(in_store, monkeypatch):
+    put(in_store, "file")
+    store = storage._store(in_store)
+    remove = store.rm_file
+
+    def made_again(name):
+        remove(name)
+        monkeypatch.undo()
+        put(in_store, "file", content=b"another's")
+
+    monkeypatch.setattr(store, "rm_file", made_again)
+    storage.delete(storage.join(in_store, "file"))
+    assert storage.read(storage.join(in_store, "file")) == b"another's"
+
+
 @pytest.mark.parametrize(
     "function", [storage.read, storage.read_text, storage.open_file, storage.stamp, storage.list_folder]
 )
