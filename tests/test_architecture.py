@@ -54,6 +54,7 @@ STARTS: dict[str, tuple[str, ...]] = {
     "trainer.doctor.diagnosis": ("trainer.doctor.probe",),
     "pipeline.images.guarded": ("pipeline.images.decoder_child",),
     "beam_jobs.sources.parquet": ("beam_jobs.sources.parquet_child",),
+    "trainer.devices.tpu.server": ("trainer.devices.tpu.server_child",),
 }  # fmt: skip
 
 FREE_OF_TENSORFLOW = ("pipeline.command", "pipeline.format", "pipeline.images", "beam_jobs", "retrain")

@@ -9,20 +9,27 @@ Killed or pre-empted, the same command goes on where it stopped; a finished run 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from absl import flags
 
-from pipeline.command import ExitCode, run_command
+from pipeline.command import ExitCode, TryAgainError, run_command
 from pipeline.format import storage
 from pipeline.format.manifest import open_dataset
-from trainer.devices.chips import find_chips, spare_metadata_server
-from trainer.devices.tpu_slice import find_host, leaves_it_to_another
+from trainer.devices.chips import spare_metadata_server
+from trainer.devices.tpu.hosts import TpuPlace, find_place, refuse_own_disks
+from trainer.devices.tpu.server import leave_chips_alone, serve
 from trainer.request import STRATEGIES, Request, define_flags
 
 FLAGS = flags.FLAGS
 define_flags()
 flags.DEFINE_string("workdir", None, "Where the run lives: checkpoints, metrics, export, report.", required=True)
-flags.DEFINE_string("tpu", "", "local (TPU VM, Colab), a Cloud TPU's name or grpc://host:port. Empty: GPUs, else CPU.")
+flags.DEFINE_string(
+    "tpu",
+    "",
+    "local: the chips of this machine (TPU VM, Colab). The TPU's name: those of all its hosts, each of which runs this "
+    "command. grpc://host:port,…: those behind TensorFlow servers that run already. Empty: GPUs, else the CPU.",
+)
 flags.DEFINE_enum(
     "strategy",
     "auto",
@@ -36,24 +43,34 @@ flags.DEFINE_bool("profile", False, "Write a TensorBoard profile of a few steps 
 
 def main(arguments: list[str]) -> int | None:
     del arguments
+    place = find_place(FLAGS.tpu, os.environ) if FLAGS.tpu else None
+    if place and place.addresses:
+        refuse_own_disks({"data": FLAGS.data, "workdir": FLAGS.workdir})
+        if place.trains:
+            leave_chips_alone()
     data = open_dataset(FLAGS.data)
     workdir = FLAGS.workdir
     request = Request.from_flags(FLAGS)
     if request.is_done(workdir, data):
         print(f"nothing to do: {workdir} is finished (results: {storage.join(workdir, 'result.json')})")
         return ExitCode.DONE
-    if FLAGS.tpu not in ("", "local") and not FLAGS.tpu.startswith("grpc://"):
-        os.environ.setdefault(
-            "TPU_LOAD_LIBRARY", "0"
-        )  # the chips belong to the TensorFlow servers of the slice's hosts
-    if FLAGS.tpu and find_chips().on_bus and leaves_it_to_another(FLAGS.tpu, host := find_host(os.environ)):
-        print(f"nothing to do on host {host.number} of {host.count}: the first host trains with the chips of all")
-        return ExitCode.DONE
 
     spare_metadata_server()
+    if place and not place.trains:
+        return _serve(place, lambda: request.is_done(workdir, data))
     from trainer.run import train_and_evaluate  # takes seconds: what comes before should not
 
-    return train_and_evaluate(request, data, workdir, strategy=FLAGS.strategy, tpu=FLAGS.tpu, profile=FLAGS.profile)
+    return train_and_evaluate(request, data, workdir, strategy=FLAGS.strategy, tpu=place, profile=FLAGS.profile)
+
+
+def _serve(place: TpuPlace, is_done: Callable[[], bool]) -> ExitCode:
+    """Serves this host's chips to the first host of the slice, until that one has gone."""
+    print(f"host {place.serves} of {len(place.addresses)} serves its chips to {place.addresses[0]}, which trains")
+    serve(place.serves or 0, place.addresses)
+    if not is_done():
+        raise TryAgainError(f"{place.addresses[0]} has stopped; run the same command again on all hosts to go on")
+    print(f"{FLAGS.workdir} is finished")
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from pipeline.format import storage, verify
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, open_dataset
 from trainer.devices.cluster import Workers, read_cluster
 from trainer.devices.strategy import make_strategy
+from trainer.devices.tpu.hosts import TpuPlace
+from trainer.devices.tpu.server import beside, watched
 from trainer.models import Classifier, backbone_info
 from trainer.recipes.load import check_schedules, resolve
 from trainer.report.page import write_report
@@ -37,7 +39,13 @@ from trainer.train.plan import Plan, Position, class_weights
 
 
 def train_and_evaluate(
-    request: Request, data: DatasetVersion, directory: storage.Path, *, strategy: str, tpu: str, profile: bool
+    request: Request,
+    data: DatasetVersion,
+    directory: storage.Path,
+    *,
+    strategy: str,
+    tpu: TpuPlace | None,
+    profile: bool,
 ) -> ExitCode:
     """Runs, or goes on with, the training run in `directory`.
 
@@ -46,18 +54,23 @@ def train_and_evaluate(
       data: the dataset that it names.
       directory: of the run.
       strategy: one of `request.STRATEGIES`.
-      tpu: see `make_strategy`.
+      tpu: where the TPU is that trains, if one does.
       profile: whether to write a TensorBoard profile.
 
     Raises:
       UsageError: a wrong value, or `directory` holds a run with another configuration or dataset.
       DataError: the dataset cannot be trained on.
-      TryAgainError: stopped by SIGTERM or Ctrl-C, the state is saved; or another worker is gone.
+      TryAgainError: stopped by SIGTERM or Ctrl-C, the state is saved; or another machine is gone.
     """
     resolve(request, data)  # refuses what is wrong before anything waits for devices or other workers
-    devices = make_strategy(tpu, kind=strategy, cluster=read_cluster(os.environ))
-    workers = Workers(devices)
-    with workers.or_try_again():
+    with contextlib.ExitStack() as stack:
+        if tpu and tpu.serves is not None:
+            stack.enter_context(beside(tpu.serves, tpu.addresses))
+        devices = make_strategy(tpu.target if tpu else "", kind=strategy, cluster=read_cluster(os.environ))
+        workers = Workers(devices)
+        if tpu and tpu.addresses:
+            stack.enter_context(watched(tpu.addresses))
+        stack.enter_context(workers.or_try_again())
         _train_and_evaluate(request, data, directory, devices, workers, profile=profile)
         workers.wait()  # whoever leaves earlier looks like a crash to the others
     return ExitCode.DONE

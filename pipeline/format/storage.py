@@ -290,7 +290,7 @@ def _create_remote(path: Path, data: bytes) -> bool:
 
 
 def _delete_remote(path: Path) -> None:
-    """Deletes objects one by one, several at a time.
+    """Deletes objects one by one, several at a time; spares what another makes under the name meanwhile.
 
     fsspec's `rm` takes `[1]`, `*` and `?` in a name for patterns, and s3fs' says nothing of what it may not delete.
     """
@@ -305,8 +305,7 @@ def _delete_remote(path: Path) -> None:
         if "/" in name:  # never the bucket itself
             delete(name)  # apart: there may be a folder of the same name, which `find` then does not look into
         with concurrent.futures.ThreadPoolExecutor(_DELETES_AT_ONCE) as pool:
-            # What has its name by now is another's who has made it since.
-            list(pool.map(delete, [found for found in store.find(os.fspath(path)) if found.strip("/") != name]))
+            list(pool.map(delete, (found for found in store.find(os.fspath(path)) if found.strip("/") != name)))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import socket
-import time
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,10 +17,12 @@ from typing import Any
 import tensorflow as tf
 
 from pipeline.command import TryAgainError, UsageError
+from trainer.devices.sockets import split_address, wait_for_all
 
 _EXAMPLE = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
-_SECONDS_BETWEEN_TRIES = 0.2
 _JOBS = ("chief", "worker")  # in TensorFlow's order; the first task of all is the chief
+# What TensorFlow raises when another process, which it works with, is gone.
+GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,8 +61,7 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster | None:
         if len(addresses) < 2:
             return None
         for address in addresses:
-            if not isinstance(address, str) or not address.rpartition(":")[2].isdigit():
-                raise ValueError(f"address {json.dumps(address)} is not host:port")
+            split_address(str(address))
         if len(set(addresses)) < len(addresses):
             raise ValueError(f"an address comes twice in {', '.join(addresses)}")
         own = (task.get("type"), task.get("index"))
@@ -86,7 +86,7 @@ def wait_for_others(cluster: Cluster, *, seconds: float) -> None:
     Raises:
       TryAgainError: this worker's port is taken, or somebody has not come within `seconds`.
     """
-    port = int(cluster.addresses[cluster.index].rpartition(":")[2])
+    _, port = split_address(cluster.addresses[cluster.index])
     dual = socket.has_dualstack_ipv6()
     try:
         listener = socket.create_server(
@@ -100,23 +100,11 @@ def wait_for_others(cluster: Cluster, *, seconds: float) -> None:
             f"this is {cluster}, but port {port} is taken ({error}); is an earlier attempt still running?"
         ) from error
     with listener:
-        missing = [address for i, address in enumerate(cluster.addresses) if i != cluster.index]
-        deadline = time.monotonic() + seconds
-        while missing := [address for address in missing if not _answers(address)]:
-            if time.monotonic() > deadline:
-                raise TryAgainError(
-                    f"nobody listens at {', '.join(missing)} after {seconds:.0f} s; start the command on all workers"
-                )
-            time.sleep(_SECONDS_BETWEEN_TRIES)
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
-    except OSError:
-        return False
-    return True
+        others = [address for i, address in enumerate(cluster.addresses) if i != cluster.index]
+        if missing := wait_for_all(others, seconds=seconds):
+            raise TryAgainError(
+                f"nobody listens at {', '.join(missing)} after {seconds:.0f} s; start the command on all workers"
+            )
 
 
 class Workers:
@@ -124,6 +112,7 @@ class Workers:
 
     Attributes:
       count: how many. A TPU slice has one, however many hosts it has.
+      machines: how many machines their devices are on.
       is_chief: whether this process is the one that writes.
     """
 
@@ -132,6 +121,9 @@ class Workers:
         self.count = 1
         if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             self.count = sum(map(len, strategy.cluster_resolver.cluster_spec().as_dict().values()))
+        # A device's name begins with the machine that it is on: /job:worker/replica:0/task:1/…
+        machines = {device.partition("/device:")[0] for device in strategy.extended.worker_devices}
+        self.machines = max(self.count, len(machines))
         self.is_chief: bool = strategy.extended.should_checkpoint
         self._gather = tf.function(lambda values: strategy.gather(values, axis=0))
 
@@ -158,10 +150,10 @@ class Workers:
         """Turns what TensorFlow raises when another worker is gone into a TryAgainError."""
         try:
             yield
-        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
-            if self.count == 1:
+        except GONE as error:
+            if self.machines == 1:
                 raise
             raise TryAgainError(
-                f"another worker is gone, its own log says why ({type(error).__name__}); start the same command again "
-                "on all workers to go on from the newest checkpoint"
+                f"another machine is gone, its own log says why ({type(error).__name__}); start the same command again "
+                "on all of them to go on from the newest checkpoint"
             ) from error

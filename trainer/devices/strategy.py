@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-import socket
+from collections.abc import Sequence
 
 import tensorflow as tf
 from absl import logging
 
 from pipeline.command import TryAgainError, UsageError, first_line
 from trainer.devices.chips import find_chips
-from trainer.devices.cluster import Cluster, Workers, wait_for_others
+from trainer.devices.cluster import GONE, Cluster, Workers, wait_for_others
 from trainer.devices.memory import keep_freed_memory
+from trainer.devices.sockets import wait_for_all
+from trainer.devices.tpu.hosts import LOCAL, read_addresses
 from trainer.devices.tpus import GENERATIONS, GIB
 
 _CONNECT_SECONDS = 10
@@ -41,17 +43,17 @@ def make_strategy(tpu: str = "", *, kind: str = "auto", cluster: Cluster | None 
     """Makes the strategy for the devices found and logs these. TensorFlow must not have used any device before.
 
     Args:
-      tpu: `local` (TPU VM, Colab), a Cloud TPU's name, `grpc://host:port`, or empty.
+      tpu: `local` (TPU VM, Colab), the hosts' `grpc://host:port` with commas between, or empty.
       kind: one of `request.STRATEGIES`; `tpu` without a name is `local`.
       cluster: of which this process is part.
 
     Raises:
       UsageError: no TPU answers, there are no such devices, or the arguments contradict one another.
-      TryAgainError: the other workers of the cluster do not answer as they should.
+      TryAgainError: the other workers of the cluster, or hosts of the TPU, do not answer as they should.
     """
     kind = choose(kind, tpu=tpu, cluster=cluster)
     if kind == "tpu":
-        return _tpu_strategy(tpu or "local")
+        return _tpu_strategy(tpu or LOCAL)
     if kind == "multiworker" and cluster:
         return _multi_worker_strategy(cluster)
     return _local_strategy(kind)
@@ -109,22 +111,35 @@ def _multi_worker_strategy(cluster: Cluster) -> tf.distribute.Strategy:
 def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
     advice = "run `python -m trainer.doctor`, or leave --tpu out to train on this machine's CPU or GPU"
     chips = find_chips()
-    if tpu == "local" and not chips.usable:
+    if tpu == LOCAL and not chips.usable:
         raise UsageError(f"--tpu=local: no TPU on this machine (neither /dev/accel* nor /dev/vfio/*); {advice}")
-    if tpu.startswith("grpc://"):
-        _check_reachable(tpu)
+    addresses = () if tpu == LOCAL else read_addresses(tpu)
+    _check_reachable(addresses)
     try:
-        # Raises ValueError, RuntimeError or an error of the HTTP client, whichever library notices first.
+        # Raises ValueError, RuntimeError or an error of TensorFlow, whichever part notices first.
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
-        if tpu != "local":
+        if addresses:
             tf.config.experimental_connect_to_cluster(resolver)
         topology = tf.tpu.experimental.initialize_tpu_system(resolver)
         strategy = tf.distribute.TPUStrategy(resolver)
     except Exception as error:
-        raise UsageError(f"--tpu={tpu}: no TPU answered ({first_line(error)[:200]}); {advice}") from error
+        logging.debug("the TPU's initialisation failed", exc_info=True)
+        text = f"--tpu={tpu}: no TPU answered ({first_line(error)[:200]}; --verbosity=1 shows all)"
+        if isinstance(error, GONE) and len(addresses) > 1:
+            raise TryAgainError(f"{text}; start the same command again on all hosts") from error
+        raise UsageError(f"{text}; {advice}") from error
     hosts = len(topology.device_coordinates)
     logging.info("found %s", describe_tpu(chips.generation, tuple(topology.mesh_shape), hosts=hosts))
     return strategy
+
+
+def _check_reachable(addresses: Sequence[str]) -> None:
+    """Raises UsageError where nobody listens: TensorFlow itself would wait there for minutes."""
+    if missing := wait_for_all(addresses, seconds=_CONNECT_SECONDS):
+        raise UsageError(
+            f"--tpu: no TensorFlow server listens at {', '.join(missing)}; every host of the TPU has to run one: give "
+            "the TPU's name instead, on every host"
+        )
 
 
 def describe_tpu(generation: str | None, mesh: tuple[int, ...], *, hosts: int) -> str:
@@ -141,15 +156,6 @@ def describe_tpu(generation: str | None, mesh: tuple[int, ...], *, hosts: int) -
     plural = "s" if hosts > 1 else ""
     shape = "x".join(map(str, sides))
     return f"TPU{' ' + generation if generation else ''}, {chips} chips{memory} ({shape}) on {hosts} host{plural}"
-
-
-def _check_reachable(address: str) -> None:
-    """Raises UsageError where nobody listens at `address`: TensorFlow itself would wait there for minutes."""
-    host, _, port = address.removeprefix("grpc://").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--tpu={address}: no TPU answered ({error}); write it as grpc://host:port") from error
 
 
 def describe(strategy: tf.distribute.Strategy) -> str:

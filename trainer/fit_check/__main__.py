@@ -11,13 +11,15 @@ first weights. Prints a table and what to do; --out also gets fit_check.json and
 from __future__ import annotations
 
 import json
+import os
 
 from absl import flags
 
-from pipeline.command import run_command
+from pipeline.command import UsageError, run_command
 from pipeline.format import storage
 from pipeline.format.manifest import open_dataset
 from trainer.devices.chips import spare_metadata_server
+from trainer.devices.tpu.hosts import find_place
 from trainer.request import STRATEGIES, Request, define_flags
 
 FLAGS = flags.FLAGS
@@ -35,6 +37,11 @@ flags.DEFINE_string("out", None, "Folder for fit_check.json and fit_check.png.")
 
 def main(arguments: list[str]) -> int | None:
     del arguments
+    place = find_place(FLAGS.tpu, os.environ) if FLAGS.tpu else None
+    if place and place.serves is not None:
+        raise UsageError(
+            f"--tpu={FLAGS.tpu}: a slice of {len(place.addresses)} hosts; take one of one host, or leave --tpu out"
+        )
     data = open_dataset(FLAGS.data)
     spare_metadata_server()
     # Takes seconds: TensorFlow.
@@ -54,7 +61,7 @@ def main(arguments: list[str]) -> int | None:
     index = find_phase(full, FLAGS.phase)
     recipe = unregularised(full, index)
     (phase,) = recipe.phases
-    strategy = make_strategy(FLAGS.tpu, kind=FLAGS.strategy)
+    strategy = make_strategy(place.target if place else "", kind=FLAGS.strategy)
     recipe = fit_batch(recipe, replicas=strategy.num_replicas_in_sync)
     set_precision(recipe, strategy)
     sweep = Sweep(recipe, data, strategy, sample=FLAGS.sample, epochs=FLAGS.epochs, seed=FLAGS.seed)

@@ -140,7 +140,7 @@ def test_one_worker_goes_then_both_end_with_75_and_the_rerun_in_the_same_place(
     assert codes[1 - victim] == 75
     assert codes[victim] == (75 if number == signal.SIGTERM else -signal.SIGKILL)
     survivor = (tmp_path / "first" / str(1 - victim)).read_text()
-    message = "the state is saved" if number == signal.SIGTERM else "another worker is gone"
+    message = "the state is saved" if number == signal.SIGTERM else "another machine is gone"
     assert message in survivor
     assert "Traceback" not in survivor
     assert not (tmp_path / "run" / "_SUCCESS").exists()
@@ -235,6 +235,6 @@ def test_a_record_that_is_damaged_on_one_host_only_ends_both(tiny_data, tmp_path
         assert any("the damaged records of --data must be the same for all workers" in log for log in logs)
     else:
         assert codes == [75, 65]
-        assert "another worker is gone" in logs[0]
+        assert "another machine is gone" in logs[0]
         assert "checksum mismatch" in logs[1]
     assert not (tmp_path / "run" / "_SUCCESS").exists()

@@ -54,9 +54,9 @@ def test_without_other_workers_there_is_no_cluster(environment):
         (tf_config({"worker": HOSTS}, index=2), r'task .*"index": 2.* is none of the cluster\'s: worker 0, worker 1'),
         (tf_config({"worker": HOSTS}, "chief"), "is none of the cluster's"),
         ({"TF_CONFIG": json.dumps({"cluster": {"worker": HOSTS}})}, "is none of the cluster's"),
-        (tf_config({"worker": ["a:1", "b"]}), 'address "b" is not host:port'),
+        (tf_config({"worker": ["a:1", "b"]}), '"b" is not host:port'),
         (tf_config({"worker": ["a:1", "a:1"]}), "an address comes twice"),
-        (tf_config({"worker": ["a:1", 7]}), "address 7 is not host:port"),
+        (tf_config({"worker": ["a:1", 7]}), '"7" is not host:port'),
     ],
 )
 def test_a_damaged_tf_config_is_named_with_the_fix(environment, message):
