@@ -20,14 +20,15 @@ from pipeline.decode import why_unusable
 from pipeline.format import storage, verify
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, open_dataset
 from trainer.devices.cluster import Workers, read_cluster
-from trainer.devices.strategy import make_strategy
+from trainer.devices.strategy import is_tpu, make_strategy
 from trainer.devices.tpu.hosts import TpuPlace
 from trainer.devices.tpu.server import beside, watched
 from trainer.models import Classifier, backbone_info
+from trainer.recipes.fitting import fit_to_tpu
 from trainer.recipes.load import check_schedules, resolve
 from trainer.report.page import write_report
 from trainer.request import Request
-from trainer.rundir import fit_batch, now, provenance, refuse_another_run, settings
+from trainer.rundir import fit_batch, now, provenance, refuse_another_run, settings, tpu_cores
 from trainer.serving.export import export_classifier
 from trainer.serving.score import prediction_row, write_predictions
 from trainer.train.checkpoint import load_best
@@ -89,9 +90,15 @@ def _train_and_evaluate(
     if request.skip_bad_records:
         data = _without_bad_records(request, data, directory, workers)
     asked = resolve(request, data)
-    recipe = fit_batch(asked, replicas=strategy.num_replicas_in_sync, directory=directory)
+    replicas = strategy.num_replicas_in_sync
+    cores = tpu_cores(directory, here=replicas if is_tpu(strategy) else 0)
+    if cores and not request.recipe.endswith(".json"):
+        given = {setting.partition("=")[0] for setting in request.settings}
+        asked = fit_to_tpu(asked, cores=cores, num_train=data.manifest.num_examples(TRAIN), given=given)
+        check_schedules(asked, data)
+    recipe = fit_batch(asked, replicas=replicas, directory=directory)
     check_schedules(recipe, data)
-    content = settings(request, data, recipe, asked_batch_size=asked.batch_size)
+    content = settings(request, data, recipe, asked_batch_size=asked.batch_size, cores=cores)
     workers.require_same(content, what="flags and dataset")
     refuse_another_run(directory, content)
     set_precision(recipe, strategy)
@@ -110,6 +117,8 @@ def _train_and_evaluate(
         class_weights=class_weights(recipe, data),
         stop_requested=lambda: stop.requested,
         profile=profile,
+        # The other hosts of a TPU see nothing of this one's memory and disk.
+        cache="none" if workers.machines > workers.count else "auto",
     )
     trainer = Trainer(plan, classifier, strategy)
     with contextlib.ExitStack() as stack:

@@ -29,6 +29,7 @@ from trainer.train.model import build_from_recipe
 
 _PACKAGES = ("tensorflow", "tensorflow-tpu", "keras", "keras-cv", "numpy", "pillow")
 _ASKED = "asked_batch_size"  # in config.json where the batch was rounded up
+_CORES = "tpu_cores"  # in config.json where the recipe was fitted to a TPU
 
 
 def _run_in(directory: storage.Path) -> dict[str, Any] | None:
@@ -39,6 +40,17 @@ def _run_in(directory: storage.Path) -> dict[str, Any] | None:
     with contextlib.suppress(ValueError):  # of other code: the comparison will say so
         run["recipe"] = overrides.to_dict(overrides.from_dict(Recipe, run["recipe"]))
     return run
+
+
+def tpu_cores(directory: storage.Path, *, here: int) -> int:
+    """Returns to how many TPU cores the run's recipe was fitted when it began, which is now; 0: to no TPU.
+
+    Args:
+      directory: of the run.
+      here: cores that this process trains with, 0 without a TPU.
+    """
+    run = _run_in(directory)
+    return run.get(_CORES, 0) if run else here
 
 
 def fit_batch(recipe: Recipe, *, replicas: int, directory: storage.Path | None = None) -> Recipe:
@@ -80,9 +92,12 @@ def fit_batch(recipe: Recipe, *, replicas: int, directory: storage.Path | None =
     return dataclasses.replace(recipe, batch_size=size)
 
 
-def settings(request: Request, data: DatasetVersion, recipe: Recipe, *, asked_batch_size: int) -> dict[str, Any]:
+def settings(
+    request: Request, data: DatasetVersion, recipe: Recipe, *, asked_batch_size: int, cores: int
+) -> dict[str, Any]:
     """Returns what config.json holds: all that decides what the run computes."""
     rounded = {} if asked_batch_size == recipe.batch_size else {_ASKED: asked_batch_size}
+    fitted = {_CORES: cores} if cores else {}
     return {
         "data": request.data,
         "dataset_version": data.manifest.version,
@@ -90,6 +105,7 @@ def settings(request: Request, data: DatasetVersion, recipe: Recipe, *, asked_ba
         "labels": list(data.manifest.labels),
         "seed": request.seed,
         **rounded,
+        **fitted,
         "recipe": overrides.to_dict(recipe),
     }
 

@@ -207,10 +207,12 @@ def _trace(job: str, strategy: tf.distribute.Strategy, known: dict[str, Any]) ->
             function = step._run.get_concrete_function(batches, tf.constant(0), tf.constant(2))
             trained = sum(map(len, step._groups))
             _tell(f"{job} {phase.name}", function, known, trained, batches._enable_get_next_as_optional)
+            if step.average:
+                _tell(f"{job} swap of {phase.name}", step._swap.get_concrete_function(), known, 0, False)
         evaluator = Evaluator(strategy, lambda x: classifier.head(classifier.lean_backbone(x, training=False)))
         per_host = distribute(strategy, lambda host: dataset.eval_dataset(data, "train", host=host, **data_options))
         batches = iter(per_host)
-        function = evaluator._run.get_concrete_function(next(batches))
+        function = evaluator._run.get_concrete_function(batches, tf.constant(2))
         _tell(f"{job} evaluation", function, known, 0, batches._enable_get_next_as_optional)
 
 

@@ -170,7 +170,8 @@ class Sweep:
         if phase.cached_features:
             backbone = classifier.lean_backbone
             features = Evaluator(strategy, lambda images: backbone(images, training=False))
-            self._inputs, _ = features(lambda host: self._batches(np.arange(len(self.labels)), host))
+            order = np.arange(len(self.labels))
+            self._inputs, _ = features(lambda host: self._batches(order, host), batches=self._per_epoch)
         self._variables = [*classifier.backbone.variables, *classifier.head.variables]
         self._first_values = [variable.numpy() for variable in self._variables]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import pathlib
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 
 import h5py
@@ -13,6 +16,7 @@ import keras
 import numpy as np
 
 from pipeline.command import UsageError
+from pipeline.format import storage
 from trainer.models import efficientnet, torch_weights
 from trainer.models.backbones import APPLICATIONS
 
@@ -118,6 +122,19 @@ def _load_file(backbone: keras.Model, name: str, path: str) -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def _on_disk(path: str) -> Iterator[str]:
+    """Copies a file from a store while the block runs: Keras, h5py and torch's format read from disks."""
+    if not storage.is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        copy = os.path.join(directory, path.rpartition("/")[2])
+        with storage.open_file(path) as source, open(copy, "wb") as target:
+            shutil.copyfileobj(source, target)
+        yield copy
+
+
 def load_weights(backbone: keras.Model, name: str, weights: str) -> None:
     """Loads weights into `backbone`.
 
@@ -133,7 +150,8 @@ def load_weights(backbone: keras.Model, name: str, weights: str) -> None:
     if weights == "none":
         return
     if weights != "imagenet":
-        _load_file(backbone, name, weights)
+        with _on_disk(weights) as path:
+            _load_file(backbone, name, path)
     elif name in APPLICATIONS:
         _download_application(backbone, name)
     elif name in efficientnet.CONFIGS:

@@ -20,6 +20,7 @@ def recipe(facts: DataFacts, backbone: str = "vgg16") -> Recipe:
         image_size=100,
         head=HeadConfig(pooling="avg", hidden=1024),
         batch_size=32,
+        fixed_batch=True,
         augment=AugmentConfig(shear=0.2, zoom=0.2, flip=True),
         optimizer=OptimizerConfig(name="sgd", momentum=0.9),
         phases=(

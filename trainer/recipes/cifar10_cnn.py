@@ -22,6 +22,7 @@ def recipe(facts: DataFacts, backbone: str = "cifar10_cnn") -> Recipe:
         image_size=32,
         head=HeadConfig(pooling="flatten", hidden=512),
         batch_size=32,
+        fixed_batch=True,
         optimizer=OptimizerConfig(name="adam"),
         phases=(Phase(name="all", duration=Duration.parse("5ep"), schedule="constant", lr_max=0.001),),
     )

@@ -24,6 +24,7 @@ def recipe(facts: DataFacts, backbone: str = "efficientnet_b0") -> Recipe:
         resize_to=backbone_info(backbone).image_size,
         head=HeadConfig(pooling="avg", dropout=0.5),
         batch_size=200,
+        fixed_batch=True,
         augment=AugmentConfig(flip=True, shift=0.1, cutout_count=2, cutout_size=0.4, saturation=0.2, contrast=0.2),
         optimizer=OptimizerConfig(name="sgd", momentum=0.9),
         phases=(

@@ -7,6 +7,7 @@ import json
 import pkgutil
 
 from pipeline.command import DataError, UsageError, nearest
+from pipeline.format import storage
 from pipeline.format.manifest import TRAIN, DatasetVersion
 from trainer import recipes
 from trainer.models import backbone_info
@@ -14,7 +15,7 @@ from trainer.recipes import overrides
 from trainer.recipes.recipe import DataFacts, Recipe
 from trainer.request import Request
 
-_NOT_RECIPES = ("load", "overrides", "recipe", "schedule")  # what else lies in the folder
+_NOT_RECIPES = ("fitting", "load", "overrides", "recipe", "schedule")  # what else lies in the folder
 
 
 def recipe_names() -> list[str]:
@@ -34,8 +35,7 @@ def load_recipe(name: str, facts: DataFacts, *, backbone: str | None = None) -> 
     """
     if name.endswith(".json"):
         try:
-            with open(name) as file:
-                return overrides.from_dict(Recipe, json.load(file)["recipe"])
+            return overrides.from_dict(Recipe, json.loads(storage.read_text(name))["recipe"])
         except (OSError, KeyError, ValueError) as error:
             raise UsageError(f"--recipe={name}: not the config.json of a run: {error}") from error
     names = recipe_names()

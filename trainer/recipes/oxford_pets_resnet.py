@@ -21,6 +21,7 @@ def recipe(facts: DataFacts, backbone: str = "resnet50") -> Recipe:
         image_size=backbone_info(backbone).image_size,
         head=HeadConfig(pooling="avg", dropout=0.5),
         batch_size=32,
+        fixed_batch=True,
         augment=AugmentConfig(random_resized_crop=0.35, flip=True),
         optimizer=OptimizerConfig(name="sgd", momentum=0.9),
         phases=(

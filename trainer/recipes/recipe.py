@@ -152,6 +152,8 @@ class Recipe:
       resize_to: pixels the model resizes to on the device (small images travel small), or None.
       head: what sits on the backbone.
       batch_size: global, over all replicas.
+      fixed_batch: whether the batch is the same on a TPU, as that of a published experiment; else it grows there until
+        it fills the cores, see `fitting`.
       accumulate: each replica computes its part of a batch in this many pieces and adds up their gradients, which takes
         less memory.
       augment: training-time augmentation.
@@ -174,6 +176,7 @@ class Recipe:
     resize_to: int | None = None
     head: HeadConfig
     batch_size: int
+    fixed_batch: bool = False
     accumulate: int = 1
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -22,6 +22,7 @@ def recipe(facts: DataFacts, backbone: str = "vgg16") -> Recipe:
         image_size=256,
         head=HeadConfig(pooling="flatten", hidden=512, dropout=0.5),
         batch_size=32,
+        fixed_batch=True,
         augment=AugmentConfig(rotation=20, zoom=0.2, flip=True, shift=0.1),
         optimizer=OptimizerConfig(name="adam"),
         phases=(

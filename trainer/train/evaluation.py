@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import tensorflow as tf
 from pipeline.batching import HostSlice
 from trainer.train.feed import distribute
 
+_BATCHES_A_CALL = 16
 _EPSILON = 1e-12  # a probability of 0 in float32 must not make the loss infinite
 
 
@@ -62,23 +63,40 @@ def compute_metrics(probabilities: np.ndarray, labels: np.ndarray) -> Metrics:
 
 
 class Evaluator:
-    """Runs `forward` over whole splits on all replicas; compiled once."""
+    """Runs `forward` over whole splits on all replicas; compiled once, and does several batches a host call."""
 
     def __init__(self, strategy: tf.distribute.Strategy, forward: Callable[[tf.Tensor], tf.Tensor]) -> None:
         """Wraps `forward`, which maps float32 [b, …] to float32 [b, …], in one function for all replicas."""
         self._strategy = strategy
+        self._forward = forward
+        self._run = tf.function(self._steps, reduce_retracing=True)
 
-        def run(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            outputs = strategy.run(lambda b: (forward(b["image"]), b["label"], b["weight"]), args=(batch,))
-            return tuple(strategy.gather(output, axis=0) for output in outputs)
+    def __call__(
+        self, make_dataset: Callable[[HostSlice], tf.data.Dataset], *, batches: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns outputs (float32 [N, …]) and labels (int32 [N]) in the order of the data, without the padding.
 
-        self._run = tf.function(run)
-
-    def __call__(self, make_dataset: Callable[[HostSlice], tf.data.Dataset]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns outputs (float32 [N, …]) and labels (int32 [N]) in the order of the data, without the padding."""
+        Args:
+          make_dataset: the data of a host, see `feed.distribute`.
+          batches: how many there are. None is asked for beyond: the end of a dataset on another host is an error that
+            comes at any later moment.
+        """
+        iterator = iter(distribute(self._strategy, make_dataset))
         outputs, labels = [], []
-        for batch in distribute(self._strategy, make_dataset):
-            output, label, weight = (tensor.numpy() for tensor in self._run(batch))
+        for first in range(0, batches, _BATCHES_A_CALL):
+            steps = min(_BATCHES_A_CALL, batches - first)
+            output, label, weight = (tensor.numpy() for tensor in self._run(iterator, tf.constant(steps)))
             outputs.append(output[weight > 0])
             labels.append(label[weight > 0])
         return np.concatenate(outputs), np.concatenate(labels)
+
+    def _steps(self, batches: Iterator[Mapping[str, tf.Tensor]], steps: tf.Tensor) -> list[tf.Tensor]:
+        columns = [tf.TensorArray(kind, size=steps) for kind in (tf.float32, tf.int32, tf.float32)]
+        for i in tf.range(steps):
+            parts = self._strategy.run(self._replica_step, args=(next(batches),))
+            whole = [self._strategy.gather(part, axis=0) for part in parts]
+            columns = [column.write(i, values) for column, values in zip(columns, whole, strict=True)]
+        return [column.concat() for column in columns]
+
+    def _replica_step(self, batch: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        return self._forward(batch["image"]), batch["label"], batch["weight"]

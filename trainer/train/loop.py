@@ -27,9 +27,15 @@ from trainer.train.metrics import MetricsLog, Progress
 from trainer.train.plan import Plan, Position
 from trainer.train.step import TrainStep
 
-_SECONDS_BETWEEN_CHECKPOINTS = 60.0
+_SECONDS_BETWEEN_CHECKPOINTS = 60.0  # at least; more where a checkpoint takes more than this share of them
+_SHARE_FOR_CHECKPOINTS = 0.03
 _SHOWN_IMAGES = 16
 _SECONDS_FOR_INPUT_RATE = 2.0
+
+
+def next_save(started: float, ended: float) -> float:
+    """Says when the next checkpoint is due, after one that took from `started` to `ended`; seconds of one clock."""
+    return ended + max(_SECONDS_BETWEEN_CHECKPOINTS, (ended - started) / _SHARE_FOR_CHECKPOINTS)
 
 
 class Trainer:
@@ -41,7 +47,7 @@ class Trainer:
         self._metrics = MetricsLog(plan.run, writes=self._workers.is_chief)
         self._checkpoints = storage.join(plan.run, "checkpoints")
         self._state = StateCheckpoint(self._checkpoints)
-        self._saved_at = time.monotonic()
+        self._save_next_at = time.monotonic() + _SECONDS_BETWEEN_CHECKPOINTS
         self._input_checked = False
         head, backbone = classifier.head, classifier.lean_backbone
         self._features = Evaluator(strategy, lambda images: backbone(images, training=False))
@@ -57,7 +63,10 @@ class Trainer:
 
     def predict(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns probabilities (float32 [N, C]) and labels (int32 [N]) of a split, in file order."""
-        return self._on_images(self._plan.eval_data(split))
+        return self._on_images(self._plan.eval_data(split), batches=self._plan.batches(split))
+
+    def _predict_cached(self, cache: FeatureCache) -> tuple[np.ndarray, np.ndarray]:
+        return self._on_features(cache.eval_data(VALIDATION), batches=self._plan.batches(VALIDATION))
 
     def train(self) -> Position:
         """Trains from the newest usable checkpoint (or from the start) to the end.
@@ -122,11 +131,12 @@ class Trainer:
         return training_state(self._classifier, step.optimizers, step.average)
 
     def _save(self, position: Position, step: TrainStep) -> None:
+        started = time.monotonic()
         position.rows = len(self._metrics.rows)
         if self._workers.is_chief:  # it has everything: all workers hold the same variables
             number = self._plan.first_step(position.phase) + position.step + position.phase
             self._state.save(dataclasses.asdict(position), self._trackables(step), number=number)
-        self._saved_at = time.monotonic()
+        self._save_next_at = next_save(started, time.monotonic())
 
     def _save_best(self) -> None:
         if self._workers.is_chief:
@@ -135,7 +145,7 @@ class Trainer:
     def _save_if_due(self, position: Position, step: TrainStep) -> None:
         """Saves now and then; when asked to stop, saves and raises TryAgainError."""
         stop = any(self._workers.gather(self._plan.stop_requested()))  # one worker's signal stops all
-        if stop or time.monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
+        if stop or time.monotonic() > self._save_next_at:
             self._save(position, step)
         if stop:
             self._workers.wait()  # nobody leaves before the chief has saved: it would look like a crash
@@ -171,16 +181,14 @@ class Trainer:
                 self._save_if_due(position, step)
         finally:
             progress.close()
-        if step.averaged:
-            for variable, average in zip(step.averaged, step.average, strict=True):
-                variable.assign(average)
+        step.keep_average()
         return step
 
     def _cache_features(self) -> FeatureCache:
         plan = self._plan
         start = time.monotonic()
         splits = {
-            split: self._features(plan.eval_data(split))
+            split: self._features(plan.eval_data(split), batches=plan.batches(split))
             for split in (TRAIN, VALIDATION)
             if split in plan.data.manifest.splits
         }
@@ -275,9 +283,7 @@ class Trainer:
         text = f"train loss {loss / weight:.4f} accuracy {hits / weight:.4f}"
         with step.averaged_weights():
             if VALIDATION in plan.data.manifest.splits:
-                metrics = compute_metrics(
-                    *(self._on_features(cache.eval_data(VALIDATION)) if cache else self.predict(VALIDATION))
-                )
+                metrics = compute_metrics(*(self._predict_cached(cache) if cache else self.predict(VALIDATION)))
                 self._metrics.add(**where, split=VALIDATION, loss=metrics.loss, accuracy=metrics.accuracy)
                 text += f", validation loss {metrics.loss:.4f} accuracy {metrics.accuracy:.4f}"
                 if position.select(where, accuracy=metrics.accuracy, loss=metrics.loss):

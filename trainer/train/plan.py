@@ -66,6 +66,7 @@ class Plan:
       class_weights: float32 [C]; see TrainStep.
       stop_requested: asked after every host call; True saves a checkpoint and stops.
       profile: whether to write a TensorBoard profile of a few steps of every phase.
+      cache: of images between epochs, see `reader.CACHES`.
     """
 
     recipe: Recipe
@@ -75,10 +76,15 @@ class Plan:
     class_weights: np.ndarray
     stop_requested: Callable[[], bool]
     profile: bool = False
+    cache: str = "auto"
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(self.data.manifest.num_examples(TRAIN) / self.recipe.batch_size)
+        return self.batches(TRAIN)
+
+    def batches(self, split: str) -> int:
+        """Counts the batches of a split."""
+        return math.ceil(self.data.manifest.num_examples(split) / self.recipe.batch_size)
 
     def first_step(self, phase: int) -> int:
         """Counts the steps of all phases before `phase`."""
@@ -109,6 +115,7 @@ class Plan:
             preprocess=backbone_info(self.recipe.backbone).preprocess,
             global_batch_size=self.recipe.batch_size,
             host=host,
+            cache=self.cache,
         )
 
     def train_data(self, *, epoch: int, skip_batches: int, augment: bool) -> Callable[[HostSlice], tf.data.Dataset]:
@@ -125,6 +132,7 @@ class Plan:
             global_batch_size=self.recipe.batch_size,
             skip_batches=skip_batches,
             host=host,
+            cache=self.cache,
         )
 
 

@@ -79,6 +79,7 @@ class TrainStep:
             state = classifier.backbone.non_trainable_variables
             self._statistics = [v.value for v in state if v.path.endswith(("/moving_mean", "/moving_variance"))]
         self._run = tf.function(self._steps, reduce_retracing=True)
+        self._swap = tf.function(lambda: strategy.run(self._swap_on_replica))
 
     def restart(self, rates: np.ndarray) -> None:
         """Forgets the training so far, except in the model's own variables, without compiling anew.
@@ -214,17 +215,28 @@ class TrainStep:
         for average, variable in zip(self.average, self.averaged, strict=True):
             average.assign(average * decay + variable * (1 - decay))
 
+    def _swap_on_replica(self) -> None:
+        for average, variable in zip(self.average, self.averaged, strict=True):
+            weight = tf.identity(variable)
+            variable.assign(average)
+            average.assign(weight)
+
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Puts the moving averages (if the recipe has them) into the model for the length of the block."""
-        raw = [variable.numpy() for variable in self.averaged]
-        for variable, average in zip(self.averaged, self.average, strict=True):
-            variable.assign(average)
+        if not self.average:
+            yield
+            return
+        self._swap()
         try:
             yield
         finally:
-            for variable, value in zip(self.averaged, raw, strict=True):
-                variable.assign(value)
+            self._swap()
+
+    def keep_average(self) -> None:
+        """Puts the moving averages (if the recipe has them) into the model for good."""
+        if self.average:
+            self._swap()
 
 
 def training_forward(classifier: Classifier, phase: Phase) -> Forward:

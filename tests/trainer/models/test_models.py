@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.command import UsageError
+from pipeline.format import storage
 from trainer.models import BACKBONES, Classifier, HeadConfig, backbone_info, build_classifier, pretrained
 
 
@@ -230,6 +231,11 @@ def test_weights_saved_by_keras_come_back(tmp_path):
     source.backbone.save_weights(file)
     loaded = build("cifar10_cnn", seed=2, weights=str(file))
     np.testing.assert_array_equal(loaded.backbone.get_weights()[0], source.backbone.get_weights()[0])
+    storage.write_atomically("memory://weights/cnn.weights.h5", file.read_bytes())
+    loaded = build("cifar10_cnn", seed=2, weights="memory://weights/cnn.weights.h5")
+    np.testing.assert_array_equal(loaded.backbone.get_weights()[0], source.backbone.get_weights()[0])
+    with pytest.raises(FileNotFoundError, match="memory://weights/absent"):
+        build("cifar10_cnn", weights="memory://weights/absent.weights.h5")
 
 
 def _write(path, content: bytes) -> str:

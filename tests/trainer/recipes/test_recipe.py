@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.command import UsageError
+from pipeline.format import storage
 from trainer.recipes import overrides
 from trainer.recipes.load import load_recipe, recipe_names
 from trainer.recipes.recipe import DataFacts, Phase, Recipe
@@ -102,6 +103,8 @@ def test_a_run_s_configuration_starts_an_identical_one(tmp_path):
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"recipe": overrides.to_dict(recipe)}))
     assert load_recipe(str(file), FACTS) == recipe
+    storage.write_atomically("memory://run/config.json", file.read_bytes())
+    assert load_recipe("memory://run/config.json", FACTS) == recipe
     file.write_text("{}")
     with pytest.raises(UsageError, match=r"not the config\.json of a run"):
         load_recipe(str(file), FACTS)

@@ -85,7 +85,8 @@ def evaluated(photos, evaluator) -> np.ndarray:
     probabilities, _ = evaluator(
         lambda host: eval_dataset(
             photos, "test", height=SIZE, width=SIZE, preprocess="lite", global_batch_size=16, host=host
-        )
+        ),
+        batches=3,
     )
     return probabilities
 
@@ -139,7 +140,7 @@ def test_serves_without_our_packages(exported, evaluated, evaluator, encoded, tm
 
     # A large JPEG is reduced in its DCT and a PNG by averaging, so the two differ.
     batch = {"image": preprocess.preprocess(decoded(pngs), "lite"), "label": tf.zeros(40), "weight": tf.ones(40)}
-    of_pngs, _ = evaluator(lambda host: tf.data.Dataset.from_tensors(batch))
+    of_pngs, _ = evaluator(lambda host: tf.data.Dataset.from_tensors(batch), batches=1)
     assert len(set(evaluated.argmax(axis=1))) > 1  # else equal labels would say nothing
     assert results["jpg_probabilities"].dtype == np.float32
     expected = {"jpg_probabilities": evaluated, "keras": evaluated, "png_probabilities": of_pngs, "one": of_pngs[:1]}
