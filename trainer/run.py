@@ -24,6 +24,7 @@ from trainer.devices.strategy import is_tpu, make_strategy
 from trainer.devices.tpu.hosts import TpuPlace
 from trainer.devices.tpu.server import beside, watched
 from trainer.models import Classifier, backbone_info
+from trainer.owner import Ownership
 from trainer.recipes.fitting import fit_to_tpu
 from trainer.recipes.load import check_schedules, resolve
 from trainer.report.page import write_report
@@ -104,8 +105,10 @@ def _train_and_evaluate(
     set_precision(recipe, strategy)
     with strategy.scope():
         classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=request.seed)
+    check_owner = _nobody_else
     if workers.is_chief:
         storage.make_folder(directory)
+        check_owner = Ownership(directory).check
         storage.write_atomically(storage.join(directory, "config.json"), json.dumps(content, indent=2) + "\n")
 
     stop = _StopOnSignal()
@@ -116,6 +119,7 @@ def _train_and_evaluate(
         run=directory,
         class_weights=class_weights(recipe, data),
         stop_requested=lambda: stop.requested,
+        check_owner=check_owner,
         profile=profile,
         # The other hosts of a TPU see nothing of this one's memory and disk.
         cache="none" if workers.machines > workers.count else "auto",
@@ -129,10 +133,15 @@ def _train_and_evaluate(
         load_best(storage.join(directory, "checkpoints"), classifier)
         scores = _score(trainer, data)
     if workers.is_chief:
+        check_owner()
         devices = [device.name for device in tf.config.list_logical_devices()]
         origin = provenance(data, seed=request.seed, devices=devices, started=started)
         _write_results(plan, classifier, trainer.rows, position, scores, origin)
         request.mark_done(directory, data)
+
+
+def _nobody_else() -> None:
+    """Stands for a worker that is not the chief, which alone writes."""
 
 
 def _without_bad_records(

@@ -134,6 +134,7 @@ class Trainer:
         started = time.monotonic()
         position.rows = len(self._metrics.rows)
         if self._workers.is_chief:  # it has everything: all workers hold the same variables
+            self._plan.check_owner()
             number = self._plan.first_step(position.phase) + position.step + position.phase
             self._state.save(dataclasses.asdict(position), self._trackables(step), number=number)
         self._save_next_at = next_save(started, time.monotonic())
@@ -270,6 +271,7 @@ class Trainer:
     ) -> None:
         """Writes the epoch's metrics, validates and selects."""
         plan = self._plan
+        plan.check_owner()
         phase = plan.recipe.phases[position.phase]
         where = {
             "step": plan.first_step(position.phase) + position.step,
