@@ -29,17 +29,19 @@ class Ownership:
         self._folder = storage.join(run, _FOLDER)
         storage.make_folder(self._folder)
         token = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "token": os.urandom(8).hex()})
-        self.number = self._highest() + 1
-        while not (storage.create(self._path(self.number), token) or self._holder(self.number) == token):
-            self.number += 1
-        for number in range(self.number - 1, 0, -1):
-            if not storage.exists(self._path(number)):
+        while True:
+            self.number = max(self._numbers(), default=0) + 1
+            created = storage.create(self._path(self.number), token) or self._holder(self.number) == token
+            # Else it was that of an earlier owner, which has been deleted since the look.
+            if created and max(self._numbers()) == self.number:
                 break
-            storage.delete(self._path(number))
+        for number in self._numbers():
+            if number < self.number:
+                storage.delete(self._path(number))
 
     def check(self) -> None:
         """Raises TryAgainError if another process has taken the run."""
-        if (highest := self._highest()) > self.number:
+        if (highest := max(self._numbers(), default=0)) > self.number:
             holder = json.loads(self._holder(highest) or "{}")
             raise TryAgainError(
                 f"{self._run}: another process has taken this run over (host {holder.get('host', 'unknown')}, process "
@@ -49,12 +51,12 @@ class Ownership:
     def _path(self, number: int) -> str:
         return storage.join(self._folder, f"{number:08}.json")
 
-    def _highest(self) -> int:
+    def _numbers(self) -> list[int]:
         try:
             names = [entry.name.partition(".")[0] for entry in storage.list_folder(self._folder)]
         except FileNotFoundError:  # a store has no folder before there is something in it
             names = []
-        return max((int(name) for name in names if name.isdigit()), default=0)
+        return [int(name) for name in names if name.isdigit()]
 
     def _holder(self, number: int) -> str:
         try:
