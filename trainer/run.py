@@ -19,6 +19,8 @@ from pipeline.command import ExitCode, UsageError
 from pipeline.decode import why_unusable
 from pipeline.format import storage, verify
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, open_dataset
+from trainer.devices import notices
+from trainer.devices.chips import find_chips
 from trainer.devices.cluster import Workers, read_cluster
 from trainer.devices.strategy import is_tpu, make_strategy
 from trainer.devices.tpu.hosts import TpuPlace
@@ -111,14 +113,15 @@ def _train_and_evaluate(
         check_owner = Ownership(directory).check
         storage.write_atomically(storage.join(directory, "config.json"), json.dumps(content, indent=2) + "\n")
 
-    stop = _StopOnSignal()
+    heard = _Notices(on_cloud=find_chips().on_bus > 0)
     plan = Plan(
         recipe=recipe,
         data=data,
         seed=request.seed,
         run=directory,
         class_weights=class_weights(recipe, data),
-        stop_requested=lambda: stop.requested,
+        stop_requested=lambda: heard.stop,
+        save_requested=heard.save,
         check_owner=check_owner,
         profile=profile,
         # The other hosts of a TPU see nothing of this one's memory and disk.
@@ -205,18 +208,41 @@ def _score(trainer: Trainer, data: DatasetVersion) -> dict[str, tuple[np.ndarray
     return {split: trainer.predict(split) for split in (VALIDATION, TEST) if split in data.manifest.splits}
 
 
-class _StopOnSignal:
-    """Notes SIGTERM (pre-emption) and the first Ctrl-C; a second Ctrl-C interrupts at once."""
+class _Notices:
+    """Notes SIGTERM, the first Ctrl-C, and notices of what is to come; a second Ctrl-C interrupts at once.
 
-    def __init__(self) -> None:
-        self.requested = False
-        signal.signal(signal.SIGTERM, self._note)
-        signal.signal(signal.SIGINT, self._note)
+    Attributes:
+      stop: whether to save the state and stop.
+    """
 
-    def _note(self, number: int, frame: object) -> None:
-        self.requested = True
+    def __init__(self, *, on_cloud: bool) -> None:
+        """Begins to listen; `on_cloud` says whether there is a metadata server to ask."""
+        self.stop = False
+        self._save = False
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        if on_cloud:
+            notices.watch(self._on_notice)
+
+    def save(self) -> bool:
+        """Says, once, whether to save the state now."""
+        save, self._save = self._save, False
+        return save
+
+    def _on_signal(self, number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        logging.warning("%s: saving the state and stopping", signal.Signals(number).name)
+        self._request_stop(signal.Signals(number).name)
+
+    def _on_notice(self, key: str) -> None:
+        if key == notices.PREEMPTED:
+            self._request_stop("this machine is pre-empted")
+        else:
+            self._save = True
+            logging.warning("this machine is to be stopped for maintenance: saving the state now, and going on")
+
+    def _request_stop(self, why: str) -> None:
+        self.stop = True
+        logging.warning("%s: saving the state and stopping", why)
 
 
 def _prediction_rows(

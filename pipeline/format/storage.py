@@ -305,7 +305,7 @@ def _delete_remote(path: Path) -> None:
         if "/" in name:  # never the bucket itself
             delete(name)  # apart: there may be a folder of the same name, which `find` then does not look into
         with concurrent.futures.ThreadPoolExecutor(_DELETES_AT_ONCE) as pool:
-            list(pool.map(delete, (found for found in store.find(os.fspath(path)) if found.strip("/") != name)))
+            list(pool.map(delete, (found for found in store.find(os.fspath(path)) if found.lstrip("/") != name)))
 
 
 @contextlib.contextmanager

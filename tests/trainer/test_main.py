@@ -227,7 +227,8 @@ def test_wrong_flags_cost_a_line_and_exit_64(flags, message):
         (["--tpu=local"], "--tpu=local: no TPU on this machine"),
         (["--strategy=tpu"], "--tpu=local: no TPU on this machine"),
         (["--strategy=multiworker"], "--strategy=multiworker needs the environment variable TF_CONFIG"),
-        (["--tpu=grpc://127.0.0.1:9"], "no TPU answered"),
+        (["--tpu=grpc://127.0.0.1:9"], "give a place on gs://, which all of them see"),
+        (["--tpu=my-tpu"], "--tpu=my-tpu: this machine is no host of a TPU"),
         (["--set=phases.1.lr=3"], 'Did you mean "lr_'),
     ],
 )

@@ -59,7 +59,7 @@ BACKBONES: dict[str, BackboneInfo] = {
         ),
         BackboneInfo(name="vgg16", image_size=224, preprocess="caffe", features=512),
         BackboneInfo(name="resnet50", image_size=224, preprocess="caffe", features=2048),
-        BackboneInfo(name="cifar10_cnn", image_size=32, preprocess="unit", features=128),
+        BackboneInfo(name="cifar10_cnn", image_size=32, preprocess="unit", features=64),
     ]
 }
 
@@ -78,13 +78,11 @@ def backbone_info(name: str) -> BackboneInfo:
 
 
 def _cifar10_cnn_features(x: keras.KerasTensor) -> keras.KerasTensor:
-    """Adds conv-conv-pool twice, with 64 and 128 filters: [B, H, W, 3] in 0..1 → [B, H // 4, W // 4, 128]."""
-    for block, filters in enumerate((64, 128), start=1):
+    """Adds conv-conv-pool twice: [B, H, W, 3] in 0..1 → [B, H // 4, W // 4, 64]."""
+    for block in (1, 2):
         for conv in (1, 2):
             name = f"block{block}_conv{conv}"
-            x = layers.Conv2D(filters, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=name)(
-                x
-            )
+            x = layers.Conv2D(64, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=name)(x)
         x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
     return x
 

@@ -26,7 +26,7 @@ def recipe(facts: DataFacts, backbone: str = "vgg16") -> Recipe:
         phases=(
             Phase(
                 name="top",
-                duration=Duration.parse("50ep"),
+                duration=Duration.parse("2500st"),  # the source counts 50 epochs of 50 steps
                 schedule="constant",
                 lr_max=1e-4,
                 # Keras counts the input as layer 0: layers 15 to 18 are block5's convolutions and its pooling.

@@ -146,7 +146,7 @@ class Trainer:
     def _save_if_due(self, position: Position, step: TrainStep) -> None:
         """Saves now and then; when asked to stop, saves and raises TryAgainError."""
         stop = any(self._workers.gather(self._plan.stop_requested()))  # one worker's signal stops all
-        if stop or time.monotonic() > self._save_next_at:
+        if stop or self._plan.save_requested() or time.monotonic() > self._save_next_at:
             self._save(position, step)
         if stop:
             self._workers.wait()  # nobody leaves before the chief has saved: it would look like a crash

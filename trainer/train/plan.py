@@ -65,6 +65,7 @@ class Plan:
       run: where results go.
       class_weights: float32 [C]; see TrainStep.
       stop_requested: asked after every host call; True saves a checkpoint and stops.
+      save_requested: asked after every host call; True saves a checkpoint.
       check_owner: asked before anything is written; raises TryAgainError where the run is another process' by now.
       profile: whether to write a TensorBoard profile of a few steps of every phase.
       cache: of images between epochs, see `reader.CACHES`.
@@ -76,6 +77,7 @@ class Plan:
     run: storage.Path
     class_weights: np.ndarray
     stop_requested: Callable[[], bool]
+    save_requested: Callable[[], bool] = lambda: False
     check_owner: Callable[[], None] = lambda: None
     profile: bool = False
     cache: str = "auto"

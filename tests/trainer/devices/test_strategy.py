@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.command import TryAgainError, UsageError
 from tests.trainer.runs import small_recipe
+from trainer.devices import strategy as strategy_module
 from trainer.devices.cluster import Cluster, Workers, read_cluster, wait_for_others
 from trainer.devices.strategy import choose, describe, describe_tpu, make_strategy
 from trainer.recipes.overrides import to_dict
@@ -136,6 +137,14 @@ def test_one_cpu_and_a_strategy_by_name():
     assert (workers.count, workers.is_chief, workers.gather(3)) == (1, True, [3])
     with pytest.raises(UsageError, match="--tpu=local: no TPU on this machine"):
         make_strategy(kind="tpu")
+
+
+def test_servers_that_are_not_there_are_named(monkeypatch):
+    monkeypatch.setattr(strategy_module, "_CONNECT_SECONDS", 0.3)
+    with socket.create_server(("localhost", 0)) as there:
+        port = there.getsockname()[1]
+        with pytest.raises(UsageError, match="no TensorFlow server listens at localhost:9, localhost:8;"):
+            make_strategy(f"grpc://localhost:9,grpc://localhost:{port},grpc://localhost:8")
 
 
 def test_a_tpu_is_described_by_its_chips():
