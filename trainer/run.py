@@ -26,7 +26,6 @@ from trainer.devices.strategy import is_tpu, make_strategy
 from trainer.devices.tpu.hosts import TpuPlace
 from trainer.devices.tpu.server import beside, watched
 from trainer.models import Classifier, backbone_info
-from trainer.owner import Ownership
 from trainer.recipes.fitting import fit_to_tpu
 from trainer.recipes.load import check_schedules, resolve
 from trainer.report.page import write_report
@@ -39,6 +38,7 @@ from trainer.train.evaluation import Metrics, compute_metrics
 from trainer.train.guards import named_errors
 from trainer.train.loop import Trainer
 from trainer.train.model import build_from_recipe, set_precision
+from trainer.train.owner import Ownership
 from trainer.train.plan import Plan, Position, class_weights
 
 

@@ -216,7 +216,7 @@ def test_sharpness_aware_minimisation_takes_the_products_of_two_passes(recipe, w
 
 
 def test_gradients_are_those_of_what_trains(lowering, recipe):
-    head = (128 + 1) * 16 + (16 + 1) * 3
+    head = (64 + 1) * 16 + (16 + 1) * 3
     assert lowering.gradient_bytes(recipe.phases[0]) == 4 * head
     assert lowering.gradient_bytes(recipe.phases[1]) > 4 * head
 

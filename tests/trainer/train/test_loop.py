@@ -125,7 +125,7 @@ def test_two_replicas_equal_one_with_the_same_global_batch(tiny_data, tmp_path, 
 
 
 def test_augmentation_on_the_accelerator_trains_alike(tiny_data, tmp_path, two_replicas):
-    augment = ("augment.saturation=0.3", "augment.contrast=0.2", "augment.cutout_count=1", "augment.cutout_size=0.3")
+    augment = ("augment.saturation=0.9", "augment.contrast=0.6", "augment.cutout_count=2", "augment.cutout_size=0.6")
     host, _, _ = train(tiny_data, small_recipe("head.dropout=0", *augment), tmp_path / "host")
     recipe = small_recipe("head.dropout=0", *augment, "augment.on_accelerator=true", "accumulate=2")
     device, _, _ = train(tiny_data, recipe, tmp_path / "device", strategy=two_replicas)

@@ -9,11 +9,11 @@ import pytest
 from pipeline.command import TryAgainError
 from pipeline.format import storage
 from tests.trainer.test_main import ROOT, best_weights, command, run, training_flags
-from trainer.owner import Ownership
+from trainer.train.owner import Ownership
 
 RACER = """
 import sys
-from trainer.owner import Ownership
+from trainer.train.owner import Ownership
 print("ready", flush=True)
 sys.stdin.readline()
 print(Ownership(sys.argv[1]).number, flush=True)
