@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from pipeline import reader
 from pipeline.command import UsageError
+from pipeline.order import EpochOrder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,12 +63,31 @@ class Batching:
         """Counts the batches of the epoch, skipped ones included."""
         return -(-self.examples // self.global_batch_size)
 
-    def from_memory(self, rows: dict[str, tf.Tensor], positions: np.ndarray) -> tf.data.Dataset:
-        """Gathers this host's part of the rows at `positions`, int64 `[examples]`, in that order."""
-        places = np.arange(self.batches * self.global_batch_size)
-        places = places.reshape(self.batches, self.host.count, self.size)[self.skip :, self.host.index].reshape(-1)
-        weights = (places < self.examples).astype(np.float32)
-        chosen = tf.data.Dataset.from_tensor_slices((positions[places % self.examples], weights)).batch(self.size)
+    def lanes(self, order: EpochOrder) -> range:
+        """Returns the lanes that this host reads; UsageError if the hosts cannot share batch or lanes out equally."""
+        self.host.size(order.batch_size)
+        if order.lanes % self.host.count:
+            raise UsageError(
+                f"{self.host.count} hosts cannot share {order.lanes} lanes out equally, which are what batch_size="
+                f"{order.batch_size} and {len(order.counts)} shards allow (a power of two that divides the batch, at "
+                "most one a shard): take fewer hosts, another batch_size, or a dataset of more shards"
+            )
+        each = order.lanes // self.host.count
+        return range(self.host.index * each, (self.host.index + 1) * each)
+
+    def from_memory(self, rows: dict[str, tf.Tensor], positions: np.ndarray, valid: np.ndarray) -> tf.data.Dataset:
+        """Gathers this host's part of every batch.
+
+        Args:
+          rows: columns, in file order.
+          positions: int64 `[batches, global_batch_size]`, which rows come when.
+          valid: bool of the same shape, False for what only fills a batch.
+        """
+        own = slice(self.host.index * self.size, (self.host.index + 1) * self.size)
+        weights = valid[self.skip :, own].astype(np.float32)
+        chosen = tf.data.Dataset.from_tensor_slices((positions[self.skip :, own], weights))
+        # Of an unknown size, see above.
+        chosen = chosen.unbatch().batch(self.size)
 
         @tf.autograph.experimental.do_not_convert
         def gather(at: tf.Tensor, weight: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -75,10 +95,19 @@ class Batching:
 
         return chosen.map(gather)
 
+    def from_lanes(self, stream: tf.data.Dataset, *, num_classes: int) -> tf.data.Dataset:
+        """Parses what `reader.train_stream` yields for this host's lanes."""
+
+        @tf.autograph.experimental.do_not_convert
+        def parse(serialized: tf.Tensor, weight: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {**reader.parse(serialized, num_classes=num_classes), "weight": weight}
+
+        return stream.batch(self.size).map(parse)
+
     def from_stream(self, stream: tf.data.Dataset, *, num_classes: int) -> tf.data.Dataset:
-        """Cuts a dataset of serialized records into batches, in order, and parses this host's part of each."""
+        """Cuts a dataset of all serialized records into batches, in order, and parses this host's part of each."""
         first = self.host.index * self.size
-        padded = stream.repeat().take(self.batches * self.global_batch_size).skip(self.skip * self.global_batch_size)
+        padded = stream.repeat().take(self.batches * self.global_batch_size)
 
         @tf.autograph.experimental.do_not_convert
         def own(batch: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -89,4 +118,4 @@ class Batching:
                 "weight": tf.cast(places < self.examples, tf.float32),
             }
 
-        return padded.batch(self.global_batch_size).enumerate(start=self.skip).map(own)
+        return padded.batch(self.global_batch_size).enumerate().map(own)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
 import tensorflow as tf
 
 from pipeline import reader
@@ -18,6 +17,7 @@ from pipeline.augment.render import Renderer, finish_columns, traced_draw, trace
 from pipeline.batching import ONE_HOST, Batching, HostSlice
 from pipeline.command import UsageError
 from pipeline.format.manifest import DatasetVersion
+from pipeline.order import file_order
 from pipeline.preprocess import assert_range, check_mode
 from pipeline.preprocess import preprocess as preprocess_images
 
@@ -136,11 +136,13 @@ def train_dataset(
         )
     renderer = Renderer.of(manifest, height=height, width=width, augment=augment)
     data, columns = reader.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
+    order = reader.train_order(manifest, split, batch_size=global_batch_size, seed=seed, epoch=epoch)
     if columns:
-        batches = batching.from_memory(columns.rows, reader.train_order(manifest, split, seed=seed, epoch=epoch))
+        batches = batching.from_memory(columns.rows, *order.batches_of_positions())
     else:
-        stream = reader.train_stream(data, split, seed=seed, epoch=epoch)
-        batches = batching.from_stream(stream, num_classes=manifest.num_classes)
+        lanes = batching.lanes(order)
+        stream = reader.train_stream(data, split, order, lanes=lanes, skip_batches=skip_batches)
+        batches = batching.from_lanes(stream, num_classes=manifest.num_classes)
     key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="augment"), tf.uint64)
     mix = None
     if augment.mixup or augment.cutmix:
@@ -173,7 +175,7 @@ def eval_dataset(
     renderer = Renderer.of(manifest, height=height, width=width)
     data, columns = reader.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
     if columns:
-        batches = batching.from_memory(columns.rows, np.arange(batching.examples))
+        batches = batching.from_memory(columns.rows, *file_order(batching.examples, global_batch_size))
     else:
         batches = batching.from_stream(reader.stream(data, split), num_classes=manifest.num_classes)
     return _batch_images(batches, renderer, columns, size=batching.size, mode=preprocess)

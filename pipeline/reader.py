@@ -19,6 +19,7 @@ import tensorflow as tf
 from absl import logging
 
 from pipeline import order
+from pipeline.augment.random_bits import mix_tensor
 from pipeline.command import DataError, UsageError
 from pipeline.format import records, storage
 from pipeline.format.manifest import DatasetVersion, Manifest, Shard
@@ -28,7 +29,9 @@ CACHES = ("auto", "none", "bytes", "pixels", "disk")
 # Encoded records held for shuffling; the next window is read meanwhile, so twice that. The first batch waits for the
 # first window: small records, of which far more would fit, are bounded by their number.
 _WINDOW_BYTES, _WINDOW_RECORDS = 128 << 20, 8192
-_READ_BUFFER = 4 << 20
+_READ_BUFFER, _LEAST_READ_BUFFER = 4 << 20, 256 << 10  # of a shard
+_READ_BUFFERS = 64 << 20  # of all shards that are open at once
+_READERS = 16  # lanes that are read at the same time: hides a store's latency
 _READ_BY_TENSORFLOW = ("gs://",)  # shards of other stores are copied to the local disk first
 _MEMORY_SHARE = 0.1  # of the machine's memory, for one split
 # Read before the first batch. Local shards stream as fast as memory does, so holding them saves little.
@@ -123,10 +126,11 @@ def window(manifest: Manifest, split: str) -> int:
     return max(1, min(examples, _WINDOW_RECORDS, _WINDOW_BYTES * examples // max(size, 1)))
 
 
-def train_order(manifest: Manifest, split: str, *, seed: int, epoch: int) -> np.ndarray:
-    """Lists the file-order positions of a split's records in the order of an epoch, int64 `[N]`."""
-    counts = [shard.examples for shard in manifest.shards(split)]
-    return order.epoch_order(counts, window=window(manifest, split), seed=seed, epoch=epoch)
+def train_order(manifest: Manifest, split: str, *, batch_size: int, seed: int, epoch: int) -> order.EpochOrder:
+    """Returns the order in which an epoch of a split is trained on."""
+    counts = tuple(shard.examples for shard in manifest.shards(split))
+    size = window(manifest, split)
+    return order.EpochOrder(counts=counts, batch_size=batch_size, window=size, seed=seed, epoch=epoch)
 
 
 def stream(data: DatasetVersion, split: str) -> tf.data.Dataset:
@@ -134,26 +138,78 @@ def stream(data: DatasetVersion, split: str) -> tf.data.Dataset:
     return tf.data.TFRecordDataset(data.shard_paths(split), buffer_size=_READ_BUFFER)
 
 
-def train_stream(data: DatasetVersion, split: str, *, seed: int, epoch: int) -> tf.data.Dataset:
-    """Streams serialized records in the order of `train_order`, holding two windows of them at a time."""
-    shards = data.manifest.shards(split)
-    paths = np.array(data.shard_paths(split))[order.shard_order(len(shards), seed=seed, epoch=epoch)]
-    interleaved = (
-        tf.data.Dataset.from_tensor_slices(paths)
-        .batch(order.INTERLEAVE)
-        .flat_map(
-            lambda group: tf.data.Dataset.from_tensor_slices(group).interleave(
-                lambda path: tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER),
-                cycle_length=order.INTERLEAVE,
-                block_length=order.BLOCK,
-            )
-        )
+def train_stream(
+    data: DatasetVersion, split: str, epoch_order: order.EpochOrder, *, lanes: range, skip_batches: int
+) -> tf.data.Dataset:
+    """Streams the records that some lanes give to an epoch's batches.
+
+    Lane after lane yields its part of a batch. A lane opens the shard in which it begins, after `skip_batches` batches,
+    and reads what comes before in that shard, and no other.
+
+    Args:
+      data: the dataset.
+      split: its split.
+      epoch_order: its order.
+      lanes: which of them.
+      skip_batches: batches to leave out at the start.
+
+    Returns:
+      (serialized record, float32 weight: 0 where it only fills the last batch).
+    """
+    places = epoch_order
+    window, total = places.lane_window, places.batches * places.part
+    begins, ends = places.bounds[lanes.start : lanes.stop], places.bounds[lanes.start + 1 : lanes.stop + 1]
+    sizes, skipped = ends - begins, skip_batches * places.part
+    windows = np.minimum(skipped, sizes - 1) // window  # in which each lane begins
+    starts = begins + windows * window
+    first_shards = np.searchsorted(places.shard_starts, starts, side="right") - 1
+    last_shards = np.searchsorted(places.shard_starts, ends, side="left") - 1
+    base = int(first_shards.min())
+    paths = data.shard_paths(split)
+    own_paths = tf.constant([paths[shard] for shard in places.shards[base : int(last_shards.max()) + 1]])
+    key = tf.constant(places.window_key, tf.uint64)
+    buffer = max(_LEAST_READ_BUFFER, min(_READ_BUFFER, _READ_BUFFERS // len(lanes)))
+
+    @tf.autograph.experimental.do_not_convert
+    def records_of(lane: dict[str, tf.Tensor]) -> tf.data.Dataset:
+        shards = tf.data.Dataset.range(lane["first_shard"], lane["last_shard"] + 1)
+        records = shards.flat_map(lambda shard: tf.data.TFRecordDataset(own_paths[shard], buffer_size=buffer))
+        records = records.skip(lane["before"]).take(lane["count"])
+
+        @tf.autograph.experimental.do_not_convert
+        def permute(number: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            found = tf.shape(serialized, tf.int64)[0]
+            at = lane["window"] * window + number * window + tf.range(found)
+            ranks = mix_tensor(tf.bitwise.bitwise_xor(tf.cast(lane["begin"] + at, tf.uint64), key))
+            # Ranked by 63 bits: TensorFlow sorts no unsigned numbers.
+            ranks = tf.cast(tf.bitwise.right_shift(ranks, tf.constant(1, tf.uint64)), tf.int64)
+            order_of_window = tf.argsort(ranks, stable=True)
+            is_last = at[-1] + 1 == lane["size"]
+            wanted = found + tf.where(is_last, total - lane["size"], tf.constant(0, tf.int64))
+            chosen = tf.gather(order_of_window, tf.range(wanted) % found)
+            return tf.gather(serialized, chosen), tf.cast(tf.range(wanted) < found, tf.float32)
+
+        permuted = records.batch(window).enumerate().map(permute).prefetch(1).unbatch()
+        return permuted.skip(lane["within"])
+
+    table = {
+        "begin": begins,
+        "size": sizes,
+        "window": windows,
+        "first_shard": first_shards - base,
+        "last_shard": last_shards - base,
+        "before": starts - places.shard_starts[first_shards],
+        "count": ends - starts,
+        "within": skipped - windows * window,
+    }
+    table = {name: column.astype(np.int64) for name, column in table.items()}
+    return tf.data.Dataset.from_tensor_slices(table).interleave(
+        records_of,
+        cycle_length=len(lanes),
+        block_length=places.part,
+        num_parallel_calls=min(len(lanes), _READERS) if len(lanes) > 1 else None,
+        deterministic=True,
     )
-    size = window(data.manifest, split)
-    examples = data.manifest.num_examples(split)
-    permutation = order.window_permutation(examples, window=size, seed=seed, epoch=epoch)
-    local = tf.data.Dataset.from_tensor_slices(permutation % size).batch(size)
-    return tf.data.Dataset.zip(interleaved.batch(size), local).map(tf.gather).prefetch(1).unbatch()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

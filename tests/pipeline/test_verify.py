@@ -183,7 +183,9 @@ def test_preview_shows_what_training_sees(data, tmp_path):
     for epoch in (0, 1):
         dataset = train_dataset(data, "train", augment=config, seed=5, epoch=epoch, **sizes)
         seen = next(dataset.as_numpy_iterator())["image"]
-        positions = reader.train_order(data.manifest, "train", seed=5, epoch=epoch)
+        positions = reader.train_order(
+            data.manifest, "train", batch_size=20, seed=5, epoch=epoch
+        ).batches_of_positions()[0][0]
         assert np.abs(seen - pixels[positions, 1 + epoch]).max() <= 0.51  # the sheet holds whole numbers
     assert captions[0][0] == "a"
     assert "saturation" in captions[0][1]
