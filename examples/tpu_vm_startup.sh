@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Start-up script of a TPU VM (one host): installs once, then trains. A VM that is made anew after a
+# Start-up script of TPU VMs, on every host of one: installs once, then trains. A VM that is made anew after a
 # pre-emption runs it again and goes on from the last checkpoint, because --workdir lies in a bucket. README: how to use it.
 #
 # Instance metadata that it reads:
@@ -41,7 +41,7 @@ trap 'stopping=yes; if [[ -n $child ]]; then kill -TERM "$child"; fi' TERM
 while true; do
     code=0
     # shellcheck disable=SC2086  # several flags
-    "$venv/bin/python" -m trainer.main $flags --tpu=local &
+    "$venv/bin/python" -m trainer.main $flags --tpu=all & # any name: the chips of all hosts, of which each runs this
     child=$!
     wait "$child" || code=$?
     if [[ -n $stopping ]]; then # the signal has ended the first wait, not the trainer

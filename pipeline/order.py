@@ -97,6 +97,30 @@ class EpochOrder:
         """Returns the key whose mix with a record's place in the order of `shards` ranks it inside its window."""
         return stream_key(seed=self.seed, epoch=self.epoch, purpose="windows")
 
+    def starts(self, lanes: range, *, skip_batches: int) -> dict[str, np.ndarray]:
+        """Says where lanes go on after so many batches: at the window that is reached, in the shard that holds it.
+
+        Returns:
+          int64 columns `[len(lanes)]`: "begin" of the lane and its "size", records; the "window" reached, and how many
+          records are "within" it before the first one wanted; "first_shard" and "last_shard" of those left, in order
+          of `shards`; how many records come "before" in the first shard, and the "count" to be read from there.
+        """
+        begins, ends = self.bounds[lanes.start : lanes.stop], self.bounds[lanes.start + 1 : lanes.stop + 1]
+        skipped = skip_batches * self.part
+        windows = np.minimum(skipped, ends - begins - 1) // self.lane_window
+        reached = begins + windows * self.lane_window
+        first = np.searchsorted(self.shard_starts, reached, side="right") - 1
+        return {
+            "begin": begins,
+            "size": ends - begins,
+            "window": windows,
+            "within": skipped - windows * self.lane_window,
+            "first_shard": first,
+            "last_shard": np.searchsorted(self.shard_starts, ends, side="left") - 1,
+            "before": reached - self.shard_starts[first],
+            "count": ends - reached,
+        }
+
     def batches_of_positions(self) -> tuple[np.ndarray, np.ndarray]:
         """Lists every record, in memory.
 

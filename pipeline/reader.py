@@ -156,23 +156,18 @@ def train_stream(
     Returns:
       (serialized record, float32 weight: 0 where it only fills the last batch).
     """
-    places = epoch_order
-    window, total = places.lane_window, places.batches * places.part
-    begins, ends = places.bounds[lanes.start : lanes.stop], places.bounds[lanes.start + 1 : lanes.stop + 1]
-    sizes, skipped = ends - begins, skip_batches * places.part
-    windows = np.minimum(skipped, sizes - 1) // window  # in which each lane begins
-    starts = begins + windows * window
-    first_shards = np.searchsorted(places.shard_starts, starts, side="right") - 1
-    last_shards = np.searchsorted(places.shard_starts, ends, side="left") - 1
-    base = int(first_shards.min())
+    starts = epoch_order.starts(lanes, skip_batches=skip_batches)
+    window, total = epoch_order.lane_window, epoch_order.batches * epoch_order.part
+    base = int(starts["first_shard"].min())
     paths = data.shard_paths(split)
-    own_paths = tf.constant([paths[shard] for shard in places.shards[base : int(last_shards.max()) + 1]])
-    key = tf.constant(places.window_key, tf.uint64)
+    own = epoch_order.shards[base : int(starts["last_shard"].max()) + 1]
+    own_paths = tf.constant([paths[shard] for shard in own])
+    key = tf.constant(epoch_order.window_key, tf.uint64)
     buffer = max(_LEAST_READ_BUFFER, min(_READ_BUFFER, _READ_BUFFERS // len(lanes)))
 
     @tf.autograph.experimental.do_not_convert
     def records_of(lane: dict[str, tf.Tensor]) -> tf.data.Dataset:
-        shards = tf.data.Dataset.range(lane["first_shard"], lane["last_shard"] + 1)
+        shards = tf.data.Dataset.range(lane["first_shard"] - base, lane["last_shard"] - base + 1)
         records = shards.flat_map(lambda shard: tf.data.TFRecordDataset(own_paths[shard], buffer_size=buffer))
         records = records.skip(lane["before"]).take(lane["count"])
 
@@ -192,21 +187,10 @@ def train_stream(
         permuted = records.batch(window).enumerate().map(permute).prefetch(1).unbatch()
         return permuted.skip(lane["within"])
 
-    table = {
-        "begin": begins,
-        "size": sizes,
-        "window": windows,
-        "first_shard": first_shards - base,
-        "last_shard": last_shards - base,
-        "before": starts - places.shard_starts[first_shards],
-        "count": ends - starts,
-        "within": skipped - windows * window,
-    }
-    table = {name: column.astype(np.int64) for name, column in table.items()}
-    return tf.data.Dataset.from_tensor_slices(table).interleave(
+    return tf.data.Dataset.from_tensor_slices(starts).interleave(
         records_of,
         cycle_length=len(lanes),
-        block_length=places.part,
+        block_length=epoch_order.part,
         num_parallel_calls=min(len(lanes), _READERS) if len(lanes) > 1 else None,
         deterministic=True,
     )

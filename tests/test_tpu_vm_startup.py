@@ -52,7 +52,7 @@ def test_only_75_is_run_again(tmp_path, metadata, codes, expected):
     process, binaries = _start(tmp_path, metadata, codes)
     assert process.wait(timeout=30) == expected
     calls = (binaries / "calls").read_text().splitlines()
-    assert calls == ["-m trainer.main --data=gs://b/d --workdir=gs://b/r --tpu=local"] * len(codes)
+    assert calls == ["-m trainer.main --data=gs://b/d --workdir=gs://b/r --tpu=all"] * len(codes)
 
 
 def test_a_signal_reaches_the_trainer_and_its_exit_code_comes_back(tmp_path, metadata):
