@@ -79,7 +79,7 @@ class TrainStep:
             state = classifier.backbone.non_trainable_variables
             self._statistics = [v.value for v in state if v.path.endswith(("/moving_mean", "/moving_variance"))]
         self._run = tf.function(self._steps, reduce_retracing=True)
-        self._swap = tf.function(lambda: strategy.run(self._swap_on_replica))
+        self._swap = tf.function(self._swap_weights)
 
     def restart(self, rates: np.ndarray) -> None:
         """Forgets the training so far, except in the model's own variables, without compiling anew.
@@ -214,6 +214,9 @@ class TrainStep:
         decay = tf.minimum(self._decay, (1 + step) / (10 + step))  # follows closely at first, as TF's own EMA does
         for average, variable in zip(self.average, self.averaged, strict=True):
             average.assign(average * decay + variable * (1 - decay))
+
+    def _swap_weights(self) -> None:
+        self._strategy.run(self._swap_on_replica)
 
     def _swap_on_replica(self) -> None:
         for average, variable in zip(self.average, self.averaged, strict=True):

@@ -139,7 +139,11 @@ def test_serves_without_our_packages(exported, evaluated, evaluator, encoded, tm
     results = np.load(out)
 
     # A large JPEG is reduced in its DCT and a PNG by averaging, so the two differ.
-    batch = {"image": preprocess.preprocess(decoded(pngs), "lite"), "label": tf.zeros(40), "weight": tf.ones(40)}
+    batch = {
+        "image": preprocess.preprocess(decoded(pngs), "lite"),
+        "label": tf.zeros(40, tf.int32),
+        "weight": tf.ones(40),
+    }
     of_pngs, _ = evaluator(lambda host: tf.data.Dataset.from_tensors(batch), batches=1)
     assert len(set(evaluated.argmax(axis=1))) > 1  # else equal labels would say nothing
     assert results["jpg_probabilities"].dtype == np.float32
