@@ -96,7 +96,7 @@ class Batching:
         return chosen.map(gather)
 
     def from_lanes(self, stream: tf.data.Dataset, *, num_classes: int) -> tf.data.Dataset:
-        """Parses what `reader.train_stream` yields for this host's lanes."""
+        """Parses what `reader.lane_stream` yields for this host's lanes."""
 
         @tf.autograph.experimental.do_not_convert
         def parse(serialized: tf.Tensor, weight: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -105,17 +105,15 @@ class Batching:
         return stream.batch(self.size).map(parse)
 
     def from_stream(self, stream: tf.data.Dataset, *, num_classes: int) -> tf.data.Dataset:
-        """Cuts a dataset of all serialized records into batches, in order, and parses this host's part of each."""
-        first = self.host.index * self.size
-        padded = stream.repeat().take(self.batches * self.global_batch_size)
+        """Cuts all serialized records of a split into the batches of the only host, in order, and parses them."""
+        padded = stream.repeat().take(self.batches * self.size).batch(self.size).enumerate()
 
         @tf.autograph.experimental.do_not_convert
-        def own(batch: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-            places = batch * self.global_batch_size + tf.range(first, first + self.size, dtype=tf.int64)
-            part = serialized[first : first + self.size] if self.host.count > 1 else serialized
+        def parse(batch: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+            places = batch * self.size + tf.range(self.size, dtype=tf.int64)
             return {
-                **reader.parse(part, num_classes=num_classes),
+                **reader.parse(serialized, num_classes=num_classes),
                 "weight": tf.cast(places < self.examples, tf.float32),
             }
 
-        return padded.batch(self.global_batch_size).enumerate().map(own)
+        return padded.map(parse)

@@ -141,7 +141,7 @@ def train_dataset(
         batches = batching.from_memory(columns.rows, *order.batches_of_positions())
     else:
         lanes = batching.lanes(order)
-        stream = reader.train_stream(data, split, order, lanes=lanes, skip_batches=skip_batches)
+        stream = reader.lane_stream(data, split, order, lanes=lanes, skip_batches=skip_batches)
         batches = batching.from_lanes(stream, num_classes=manifest.num_classes)
     key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="augment"), tf.uint64)
     mix = None
@@ -168,14 +168,22 @@ def eval_dataset(
     host: HostSlice = ONE_HOST,
     cache: str = "auto",
 ) -> tf.data.Dataset:
-    """Makes batches of all examples of a split in file order, without augmentation; elements as in `train_dataset`."""
+    """Makes batches of all examples of a split, without augmentation; elements as in `train_dataset`.
+
+    They come in file order, on several hosts in that of `reader.eval_order`.
+    """
     check_mode(preprocess)
     manifest = data.manifest
     batching = Batching(examples=manifest.num_examples(split), global_batch_size=global_batch_size, host=host)
     renderer = Renderer.of(manifest, height=height, width=width)
     data, columns = reader.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
+    order = reader.eval_order(manifest, split, batch_size=global_batch_size) if host.count > 1 else None
     if columns:
-        batches = batching.from_memory(columns.rows, *file_order(batching.examples, global_batch_size))
+        places = order.batches_of_positions() if order else file_order(batching.examples, global_batch_size)
+        batches = batching.from_memory(columns.rows, *places)
+    elif order:
+        stream = reader.lane_stream(data, split, order, lanes=batching.lanes(order), skip_batches=0)
+        batches = batching.from_lanes(stream, num_classes=manifest.num_classes)
     else:
         batches = batching.from_stream(reader.stream(data, split), num_classes=manifest.num_classes)
     return _batch_images(batches, renderer, columns, size=batching.size, mode=preprocess)

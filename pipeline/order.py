@@ -46,6 +46,7 @@ class EpochOrder:
       batch_size: global.
       window: records that are shuffled together, over all lanes; fewer where a lane is shorter.
       seed, epoch: what the order is drawn from.
+      shuffled: False leaves shards and records in file order, inside of each lane.
     """
 
     counts: tuple[int, ...]
@@ -53,6 +54,7 @@ class EpochOrder:
     window: int
     seed: int
     epoch: int
+    shuffled: bool = True
 
     @functools.cached_property
     def examples(self) -> int:
@@ -80,6 +82,8 @@ class EpochOrder:
     @functools.cached_property
     def shards(self) -> np.ndarray:
         """Lists the shards as they are read, int64 `[S]`."""
+        if not self.shuffled:
+            return np.arange(len(self.counts))
         return shard_order(len(self.counts), seed=self.seed, epoch=self.epoch)
 
     @functools.cached_property
@@ -138,8 +142,10 @@ class EpochOrder:
         """Lists a lane's records, `[batches, part]`, and which of them count."""
         begin, end = self.bounds[lane : lane + 2]
         size, total = int(end - begin), self.batches * self.part
-        keys = _keys(np.arange(begin, end), seed=self.seed, epoch=self.epoch, purpose="windows")
-        order = np.lexsort((keys, np.arange(size) // self.lane_window))
+        order = np.arange(size)
+        if self.shuffled:
+            keys = _keys(np.arange(begin, end), seed=self.seed, epoch=self.epoch, purpose="windows")
+            order = np.lexsort((keys, order // self.lane_window))
         last = order[(size - 1) // self.lane_window * self.lane_window :]
         padded = np.concatenate([order, np.resize(last, len(last) + total - size)[len(last) :]])
         valid = np.arange(total) < size

@@ -133,12 +133,17 @@ def train_order(manifest: Manifest, split: str, *, batch_size: int, seed: int, e
     return order.EpochOrder(counts=counts, batch_size=batch_size, window=size, seed=seed, epoch=epoch)
 
 
+def eval_order(manifest: Manifest, split: str, *, batch_size: int) -> order.EpochOrder:
+    """Returns the order in which several hosts evaluate a split, each its own lanes."""
+    return dataclasses.replace(train_order(manifest, split, batch_size=batch_size, seed=0, epoch=0), shuffled=False)
+
+
 def stream(data: DatasetVersion, split: str) -> tf.data.Dataset:
     """Streams serialized records in file order."""
     return tf.data.TFRecordDataset(data.shard_paths(split), buffer_size=_READ_BUFFER)
 
 
-def train_stream(
+def lane_stream(
     data: DatasetVersion, split: str, epoch_order: order.EpochOrder, *, lanes: range, skip_batches: int
 ) -> tf.data.Dataset:
     """Streams the records that some lanes give to an epoch's batches.
@@ -175,10 +180,13 @@ def train_stream(
         def permute(number: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             found = tf.shape(serialized, tf.int64)[0]
             at = lane["window"] * window + number * window + tf.range(found)
-            ranks = mix_tensor(tf.bitwise.bitwise_xor(tf.cast(lane["begin"] + at, tf.uint64), key))
-            # Ranked by 63 bits: TensorFlow sorts no unsigned numbers.
-            ranks = tf.cast(tf.bitwise.right_shift(ranks, tf.constant(1, tf.uint64)), tf.int64)
-            order_of_window = tf.argsort(ranks, stable=True)
+            if epoch_order.shuffled:
+                ranks = mix_tensor(tf.bitwise.bitwise_xor(tf.cast(lane["begin"] + at, tf.uint64), key))
+                # Ranked by 63 bits: TensorFlow sorts no unsigned numbers.
+                ranks = tf.cast(tf.bitwise.right_shift(ranks, tf.constant(1, tf.uint64)), tf.int64)
+                order_of_window = tf.argsort(ranks, stable=True)
+            else:
+                order_of_window = tf.range(tf.shape(serialized)[0])
             is_last = at[-1] + 1 == lane["size"]
             wanted = found + tf.where(is_last, total - lane["size"], tf.constant(0, tf.int64))
             chosen = tf.gather(order_of_window, tf.range(wanted) % found)

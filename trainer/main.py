@@ -65,7 +65,10 @@ def main(arguments: list[str]) -> int | None:
 
 def _serve(place: TpuPlace, is_done: Callable[[], bool]) -> ExitCode:
     """Serves this host's chips to the first host of the slice, until that one has gone."""
-    print(f"host {place.serves} of {len(place.addresses)} serves its chips to {place.addresses[0]}, which trains")
+    print(
+        f"host {place.serves} of {len(place.addresses)} serves its chips to {place.addresses[0]}, which trains",
+        flush=True,
+    )
     serve(place.serves or 0, place.addresses)
     if not is_done():
         raise TryAgainError(f"{place.addresses[0]} has stopped; run the same command again on all hosts to go on")

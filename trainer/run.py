@@ -22,7 +22,7 @@ from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, op
 from trainer.devices import notices
 from trainer.devices.chips import find_chips
 from trainer.devices.cluster import Workers, read_cluster
-from trainer.devices.strategy import is_tpu, make_strategy
+from trainer.devices.strategy import is_tpu, make_strategy, reads_elsewhere
 from trainer.devices.tpu.hosts import TpuPlace
 from trainer.devices.tpu.server import beside, watched
 from trainer.models import Classifier, backbone_info
@@ -124,8 +124,8 @@ def _train_and_evaluate(
         save_requested=heard.save,
         check_owner=check_owner,
         profile=profile,
-        # The other hosts of a TPU see nothing of this one's memory and disk.
-        cache="none" if workers.machines > workers.count else "auto",
+        # Another host sees nothing of this one's memory and disk.
+        cache="none" if reads_elsewhere(strategy) else "auto",
     )
     trainer = Trainer(plan, classifier, strategy)
     with contextlib.ExitStack() as stack:

@@ -79,6 +79,14 @@ def test_a_hundred_million_records_cost_what_their_shards_cost():
     assert peak < 20e6
 
 
+def test_without_shuffling_a_lane_is_in_file_order():
+    order = EpochOrder(counts=(5, 7, 4, 6), batch_size=4, window=3, seed=0, epoch=0, shuffled=False)
+    positions, valid = order.batches_of_positions()
+    assert order.lanes == 4
+    lanes = [column[keep].tolist() for column, keep in zip(positions.T, valid.T, strict=True)]
+    assert lanes == [list(range(0, 5)), list(range(5, 11)), list(range(11, 16)), list(range(16, 22))]
+
+
 def test_file_order_is_padded_with_the_first():
     positions, valid = file_order(5, 3)
     assert positions.tolist() == [[0, 1, 2], [3, 4, 0]]

@@ -95,14 +95,14 @@ def train(data: str, run: str, addresses: list[str]) -> None:
     from pipeline.augment.config import AugmentConfig
     from pipeline.format.manifest import open_dataset
     from trainer.devices.cluster import Workers
-    from trainer.devices.strategy import describe, make_strategy
+    from trainer.devices.strategy import describe, make_strategy, reads_elsewhere
     from trainer.devices.tpu.server import watched
     from trainer.train.feed import distribute
 
     version = open_dataset(data)
     strategy = make_strategy(",".join(f"grpc://{address}" for address in addresses))
     workers = Workers(strategy)
-    tell(describe=describe(strategy), machines=workers.machines)
+    tell(describe=describe(strategy), machines=workers.machines, elsewhere=reads_elsewhere(strategy))
 
     def batches(host, epoch=0):
         augment = AugmentConfig(flip=True, shift=0.1)

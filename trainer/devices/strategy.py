@@ -168,3 +168,8 @@ def describe(strategy: tf.distribute.Strategy) -> str:
 
 def is_tpu(strategy: tf.distribute.Strategy) -> bool:
     return isinstance(strategy, tf.distribute.TPUStrategy)
+
+
+def reads_elsewhere(strategy: tf.distribute.Strategy) -> bool:
+    """Says whether other processes than this one read the data: the servers through which a TPU is reached."""
+    return is_tpu(strategy) and any("/job:localhost/" not in name for name in strategy.extended.worker_devices)

@@ -25,6 +25,7 @@ TENSORFLOW_RANGE = ((2, 19), (2, 22))  # from, below; what setup.py allows
 # tensorflow-tpu's minor version → libtpu from, below. Outside, `import tensorflow` aborts (tried: BUILD_NOTES.md).
 LIBTPU_RANGES: dict[tuple[int, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {(2, 20): ((0, 0, 14), (0, 0, 32))}
 
+_TOO_NEW = ("v7x",)  # generations of chips
 LOCK_FILE = pathlib.Path("/tmp/libtpu_lockfile")  # libtpu's own, fixed name
 _FLOCK = "hhqqi"  # struct flock of Linux on 64 bits: type, whence, start, length, pid
 _GIB = 1 << 30
@@ -149,6 +150,13 @@ def _range(lowest: Sequence[int], below: Sequence[int]) -> str:
 def check_chips(chips: Chips, installed: Mapping[str, str], environment: Mapping[str, str]) -> Finding:
     """Checks whether the chips that are there can be used by the TensorFlow that is."""
     for_tpu = "tensorflow-tpu" in installed
+    if chips.generation in _TOO_NEW:
+        return Finding(
+            status=Status.ERROR,
+            subject="TPU chips",
+            text=f"{chips.on_bus} chips ({chips.generation}), which TensorFlow does not drive: it ends at 2.20 and v6e",
+            fix="take a TPU of v6e or before",
+        )
     if chips.on_bus and not chips.usable:
         return Finding(
             status=Status.WARNING,

@@ -20,6 +20,7 @@ from trainer.preflight.facts import Counts, counts_of, published_counts
 from trainer.preflight.findings import Report, Searched, Step, Work
 from trainer.preflight.lowering import Lowering, Program
 from trainer.recipes import overrides
+from trainer.recipes.fitting import fit_to_tpu
 from trainer.recipes.load import load_recipe
 from trainer.recipes.recipe import Recipe
 
@@ -59,6 +60,9 @@ def examine(
     counts = counts_of(data) if data else _assumed(recipe_name, num_train, num_classes)
     recipe = load_recipe(recipe_name, counts.facts, backbone=backbone)
     recipe = overrides.override(recipe, settings)
+    if not recipe_name.endswith(".json"):
+        given = {setting.partition("=")[0] for setting in settings}
+        recipe = fit_to_tpu(recipe, cores=target.chips, num_train=counts.train, given=given)
     recipe, notes = split_batch(recipe, target.chips)
     study = _Study(recipe, counts, target, compiler)
     steps, work = study.steps()

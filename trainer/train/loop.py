@@ -17,6 +17,7 @@ from pipeline.batching import HostSlice
 from pipeline.command import TryAgainError
 from pipeline.format import storage
 from pipeline.format.manifest import TRAIN, VALIDATION
+from pipeline.reader import eval_order
 from trainer.devices.cluster import Workers
 from trainer.models import Classifier, backbone_info
 from trainer.train.checkpoint import StateCheckpoint, save_best, training_state
@@ -63,7 +64,18 @@ class Trainer:
 
     def predict(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns probabilities (float32 [N, C]) and labels (int32 [N]) of a split, in file order."""
-        return self._on_images(self._plan.eval_data(split), batches=self._plan.batches(split))
+        return self._evaluate(self._on_images, split)
+
+    def _evaluate(self, evaluator: Evaluator, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what the evaluator makes of a split's images, and their labels, in file order."""
+        plan = self._plan
+        found = evaluator(plan.eval_data(split), batches=plan.batches(split))
+        if self._workers.machines == 1:
+            return found
+        order = eval_order(plan.data.manifest, split, batch_size=plan.recipe.batch_size)
+        positions, valid = order.batches_of_positions()
+        back = np.argsort(positions[valid])
+        return found[0][back], found[1][back]
 
     def _predict_cached(self, cache: FeatureCache) -> tuple[np.ndarray, np.ndarray]:
         return self._on_features(cache.eval_data(VALIDATION), batches=self._plan.batches(VALIDATION))
@@ -189,7 +201,7 @@ class Trainer:
         plan = self._plan
         start = time.monotonic()
         splits = {
-            split: self._features(plan.eval_data(split), batches=plan.batches(split))
+            split: self._evaluate(self._features, split)
             for split in (TRAIN, VALIDATION)
             if split in plan.data.manifest.splits
         }

@@ -80,6 +80,7 @@ class TrainStep:
             self._statistics = [v.value for v in state if v.path.endswith(("/moving_mean", "/moving_variance"))]
         self._run = tf.function(self._steps, reduce_retracing=True)
         self._swap = tf.function(self._swap_weights)
+        self._keep = tf.function(self._keep_weights)
 
     def restart(self, rates: np.ndarray) -> None:
         """Forgets the training so far, except in the model's own variables, without compiling anew.
@@ -218,6 +219,13 @@ class TrainStep:
     def _swap_weights(self) -> None:
         self._strategy.run(self._swap_on_replica)
 
+    def _keep_weights(self) -> None:
+        self._strategy.run(self._keep_on_replica)
+
+    def _keep_on_replica(self) -> None:
+        for average, variable in zip(self.average, self.averaged, strict=True):
+            variable.assign(average)
+
     def _swap_on_replica(self) -> None:
         for average, variable in zip(self.average, self.averaged, strict=True):
             weight = tf.identity(variable)
@@ -237,9 +245,9 @@ class TrainStep:
             self._swap()
 
     def keep_average(self) -> None:
-        """Puts the moving averages (if the recipe has them) into the model for good."""
+        """Puts the moving averages (if the recipe has them) into the model for good; once more changes nothing."""
         if self.average:
-            self._swap()
+            self._keep()
 
 
 def training_forward(classifier: Classifier, phase: Phase) -> Forward:

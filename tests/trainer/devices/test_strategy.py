@@ -13,7 +13,7 @@ from pipeline.command import TryAgainError, UsageError
 from tests.trainer.runs import small_recipe
 from trainer.devices import strategy as strategy_module
 from trainer.devices.cluster import Cluster, Workers, read_cluster, wait_for_others
-from trainer.devices.strategy import choose, describe, describe_tpu, make_strategy
+from trainer.devices.strategy import choose, describe, describe_tpu, make_strategy, reads_elsewhere
 from trainer.recipes.overrides import to_dict
 from trainer.rundir import fit_batch, refuse_another_run
 
@@ -133,6 +133,7 @@ def test_contradictions_are_refused(kind, tpu, message):
 def test_one_cpu_and_a_strategy_by_name():
     strategy = make_strategy(kind="cpu")
     assert describe(strategy) == "1 replica on CPU"
+    assert not reads_elsewhere(strategy)
     workers = Workers(strategy)
     assert (workers.count, workers.is_chief, workers.gather(3)) == (1, True, [3])
     with pytest.raises(UsageError, match="--tpu=local: no TPU on this machine"):

@@ -117,6 +117,7 @@ def test_chips_are_counted_and_other_google_devices_are_not(tmp_path):
         (Chips(generation="v4", on_bus=4, device_files=0), "tensorflow-tpu", {}, Status.WARNING),
         (Chips(generation="v4", on_bus=4, device_files=4), "tensorflow-tpu", {}, Status.OK),
         (Chips(generation="v4", on_bus=4, device_files=4), "tensorflow", {}, Status.ERROR),
+        (Chips(generation="v7x", on_bus=4, device_files=4), "tensorflow-tpu", {}, Status.ERROR),
     ],
 )
 def test_chips_and_wheel_must_fit(chips, wheel, environment, status):

@@ -86,6 +86,7 @@ def test_two_hosts_feed_save_and_trace_as_one_until_one_is_killed(data, tmp_path
     with started(*servers, [*module, "train", str(data.path), str(tmp_path), *addresses]) as (_, second, coordinator):
         said = said_before_waiting(coordinator)
         assert (said["describe"], said["machines"]) == (f"{2 * CORES} replicas on TPU", 2)
+        assert said["elsewhere"]
         for devices in (said["images_on"], said["variable_on"]):
             assert [device.split("/")[3] for device in devices] == ["task:0"] * CORES + ["task:1"] * CORES
         one_host = list(
