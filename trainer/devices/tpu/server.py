@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 from pipeline.command import ExitCode, TryAgainError
@@ -98,7 +99,9 @@ def watched(addresses: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except Exception:
-        for address in addresses:  # perhaps it is seen here first
+        # Perhaps it is seen here first. A process that is killed closes the socket at which it listens last.
+        time.sleep(_ONCE_MORE_SECONDS)
+        for address in addresses:
             if wait_for_all([address], seconds=_ONCE_MORE_SECONDS):
                 _end_without(address)
         raise

@@ -110,6 +110,7 @@ def test_two_hosts_feed_save_and_trace_as_one_until_one_is_killed(data, tmp_path
         assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_the_others_serve_until_the_first_host_is_gone():
     addresses = two_addresses()
     with started(["-c", SERVE, *addresses], ["-c", LEAD, *addresses]) as (second, first):
@@ -123,6 +124,7 @@ def test_the_others_serve_until_the_first_host_is_gone():
         assert not any(map(answers, addresses))  # the first one's own server, too, is gone
 
 
+@pytest.mark.slow
 def test_a_host_that_is_stopped_ends_all_with_75():
     addresses = two_addresses()
     with started(["-c", SERVE, *addresses], ["-c", LEAD, *addresses]) as (second, first):
