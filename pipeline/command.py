@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import errno
 import logging as std_logging
 import os
 import signal
@@ -84,14 +85,22 @@ _REFUSED = ("NotFoundError", "PermissionDeniedError", "UnauthenticatedError")
 _OUT_OF_REACH = ("AbortedError", "DeadlineExceededError", "FailedPreconditionError", "UnavailableError")
 
 
-def _store_error(error: Exception) -> CommandError | None:
-    """Translates an error that a store answered with into the user's terms; None for other errors."""
+# A disk that takes no more.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def _storage_error(error: Exception) -> CommandError | None:
+    """Translates what a store answered, or a disk that takes no more, into the user's terms; None for other errors."""
     kind, text = type(error), " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return _full(f"{error.filename}: {error.strerror}" if error.filename else text)
     if isinstance(error, OSError) and "://" in str(error.filename):  # of pipeline.format.storage
         refused = isinstance(error, FileNotFoundError | PermissionError)
         return _refused_by_store(text) if refused else _out_of_reach(text)
-    if not kind.__module__.startswith("tensorflow.") or "gs://" not in text:
+    if not kind.__module__.startswith("tensorflow."):
         return None
+    if "gs://" not in text:
+        return _full(text) if any(os.strerror(number) in text for number in _FULL) else None
     if kind.__name__ in _REFUSED:
         return _refused_by_store(text)
     return _out_of_reach(text) if kind.__name__ in _OUT_OF_REACH else None
@@ -99,6 +108,10 @@ def _store_error(error: Exception) -> CommandError | None:
 
 def _refused_by_store(text: str) -> UsageError:
     return UsageError(f"{text[:500]} (is the name right? python -m trainer.doctor tests the credentials)")
+
+
+def _full(text: str) -> CommandError:
+    return CommandError(f"{text[:500]} (make room and run the same command again)")
 
 
 def _out_of_reach(text: str) -> TryAgainError:
@@ -204,7 +217,7 @@ def run_command(
             print("interrupted; run the same command again to continue", file=sys.stderr)
             return 128 + signal.SIGINT
         except Exception as error:
-            if known := _store_error(error):
+            if known := _storage_error(error):
                 fail(known, known.exit_code)
             # A bug of ours, or a machine that failed: the traceback is for the report, the code for the scheduler.
             traceback.print_exc()

@@ -71,6 +71,22 @@ def test_what_storage_raises_for_a_store_is_one_line(tmp_path, number, code, fix
     assert fix in result.stderr
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "raise OSError(28, 'No space left on device', '/disk/x')",
+        "import tensorflow as tf; raise tf.errors.UnknownError(None, None, '/disk/x; No space left on device')",
+    ],
+)
+def test_a_full_disk_is_one_line(tmp_path, body):
+    result = _run(tmp_path, body)
+    assert result.returncode == 70
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("error: "))
+    assert "Traceback" not in result.stderr
+    assert "/disk/x" in line
+    assert "No space left on device (make room and run the same command again)" in line
+
+
 def test_errors_of_local_files_are_not_taken_for_a_store_s(tmp_path):
     assert _run(tmp_path, "open('/no/such/file')").returncode == 70
 

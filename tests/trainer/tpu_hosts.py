@@ -156,14 +156,15 @@ def _build(version, strategy):
 
 
 def _save_and_restore(run, classifier, step):
-    from trainer.train.checkpoint import StateCheckpoint, load_best, save_best, training_state
+    from trainer.train.checkpoint import Checkpoints, Snapshot, load_best, model_weights, training_state
 
     weight = classifier.head.trainable_variables[0].value
-    checkpoints = StateCheckpoint(f"{run}/checkpoints")
-    state = training_state(classifier, step.optimizers, step.average)
+    checkpoints = Checkpoints(f"{run}/checkpoints")
+    state = Snapshot(training_state(classifier, step.optimizers, step.average))
     before = weight.numpy()
     checkpoints.save({"phase": 0, "step": 3}, state, number=3)
-    save_best(f"{run}/checkpoints", classifier)
+    checkpoints.save_best(Snapshot(model_weights(classifier)))
+    checkpoints.wait()
     weight.assign(before + 1)
     ((path, progress),) = checkpoints.candidates()
     restored = checkpoints.restore(path, state) and all((v.numpy() == before).all() for v in weight.values)

@@ -1,10 +1,15 @@
-"""Saves and reads resumable training state (checkpoints/state) and the selected weights (checkpoints/best.npz)."""
+"""Saves and reads resumable training state (checkpoints/state) and the selected weights (checkpoints/best.npz).
+
+Training waits for the copy of the variables to the host, not for the files, which a thread writes.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
 import io
 import json
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,26 +27,91 @@ _PROGRESS_KEY = "progress/.ATTRIBUTES/VARIABLE_VALUE"
 _BEST_FILE = "best.npz"
 
 
-class StateCheckpoint:
-    """Saves and restores everything that the next step depends on. `progress` is a JSON value of the loop's."""
+class Snapshot:
+    """Copies variables to the host, all of them in one call."""
+
+    def __init__(self, variables: Any) -> None:
+        """Takes variables in any nesting of lists and dicts."""
+        self.variables = variables
+        with tf.device("CPU:0"):
+            self._host = tf.constant(0).device  # in full: a slice's other hosts have a "CPU:0", too
+        self._copy = tf.function(self._copies)
+
+    def _copies(self) -> Any:
+        with tf.device(self._host):
+            return tf.nest.map_structure(tf.identity, self.variables)
+
+    def __call__(self) -> Any:
+        """Returns tensors in the same nesting, which later assignments leave as they are."""
+        return self._copy()
+
+
+class Checkpoints:
+    """Saves and restores everything that the next step depends on, and saves the selected weights.
+
+    One write is on its way at most: another waits for its end, and raises what made it fail.
+
+    Attributes:
+      seconds: that the last finished write took.
+    """
 
     def __init__(self, directory: storage.Path) -> None:
-        self._directory = storage.join(directory, "state")
+        self._directory = directory
+        self._states = storage.join(directory, "state")
+        # The interpreter waits at its end for what is still to be written.
+        self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: concurrent.futures.Future[float] | None = None
+        self.seconds = 0.0
+
+    def save(self, progress: Mapping[str, Any], snapshot: Snapshot, *, number: int) -> None:
+        """Begins to write a checkpoint.
+
+        Args:
+          progress: a JSON value of the loop's.
+          snapshot: of what `training_state` returned.
+          number: grows from save to save.
+        """
+        self.wait()
+        self._writing = self._writer.submit(self._write, json.dumps(progress), snapshot(), number)
+
+    def save_best(self, weights: Snapshot) -> None:
+        """Begins to write best.npz, one array for each name of the snapshot, which is of `model_weights`."""
+        self.wait()
+        self._writing = self._writer.submit(self._write_best, weights())
+
+    def is_writing(self) -> bool:
+        """Says whether a write is on its way; raises what made it fail."""
+        if self._writing and not self._writing.done():
+            return True
+        self.wait()
+        return False
+
+    def wait(self) -> None:
+        """Waits until all is written; raises what made it fail."""
+        if self._writing:
+            writing, self._writing = self._writing, None
+            self.seconds = writing.result()
+
+    def _write(self, progress: str, values: Mapping[str, Any], number: int) -> float:
+        started = time.monotonic()
         with tf.device("CPU"):
-            self._progress = tf.Variable("", dtype=tf.string, trainable=False)
+            state = tf.nest.map_structure(lambda value: tf.Variable(value, trainable=False), values)
+            checkpoint = tf.train.Checkpoint(progress=tf.Variable(progress, trainable=False), **state)
+        manager = tf.train.CheckpointManager(checkpoint, self._states, max_to_keep=_KEEP)
+        manager.save(checkpoint_number=number)
+        return time.monotonic() - started
 
-    def _manager(self, state: Mapping[str, Any]) -> tf.train.CheckpointManager:
-        checkpoint = tf.train.Checkpoint(progress=self._progress, **state)
-        return tf.train.CheckpointManager(checkpoint, self._directory, max_to_keep=_KEEP)
-
-    def save(self, progress: Mapping[str, Any], state: Mapping[str, Any], *, number: int) -> None:
-        """Writes a checkpoint; `state` is what `training_state` returned, `number` grows from save to save."""
-        self._progress.assign(json.dumps(progress))
-        self._manager(state).save(checkpoint_number=number)
+    def _write_best(self, weights: Mapping[str, tf.Tensor]) -> float:
+        started = time.monotonic()
+        buffer = io.BytesIO()
+        np.savez(buffer, **{name: value.numpy() for name, value in weights.items()})
+        storage.make_folder(self._directory)
+        storage.write_atomically(storage.join(self._directory, _BEST_FILE), buffer.getvalue())
+        return time.monotonic() - started
 
     def candidates(self) -> list[tuple[str, dict[str, Any]]]:
         """Lists (path, progress) of every readable checkpoint, newest first; skips damaged ones with a warning."""
-        listed = tf.train.get_checkpoint_state(self._directory)
+        listed = tf.train.get_checkpoint_state(self._states)
         found = []
         for path in reversed(listed.all_model_checkpoint_paths if listed else []):
             try:
@@ -51,10 +121,13 @@ class StateCheckpoint:
                 logging.warning("checkpoint %s is damaged, trying the one before: %s", path, first_line(error))
         return found
 
-    def restore(self, path: str, state: Mapping[str, Any]) -> bool:
-        """Reads `state` back; returns False, with a warning, if the checkpoint is damaged."""
+    def restore(self, path: str, snapshot: Snapshot) -> bool:
+        """Reads the snapshot's variables back; returns False, with a warning, if the checkpoint is damaged."""
+        with tf.device("CPU"):
+            progress = tf.Variable("", dtype=tf.string, trainable=False)
         try:
-            tf.train.Checkpoint(progress=self._progress, **state).restore(path).assert_existing_objects_matched()
+            whole = tf.train.Checkpoint(progress=progress, **snapshot.variables)
+            whole.restore(path).assert_existing_objects_matched()
         except (tf.errors.OpError, ValueError, LookupError, AssertionError) as error:
             logging.warning("checkpoint %s is damaged, trying the one before: %s", path, first_line(error))
             return False
@@ -66,20 +139,16 @@ def training_state(
 ) -> dict[str, Any]:
     """Returns the trackable objects of one phase, keyed by role."""
     return {
-        "model": {v.path: v.value for v in [*classifier.backbone.variables, *classifier.head.variables]},
+        "model": model_weights(classifier),
         # By position: Keras numbers its optimizers' names by how many the process has made.
         "optimizers": [[v.value for v in optimizer.variables] for optimizer in optimizers],
         "average": average,
     }
 
 
-def save_best(directory: storage.Path, classifier: Classifier) -> None:
-    """Writes the model's weights to best.npz in `directory`, one array for each variable's path."""
-    buffer = io.BytesIO()
-    variables = [*classifier.backbone.variables, *classifier.head.variables]
-    np.savez(buffer, **{variable.path: variable.numpy() for variable in variables})
-    storage.make_folder(directory)
-    storage.write_atomically(storage.join(directory, _BEST_FILE), buffer.getvalue())
+def model_weights(classifier: Classifier) -> dict[str, tf.Variable]:
+    """Returns the model's variables by their paths."""
+    return {v.path: v.value for v in [*classifier.backbone.variables, *classifier.head.variables]}
 
 
 def load_best(directory: storage.Path, classifier: Classifier) -> None:

@@ -20,7 +20,7 @@ from pipeline.format.manifest import TRAIN, VALIDATION
 from pipeline.reader import eval_order
 from trainer.devices.cluster import Workers
 from trainer.models import Classifier, backbone_info
-from trainer.train.checkpoint import StateCheckpoint, save_best, training_state
+from trainer.train.checkpoint import Checkpoints, Snapshot, model_weights, training_state
 from trainer.train.evaluation import Evaluator, compute_metrics
 from trainer.train.feed import FeatureCache, distribute
 from trainer.train.guards import check_finite, images_per_second, starvation
@@ -28,15 +28,21 @@ from trainer.train.metrics import MetricsLog, Progress
 from trainer.train.plan import Plan, Position
 from trainer.train.step import TrainStep
 
-_SECONDS_BETWEEN_CHECKPOINTS = 60.0  # at least; more where a checkpoint takes more than this share of them
+_SECONDS_BETWEEN_CHECKPOINTS = 60.0  # at least; more where training waits for them for more than this share
 _SHARE_FOR_CHECKPOINTS = 0.03
 _SHOWN_IMAGES = 16
 _SECONDS_FOR_INPUT_RATE = 2.0
 
 
-def next_save(started: float, ended: float) -> float:
-    """Says when the next checkpoint is due, after one that took from `started` to `ended`; seconds of one clock."""
-    return ended + max(_SECONDS_BETWEEN_CHECKPOINTS, (ended - started) / _SHARE_FOR_CHECKPOINTS)
+def next_save(started: float, ended: float, *, written: float) -> float:
+    """Says when the next checkpoint is due, after one for which training waited; seconds of one clock.
+
+    Args:
+      started: when the wait began.
+      ended: when training went on.
+      written: seconds that writing takes meanwhile; half of the time at most, as it shares the machine.
+    """
+    return ended + max(_SECONDS_BETWEEN_CHECKPOINTS, (ended - started) / _SHARE_FOR_CHECKPOINTS, 2 * written)
 
 
 class Trainer:
@@ -46,8 +52,8 @@ class Trainer:
         self._plan, self._classifier, self._strategy = plan, classifier, strategy
         self._workers = Workers(strategy)
         self._metrics = MetricsLog(plan.run, writes=self._workers.is_chief)
-        self._checkpoints = storage.join(plan.run, "checkpoints")
-        self._state = StateCheckpoint(self._checkpoints)
+        self._checkpoints = Checkpoints(storage.join(plan.run, "checkpoints"))
+        self._weights = Snapshot(model_weights(classifier))
         self._save_next_at = time.monotonic() + _SECONDS_BETWEEN_CHECKPOINTS
         self._input_checked = False
         head, backbone = classifier.head, classifier.lean_backbone
@@ -87,7 +93,7 @@ class Trainer:
           TryAgainError: asked to stop; the state is saved.
           CommandError: the loss is no longer a finite number.
         """
-        position, step = self._resume()
+        position, step, state = self._resume()
         if (
             self._workers.is_chief
             and position == Position()
@@ -96,13 +102,14 @@ class Trainer:
             self._show_first_images()
         phases = self._plan.recipe.phases
         while True:
-            step = self._train_phase(position, step)
+            self._train_phase(position, step, state)
             if position.phase + 1 == len(phases):
-                self._save(position, step)
+                self._save(position, state)
+                self._checkpoints.wait()
                 return position
             position.phase, position.step = position.phase + 1, 0
-            step = self._build(position.phase)
-            self._save(position, step)
+            step, state = self._build(position.phase)
+            self._save(position, state)
 
     def _show_first_images(self) -> None:
         batches = self._plan.train_data(epoch=0, skip_batches=0, augment=True)(HostSlice())
@@ -110,11 +117,12 @@ class Trainer:
         images = finish(next(iter(batches)), recipe.augment, backbone_info(recipe.backbone).preprocess)
         self._metrics.show_images("augmented", images[:_SHOWN_IMAGES], step=0)
 
-    def _build(self, phase: int) -> TrainStep:
+    def _build(self, phase: int) -> tuple[TrainStep, Snapshot]:
+        """Returns the training step of a phase, and what its checkpoints hold."""
         plan = self._plan
         config = plan.recipe.phases[phase]
         with self._strategy.scope():
-            return TrainStep(
+            step = TrainStep(
                 classifier=self._classifier,
                 recipe=plan.recipe,
                 phase=config,
@@ -123,51 +131,51 @@ class Trainer:
                 strategy=self._strategy,
                 seed=plan.seed + phase,
             )
+        return step, Snapshot(training_state(self._classifier, step.optimizers, step.average))
 
-    def _resume(self) -> tuple[Position, TrainStep]:
-        candidates = self._state.candidates()
+    def _resume(self) -> tuple[Position, TrainStep, Snapshot]:
+        candidates = self._checkpoints.candidates()
         # Before any variable is made: that already takes all workers.
         found = [progress for _, progress in candidates]
         self._workers.require_same(found, what="--workdir, one folder on gs:// or NFS with the same checkpoints,")
         for path, progress in candidates:
             position = Position(**progress)
-            step = self._build(position.phase)
-            if all(self._workers.gather(self._state.restore(path, self._trackables(step)))):
+            step, state = self._build(position.phase)
+            if all(self._workers.gather(self._checkpoints.restore(path, state))):
                 self._metrics.rewind(position.rows)
                 name = self._plan.recipe.phases[position.phase].name
                 logging.info("resuming phase %s at step %d (%s)", name, position.step, path)
-                return position, step
-        return Position(), self._build(0)
+                return position, step, state
+        return Position(), *self._build(0)
 
-    def _trackables(self, step: TrainStep) -> dict[str, Any]:
-        return training_state(self._classifier, step.optimizers, step.average)
-
-    def _save(self, position: Position, step: TrainStep) -> None:
+    def _save(self, position: Position, state: Snapshot) -> None:
         started = time.monotonic()
         position.rows = len(self._metrics.rows)
         if self._workers.is_chief:  # it has everything: all workers hold the same variables
             self._plan.check_owner()
             number = self._plan.first_step(position.phase) + position.step + position.phase
-            self._state.save(dataclasses.asdict(position), self._trackables(step), number=number)
-        self._save_next_at = next_save(started, time.monotonic())
+            self._checkpoints.save(dataclasses.asdict(position), state, number=number)
+        self._save_next_at = next_save(started, time.monotonic(), written=self._checkpoints.seconds)
 
     def _save_best(self) -> None:
         if self._workers.is_chief:
-            save_best(self._checkpoints, self._classifier)
+            self._checkpoints.save_best(self._weights)
 
-    def _save_if_due(self, position: Position, step: TrainStep) -> None:
+    def _save_if_due(self, position: Position, state: Snapshot) -> None:
         """Saves now and then; when asked to stop, saves and raises TryAgainError."""
         stop = any(self._workers.gather(self._plan.stop_requested()))  # one worker's signal stops all
-        if stop or self._plan.save_requested() or time.monotonic() > self._save_next_at:
-            self._save(position, step)
+        due = not self._checkpoints.is_writing() and time.monotonic() > self._save_next_at
+        if stop or self._plan.save_requested() or due:
+            self._save(position, state)
         if stop:
+            self._checkpoints.wait()
             self._workers.wait()  # nobody leaves before the chief has saved: it would look like a crash
             raise TryAgainError(
                 f"stopped on request in phase {self._plan.recipe.phases[position.phase].name} at step {position.step}; "
                 "the state is saved, run the same command again to go on"
             )
 
-    def _train_phase(self, position: Position, step: TrainStep) -> TrainStep:
+    def _train_phase(self, position: Position, step: TrainStep, state: Snapshot) -> None:
         plan = self._plan
         phase = plan.recipe.phases[position.phase]
         per_epoch = plan.steps_per_epoch
@@ -183,7 +191,7 @@ class Trainer:
         )
         try:
             while position.step < total:
-                rate = self._train_epoch(position, step, total, rates, cache, progress)
+                rate = self._train_epoch(position, step, state, total, rates, cache, progress)
                 self._end_epoch(position, step, rates, cache)
                 if rate and cache is None and self._workers.is_chief and not self._input_checked:
                     self._check_input(position, rate)
@@ -191,11 +199,10 @@ class Trainer:
                 if phase.patience and stale >= phase.patience:
                     logging.info("phase %s: no better validation for %d epochs, stopping it early", phase.name, stale)
                     position.step = total
-                self._save_if_due(position, step)
+                self._save_if_due(position, state)
         finally:
             progress.close()
         step.keep_average()
-        return step
 
     def _cache_features(self) -> FeatureCache:
         plan = self._plan
@@ -221,6 +228,7 @@ class Trainer:
         self,
         position: Position,
         step: TrainStep,
+        state: Snapshot,
         total: int,
         rates: np.ndarray,
         cache: FeatureCache | None,
@@ -250,7 +258,7 @@ class Trainer:
             )
             # At the end of an epoch its metrics come first: see _train_phase.
             if position.step < end:
-                self._save_if_due(position, step)
+                self._save_if_due(position, state)
         return timed_steps * plan.recipe.batch_size / (time.monotonic() - timed_from) if timed_from else 0.0
 
     def _check_input(self, position: Position, rate: float) -> None:

@@ -1,0 +1,58 @@
+import resource
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.train.checkpoint import Checkpoints, Snapshot
+
+
+def _state(size=3):
+    return {"model": {"a/b": tf.Variable(tf.zeros([size])), "c": tf.Variable(1)}, "average": [tf.Variable([0.5])]}
+
+
+def test_what_is_written_is_what_was_copied_however_soon_training_goes_on(tmp_path):
+    variables, checkpoints = _state(), Checkpoints(tmp_path)
+    snapshot = Snapshot(variables)
+    for number in range(20):
+        variables["model"]["a/b"].assign([number, number, number])
+        checkpoints.save({"step": number}, snapshot, number=number)
+        variables["model"]["a/b"].assign([-1, -1, -1])
+    checkpoints.wait()
+    found = checkpoints.candidates()
+    assert [progress for _, progress in found] == [{"step": 19}, {"step": 18}]
+    for path, progress in found:
+        assert checkpoints.restore(path, snapshot)
+        np.testing.assert_array_equal(variables["model"]["a/b"], [progress["step"]] * 3)
+
+
+def test_the_best_weights_are_those_of_the_call(tmp_path):
+    weights = {"a/b": tf.Variable([1.0, 2.0])}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save_best(Snapshot(weights))
+    weights["a/b"].assign([0.0, 0.0])
+    checkpoints.wait()
+    with np.load(tmp_path / "best.npz") as arrays:
+        np.testing.assert_array_equal(arrays["a/b"], [1, 2])
+
+
+def test_a_disk_that_is_full_fails_the_next_call_and_leaves_the_checkpoint_before(tmp_path):
+    variables, checkpoints = _state(size=100_000), Checkpoints(tmp_path)
+    snapshot = Snapshot(variables)
+    checkpoints.save({"step": 1}, snapshot, number=1)
+    checkpoints.wait()
+    _, most = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 10, most))
+        checkpoints.save({"step": 2}, snapshot, number=2)
+        with pytest.raises(tf.errors.OpError, match="File too large"):
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not checkpoints.is_writing()
+    ((path, progress),) = checkpoints.candidates()
+    assert progress == {"step": 1}
+    assert checkpoints.restore(path, snapshot)
+    checkpoints.save({"step": 3}, snapshot, number=3)
+    checkpoints.wait()
+    assert [progress for _, progress in checkpoints.candidates()] == [{"step": 3}, {"step": 1}]
