@@ -93,13 +93,14 @@ def _train_and_evaluate(
     if request.skip_bad_records:
         data = _without_bad_records(request, data, directory, workers)
     asked = resolve(request, data)
+    num_train = data.manifest.num_examples(TRAIN)
     replicas = strategy.num_replicas_in_sync
     cores = tpu_cores(directory, here=replicas if is_tpu(strategy) else 0)
     if cores and not request.recipe.endswith(".json"):
         given = {setting.partition("=")[0] for setting in request.settings}
-        asked = fit_to_tpu(asked, cores=cores, num_train=data.manifest.num_examples(TRAIN), given=given)
+        asked = fit_to_tpu(asked, cores=cores, num_train=num_train, given=given)
         check_schedules(asked, data)
-    recipe = fit_batch(asked, replicas=replicas, directory=directory)
+    recipe = fit_batch(asked, replicas=replicas, num_train=num_train, directory=directory)
     check_schedules(recipe, data)
     content = settings(request, data, recipe, asked_batch_size=asked.batch_size, cores=cores)
     workers.require_same(content, what="flags and dataset")

@@ -53,8 +53,12 @@ def tpu_cores(directory: storage.Path, *, here: int) -> int:
     return run.get(_CORES, 0) if run else here
 
 
-def fit_batch(recipe: Recipe, *, replicas: int, directory: storage.Path | None = None) -> Recipe:
+def fit_batch(
+    recipe: Recipe, *, replicas: int, num_train: int | None = None, directory: storage.Path | None = None
+) -> Recipe:
     """Returns the recipe with a batch that `replicas` devices can share out equally: rounded up, with a warning.
+
+    A batch of more images than there are is cut down to these, for the rest of it would be padding.
 
     A run keeps the batch that it was started with: on another number of replicas it goes on only if they can share
     out that one, because its steps and epochs are counted in it.
@@ -62,6 +66,7 @@ def fit_batch(recipe: Recipe, *, replicas: int, directory: storage.Path | None =
     Args:
       recipe: what the flags ask for.
       replicas: number of devices.
+      num_train: examples in the training split, if it is known.
       directory: the run's, if it may have one already.
 
     Raises:
@@ -77,19 +82,27 @@ def fit_batch(recipe: Recipe, *, replicas: int, directory: storage.Path | None =
                 f"equally; go on with a number of replicas that divides {size}, or take another --workdir"
             )
     else:
-        size = -(-asked // replicas) * replicas
+        size = _round_up(asked, replicas)
+        # An even part for each, which mixing in pairs needs.
+        if num_train and (enough := _round_up(num_train, 2 * replicas * recipe.accumulate)) < size:
+            logging.warning("batch_size=%d is more than the %d training images: it is %d now", asked, num_train, enough)
+            asked = size = enough
     if size // replicas % recipe.accumulate:
         pieces = replicas * recipe.accumulate
         raise UsageError(
             f"batch_size={asked} gives each of {replicas} replicas {size // replicas} images, which "
             f"accumulate={recipe.accumulate} cannot cut into equal pieces; "
-            f"--set=batch_size={-(-asked // pieces) * pieces} works, or accumulate=1"
+            f"--set=batch_size={_round_up(asked, pieces)} works, or accumulate=1"
         )
     if size != asked:
         logging.warning(
             "batch_size=%d cannot be shared out equally to %d replicas: it is %d now", asked, replicas, size
         )
     return dataclasses.replace(recipe, batch_size=size)
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 def settings(

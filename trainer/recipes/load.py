@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import pkgutil
+from collections.abc import Iterable
 
 from pipeline.command import DataError, UsageError, nearest
 from pipeline.format import storage
@@ -45,6 +47,19 @@ def load_recipe(name: str, facts: DataFacts, *, backbone: str | None = None) -> 
     return build(facts, backbone_info(backbone).name) if backbone else build(facts)
 
 
+def adjust(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """Applies `--set` assignments to a recipe; a phase that is given no length (`0ep`) is left out then.
+
+    Raises:
+      UsageError: see `overrides.override`; or no phase is left.
+    """
+    recipe = overrides.override(recipe, settings)
+    phases = tuple(phase for phase in recipe.phases if phase.duration.value)
+    if not phases:
+        raise UsageError(f"--set: every phase of recipe {recipe.name} has no length; one must have some, e.g. 5ep")
+    return dataclasses.replace(recipe, phases=phases)
+
+
 def facts_of(data: DatasetVersion) -> DataFacts:
     """Says what a recipe may derive its settings from; DataError if there is nothing to train on."""
     manifest = data.manifest
@@ -69,7 +84,7 @@ def resolve(request: Request, data: DatasetVersion) -> Recipe:
         raise DataError(f"{data.path}: one label only ({data.manifest.labels[0]}); a classifier needs two or more")
     recipe = load_recipe(request.recipe, facts, backbone=request.backbone)
     weights = [f"weights={request.weights}"] if request.weights else []
-    recipe = overrides.override(recipe, [*weights, *request.settings])
+    recipe = adjust(recipe, [*weights, *request.settings])
     check_schedules(recipe, data)
     return recipe
 

@@ -130,6 +130,8 @@ class Phase:
             return schedule.step_decay(lr_max=self.lr_max, factor=self.decay_factor, every=every, steps=steps)
         warmup = self.warmup.steps(steps_per_epoch=steps_per_epoch, whole=steps)
         flat = self.flat.steps(steps_per_epoch=steps_per_epoch, whole=steps)
+        if self.warmup.unit == self.flat.unit == "%" and self.warmup.value + self.flat.value <= 100:
+            flat = min(flat, steps - warmup)  # both may have been rounded up
         if warmup + flat > steps:
             raise UsageError(
                 f"phase {self.name}: warmup {self.warmup} and flat {self.flat} are {warmup + flat} steps, "

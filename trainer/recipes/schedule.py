@@ -75,8 +75,12 @@ def tabulate(pieces: Sequence[tuple[Curve, int]]) -> np.ndarray:
 
 
 def warmup_flat_cooldown(*, lr_min: float, lr_max: float, warmup: int, flat: int, cooldown: int) -> np.ndarray:
-    """Tabulates a cosine from `lr_min` to `lr_max`, a flat part, a cosine back; lengths in steps. float32 [sum]."""
-    pieces = [(cosine(lr_min, lr_max), warmup), (constant(lr_max), flat), (cosine(lr_max, lr_min), cooldown)]
+    """Tabulates a cosine from `lr_min` to `lr_max`, a flat part, a cosine back; lengths in steps. float32 [sum].
+
+    `lr_max` is always reached: a warm-up of a single step is there at once.
+    """
+    up = cosine(lr_min, lr_max) if warmup > 1 else constant(lr_max)
+    pieces = [(up, warmup), (constant(lr_max), flat), (cosine(lr_max, lr_min), cooldown)]
     return tabulate([(curve, steps) for curve, steps in pieces if steps > 0])
 
 

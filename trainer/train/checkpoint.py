@@ -6,6 +6,7 @@ Training waits for the copy of the variables to the host, not for the files, whi
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import io
 import json
 import os
@@ -98,7 +99,11 @@ class Checkpoints:
             state = tf.nest.map_structure(lambda value: tf.Variable(value, trainable=False), values)
             checkpoint = tf.train.Checkpoint(progress=tf.Variable(progress, trainable=False), **state)
         manager = tf.train.CheckpointManager(checkpoint, self._states, max_to_keep=_KEEP)
-        manager.save(checkpoint_number=number)
+        try:
+            manager.save(checkpoint_number=number)
+        except tf.errors.OpError:
+            self._remove_halves()
+            raise
         return time.monotonic() - started
 
     def _write_best(self, weights: Mapping[str, tf.Tensor]) -> float:
@@ -111,6 +116,7 @@ class Checkpoints:
 
     def candidates(self) -> list[tuple[str, dict[str, Any]]]:
         """Lists (path, progress) of every readable checkpoint, newest first; skips damaged ones with a warning."""
+        self._remove_halves()
         listed = tf.train.get_checkpoint_state(self._states)
         found = []
         for path in reversed(listed.all_model_checkpoint_paths if listed else []):
@@ -120,6 +126,13 @@ class Checkpoints:
             except (tf.errors.OpError, ValueError, LookupError) as error:
                 logging.warning("checkpoint %s is damaged, trying the one before: %s", path, first_line(error))
         return found
+
+    def _remove_halves(self) -> None:
+        """Removes what a write left that was killed or failed."""
+        with contextlib.suppress(FileNotFoundError):
+            for entry in storage.list_folder(self._states):
+                if entry.name.endswith("_temp"):
+                    storage.delete(storage.join(self._states, entry.name))
 
     def restore(self, path: str, snapshot: Snapshot) -> bool:
         """Reads the snapshot's variables back; returns False, with a warning, if the checkpoint is damaged."""

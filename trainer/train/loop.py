@@ -101,15 +101,19 @@ class Trainer:
         ):
             self._show_first_images()
         phases = self._plan.recipe.phases
-        while True:
-            self._train_phase(position, step, state)
-            if position.phase + 1 == len(phases):
+        try:
+            while True:
+                self._train_phase(position, step, state)
+                if position.phase + 1 == len(phases):
+                    self._save(position, state)
+                    self._checkpoints.wait()
+                    return position
+                position.begin_next_phase()
+                step, state = self._build(position.phase)
                 self._save(position, state)
-                self._checkpoints.wait()
-                return position
-            position.phase, position.step = position.phase + 1, 0
-            step, state = self._build(position.phase)
-            self._save(position, state)
+        except tf.errors.OpError:
+            self._plan.check_owner()  # whoever has taken the run over clears away what this process was writing
+            raise
 
     def _show_first_images(self) -> None:
         batches = self._plan.train_data(epoch=0, skip_batches=0, augment=True)(HostSlice())
@@ -146,6 +150,7 @@ class Trainer:
                 name = self._plan.recipe.phases[position.phase].name
                 logging.info("resuming phase %s at step %d (%s)", name, position.step, path)
                 return position, step, state
+        self._metrics.rewind(0)
         return Position(), *self._build(0)
 
     def _save(self, position: Position, state: Snapshot) -> None:
@@ -186,19 +191,13 @@ class Trainer:
             plan.recipe.batch_size, rates.min(), rates.max(),
         )  # fmt: skip
         cache = self._cache_features() if phase.cached_features and position.step < total else None
-        progress = Progress(
-            phase=phase.name, first_step=position.step, total_steps=total, batch_size=plan.recipe.batch_size
-        )
+        progress = Progress(phase=phase.name, first_step=position.step, total_steps=total)
         try:
             while position.step < total:
                 rate = self._train_epoch(position, step, state, total, rates, cache, progress)
                 self._end_epoch(position, step, rates, cache)
                 if rate and cache is None and self._workers.is_chief and not self._input_checked:
                     self._check_input(position, rate)
-                stale = plan.stale_epochs(position)
-                if phase.patience and stale >= phase.patience:
-                    logging.info("phase %s: no better validation for %d epochs, stopping it early", phase.name, stale)
-                    position.step = total
                 self._save_if_due(position, state)
         finally:
             progress.close()
@@ -237,7 +236,7 @@ class Trainer:
         """Trains to the end of the epoch or phase that `position` is in; returns images/s without the first call."""
         plan = self._plan
         timed_from: float | None = None
-        timed_steps = 0
+        timed_images = 0.0
         batches = iter(distribute(self._strategy, self._epoch_data(position, cache)))
         end = min(total, (position.step // plan.steps_per_epoch + 1) * plan.steps_per_epoch)
         while position.step < end:
@@ -245,21 +244,23 @@ class Trainer:
             with self._profiled(position):
                 losses, sums = step(batches, first_step=position.step, steps=count)
             check_finite(losses, position, plan, keep_batch=self._workers.is_chief)
+            images = float(sums[2])
             if timed_from is None:  # the first call may compile, and fills the input's buffers
                 timed_from = time.monotonic()
             else:
-                timed_steps += count
+                timed_images += images
             position.step += count
             position.sums = [before + float(new) for before, new in zip(position.sums, sums, strict=True)]
             loss, hits = (value / position.sums[2] for value in position.sums[:2])
             epoch = plan.epochs_begun(position)
+            rate = float(rates[position.step - 1])
             progress.update(
-                step=position.step, epoch=epoch, loss=loss, accuracy=hits, learning_rate=float(rates[position.step - 1])
+                step=position.step, images=images, epoch=epoch, loss=loss, accuracy=hits, learning_rate=rate
             )
             # At the end of an epoch its metrics come first: see _train_phase.
             if position.step < end:
                 self._save_if_due(position, state)
-        return timed_steps * plan.recipe.batch_size / (time.monotonic() - timed_from) if timed_from else 0.0
+        return timed_images / (time.monotonic() - timed_from) if timed_from else 0.0
 
     def _check_input(self, position: Position, rate: float) -> None:
         """Warns, once a run, if training at `rate` images/s waits for its input."""
@@ -289,7 +290,7 @@ class Trainer:
         rates: np.ndarray,
         cache: FeatureCache | None,
     ) -> None:
-        """Writes the epoch's metrics, validates and selects."""
+        """Writes the epoch's metrics, validates, selects, and ends the phase where its patience is at an end."""
         plan = self._plan
         plan.check_owner()
         phase = plan.recipe.phases[position.phase]
@@ -312,6 +313,9 @@ class Trainer:
                     text += " (best so far)"
                     if plan.recipe.selection == "best":
                         self._save_best()
+                if phase.patience and (stale := plan.stale_epochs(position)) >= phase.patience:
+                    logging.info("phase %s: no better validation for %d epochs, stopping it early", phase.name, stale)
+                    position.step = phase.steps(steps_per_epoch=plan.steps_per_epoch)
             last = position.step == phase.steps(steps_per_epoch=plan.steps_per_epoch)
             keeps_last = VALIDATION not in plan.data.manifest.splits or plan.recipe.selection == "last"
             if keeps_last and last and position.phase + 1 == len(plan.recipe.phases):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -13,28 +14,56 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
+from pipeline.command import UsageError
 from pipeline.format import storage
 
 _COLUMNS = ("step", "epoch", "phase", "split", "loss", "accuracy", "learning_rate")
 _SECONDS_BETWEEN_LINES = 30.0
 
 
+_OF_ROWS = ".metrics"  # ends the names of event files that `rewind` writes anew
+
+
 class MetricsLog:
-    """Keeps rows in which nothing depends on the clock, so that a resumed run writes the same file."""
+    """Keeps rows in which nothing depends on the clock, so that a resumed run writes the same file.
+
+    Its event files say the same as its rows: TensorBoard would show the steps twice that a resumed run does again.
+    """
 
     def __init__(self, run: storage.Path, *, writes: bool = True) -> None:
         """Opens the log of `run`; `writes=False` keeps the rows in memory only, for a worker that is not the chief."""
         self._run, self._writes = run, writes
         self._file = storage.join(run, "metrics.jsonl")
         self.rows: list[dict[str, Any]] = []
-        self._events = (
-            tf.summary.create_file_writer(storage.join(run, "events")) if writes else tf.summary.create_noop_writer()
-        )
+        self._folder = storage.join(run, "events")
+        self._events = tf.summary.create_noop_writer()
 
     def rewind(self, rows: int) -> None:
-        """Keeps the first `rows` rows that an earlier attempt wrote: what came after the checkpoint is done again."""
+        """Keeps the first `rows` rows that an earlier attempt wrote: what came after the checkpoint is done again.
+
+        Raises:
+          UsageError: the file does not hold them any more.
+        """
         lines = storage.read_text(self._file).splitlines() if storage.exists(self._file) else []
-        self.rows = [json.loads(line) for line in lines[:rows]]
+        try:
+            self.rows = [json.loads(line) for line in lines[:rows]]
+        except ValueError as error:
+            raise UsageError(f"{self._file}: damaged ({error}); put it back, or take another --workdir") from error
+        if len(self.rows) < rows:
+            raise UsageError(
+                f"{self._file}: {len(self.rows)} rows, but the run's checkpoint has seen {rows}; put the file back, or "
+                "take another --workdir"
+            )
+        if not self._writes:
+            return
+        self._events.close()
+        with contextlib.suppress(FileNotFoundError):
+            for entry in storage.list_folder(self._folder):
+                if entry.name.endswith(_OF_ROWS):
+                    storage.delete(storage.join(self._folder, entry.name))
+        self._events = tf.summary.create_file_writer(self._folder, filename_suffix=_OF_ROWS)
+        for row in self.rows:
+            self._show(row)
 
     def add(self, **row: Any) -> None:
         """Adds a row of `_COLUMNS` and writes the files."""
@@ -47,6 +76,9 @@ class MetricsLog:
         writer.writeheader()
         writer.writerows(self.rows)
         storage.write_atomically(storage.join(self._run, "metrics.csv"), table.getvalue())
+        self._show(row)
+
+    def _show(self, row: dict[str, Any]) -> None:
         with self._events.as_default(step=row["step"]):
             for name in ("loss", "accuracy", "learning_rate"):
                 if name in row:
@@ -55,36 +87,41 @@ class MetricsLog:
 
     def show_images(self, name: str, images: tf.Tensor, *, step: int) -> None:
         """Writes images ([B, H, W, 3], of any range) to TensorBoard, each stretched to 0..1."""
+        if not self._writes:
+            return
         low = tf.reduce_min(images, axis=(1, 2, 3), keepdims=True)
         high = tf.reduce_max(images, axis=(1, 2, 3), keepdims=True)
-        with self._events.as_default(step=step):
+        with tf.summary.create_file_writer(self._folder).as_default(step=step):
             tf.summary.image(name, (images - low) / tf.maximum(high - low, 1e-6), max_outputs=len(images))
 
 
 class Progress:
     """Shows the progress of one phase, counted in steps: a bar on a terminal, lines with rate and ETA in a log."""
 
-    def __init__(self, *, phase: str, first_step: int, total_steps: int, batch_size: int) -> None:
-        self._phase, self._total, self._batch_size = phase, total_steps, batch_size
+    def __init__(self, *, phase: str, first_step: int, total_steps: int) -> None:
+        self._phase, self._total = phase, total_steps
         self._first, self._start, self._last_line = first_step, time.monotonic(), time.monotonic()
+        self._images = 0.0
         self._bar: tqdm | None = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=total_steps, initial=first_step, unit="step", desc=phase, leave=False)
 
-    def update(self, *, step: int, epoch: int, loss: float, accuracy: float, learning_rate: float) -> None:
-        """Shows that `step` steps of the phase are done; the metrics are of the epoch so far."""
-        seconds = time.monotonic() - self._start
-        rate = (step - self._first) / max(seconds, 1e-9)
+    def update(
+        self, *, step: int, images: float, epoch: int, loss: float, accuracy: float, learning_rate: float
+    ) -> None:
+        """Shows that `step` steps of the phase are done, `images` more; the metrics are of the epoch so far."""
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        self._images += images
         text = (
             f"epoch {epoch} loss {loss:.4f} accuracy {accuracy:.4f} lr {learning_rate:.2e} "
-            f"{rate * self._batch_size:.0f} img/s"
+            f"{self._images / seconds:.0f} img/s"
         )
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(step - self._bar.n)
         elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            remaining = (self._total - step) / max(rate, 1e-9)
+            remaining = (self._total - step) * seconds / (step - self._first)
             eta = tqdm.format_interval(remaining)
             logging.info("%s: step %d/%d, %s, ETA %s", self._phase, step, self._total, text, eta)
 

@@ -29,6 +29,7 @@ class Position:
       sums: loss, correct predictions and weight summed over the epoch so far.
       rows: metrics rows written.
       best: validation accuracy and loss, and where, of the weights selected so far; None before the first validation.
+      phase_best: highest validation accuracy of the phase, and the epoch that reached it first; None at first.
     """
 
     phase: int = 0
@@ -36,21 +37,20 @@ class Position:
     sums: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.0, 0.0])
     rows: int = 0
     best: dict[str, Any] | None = None
+    phase_best: dict[str, Any] | None = None
+
+    def begin_next_phase(self) -> None:
+        self.phase, self.step, self.phase_best = self.phase + 1, 0, None
 
     def select(self, where: dict[str, Any], *, accuracy: float, loss: float) -> bool:
         """Says whether to keep weights of this accuracy, and if so notes `best`; `where` has their step and epoch."""
+        if self.phase_best is None or accuracy > self.phase_best["validation_accuracy"]:
+            self.phase_best = {"epoch": where["epoch"], "validation_accuracy": accuracy}
         best = self.best
         # Of equals the later one: it has seen more and is further down the cool-down.
         if best and accuracy < best["validation_accuracy"]:
             return False
-        self.best = {
-            **where,
-            "validation_accuracy": accuracy,
-            "validation_loss": loss,
-            "improved_epoch": best["improved_epoch"]
-            if best and accuracy == best["validation_accuracy"]
-            else where["epoch"],
-        }
+        self.best = {**where, "validation_accuracy": accuracy, "validation_loss": loss}
         return True
 
 
@@ -104,10 +104,10 @@ class Plan:
         return self.first_epoch(position.phase) + math.ceil(position.step / self.steps_per_epoch)
 
     def stale_epochs(self, position: Position) -> int:
-        """Counts the epochs of the phase since validation was last better than ever; 0 before the first validation."""
-        if position.best is None:
+        """Counts the epochs since validation was last better than ever in this phase; 0 before the first validation."""
+        if position.phase_best is None:
             return 0
-        return self.epochs_begun(position) - max(position.best["improved_epoch"], self.first_epoch(position.phase))
+        return self.epochs_begun(position) - position.phase_best["epoch"]
 
     def eval_data(self, split: str) -> Callable[[HostSlice], tf.data.Dataset]:
         """Returns a factory of the split's un-augmented batches."""

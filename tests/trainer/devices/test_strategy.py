@@ -161,6 +161,23 @@ def test_a_batch_is_rounded_up_to_the_replicas(asked, replicas, size, caplog):
     assert warned == (size != asked)
 
 
+@pytest.mark.parametrize(
+    ("settings", "replicas", "size"),
+    [
+        (["batch_size=64"], 1, 42),
+        (["batch_size=64"], 4, 48),
+        (["batch_size=64", "accumulate=4"], 2, 48),
+        (["batch_size=41"], 1, 41),
+        (["batch_size=40"], 8, 40),
+    ],
+)
+def test_a_batch_is_no_larger_than_the_training_split(settings, replicas, size, caplog):
+    recipe = small_recipe(*settings)
+    fitted = fit_batch(recipe, replicas=replicas, num_train=41)
+    assert fitted.batch_size == size
+    assert (f"is more than the 41 training images: it is {size} now" in caplog.text) == (size < recipe.batch_size)
+
+
 def test_pieces_that_come_out_unequal_are_refused():
     recipe = small_recipe("batch_size=32", "accumulate=4")
     assert fit_batch(recipe, replicas=8).batch_size == 32

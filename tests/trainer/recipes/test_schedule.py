@@ -1,8 +1,11 @@
 """Tests schedules against closed forms."""
 
+import itertools
+
 import numpy as np
 import pytest
 
+from trainer.recipes.recipe import Phase
 from trainer.recipes.schedule import Duration, cosine, step_decay, warmup_flat_cooldown
 
 
@@ -32,6 +35,22 @@ def test_warmup_flat_cooldown_hits_its_corners():
     assert (np.diff(rates[:200]) > 0).all()
     assert (np.diff(rates[299:]) < 0).all()
     assert rates[299 + 200] == pytest.approx((0.001 + 0.025) / 2)  # the middle of the cool-down
+
+
+@pytest.mark.parametrize("steps", range(1, 40))
+def test_however_short_a_phase_is_it_reaches_its_highest_rate(steps):
+    for warmup, flat in itertools.product((0, 10, 30, 50), (0, 20, 50)):
+        phase = Phase(
+            name="all",
+            duration=Duration(value=steps, unit="st"),
+            lr_min=1e-5,
+            lr_max=1e-3,
+            warmup=Duration(value=warmup, unit="%"),
+            flat=Duration(value=flat, unit="%"),
+        )
+        rates = phase.learning_rates(steps_per_epoch=5)
+        assert len(rates) == steps
+        assert rates.max() == np.float32(1e-3), (warmup, flat)
 
 
 def test_cosine_is_half_a_wave():

@@ -50,9 +50,18 @@ def test_a_disk_that_is_full_fails_the_next_call_and_leaves_the_checkpoint_befor
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not checkpoints.is_writing()
+    assert not list(tmp_path.glob("state/*_temp"))
     ((path, progress),) = checkpoints.candidates()
     assert progress == {"step": 1}
     assert checkpoints.restore(path, snapshot)
     checkpoints.save({"step": 3}, snapshot, number=3)
     checkpoints.wait()
     assert [progress for _, progress in checkpoints.candidates()] == [{"step": 3}, {"step": 1}]
+
+
+def test_what_a_killed_write_left_is_removed(tmp_path):
+    half = tmp_path / "state/ckpt-7_temp"
+    half.mkdir(parents=True)
+    (half / "part-00000-of-00001.data-00000-of-00001.tempstate1").write_bytes(b"x")
+    assert Checkpoints(tmp_path).candidates() == []
+    assert not half.exists()

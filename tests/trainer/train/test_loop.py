@@ -2,16 +2,18 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.command import CommandError, TryAgainError, UsageError
 from tests import datasets
 from tests.trainer.runs import small_recipe, train, weights
 from trainer.train.loop import next_save
-from trainer.train.plan import class_weights
+from trainer.train.plan import Position, class_weights
 
 
 def _differing(before, after):
@@ -206,7 +208,49 @@ def test_a_phase_ends_when_validation_has_not_improved_for_its_patience(tiny_dat
     frozen = ("phases.1.lr_min=0", "phases.1.lr_max=0", "phases.1.duration=50ep", "phases.1.patience=2")
     trainer, _, _ = train(tiny_data, small_recipe(*frozen), tmp_path)
     epochs = [row["epoch"] for row in trainer.rows if row["phase"] == "all" and row["split"] == "validation"]
-    assert epochs == [3, 4]
+    assert epochs == [3, 4, 5]  # the first one is the best of the phase
+
+
+def test_patience_that_ends_the_last_phase_keeps_its_last_weights(tiny_data, tmp_path):
+    frozen = ("phases.1.lr_min=0", "phases.1.lr_max=0", "phases.1.duration=50ep", "phases.1.patience=2")
+    trainer, classifier, position = train(tiny_data, small_recipe(*frozen, "selection=last"), tmp_path)
+    assert trainer.rows[-1]["epoch"] == 5
+    assert position.step == 50 * 5
+    with np.load(tmp_path / "checkpoints/best.npz") as kept:
+        for path, value in weights(classifier).items():
+            np.testing.assert_array_equal(kept[path], value)
+
+
+def test_patience_counts_from_the_best_of_its_own_phase():
+    """A new head may begin below the one before it, and climb for many epochs before it is better than ever."""
+    position = Position()
+    assert position.select({"epoch": 1}, accuracy=0.9, loss=1)
+    position.begin_next_phase()
+    for epoch, accuracy in ((2, 0.3), (3, 0.4), (4, 0.5), (5, 0.5)):
+        assert not position.select({"epoch": epoch}, accuracy=accuracy, loss=1)
+    assert position.best["epoch"] == 1
+    assert position.phase_best == {"epoch": 4, "validation_accuracy": 0.5}
+
+
+def test_tensorboard_shows_every_step_once_after_a_kill(uninterrupted, tiny_data, tmp_path):
+    """Here the run is stopped a step behind an epoch, and the checkpoint of then is lost."""
+    with pytest.raises(TryAgainError):
+        train(tiny_data, small_recipe(), tmp_path, stop_requested=_stop_after(3))
+    shutil.rmtree(tmp_path / "checkpoints")
+    train(tiny_data, small_recipe(), tmp_path)
+    events = EventAccumulator(str(tmp_path / "events"))
+    events.Reload()
+    assert [event.step for event in events.Tensors("loss/train")] == [5, 10, 15, 20]
+    assert events.Tags()["tensors"]
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"{", "damaged"), (b"", "0 rows")])
+def test_damaged_metrics_are_named(tiny_data, tmp_path, content, message):
+    with pytest.raises(TryAgainError):
+        train(tiny_data, small_recipe(), tmp_path, stop_requested=_stop_after(3))
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(UsageError, match=f"metrics.jsonl: {message}.*take another --workdir"):
+        train(tiny_data, small_recipe(), tmp_path)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_names_the_step_and_keeps_the_batch(tiny_data, tmp_path):
