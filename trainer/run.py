@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ from trainer.train.evaluation import Metrics, compute_metrics
 from trainer.train.guards import named_errors
 from trainer.train.loop import Trainer
 from trainer.train.model import build_from_recipe, set_precision
-from trainer.train.owner import Ownership
+from trainer.train.owner import owned
 from trainer.train.plan import Plan, Position, class_weights
 
 
@@ -64,18 +64,23 @@ def train_and_evaluate(
     Raises:
       UsageError: a wrong value, or `directory` holds a run with another configuration or dataset.
       DataError: the dataset cannot be trained on.
-      TryAgainError: stopped by SIGTERM or Ctrl-C, the state is saved; or another machine is gone.
+      TryAgainError: stopped by SIGTERM or Ctrl-C, the state is saved; another process trains the run already; another
+        machine is gone.
     """
     resolve(request, data)  # refuses what is wrong before anything waits for devices or other workers
+    cluster = read_cluster(os.environ)
     with contextlib.ExitStack() as stack:
+        check_owner = _nobody_else
+        if cluster is None or cluster.index == 0 or strategy not in ("auto", "multiworker"):
+            check_owner = stack.enter_context(owned(directory)).check
         if tpu and tpu.serves is not None:
             stack.enter_context(beside(tpu.serves, tpu.addresses))
-        devices = make_strategy(tpu.target if tpu else "", kind=strategy, cluster=read_cluster(os.environ))
+        devices = make_strategy(tpu.target if tpu else "", kind=strategy, cluster=cluster)
         workers = Workers(devices)
         if tpu and tpu.addresses:
             stack.enter_context(watched(tpu.addresses))
         stack.enter_context(workers.or_try_again())
-        _train_and_evaluate(request, data, directory, devices, workers, profile=profile)
+        _train_and_evaluate(request, data, directory, devices, workers, check_owner, profile=profile)
         workers.wait()  # whoever leaves earlier looks like a crash to the others
     return ExitCode.DONE
 
@@ -86,6 +91,7 @@ def _train_and_evaluate(
     directory: storage.Path,
     strategy: tf.distribute.Strategy,
     workers: Workers,
+    check_owner: Callable[[], None],
     *,
     profile: bool,
 ) -> None:
@@ -108,10 +114,8 @@ def _train_and_evaluate(
     set_precision(recipe, strategy)
     with strategy.scope():
         classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=request.seed)
-    check_owner = _nobody_else
     if workers.is_chief:
-        storage.make_folder(directory)
-        check_owner = Ownership(directory).check
+        check_owner()
         storage.write_atomically(storage.join(directory, "config.json"), json.dumps(content, indent=2) + "\n")
 
     heard = _Notices(on_cloud=find_chips().on_bus > 0)

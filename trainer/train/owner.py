@@ -1,37 +1,87 @@
-"""Lets one process at a time write a run: whoever comes last, as when a pre-empted VM drains beside its heir.
+"""Lets one process at a time train a run, on any machine that sees the same disk or store.
 
-Each that starts creates the next of the numbered objects in `RUN/owners/`, which only one can. The highest number owns
-the run. The others see that before they next write, and end with exit code 75: the run goes on without them.
+Each that starts creates the next of the numbered objects in `RUN/owners/`, which only one can, and renews it while it
+lives. Who finds the last of them alive ends with exit code 75. Who finds it dead takes the run; should the other have
+been asleep only, it sees the higher number before it next writes, and ends with 75, too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pathlib
 import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from absl import logging
 
 from pipeline.command import TryAgainError
 from pipeline.format import storage
 
 _FOLDER = "owners"
+_RENEWED_SECONDS, _SILENT_SECONDS = 10.0, 60.0
+
+
+@contextlib.contextmanager
+def owned(
+    run: storage.Path, *, renewed: float = _RENEWED_SECONDS, silent: float = _SILENT_SECONDS
+) -> Iterator[Ownership]:
+    """Owns a run while the block lasts.
+
+    Args:
+      run: the run's directory, which is made.
+      renewed: seconds after which the owner shows again that it lives.
+      silent: seconds without a sign of an owner on another machine after which it counts as dead.
+
+    Raises:
+      TryAgainError: another process trains the run.
+      OSError: nothing can be written there.
+    """
+    ownership = Ownership(run, silent=silent)
+    ended = threading.Event()
+    renewing = threading.Thread(target=ownership.renew, args=(ended, renewed), daemon=True)
+    renewing.start()
+    try:
+        yield ownership
+    finally:
+        ended.set()
+        renewing.join()
 
 
 class Ownership:
-    """Holds a run's directory until another process takes it.
+    """Holds a run's directory.
 
     Attributes:
       number: of this process among all that have owned the run.
     """
 
-    def __init__(self, run: storage.Path) -> None:
-        """Takes the run in `run` from whoever has it. Raises OSError where nothing can be written there."""
+    def __init__(self, run: storage.Path, *, silent: float = _SILENT_SECONDS) -> None:
+        """Takes the run, unless another process has it and lives; see `owned`."""
         self._run = run
         self._folder = storage.join(run, _FOLDER)
         storage.make_folder(self._folder)
-        token = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "token": os.urandom(8).hex()})
+        self._content = {
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+            "machine": _machine(),
+            "started": _started(os.getpid()),
+            "token": os.urandom(8).hex(),
+        }
+        text = json.dumps(self._content)
         while True:
-            self.number = max(self._numbers(), default=0) + 1
-            created = storage.create(self._path(self.number), token) or self._holder(self.number) == token
+            last = max(self._numbers(), default=0)
+            if last and self._lives(last, silent):
+                raise TryAgainError(
+                    f"{run}: {_who(self._holder(last))} trains this run already; this command ends, run it again if "
+                    "that one should not come to its end"
+                )
+            self.number = last + 1
+            created = storage.create(self._path(self.number), text) or self._holder(self.number) == self._content
             # Else it was that of an earlier owner, which has been deleted since the look.
             if created and max(self._numbers()) == self.number:
                 break
@@ -42,11 +92,36 @@ class Ownership:
     def check(self) -> None:
         """Raises TryAgainError if another process has taken the run."""
         if (highest := max(self._numbers(), default=0)) > self.number:
-            holder = json.loads(self._holder(highest) or "{}")
             raise TryAgainError(
-                f"{self._run}: another process has taken this run over (host {holder.get('host', 'unknown')}, process "
-                f"{holder.get('pid', 'unknown')}) and goes on with it; this one ends"
+                f"{self._run}: {_who(self._holder(highest))} has taken this run over and goes on with it; this one ends"
             )
+
+    def renew(self, ended: threading.Event, seconds: float) -> None:
+        """Renews the object now and then, until `ended`, and then says in it that the run is free."""
+        count = 0
+        while not ended.wait(seconds):
+            count += 1
+            # A store out of reach for a moment is no reason to stop: who waits for a sign waits much longer.
+            with contextlib.suppress(OSError):
+                storage.write_atomically(self._path(self.number), json.dumps({**self._content, "renewed": count}))
+        with contextlib.suppress(OSError):
+            storage.write_atomically(self._path(self.number), json.dumps({**self._content, "free": True}))
+
+    def _lives(self, number: int, silent: float) -> bool:
+        """Says whether an owner lives: its process is there, or from elsewhere there is a sign of it."""
+        found = self._holder(number)
+        if found.get("free") or not found:
+            return False
+        if found.get("machine") and found["machine"] == self._content["machine"]:
+            return _started(found["process"]) == found["started"]
+        logging.info("%s: waiting for a sign of %s, at most %.0f s", self._run, _who(found), silent)
+        until = time.monotonic() + silent
+        while time.monotonic() < until:
+            time.sleep(min(1.0, silent / 10))
+            now = self._holder(number)
+            if now != found:
+                return not now.get("free") and bool(now)
+        return False
 
     def _path(self, number: int) -> str:
         return storage.join(self._folder, f"{number:08}.json")
@@ -58,8 +133,34 @@ class Ownership:
             names = []
         return [int(name) for name in names if name.isdigit()]
 
-    def _holder(self, number: int) -> str:
+    def _holder(self, number: int) -> dict[str, Any]:
         try:
-            return storage.read_text(self._path(number))
-        except FileNotFoundError:  # taken over in its turn
-            return ""
+            return json.loads(storage.read_text(self._path(number)))
+        except (FileNotFoundError, ValueError):  # taken over in its turn; damaged by somebody
+            return {}
+
+
+def _who(holder: dict[str, Any]) -> str:
+    return (
+        f"process {holder.get('process', 'unknown')} on {holder.get('host', 'an unknown host')} "
+        f"(since {holder.get('since', 'an unknown time')})"
+    )
+
+
+def _machine() -> str:
+    """Names this machine and its process numbers: equal for two processes that see each other; "" if it cannot tell."""
+    try:
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _started(process: int) -> str | None:
+    """Returns when a process of this machine began, in the kernel's ticks; None where there is none."""
+    try:
+        stat = pathlib.Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return None
+    state, *rest = stat.rpartition(") ")[2].split()
+    return None if state in "ZX" else rest[18]

@@ -1,5 +1,8 @@
-"""Tests that a run has one writer, the last that came: on disks and in stores, raced, with real training processes."""
+"""Tests that a run has one writer: on disks and in stores, raced, killed, asleep, with real processes."""
 
+import contextlib
+import re
+import signal
 import subprocess
 import sys
 import uuid
@@ -9,15 +12,28 @@ import pytest
 from pipeline.command import TryAgainError
 from pipeline.format import storage
 from tests.trainer.test_main import ROOT, best_weights, command, run, training_flags
-from trainer.train.owner import Ownership
+from trainer.train.owner import owned
 
-RACER = """
+# Owns a run until told to end; one that is "elsewhere" looks like a process of another machine.
+OWNER = """
 import sys
-from trainer.train.owner import Ownership
+from pipeline.command import TryAgainError
+from trainer.train import owner
+run, where = sys.argv[1:]
+if where == "elsewhere":
+    owner._machine = lambda: where
 print("ready", flush=True)
 sys.stdin.readline()
-print(Ownership(sys.argv[1]).number, flush=True)
+try:
+    with owner.owned(run, renewed=0.1) as ownership:
+        print(f"owns as {ownership.number}", flush=True)
+        sys.stdin.readline()
+        ownership.check()
+        print("owns still", flush=True)
+except TryAgainError as error:
+    print(error, flush=True)
 """
+SILENT = 3.0
 
 
 @pytest.fixture(params=["local", "gcs", "s3"])
@@ -27,39 +43,79 @@ def place(request, tmp_path):
     return storage.join(request.getfixturevalue(request.param), uuid.uuid4().hex)
 
 
-def test_the_last_that_came_owns_the_run(place):
-    first = Ownership(place)
-    first.check()
-    second = Ownership(place)
-    second.check()
-    with pytest.raises(TryAgainError, match=r"another process has taken this run over \(host .*, process \d+\)"):
-        first.check()
-    third = Ownership(place)
-    third.check()
-    for earlier in (first, second):
-        with pytest.raises(TryAgainError):
-            earlier.check()
+def _ready(place, where="here"):
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER, place, where], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def _say_go(process):
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+@contextlib.contextmanager
+def owner(place, where="here"):
+    with _ready(place, where) as process:
+        _say_go(process)
+        assert process.stdout.readline().startswith("owns as ")
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_a_run_whose_owner_lives_is_left_to_it(place, where):
+    with owner(place, where) as first:
+        who = rf"process {first.pid} on \S+ \(since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC\) trains this run already"
+        with pytest.raises(TryAgainError, match=rf"^{re.escape(place)}: {who}"), owned(place):
+            pass
+        _say_go(first)
+        assert first.stdout.readline() == "owns still\n"
+        first.wait()
+    # It has given the run back: nobody waits.
+    with owned(place, silent=1e6) as ownership:
+        assert ownership.number == 2
     assert len(storage.list_folder(storage.join(place, "owners"))) == 1
 
 
-def test_of_several_at_once_all_get_numbers_of_their_own(place):
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, place], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(4)
-    ]
+def test_a_run_whose_owner_was_killed_here_is_taken_at_once(tmp_path):
+    with owner(str(tmp_path)) as first:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    with owned(tmp_path, silent=1e6) as ownership:
+        assert ownership.number == 2
+
+
+def test_a_run_whose_owner_is_silent_elsewhere_is_taken_and_it_ends_when_it_wakes(place):
+    with owner(place, "elsewhere") as first:
+        first.send_signal(signal.SIGSTOP)
+        with owned(place, silent=SILENT) as ownership:
+            first.send_signal(signal.SIGCONT)
+            _say_go(first)
+            assert "has taken this run over and goes on with it; this one ends" in first.stdout.readline()
+            ownership.check()
+    # What the sleeper has still written does not make it the owner again.
+    with owned(place, silent=1e6) as ownership:
+        assert ownership.number == 3
+
+
+def test_of_several_at_once_one_owns_the_run(place):
+    racers = [_ready(place) for _ in range(4)]
     for racer in racers:
-        assert racer.stdout.readline() == "ready\n"
+        _say_go(racer)
+    answers = [racer.stdout.readline() for racer in racers]
     for racer in racers:
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
-    numbers = [int(racer.communicate(timeout=60)[0]) for racer in racers]
-    assert sorted(numbers) == [1, 2, 3, 4]
+        racer.communicate("go\n", timeout=60)
+    assert sum(answer.startswith("owns as ") for answer in answers) == 1, answers
+    assert sum("trains this run already" in answer for answer in answers) == 3, answers
 
 
 @pytest.mark.slow
-def test_who_is_overtaken_ends_with_75_and_the_other_ends_the_run(tiny_data, tmp_path):
+def test_a_second_command_on_a_live_run_ends_with_75_and_the_first_is_not_disturbed(tiny_data, tmp_path):
     settings = ["--set=phases.1.duration=60ep"]
     flags = training_flags(tiny_data, tmp_path / "run", *settings)
     with subprocess.Popen(command(*flags), cwd=ROOT, stderr=subprocess.PIPE, text=True) as first:
@@ -67,11 +123,11 @@ def test_who_is_overtaken_ends_with_75_and_the_other_ends_the_run(tiny_data, tmp
             if "all: epoch" in line:
                 break
         second = run(*flags)
-        errors = first.communicate(timeout=60)[1]
-    assert second.returncode == 0, second.stderr
-    assert first.returncode == 75
-    assert "another process has taken this run over" in errors
-    assert "Traceback" not in errors
+        errors = first.communicate(timeout=600)[1]
+    assert second.returncode == 75
+    assert f"process {first.pid} on " in second.stderr
+    assert "Traceback" not in second.stderr
+    assert first.returncode == 0, errors
     alone = run(*training_flags(tiny_data, tmp_path / "alone", *settings))
     assert alone.returncode == 0, alone.stderr
     for name, value in best_weights(tmp_path / "alone").items():
