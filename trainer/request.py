@@ -63,7 +63,9 @@ class Request:
 
     def _text(self, data: DatasetVersion) -> str:
         content = {"version": data.manifest.version, "fingerprint": data.manifest.source_fingerprint}
-        return json.dumps({**dataclasses.asdict(self), "dataset": content}, indent=2, sort_keys=True) + "\n"
+        asked = dataclasses.asdict(self)
+        del asked["data"]  # where it lies, which may change
+        return json.dumps({**asked, "dataset": content}, indent=2, sort_keys=True) + "\n"
 
     def is_done(self, run: storage.Path, data: DatasetVersion) -> bool:
         """Says whether `run` was finished by this same request on the same content; spares the import of TensorFlow."""

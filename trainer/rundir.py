@@ -28,6 +28,7 @@ from trainer.train.checkpoint import load_best
 from trainer.train.model import build_from_recipe
 
 _PACKAGES = ("tensorflow", "tensorflow-tpu", "keras", "keras-cv", "numpy", "pillow")
+_DATA = "data"  # in config.json: where the dataset was
 _ASKED = "asked_batch_size"  # in config.json where the batch was rounded up
 _CORES = "tpu_cores"  # in config.json where the recipe was fitted to a TPU
 
@@ -112,7 +113,7 @@ def settings(
     rounded = {} if asked_batch_size == recipe.batch_size else {_ASKED: asked_batch_size}
     fitted = {_CORES: cores} if cores else {}
     return {
-        "data": request.data,
+        _DATA: request.data,
         "dataset_version": data.manifest.version,
         "dataset_fingerprint": data.manifest.source_fingerprint,
         "labels": list(data.manifest.labels),
@@ -124,9 +125,12 @@ def settings(
 
 
 def refuse_another_run(directory: storage.Path, wanted: dict[str, Any]) -> None:
-    """Raises UsageError, listing what differs, if `directory` holds a run of other settings that has got somewhere."""
+    """Raises UsageError, listing what differs, if `directory` holds a run of other settings that has got somewhere.
+
+    Where the dataset lies is no setting: its fingerprint says whether it is the same.
+    """
     run = _run_in(directory)
-    if run and (changed := overrides.differences(run, wanted)):
+    if run and (changed := overrides.differences(run | {_DATA: wanted.get(_DATA)}, wanted)):
         lines = "\n  ".join(changed)
         raise UsageError(
             f"--workdir={directory} holds a run with another configuration:\n  {lines}\n"

@@ -1,9 +1,11 @@
 """Tests trainer.main as a user runs it: real processes, real kills, wrong flags."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,6 +75,13 @@ def test_a_finished_run_returns_at_once(finished, tiny_data):
     assert "tensorflow" not in result.stderr
     assert time.monotonic() - start < 60
     assert (workdir / "result.json").stat().st_mtime_ns == stamp
+
+
+def test_a_dataset_is_the_same_wherever_it_lies(finished, tiny_data, tmp_path):
+    workdir, _ = finished
+    moved = shutil.copytree(tiny_data.path, tmp_path / "moved")
+    result = run(*training_flags(dataclasses.replace(tiny_data, path=f"{moved}/../moved/"), workdir))
+    assert (result.returncode, result.stdout.partition(":")[0]) == (0, "nothing to do"), result.stderr
 
 
 def test_another_configuration_or_dataset_in_the_same_workdir_is_refused_with_a_diff(finished, tiny_data, tmp_path):

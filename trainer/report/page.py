@@ -104,7 +104,7 @@ def _context(run: storage.Path, data: DatasetVersion) -> dict[str, Any]:
     predictions = _read_lines(storage.join(run, f"predictions-{split}.jsonl"))
     confidence = np.array([p["probability"] for p in predictions], float)
     correct = np.array([p["label"] == p["predicted"] for p in predictions], bool)
-    confusion = np.array(splits[split]["confusion"], np.int64)
+    confusion = _confusion(splits[split], len(result["labels"]))
     classes = scores.class_scores(result["labels"], confusion)
     bins = scores.reliability(confidence, correct)
     mistakes, unsure = gallery(predictions)
@@ -199,6 +199,16 @@ def data_uri(encoded: bytes) -> str:
     small.save(buffer, format="PNG" if lossless else "JPEG", quality=80)
     kind = "png" if lossless else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _confusion(metrics: Mapping[str, Any], classes: int) -> np.ndarray:
+    """Reads the confusion matrix, int64 [C, C], that `Metrics.to_dict` has written."""
+    if "confusion" in metrics:
+        return np.array(metrics["confusion"], np.int64)
+    confusion = np.zeros((classes, classes), np.int64)
+    true, predicted, counts = np.array(metrics["confused"], np.int64).T
+    confusion[true, predicted] = counts
+    return confusion
 
 
 def _matrix(labels: Sequence[str], confusion: np.ndarray) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def _write(
     _write_saved_model(model, labels, height, width, mode, directory / SAVED_MODEL)
     model.save(directory / KERAS_FILE)
     (directory / TFLITE_FILE).write_bytes(_to_tflite(model))
-    (directory / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels))
+    (directory / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
 
 
 def _swap(staging: pathlib.Path, target: pathlib.Path) -> None:

@@ -13,6 +13,7 @@ from pipeline.batching import HostSlice
 from trainer.train.feed import distribute
 
 _BATCHES_A_CALL = 16
+_MOST_WHOLE = 120  # labels of a confusion matrix that is written whole
 _EPSILON = 1e-12  # a probability of 0 in float32 must not make the loss infinite
 
 
@@ -33,7 +34,10 @@ class Metrics:
     confusion: np.ndarray
 
     def to_dict(self, labels: Sequence[str]) -> dict[str, Any]:
-        """Returns plain values for result.json, with each label's accuracy (null where the split has none of it)."""
+        """Returns plain values for result.json, with each label's accuracy (null where the split has none of it).
+
+        The confusion matrix of many labels is nearly empty: it is given as [true label, predicted one, count] then.
+        """
         totals, hits = self.confusion.sum(axis=1), self.confusion.diagonal()
         return {
             "examples": self.examples,
@@ -43,8 +47,14 @@ class Metrics:
                 {"label": name, "examples": int(n), "correct": int(k), "accuracy": float(k / n) if n else None}
                 for name, n, k in zip(labels, totals, hits, strict=True)
             ],
-            "confusion": self.confusion.tolist(),
+            **self._confusion(),
         }
+
+    def _confusion(self) -> dict[str, Any]:
+        if len(self.confusion) <= _MOST_WHOLE:
+            return {"confusion": self.confusion.tolist()}
+        at = np.nonzero(self.confusion)
+        return {"confused": np.stack([*at, self.confusion[at]], axis=1).tolist()}
 
 
 def compute_metrics(probabilities: np.ndarray, labels: np.ndarray) -> Metrics:

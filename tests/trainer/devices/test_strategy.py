@@ -211,6 +211,7 @@ def test_a_run_from_before_a_setting_existed_goes_on(tmp_path):
     del config["recipe"]["sam_rho"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     refuse_another_run(run, {"recipe": to_dict(recipe)})
+    refuse_another_run(run, {"recipe": to_dict(recipe), "data": "where it was moved to"})
     with pytest.raises(UsageError, match=r"recipe.sam_rho: 0.0 → 0.05"):
         refuse_another_run(run, {"recipe": to_dict(dataclasses.replace(recipe, sam_rho=0.05))})
 

@@ -17,6 +17,7 @@ from pipeline.command import DataError, UsageError
 from tests import datasets
 from trainer.report import charts
 from trainer.report.page import _percent, data_uri, flatten, write_report
+from trainer.train.evaluation import Metrics
 
 ROWS = [
     {"step": 10 * e, "epoch": e, "phase": phase, "split": split, "loss": 1 / e, "accuracy": 1 - 0.5 / e}
@@ -196,6 +197,22 @@ def test_tiny_images_stay_lossless():
     assert uri.startswith("data:image/png;base64,")
     with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as small, Image.open(io.BytesIO(encoded)) as full:
         np.testing.assert_array_equal(np.asarray(small), np.asarray(full))
+
+
+def test_a_matrix_of_many_labels_is_read_back_from_what_is_not_zero(tmp_path):
+    labels = [f"label {i}" for i in range(150)]
+    run = make_run(tmp_path, labels, count=600)
+    write_report(run.path, run.data)
+    whole = (run.path / "report.html").read_text()
+    result = json.loads((run.path / "result.json").read_text())
+    matrix = np.array(result["splits"]["test"]["confusion"])
+    found = Metrics(examples=600, loss=0.4321, accuracy=np.trace(matrix) / 600, confusion=matrix).to_dict(labels)
+    assert "confusion" not in found
+    assert len(found["confused"]) == np.count_nonzero(matrix)
+    result["splits"]["test"] = found
+    (run.path / "result.json").write_text(json.dumps(result))
+    write_report(run.path, run.data)
+    assert (run.path / "report.html").read_text() == whole
 
 
 @pytest.mark.parametrize(("count", "numbers", "names"), [(2, True, True), (30, False, True), (100, False, False)])
