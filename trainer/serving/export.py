@@ -125,6 +125,8 @@ def _preprocess_layers(images: keras.KerasTensor, mode: str) -> keras.KerasTenso
     if mode == "caffe":
         minus_mean = [-value for value in preprocessing.IMAGENET_MEAN_BGR]
         return keras.layers.Rescaling(1.0, minus_mean, name="preprocess")(keras.ops.flip(images, axis=-1))
+    if mode == "torch":
+        return keras.layers.Rescaling(*preprocessing.torch_scale_and_offset(), name="preprocess")(images)
     scale, offset = {"tf": (1 / 127.5, -1.0), "lite": (1 / 128, -127 / 128), "unit": (1 / 255, 0.0)}[mode]
     return keras.layers.Rescaling(scale, offset, name="preprocess")(images)
 
