@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> int | None:
         height=recipe.image_size,
         width=recipe.image_size,
         preprocess=backbone_info(recipe.backbone).preprocess,
+        centre=recipe.eval_centre,
         directory=directory,
     )
     print(f"exported to {directory}")
