@@ -5,10 +5,11 @@
 
 The weights are torchvision's, from https://download.pytorch.org/models/resnet34-b627a593.pth.
 Its source claims a test accuracy of 92.1 % (50/50/about 100 images a class), with batch norm in train mode, crops from
-8 % of the area and evaluation by resize to 256 and centre crop of 224, as here. Not known of it, so ours: batch 32,
-dropout 0.5, 30 epochs at most, patience 5. What differs besides: photos are made smaller by powers of two while they
-are decoded and then bilinearly, where torchvision resizes with antialiasing; an image and its look-alikes are in one
-split; moving variances take in the batch's biased variance (`trainer.models.resnet`).
+8 % of the area and evaluation by resize to 256 and centre crop of 224, as here. Batch 32, dropout 0.5, 30 epochs at
+most and patience 5 are not in what we have of it, so they are ours. What differs: photos are made smaller by powers of
+two while they are decoded and then bilinearly, where torchvision resizes with antialiasing; a crop larger than its
+image is cut at the border, where torchvision draws another; an image and its look-alikes are in one split; moving
+variances take in the batch's biased variance (`trainer.models.resnet`).
 `oxford_pets_resnet50` is the same with the options that we would choose.
 Measured here: not; needs those weights and the whole data set.
 """

@@ -1,11 +1,12 @@
 """Tests that the published recipes have their sources' sizes and learning rates."""
 
+import importlib
 import math
 
 import numpy as np
 import pytest
 
-from trainer.recipes.load import load_recipe
+from trainer.recipes.load import load_recipe, recipe_names
 from trainer.recipes.overrides import override
 from trainer.recipes.recipe import DataFacts
 from trainer.train.model import build_from_recipe
@@ -111,6 +112,13 @@ def check_pets_rates(name):
     per_epoch = math.ceil(1_850 / 32)
     expected = [0.001 * 0.9 ** (epoch // 3) for epoch in range(30)]
     np.testing.assert_allclose(table[::per_epoch], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted({*recipe_names()} - {"photos", "quick"}))  # which repeat no experiment
+def test_every_recipe_says_what_is_claimed_what_differs_and_what_was_measured(name):
+    said = importlib.import_module(f"trainer.recipes.{name}").__doc__
+    for words in ("claims", "differs", "Measured here", "python -m trainer.main", f"--recipe={name} "):
+        assert words in said, words
 
 
 @pytest.mark.parametrize(("name", "batch"), [("scraped_vgg16", 32), ("big_cats_vgg16", 32), ("cifar10_cnn", 32)])
