@@ -41,18 +41,19 @@ def render_epochs(
     config: AugmentConfig,
     height: int,
     width: int,
+    centre: float,
     seed: int,
     epochs: int,
 ) -> tuple[np.ndarray, list[list[str]]]:
-    """Renders records as evaluation and as the first epochs of training see them.
+    """Renders records as evaluation and as the first epochs of training see them; `centre`: as in `train_dataset`.
 
     Returns:
       uint8 `[records, 1 + epochs, height, width, 3]`, and a caption for each.
     """
     manifest = data.manifest
     config = dataclasses.replace(config, on_accelerator=False)  # the same functions, here
-    plain = Renderer.of(manifest, height=height, width=width)
-    renderer = Renderer.of(manifest, height=height, width=width, augment=config)
+    plain = Renderer.of(manifest, height=height, width=width, centre=centre)
+    renderer = Renderer.of(manifest, height=height, width=width, centre=centre, augment=config)
     columns = reader.parse(tf.constant(serialized), num_classes=manifest.num_classes)
     names = [manifest.labels[label] for label in columns["label"].numpy()]
 

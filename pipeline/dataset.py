@@ -100,6 +100,7 @@ def train_dataset(
     epoch: int,
     global_batch_size: int,
     skip_batches: int = 0,
+    centre: float = 0.0,
     host: HostSlice = ONE_HOST,
     cache: str = "auto",
 ) -> tf.data.Dataset:
@@ -111,6 +112,7 @@ def train_dataset(
 
     Args:
       skip_batches: batches of this epoch already trained on; skipped before anything is decoded.
+      centre: which part of an image is seen where `augment` moves nothing, as in `eval_dataset`.
       host: the part of each global batch that this host feeds.
       cache: one of `reader.CACHES`; changes the speed only.
 
@@ -134,7 +136,7 @@ def train_dataset(
             f"mixup and cutmix mix images in pairs: a host's batch must be even, got {batching.size}; "
             f"batch_size={global_batch_size + host.count} would do"
         )
-    renderer = Renderer.of(manifest, height=height, width=width, augment=augment)
+    renderer = Renderer.of(manifest, height=height, width=width, centre=centre, augment=augment)
     data, columns = reader.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
     order = reader.train_order(manifest, split, batch_size=global_batch_size, seed=seed, epoch=epoch)
     if columns:
@@ -165,17 +167,19 @@ def eval_dataset(
     width: int,
     preprocess: str,
     global_batch_size: int,
+    centre: float = 0.0,
     host: HostSlice = ONE_HOST,
     cache: str = "auto",
 ) -> tf.data.Dataset:
     """Makes batches of all examples of a split, without augmentation; elements as in `train_dataset`.
 
-    They come in file order, on several hosts in that of `reader.eval_order`.
+    They come in file order, on several hosts in that of `reader.eval_order`. `centre` says which part of each is seen,
+    see `decode.resize_centre`.
     """
     check_mode(preprocess)
     manifest = data.manifest
     batching = Batching(examples=manifest.num_examples(split), global_batch_size=global_batch_size, host=host)
-    renderer = Renderer.of(manifest, height=height, width=width)
+    renderer = Renderer.of(manifest, height=height, width=width, centre=centre)
     data, columns = reader.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
     order = reader.eval_order(manifest, split, batch_size=global_batch_size) if host.count > 1 else None
     if columns:

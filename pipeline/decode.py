@@ -8,6 +8,7 @@ nearly the same and makes decode and resize together 2.5 times as expensive.
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from pipeline.format.records import Record
@@ -15,9 +16,10 @@ from pipeline.format.records import Record
 RATIOS = (1, 2, 4, 8)  # what libjpeg scales by while it decodes
 
 
-def usable_ratios(*, source_height: int, source_width: int, height: int, width: int) -> int:
+def usable_ratios(*, source_height: int, source_width: int, height: int, width: int, centre: float = 0.0) -> int:
     """Counts how many of `RATIOS` a source of at most this size can need: 1 where it is less than twice the target."""
-    factor = min(source_height / height, source_width / width)
+    factor = min(np.float32([source_height, source_width]) / np.float32([height, width]))
+    factor *= np.float32(centre or 1.0)  # float32: as `_factor` does, to the bit
     return max(1, sum(factor >= ratio for ratio in RATIOS))
 
 
@@ -81,13 +83,43 @@ def decode_jpeg_or_png(
     return tf.cond(tf.io.is_jpeg(encoded), jpeg, png)
 
 
+def _factor(shape: tf.Tensor, *, height: int, width: int, centre: float) -> tf.Tensor:
+    """Counts source pixels per output pixel, of the axis that has fewer; `shape`: int `[2]` or more, height first."""
+    return tf.reduce_min(tf.cast(shape[:2], tf.float32) / tf.constant([height, width], tf.float32)) * (centre or 1.0)
+
+
+def resize_centre(image: tf.Tensor, *, height: int, width: int, centre: float) -> tf.Tensor:
+    """Resizes the part of an image that is seen where nothing is augmented.
+
+    Args:
+      image: uint8 or float32 `[h, w, 3]`.
+      height, width: of the output.
+      centre: side of the part, in the centre and of the output's aspect, as a fraction of the largest such part's; its
+        edges are rounded to whole pixels. 0.875 is the usual resize of the shorter side to 256, then a crop of 224.
+        0: the whole image, its aspect not kept.
+
+    Returns:
+      float32 `[height, width, 3]`.
+    """
+    if centre:
+        shape = tf.shape(image)[:2]
+        factor = _factor(shape, height=height, width=width, centre=centre)
+        part = tf.cast(tf.round(tf.constant([height, width], tf.float32) * factor), tf.int32)
+        part = tf.clip_by_value(part, 1, shape)
+        first = (shape - part) // 2
+        image = image[first[0] : first[0] + part[0], first[1] : first[1] + part[1]]
+    return resize(image, height=height, width=width)
+
+
 def decode_and_resize(
-    encoded: tf.Tensor, *, height: int, width: int, largest: tuple[int, int] | None = None
+    encoded: tf.Tensor, *, height: int, width: int, centre: float = 0.0, largest: tuple[int, int] | None = None
 ) -> tf.Tensor:
-    """Decodes one image and resizes it (bilinear, half-pixel centres, aspect not kept).
+    """Decodes one image and resizes it (bilinear, half-pixel centres), or its centre.
 
     Args:
       encoded: string scalar: JPEG, PNG, GIF (first frame), BMP; grey, RGB or RGBA (alpha is dropped).
+      height, width: of the output.
+      centre: see `resize_centre`.
       largest: (height, width) that no image exceeds, where that is known: leaves unneeded cases out of the graph.
 
     Returns:
@@ -95,22 +127,25 @@ def decode_and_resize(
     """
     count = len(RATIOS)
     if largest is not None:
-        count = usable_ratios(source_height=largest[0], source_width=largest[1], height=height, width=width)
+        count = usable_ratios(
+            source_height=largest[0], source_width=largest[1], height=height, width=width, centre=centre
+        )
     if count == 1:
-        return resize(_decode_any(encoded), height=height, width=width)
+        return resize_centre(_decode_any(encoded), height=height, width=width, centre=centre)
 
     def index_for(shape: tf.Tensor) -> tf.Tensor:
-        sides = tf.cast(shape[:2], tf.float32) / tf.constant([height, width], tf.float32)
-        return ratio_index(tf.reduce_min(sides), count)
+        return ratio_index(_factor(shape, height=height, width=width, centre=centre), count)
 
     def jpeg() -> tf.Tensor:
         index = index_for(tf.io.extract_jpeg_shape(encoded))
-        return resize(decode_jpeg(encoded, index=index, count=count), height=height, width=width)
+        decoded = decode_jpeg(encoded, index=index, count=count)
+        return resize_centre(decoded, height=height, width=width, centre=centre)
 
     def other() -> tf.Tensor:
         image = _decode_any(encoded)
         branches = [lambda ratio=ratio: _average(image, ratio) for ratio in RATIOS[:count]]
-        return resize(tf.switch_case(index_for(tf.shape(image)), branches), height=height, width=width)
+        reduced = tf.switch_case(index_for(tf.shape(image)), branches)
+        return resize_centre(reduced, height=height, width=width, centre=centre)
 
     return tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
 

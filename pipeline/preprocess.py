@@ -6,16 +6,19 @@ import tensorflow as tf
 
 from pipeline.command import UsageError, nearest
 
-# name → what the backbone expects. "tf", "caffe" are Keras's names (keras.applications.imagenet_utils).
+# name → what the backbone expects. "tf", "caffe" and "torch" are Keras's names (keras.applications.imagenet_utils).
 PREPROCESS = {
     "identity": "RGB 0..255 (EfficientNet: its own first layer rescales)",
     "tf": "RGB -1..1",
     "caffe": "BGR minus the ImageNet mean (VGG16, ResNet50)",
+    "torch": "RGB 0..1 minus the ImageNet mean, by its deviation (torchvision's ResNet34)",
     "lite": "RGB (x - 127) / 128 (EfficientNet-Lite)",
     "unit": "RGB 0..1",
 }
 
 IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB 0..1, as is the deviation
+IMAGENET_STDDEV = (0.229, 0.224, 0.225)
 
 
 def check_mode(mode: str) -> None:
@@ -31,9 +34,16 @@ def value_range(mode: str) -> tuple[float, float]:
         "identity": (0.0, 255.0),
         "tf": (-1.0, 1.0),
         "caffe": (-IMAGENET_MEAN_BGR[2], 255.0 - IMAGENET_MEAN_BGR[0]),
+        "torch": (-IMAGENET_MEAN[0] / IMAGENET_STDDEV[0], (1.0 - IMAGENET_MEAN[2]) / IMAGENET_STDDEV[2]),
         "lite": (-127.0 / 128.0, 1.0),
         "unit": (0.0, 1.0),
     }[mode]
+
+
+def torch_scale_and_offset() -> tuple[list[float], list[float]]:
+    """Returns what mode "torch" multiplies pixels 0..255 by and then adds, for each channel."""
+    scale = [1.0 / (255.0 * deviation) for deviation in IMAGENET_STDDEV]
+    return scale, [-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_STDDEV, strict=True)]
 
 
 def preprocess(images: tf.Tensor, mode: str) -> tf.Tensor:
@@ -55,6 +65,9 @@ def preprocess(images: tf.Tensor, mode: str) -> tf.Tensor:
         return images * (1.0 / 127.5) - 1.0
     if mode == "caffe":
         return images[..., ::-1] - tf.constant(IMAGENET_MEAN_BGR)
+    if mode == "torch":
+        scale, offset = torch_scale_and_offset()
+        return images * tf.constant(scale) + tf.constant(offset)
     if mode == "lite":
         return (images - 127.0) * (1.0 / 128.0)
     if mode == "unit":

@@ -8,6 +8,8 @@ DIR (default RUN/export) then holds
     model.keras    Keras: RGB images of the training size, float32 0..255 [B, H, W, 3] → probabilities [B, C]
     model.tflite   LiteRT: the same function as model.keras
     labels.txt     label names, one a line, in the order of the probabilities
+
+saved_model/ resizes as evaluation does, with the recipe's eval_centre; the other two are given images of that kind.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ def main(arguments: list[str]) -> int | None:
         height=recipe.image_size,
         width=recipe.image_size,
         preprocess=backbone_info(recipe.backbone).preprocess,
+        centre=recipe.eval_centre,
         directory=directory,
     )
     print(f"exported to {directory}")

@@ -37,7 +37,14 @@ def main(arguments: list[str]) -> None:
         raise UsageError(f"--split={_SPLIT.value}: the split is empty")
     size = recipe.image_size
     pixels, captions = render_epochs(
-        data, serialized, config=recipe.augment, height=size, width=size, seed=_SEED.value, epochs=_EPOCHS.value
+        data,
+        serialized,
+        config=recipe.augment,
+        height=size,
+        width=size,
+        centre=recipe.eval_centre,
+        seed=_SEED.value,
+        epochs=_EPOCHS.value,
     )
     out = pathlib.Path(_OUT.value)
     out.parent.mkdir(parents=True, exist_ok=True)

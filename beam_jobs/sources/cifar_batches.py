@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from beam_jobs.sources.unpickling import load_dict
+from beam_jobs.sources.pickled_arrays import load_dict
 from pipeline.command import FormatError
 
 IMAGE_BYTES = 3 * 32 * 32

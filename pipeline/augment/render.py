@@ -11,7 +11,7 @@ import tensorflow as tf
 from pipeline.augment import colour, geometry, places
 from pipeline.augment.config import AugmentConfig
 from pipeline.augment.random_bits import uniforms
-from pipeline.decode import decode_and_resize, decode_jpeg, decode_jpeg_or_png, resize, usable_ratios
+from pipeline.decode import decode_and_resize, decode_jpeg, decode_jpeg_or_png, resize_centre, usable_ratios
 from pipeline.format.manifest import Manifest
 from pipeline.preprocess import preprocess
 
@@ -56,6 +56,7 @@ class Renderer:
       largest: (height, width) that no record exceeds.
       has_png: whether records may hold PNGs; see `Manifest.has_png`.
       augment: what training does to images; the default, for evaluation, does nothing.
+      centre: which part of an image is seen where the augmentation moves nothing; see `decode.resize_centre`.
     """
 
     height: int
@@ -63,9 +64,12 @@ class Renderer:
     largest: tuple[int, int]
     has_png: bool = False
     augment: AugmentConfig = AugmentConfig()
+    centre: float = 0.0
 
     @classmethod
-    def of(cls, manifest: Manifest, *, height: int, width: int, augment: AugmentConfig | None = None) -> Renderer:
+    def of(
+        cls, manifest: Manifest, *, height: int, width: int, centre: float, augment: AugmentConfig | None = None
+    ) -> Renderer:
         """Makes the renderer for a dataset version's records."""
         return cls(
             height=height,
@@ -73,13 +77,18 @@ class Renderer:
             largest=(manifest.max_height, manifest.max_width),
             has_png=manifest.has_png,
             augment=augment or AugmentConfig(),
+            centre=centre,
         )
 
     @property
     def ratios(self) -> int:
         """Counts how many of `decode.RATIOS` can occur."""
         return usable_ratios(
-            source_height=self.largest[0], source_width=self.largest[1], height=self.height, width=self.width
+            source_height=self.largest[0],
+            source_width=self.largest[1],
+            height=self.height,
+            width=self.width,
+            centre=0.0 if self.augment.moves else self.centre,
         )
 
     def draw(self, columns: dict[str, tf.Tensor], key: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -119,9 +128,9 @@ class Renderer:
         config, size = self.augment, {"height": self.height, "width": self.width}
         if not config.moves:
             if pixels is None:
-                image = decode_and_resize(row["encoded"], **size, largest=self.largest)
+                image = decode_and_resize(row["encoded"], **size, centre=self.centre, largest=self.largest)
             else:
-                image = resize(_kept(pixels, row), **size)
+                image = resize_centre(_kept(pixels, row), **size, centre=self.centre)
         else:
             part = row["window"] if config.is_window and config.sees_parts else None
             if pixels is None:

@@ -24,10 +24,10 @@ from beam_jobs.download.urls import parse_url
 from beam_jobs.sources import columns, open_source
 from beam_jobs.sources.cifar_batches import BatchError, read_binary, read_names, read_pickled_meta, read_python
 from beam_jobs.sources.parquet_child import read_rows
+from beam_jobs.sources.pickled_arrays import load_dict
 from beam_jobs.sources.rows import RowError
 from beam_jobs.sources.table import TableSource
 from beam_jobs.sources.tar_files import tar_files
-from beam_jobs.sources.unpickling import load_dict
 from pipeline.command import CommandError, DataError, FormatError, UsageError
 from pipeline.format import storage
 from pipeline.format.manifest import Manifest, open_dataset

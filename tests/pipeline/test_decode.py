@@ -5,7 +5,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipeline.decode import decode_and_resize, decode_jpeg, decode_jpeg_or_png, ratio_index, usable_ratios
+from pipeline.decode import (
+    decode_and_resize,
+    decode_jpeg,
+    decode_jpeg_or_png,
+    ratio_index,
+    resize_centre,
+    usable_ratios,
+)
 from tests.datasets import jpeg, smooth_image
 
 
@@ -26,14 +33,50 @@ def test_equals_plain_tensorflow_below_twice_the_size(photo):
     np.testing.assert_allclose(decode_and_resize(tf.constant(encoded), height=60, width=70), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("centre", [0.0, 0.875, 1.0])
 @pytest.mark.parametrize("size", [(60, 70), (40, 50), (20, 20), (8, 200)])
-def test_knowing_the_largest_size_changes_no_bit(photo, size):
+def test_knowing_the_largest_size_changes_no_bit(photo, size, centre):
     encoded = tf.constant(jpeg(photo))
     height, width = size
     np.testing.assert_array_equal(
-        decode_and_resize(encoded, height=height, width=width),
-        decode_and_resize(encoded, height=height, width=width, largest=(93, 131)),
+        decode_and_resize(encoded, height=height, width=width, centre=centre),
+        decode_and_resize(encoded, height=height, width=width, centre=centre, largest=(93, 131)),
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "centre", "rows", "columns"),
+    [
+        # Of 93 × 131: the largest part of the output's aspect, times `centre`, its edges rounded.
+        ((60, 60), 1.0, (0, 93), (19, 112)),
+        ((60, 60), 0.875, (6, 87), (25, 106)),
+        ((60, 90), 1.0, (3, 90), (0, 131)),
+        ((90, 60), 0.5, (23, 69), (50, 81)),
+        ((8, 200), 1.0, (44, 49), (0, 131)),
+        ((300, 300), 0.01, (46, 47), (65, 66)),
+    ],
+)
+def test_the_centre_is_what_is_left_without_the_borders(photo, size, centre, rows, columns):
+    height, width = size
+    expected = tf.image.resize(photo[slice(*rows), slice(*columns)], size)
+    found = resize_centre(tf.constant(photo), height=height, width=width, centre=centre)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    encoded = _encoded(photo, "PNG")
+    decoded = decode_and_resize(tf.constant(encoded), height=height, width=width, centre=centre)
+    np.testing.assert_allclose(decoded, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_seven_eighths_are_the_usual_resize_and_crop(form):
+    """Resize the shorter side to 64 with antialiasing, then crop 56 in the centre: torchvision's way, with Pillow."""
+    photo = smooth_image(np.random.default_rng(3), height=300, width=420)
+    resized = Image.fromarray(photo).resize((round(420 * 64 / 300), 64), Image.Resampling.BILINEAR)
+    left = round((resized.width - 56) / 2)
+    expected = np.asarray(resized.crop((left, 4, left + 56, 60)), np.float32)
+    encoded = tf.constant(_encoded(photo, form))
+    found = decode_and_resize(encoded, height=56, width=56, centre=0.875)
+    whole = decode_and_resize(encoded, height=56, width=56)
+    assert np.abs(found - expected).mean() < 0.15 * np.abs(whole - expected).mean()
 
 
 def test_eager_graph_and_saved_model_give_the_same_bits(photo, tmp_path):

@@ -9,7 +9,7 @@ from pipeline.preprocess import PREPROCESS, assert_range, preprocess, value_rang
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("mode", ["tf", "caffe"])
+@pytest.mark.parametrize("mode", ["tf", "caffe", "torch"])
 def test_equals_keras(mode):
     expected = keras.applications.imagenet_utils.preprocess_input(PIXELS.astype(np.float32), mode=mode)
     np.testing.assert_allclose(preprocess(PIXELS, mode), expected, atol=1e-5)

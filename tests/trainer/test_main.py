@@ -34,7 +34,8 @@ def run(*flags, module="trainer.main", replicas=1):
 
 
 def training_flags(data, workdir, *more):
-    return [f"--data={data.path}", "--recipe=quick", f"--workdir={workdir}", *(f"--set={s}" for s in SMALL), *more]
+    settings = [f"--set={setting}" for setting in (*SMALL, "eval_centre=0.8")]
+    return [f"--data={data.path}", "--recipe=quick", f"--workdir={workdir}", *settings, *more]
 
 
 def best_weights(workdir):

@@ -9,7 +9,7 @@ import keras
 from keras import layers
 
 from pipeline.command import UsageError, nearest
-from trainer.models import efficientnet
+from trainer.models import efficientnet, resnet
 
 _MIN_SIZE = 32  # five halvings; keras.applications refuses less
 
@@ -58,6 +58,7 @@ BACKBONES: dict[str, BackboneInfo] = {
             for name, size in _EFFICIENTNET_SIZES.items()
         ),
         BackboneInfo(name="vgg16", image_size=224, preprocess="caffe", features=512),
+        BackboneInfo(name="resnet34", image_size=224, preprocess="torch", features=resnet.FEATURES),
         BackboneInfo(name="resnet50", image_size=224, preprocess="caffe", features=2048),
         BackboneInfo(name="cifar10_cnn", image_size=32, preprocess="unit", features=64),
     ]
@@ -116,6 +117,8 @@ def feature_map(name: str, images: keras.KerasTensor, *, resize_to: int | None) 
     _check_size(name, *x.shape[1:3])
     if name in efficientnet.CONFIGS:
         return efficientnet.efficientnet_features(x, efficientnet.CONFIGS[name])
+    if name == "resnet34":
+        return resnet.resnet34_features(x)
     if name == "cifar10_cnn":
         return _cifar10_cnn_features(x)
     return APPLICATIONS[name](include_top=False, weights=None, input_tensor=x).output

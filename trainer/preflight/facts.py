@@ -40,10 +40,12 @@ class Counts:
 
 
 _CIFAR = Counts(train=50_000, validation=0, classes=10, side=32, origin="CIFAR-10's counts")
+_PETS = Counts(train=1850, validation=1850, classes=37, side=500, origin="Oxford-IIIT Pet's counts")
 _PUBLISHED = {
     "cifar10_efficientnet": _CIFAR,
     "cifar10_cnn": dataclasses.replace(_CIFAR, train=40_000, validation=10_000),
-    "oxford_pets_resnet": Counts(train=1850, validation=1850, classes=37, side=500, origin="Oxford-IIIT Pet's counts"),
+    "oxford_pets_resnet": _PETS,
+    "oxford_pets_resnet50": _PETS,
     "big_cats_vgg16": Counts(train=600, validation=200, classes=4, side=500, origin="the published counts"),
     "scraped_vgg16": Counts(train=3240, validation=810, classes=9, side=500, origin="the published counts"),
 }

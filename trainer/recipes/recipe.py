@@ -151,6 +151,9 @@ class Recipe:
       backbone: a key of `trainer.models.BACKBONES`.
       weights: imagenet, none, or the path of a weights file.
       image_size: pixels; the input pipeline delivers image_size × image_size.
+      eval_centre: which part of an image is seen wherever no augmentation moves pixels: in evaluation, by the export. A
+        square in its centre, this fraction of its shorter side (0.875: the usual "resize to 256, crop 224"); 0: the
+        whole image, its aspect not kept.
       resize_to: pixels the model resizes to on the device (small images travel small), or None.
       head: what sits on the backbone.
       batch_size: global, over all replicas.
@@ -175,6 +178,7 @@ class Recipe:
     backbone: str
     weights: str = "imagenet"
     image_size: int
+    eval_centre: float = 0.0
     resize_to: int | None = None
     head: HeadConfig
     batch_size: int
@@ -194,6 +198,8 @@ class Recipe:
     def __post_init__(self) -> None:
         backbone_info(self.backbone)
         _at_least("image_size", self.image_size, 8)
+        if not 0 <= self.eval_centre <= 1:
+            raise ValueError(f"eval_centre must be in 0..1, got {self.eval_centre:g}")
         _at_least("batch_size", self.batch_size, 1)
         _at_least("steps_per_call", self.steps_per_call, 1)
         _at_least("accumulate", self.accumulate, 1)

@@ -37,6 +37,7 @@ def export_classifier(
     width: int,
     preprocess: str,
     directory: storage.Path,
+    centre: float = 0.0,
 ) -> None:
     """Writes SavedModel, Keras, LiteRT and labels.txt; `directory` appears, or is replaced, only when all are whole.
 
@@ -46,6 +47,7 @@ def export_classifier(
       height: pixels, as the input pipeline delivers them.
       width: pixels, as the input pipeline delivers them.
       preprocess: mode of `pipeline.preprocess.preprocess`.
+      centre: which part of an image SavedModel sees, see `decode.resize_centre`; the others are given pixels.
       directory: local or gs://. On an object store, which cannot rename, saved_model.pb is uploaded last.
 
     Raises:
@@ -58,14 +60,14 @@ def export_classifier(
         raise UsageError(f"label {broken[0]!r} is not one line of text, so {LABELS_FILE} cannot hold it; rename it")
     if storage.is_remote(directory):
         with tempfile.TemporaryDirectory() as made:
-            _write(classifier, labels, height, width, preprocess, pathlib.Path(made))
+            _write(classifier, labels, height, width, preprocess, centre, pathlib.Path(made))
             upload(pathlib.Path(made), directory)
         return
     target = pathlib.Path(directory)
     staging = target.parent / f".{target.name}.staging"
     storage.delete(staging)  # of an export that was killed
     staging.mkdir(parents=True)
-    _write(classifier, labels, height, width, preprocess, staging)
+    _write(classifier, labels, height, width, preprocess, centre, staging)
     _swap(staging, target)
 
 
@@ -82,10 +84,16 @@ def _float32_policy() -> Iterator[None]:
 
 @_float32_policy()
 def _write(
-    classifier: Classifier, labels: Sequence[str], height: int, width: int, mode: str, directory: pathlib.Path
+    classifier: Classifier,
+    labels: Sequence[str],
+    height: int,
+    width: int,
+    mode: str,
+    centre: float,
+    directory: pathlib.Path,
 ) -> None:
     model = inference_model(classifier, height=height, width=width, preprocess=mode)
-    _write_saved_model(model, labels, height, width, mode, directory / SAVED_MODEL)
+    _write_saved_model(model, labels, height, width, mode, centre, directory / SAVED_MODEL)
     model.save(directory / KERAS_FILE)
     (directory / TFLITE_FILE).write_bytes(_to_tflite(model))
     (directory / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
@@ -125,6 +133,8 @@ def _preprocess_layers(images: keras.KerasTensor, mode: str) -> keras.KerasTenso
     if mode == "caffe":
         minus_mean = [-value for value in preprocessing.IMAGENET_MEAN_BGR]
         return keras.layers.Rescaling(1.0, minus_mean, name="preprocess")(keras.ops.flip(images, axis=-1))
+    if mode == "torch":
+        return keras.layers.Rescaling(*preprocessing.torch_scale_and_offset(), name="preprocess")(images)
     scale, offset = {"tf": (1 / 127.5, -1.0), "lite": (1 / 128, -127 / 128), "unit": (1 / 255, 0.0)}[mode]
     return keras.layers.Rescaling(scale, offset, name="preprocess")(images)
 
@@ -146,7 +156,13 @@ def inference_model(classifier: Classifier, *, height: int, width: int, preproce
 
 
 def _write_saved_model(
-    model: keras.Model, labels: Sequence[str], height: int, width: int, mode: str, directory: pathlib.Path
+    model: keras.Model,
+    labels: Sequence[str],
+    height: int,
+    width: int,
+    mode: str,
+    centre: float,
+    directory: pathlib.Path,
 ) -> None:
     backbone, head = lean_twin(model.get_layer("backbone")), model.get_layer("head")
     module = tf.Module()
@@ -157,7 +173,7 @@ def _write_saved_model(
     def serve(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
         # The evaluation path itself, not another version of it.
         pixels = tf.map_fn(
-            lambda one: decode_and_resize(one, height=height, width=width),
+            lambda one: decode_and_resize(one, height=height, width=width, centre=centre),
             encoded,
             fn_output_signature=image,
             parallel_iterations=_PARALLEL_DECODES,

@@ -118,6 +118,7 @@ class Plan:
             width=self.recipe.image_size,
             preprocess=backbone_info(self.recipe.backbone).preprocess,
             global_batch_size=self.recipe.batch_size,
+            centre=self.recipe.eval_centre,
             host=host,
             cache=self.cache,
         )
@@ -134,6 +135,7 @@ class Plan:
             seed=self.seed,
             epoch=epoch,
             global_batch_size=self.recipe.batch_size,
+            centre=self.recipe.eval_centre,
             skip_batches=skip_batches,
             host=host,
             cache=self.cache,

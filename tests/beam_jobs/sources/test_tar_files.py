@@ -15,8 +15,8 @@ import tarfile
 import numpy as np
 import pytest
 
+from beam_jobs.sources.pickled_arrays import load_dict
 from beam_jobs.sources.tar_files import tar_files
-from beam_jobs.sources.unpickling import load_dict
 from pipeline.command import FormatError
 
 GIBIBYTE = 1 << 30
@@ -90,6 +90,10 @@ PICKLES = {
         b"\x80\x02c_codecs\nencode\nq\x00X\0\0\x10\0" + b"x" * (1 << 20) + b"q\x01X\x06\0\0\0latin1q\x02"
         + b"h\x00h\x01h\x02\x86R" * 5_000 + b".",
         "used more than once",
+    ),
+    "a name for values of many dictionaries": (
+        b"\x80\x02U\xfa" + b"\xff" * 250 + b"q\x00" + b"}h\x00Ns" * 190_000 + b".",
+        "bytes of text",
     ),
     "an array of petabytes": (
         b"\x80\x05cnumpy.core.numeric\n_frombuffer\n(C\x01xcnumpy\ndtype\nX\x02\0\0\0u1\x85R"

@@ -287,6 +287,7 @@ def test_impossible_heads_are_refused(bad):
 def test_every_backbone_names_its_own_preprocessing():
     assert {name: info.preprocess for name, info in BACKBONES.items() if not name.startswith("efficientnet")} == {
         "vgg16": "caffe",
+        "resnet34": "torch",
         "resnet50": "caffe",
         "cifar10_cnn": "unit",
     }

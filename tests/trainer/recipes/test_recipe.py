@@ -78,6 +78,7 @@ def test_overrides():
         ("backbone=efficientnet_lite9", "no backbone"),
         ('phases.1.trainable=[["(", 1.0]]', "not a regular expression"),
         ("label_smoothing=1", r"label_smoothing must be in \[0, 1\)"),
+        ("eval_centre=87.5", r"eval_centre must be in 0\.\.1, got 87\.5"),
         ("batch_size.x=1", r'no setting "batch_size\.x"'),
     ],
 )

@@ -1,11 +1,12 @@
 """Tests that the published recipes have their sources' sizes and learning rates."""
 
+import importlib
 import math
 
 import numpy as np
 import pytest
 
-from trainer.recipes.load import load_recipe
+from trainer.recipes.load import load_recipe, recipe_names
 from trainer.recipes.overrides import override
 from trainer.recipes.recipe import DataFacts
 from trainer.train.model import build_from_recipe
@@ -81,16 +82,43 @@ def test_cifar10_efficientnet():
 
 
 def test_oxford_pets_resnet():
-    """ResNet-50 has 25,636,712 parameters with ImageNet's top of 2,049,000 (Keras); 0.001, × 0.9 every three epochs."""
+    """ResNet-34 has 21,797,672 parameters with its top of 513,000 (torchvision); the options of its source."""
+    head = 512 * 37 + 37
+    backbone = 21_797_672 - 513_000
+    trained, every = sizes("oxford_pets_resnet", 37)
+    assert trained == [backbone + head]
+    assert every == backbone + 17_024 + head  # and the statistics of batch normalisation
+    recipe = load_recipe("oxford_pets_resnet", DataFacts(num_train=1_850, num_classes=37, max_side=500))
+    assert (recipe.image_size, recipe.eval_centre * 256) == (224, 224)  # resize to 256, then crop
+    assert (recipe.augment.random_resized_crop, recipe.augment.flip) == (0.08, True)
+    assert (recipe.optimizer.name, recipe.optimizer.momentum) == ("sgd", 0.9)
+    assert [phase.batch_norm for phase in recipe.phases] == ["train"]
+    check_pets_rates("oxford_pets_resnet")
+
+
+def test_oxford_pets_resnet50():
+    """ResNet-50 has 25,636,712 parameters with ImageNet's top of 2,049,000 (Keras)."""
     head = 2048 * 37 + 37
     backbone = 25_636_712 - 2_049_000
-    trained, every = sizes("oxford_pets_resnet", 37)
+    trained, every = sizes("oxford_pets_resnet50", 37)
     assert trained == [backbone - 53_120 + head]
     assert every == backbone + head
-    (table,) = rates("oxford_pets_resnet", num_train=1_850)
+    check_pets_rates("oxford_pets_resnet50")
+
+
+def check_pets_rates(name):
+    """0.001, × 0.9 every three epochs."""
+    (table,) = rates(name, num_train=1_850)
     per_epoch = math.ceil(1_850 / 32)
     expected = [0.001 * 0.9 ** (epoch // 3) for epoch in range(30)]
     np.testing.assert_allclose(table[::per_epoch], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted({*recipe_names()} - {"photos", "quick"}))  # which repeat no experiment
+def test_every_recipe_says_what_is_claimed_what_differs_and_what_was_measured(name):
+    said = importlib.import_module(f"trainer.recipes.{name}").__doc__
+    for words in ("claims", "differs", "Measured here", "python -m trainer.main", f"--recipe={name} "):
+        assert words in said, words
 
 
 @pytest.mark.parametrize(("name", "batch"), [("scraped_vgg16", 32), ("big_cats_vgg16", 32), ("cifar10_cnn", 32)])

@@ -26,6 +26,7 @@ from trainer.recipes.overrides import to_dict
 from trainer.rundir import load_run
 from trainer.serving import export
 from trainer.serving.export import export_classifier, inference_model, run_tflite
+from trainer.serving.signature import load_signature
 from trainer.train.evaluation import Evaluator
 
 SIZE = 96
@@ -155,6 +156,16 @@ def test_serves_without_our_packages(exported, evaluated, evaluator, encoded, tm
         indices = values.argmax(axis=1)
         np.testing.assert_array_equal(results[f"{kind}_class_index"], indices)
         assert [label.decode() for label in results[f"{kind}_label"]] == [LABELS[i] for i in indices]
+
+
+def test_serves_what_evaluation_sees_where_that_is_the_centre(photos, encoded, tmp_path):
+    classifier = small(num_classes=5)
+    sizes = {"height": 16, "width": 20, "preprocess": "unit", "centre": 0.8}
+    export_classifier(classifier, labels=LABELS, directory=tmp_path / "export", **sizes)
+    batch = next(iter(eval_dataset(photos, "test", global_batch_size=40, **sizes)))
+    expected = tf.nn.softmax(classifier.head(classifier.backbone(batch["image"], training=False)))
+    found = load_signature(tmp_path / "export")(encoded)["probabilities"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def test_tflite_agrees(exported, evaluated, encoded):

@@ -1,21 +1,19 @@
-"""Reads pickles of numbers, text and arrays without running what they say, in memory that their size bounds.
+"""Reads pickles of numbers, text and containers without running what they say, in memory that their size bounds.
 
-A pickle is a program. This machine knows only the operations that a dictionary of arrays takes (protocol 2 and later,
-Python 2's among it), and notes what an array is made of instead of calling NumPy. No declared length and no index makes
-it reserve anything, and no value grows by holding others again and again: what it builds is no larger than what it
-read, but for a small object an operation.
+A pickle is a program. This machine knows only the operations that plain data takes (protocol 2 and later, Python 2's
+among it); what else a kind of file may say is in its `Words`, which note what a call stands for instead of calling. No
+declared length and no index makes it reserve anything, and no value grows by holding others again and again: what it
+builds is no larger than what it read, but for a small object an operation. Containers may stand in one another, and
+many times over, where `Words` allow it: such a value may be looked into, but not be walked through or printed.
 """
 
 from __future__ import annotations
 
 import codecs
 import dataclasses
-import math
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any
-
-import numpy as np
+from typing import Any, ClassVar
 
 from pipeline.command import FormatError
 
@@ -23,48 +21,56 @@ MAX_OPERATIONS = 1_000_000  # the largest official file takes 300,000
 _SMALL = 4096  # bytes of a text or string that is copied; larger ones stay where they are
 _SHORT_TEXTS = 16 << 20  # bytes of all short texts together, which may take four times as much when decoded
 _NAME_BYTES = 256  # of a module or function
+_NUMBER_BYTES = 16
 _TUPLE_ITEMS = 16
 _BLOCK = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class _Function:
+class Function:
     """Stands for what a pickle asks for by name."""
 
     name: str
 
 
 @dataclasses.dataclass(frozen=True)
-class _Dtype:
-    code: str
-
-
-@dataclasses.dataclass
-class _Array:
-    """Stands for an array, empty until the pickle says what is in it."""
-
-    content: np.ndarray | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Text:
+class Text:
     """Holds a long text, still encoded."""
 
     utf8: memoryview
 
 
-_FUNCTIONS = {
-    ("_codecs", "encode"): _Function("encode"),
-    ("numpy", "ndarray"): _Function("ndarray"),
-    ("numpy", "dtype"): _Function("dtype"),
-    **{
-        (f"{module}.{file}", name): _Function(name)
-        for module in ("numpy.core", "numpy._core")
-        for file, name in (("multiarray", "_reconstruct"), ("numeric", "_frombuffer"))
-    },
-}
-_SCALARS = (type(None), bool, int, float, str, bytes, memoryview, _Text)
-_IN_TUPLES = (*_SCALARS, _Function, _Dtype)
+class Words:
+    """Says what a kind of pickle may hold beyond numbers, text, flat tuples, and lists and dictionaries of them.
+
+    Attributes:
+      kind: what such a pickle comes in, for errors.
+      functions: what may be asked for by name, as (module, name), and what stands for it.
+      in_tuples: types that tuples may hold besides plain values; also `Function`, in any case.
+      in_dicts: types that dictionaries may hold besides plain values.
+    """
+
+    kind: ClassVar[str]
+    functions: ClassVar[Mapping[tuple[str, str], Function]]
+    in_tuples: ClassVar[tuple[type, ...]] = ()
+    in_dicts: ClassVar[tuple[type, ...]] = ()
+
+    def call(self, *, function: Any, arguments: Any) -> Any:
+        """Returns what stands for the result. Raises FormatError."""
+        raise FormatError(f"a call that no {self.kind} needs")
+
+    def build(self, *, target: Any, state: Any) -> None:
+        """Gives an object that was made before its content. Raises FormatError."""
+        raise FormatError(f"it changes what no {self.kind} needs to be changed")
+
+    def refer(self, reference: Any) -> Any:
+        """Returns what stands for an object that lies elsewhere in the file. Raises FormatError."""
+        raise FormatError(f"a reference that no {self.kind} needs")
+
+
+_SCALARS = (type(None), bool, int, float, str, bytes, memoryview, Text)
+_ENCODE = Function("encode")
+_FUNCTIONS = {("_codecs", "encode"): _ENCODE}
 
 # Operation → format of the number that follows it: the value itself, or the length or the index of the value.
 _PROTO, _FRAME, _STOP = 0x80, 0x95, ord(".")
@@ -77,30 +83,33 @@ _GETS = {ord("h"): "<B", ord("j"): "<I"}
 _TUPLES = {ord(")"): 0, 0x85: 1, 0x86: 2, 0x87: 3}
 
 
-def load_dict(data: bytes) -> dict[str, Any]:
-    """Reads a pickled dictionary of scalars, lists of scalars and arrays.
+def load(data: bytes | memoryview, words: Words, *, start: int = 0) -> tuple[Any, int]:
+    """Reads one pickle.
 
     Args:
-      data: the pickle; arrays and long strings are views of it.
+      data: holds the pickle; long strings are views of it.
+      words: what the pickle may say.
+      start: where in `data` it begins.
 
     Returns:
-      Its values by their names; arrays of type uint8, int32 or int64, byte strings as `bytes` or `memoryview`.
+      What it holds, with what `words` made of calls and references, and where it ends. Long texts are `Text`, long byte
+      strings `memoryview`.
 
     Raises:
       FormatError: it is damaged, holds anything else, or takes more than `MAX_OPERATIONS`.
     """
-    loaded = _Machine(data).run()
-    if not isinstance(loaded, dict):
-        raise FormatError(f"expected a dict, got {type(loaded).__name__.strip('_').lower()}")
-    return {name: value.content if isinstance(value, _Array) else value for name, value in loaded.items()}
+    machine = _Machine(data, words, start)
+    return machine.run(), machine.at
 
 
 class _Machine:
     """Runs one pickle."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview, words: Words, start: int) -> None:
         self._data = memoryview(data)
-        self._at = 0
+        self.at = start
+        self._words = words
+        self._functions = {**_FUNCTIONS, **words.functions}
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
@@ -119,7 +128,8 @@ class _Machine:
             ord("u"): lambda: self._set(self._pop_marked()),
             ord("c"): lambda: self._function(self._line(), self._line()),
             ord("R"): lambda: self._call(arguments=self._pop(), function=self._pop()),
-            ord("b"): lambda: self._build(self._pop()),
+            ord("b"): lambda: self._words.build(state=self._pop(), target=self._top()),
+            ord("Q"): lambda: self._stack.append(self._words.refer(self._pop())),
             0x8A: self._long,
             0x93: lambda: self._function(*[self._pop(), self._pop()][::-1]),
             0x94: lambda: self._put(len(self._memo)),
@@ -140,7 +150,7 @@ class _Machine:
                 self._stack.append(bytes(view) if len(view) <= _SMALL else view)
             elif code in _TEXTS:
                 view = self._take(self._number(_TEXTS[code]))
-                self._stack.append(self._decoded(view) if len(view) <= _SMALL else _Text(view))
+                self._stack.append(self._decoded(view) if len(view) <= _SMALL else Text(view))
             elif code in _TUPLES:
                 self._tuple([self._pop() for _ in range(_TUPLES[code])][::-1])
             elif code in _CONSTANTS:
@@ -150,14 +160,14 @@ class _Machine:
             elif code in self._others:
                 self._others[code]()
             else:
-                raise FormatError(f"operation {code:#04x} at byte {self._at - 1}, which no official archive has")
+                raise FormatError(f"operation {code:#04x} at byte {self.at - 1}, which no {self._words.kind} has")
         raise FormatError(f"more than {MAX_OPERATIONS} operations")
 
     def _take(self, size: int) -> memoryview:
-        if not 0 <= size <= len(self._data) - self._at:
-            raise FormatError(f"truncated: {size} bytes are to follow at byte {self._at} of {len(self._data)}")
-        self._at += size
-        return self._data[self._at - size : self._at]
+        if not 0 <= size <= len(self._data) - self.at:
+            raise FormatError(f"truncated: {size} bytes are to follow at byte {self.at} of {len(self._data)}")
+        self.at += size
+        return self._data[self.at - size : self.at]
 
     def _skip(self, size: int) -> None:
         self._take(size)
@@ -167,25 +177,25 @@ class _Machine:
 
     def _long(self) -> None:
         size = self._take(1)[0]
-        if size > 8:
+        if size > _NUMBER_BYTES:
             raise FormatError(f"a number of {size} bytes")
         self._stack.append(int.from_bytes(self._take(size), "little", signed=True))
 
     def _line(self) -> str:
-        line, found, _ = bytes(self._data[self._at : self._at + _NAME_BYTES]).partition(b"\n")
+        line, found, _ = bytes(self._data[self.at : self.at + _NAME_BYTES]).partition(b"\n")
         if not found:
-            raise FormatError(f"a name without an end at byte {self._at}")
-        self._at += len(line) + 1
+            raise FormatError(f"a name without an end at byte {self.at}")
+        self.at += len(line) + 1
         return line.decode("latin-1")
 
     def _pop(self) -> Any:
         if len(self._stack) <= (self._marks[-1] if self._marks else 0):
-            raise FormatError(f"damaged: nothing is left to be used at byte {self._at}")
+            raise FormatError(f"damaged: nothing is left to be used at byte {self.at}")
         return self._stack.pop()
 
     def _pop_marked(self) -> list[Any]:
         if not self._marks:
-            raise FormatError(f"damaged: no mark was set before byte {self._at}")
+            raise FormatError(f"damaged: no mark was set before byte {self.at}")
         mark = self._marks.pop()
         items = self._stack[mark:]
         del self._stack[mark:]
@@ -193,7 +203,7 @@ class _Machine:
 
     def _top(self) -> Any:
         if not self._stack:
-            raise FormatError(f"damaged: nothing is there to be used at byte {self._at}")
+            raise FormatError(f"damaged: nothing is there to be used at byte {self.at}")
         return self._stack[-1]
 
     def _put(self, index: int) -> None:
@@ -210,8 +220,8 @@ class _Machine:
             raise FormatError(f"a tuple of {len(items)} values")
         for item in items:
             flat = isinstance(item, tuple) and all(isinstance(inner, _SCALARS) for inner in item)
-            if not flat and not isinstance(item, _IN_TUPLES):
-                raise FormatError("values in one another deeper than in any official archive")
+            if not flat and not isinstance(item, (*_SCALARS, Function, *self._words.in_tuples)):
+                raise FormatError(f"values in one another deeper than in any {self._words.kind}")
         self._stack.append(tuple(items))
 
     def _extend(self, items: list[Any]) -> None:
@@ -224,51 +234,45 @@ class _Machine:
         target = self._top()
         if not isinstance(target, dict) or len(items) % 2:
             raise FormatError("damaged: a key without a value")
+        allowed = (*_SCALARS, list, tuple, *self._words.in_dicts)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str | bytes) or not isinstance(value, (*_SCALARS, list, tuple, _Array)):
-                raise FormatError("a dictionary of other things than arrays, lists, numbers and text")
-            target[key.decode("utf-8", "replace") if isinstance(key, bytes) else key] = value
+            if not isinstance(key, str | bytes) or not isinstance(value, allowed):
+                raise FormatError(f"a dictionary of other things than any {self._words.kind} holds")
+            target[self._named(key) if isinstance(key, bytes) else key] = value
 
     def _function(self, module: Any, name: Any) -> None:
-        try:
-            self._stack.append(_FUNCTIONS[module, name])
-        except (KeyError, TypeError):
-            raise FormatError(f"it asks for {module!s:.50}.{name!s:.50}, which no official archive does") from None
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise FormatError("a name that is no text")
+        if (module, name) not in self._functions:
+            raise FormatError(f"it asks for {module:.50}.{name:.50}, which no {self._words.kind} does")
+        self._stack.append(self._functions[module, name])
 
     def _call(self, *, arguments: Any, function: Any) -> None:
         match function, arguments:
-            case _Function("_reconstruct"), tuple():
-                self._stack.append(_Array())
-            case _Function("dtype"), (str() | bytes() as code, *_):
-                self._stack.append(_Dtype(code.decode("latin-1") if isinstance(code, bytes) else code))
-            case _Function("_frombuffer"), (raw, dtype, shape, order):
-                self._stack.append(_Array(_array(shape, dtype, order in ("F", b"F"), raw)))
-            case _Function("encode"), (str() | _Text() as text, "latin1" | b"latin1"):
+            case Function("encode"), (str() | Text() as text, "latin1" | b"latin1"):
                 self._stack.append(self._encoded(text))
             case _:
-                raise FormatError("a call that no array needs")
+                self._stack.append(self._words.call(function=function, arguments=arguments))
 
-    def _build(self, state: Any) -> None:
-        match self._top(), state:
-            case _Array() as array, (_, shape, dtype, fortran, raw):
-                array.content = _array(shape, dtype, bool(fortran), raw)
-            case _Dtype(), (_, "|" | "<" | b"|" | b"<", *_):
-                pass
-            case _:
-                raise FormatError("it changes what no array needs to be changed")
-
-    def _decoded(self, view: memoryview) -> str:
-        self._decodable -= len(view)
+    def _spend(self, size: int) -> None:
+        self._decodable -= size
         if self._decodable < 0:
             raise FormatError(f"more than {_SHORT_TEXTS} bytes of text")
+
+    def _named(self, key: bytes) -> str:
+        self._spend(len(key))  # the same bytes may name a value of each of many dictionaries
+        return key.decode("utf-8", "replace")
+
+    def _decoded(self, view: memoryview) -> str:
+        self._spend(len(view))
         try:
             return str(view, "utf-8", "surrogatepass")
         except UnicodeDecodeError as error:
             raise FormatError(f"damaged text: {error.reason}") from error
 
-    def _encoded(self, text: str | _Text) -> bytes | memoryview:
+    def _encoded(self, text: str | Text) -> bytes | memoryview:
         """Turns text into the bytes that it stands for in pickles of protocol 2."""
-        view = text.utf8 if isinstance(text, _Text) else memoryview(text.encode("utf-8", "surrogatepass"))
+        view = text.utf8 if isinstance(text, Text) else memoryview(text.encode("utf-8", "surrogatepass"))
         self._encodable -= len(view)
         if self._encodable < 0:
             raise FormatError("text that is used more than once")
@@ -280,16 +284,3 @@ class _Machine:
         except UnicodeError as error:
             raise FormatError("text that stands for no bytes") from error
         return bytes(encoded) if len(encoded) <= _SMALL else memoryview(encoded)
-
-
-def _array(shape: Any, dtype: Any, fortran: bool, raw: Any) -> np.ndarray:
-    """Makes the array that a pickle describes, a view of its bytes."""
-    if not isinstance(dtype, _Dtype) or dtype.code not in ("u1", "i8", "i4"):
-        raise FormatError("an array of a type that no official archive has")
-    kind = np.dtype(f"<{dtype.code}")
-    sides = shape if isinstance(shape, tuple) and len(shape) <= 4 else (-1,)
-    if not all(isinstance(side, int) and side >= 0 for side in sides):
-        raise FormatError("an array of a shape that no official archive has")
-    if not isinstance(raw, bytes | memoryview) or math.prod(sides) * kind.itemsize != len(raw):
-        raise FormatError(f"an array of shape {list(sides)} from other than as many bytes")
-    return np.ndarray(sides, kind, raw, order="F" if fortran else "C")
