@@ -18,8 +18,8 @@ RATIOS = (1, 2, 4, 8)  # what libjpeg scales by while it decodes
 
 def usable_ratios(*, source_height: int, source_width: int, height: int, width: int, centre: float = 0.0) -> int:
     """Counts how many of `RATIOS` a source of at most this size can need: 1 where it is less than twice the target."""
-    factor = min(np.float32([source_height, source_width]) / np.float32([height, width]))
-    factor *= np.float32(centre or 1.0)  # float32: as `_factor` does, to the bit
+    sides = np.float32(source_height) / np.float32(height), np.float32(source_width) / np.float32(width)
+    factor = float(min(sides) * np.float32(centre or 1.0))  # as `_factor` computes it, to the bit
     return max(1, sum(factor >= ratio for ratio in RATIOS))
 
 
