@@ -301,7 +301,7 @@ def on_local_disk(data: DatasetVersion, split: str, directory: storage.Path | No
 
 
 def readable(data: DatasetVersion, split: str) -> DatasetVersion:
-    """Returns the dataset where TensorFlow can read a split: a local copy if it lies in a store that it does not know."""
+    """Returns the dataset where TensorFlow can read a split: a local copy, if it does not know the store."""
     if storage.is_remote(data.path) and not os.fspath(data.path).startswith(_READ_BY_TENSORFLOW):
         return on_local_disk(data, split)
     return data

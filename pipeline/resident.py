@@ -66,8 +66,8 @@ def decoded(data: DatasetVersion) -> np.ndarray:
     for split in filter(manifest.num_examples, manifest.splits):
         columns = reader.read_columns(reader.readable(data, split), split, decode=True)
         pixels = np.asarray(columns.pixels)
-        rows = (np.asarray(columns.rows[name]).tolist() for name in ("offset", "height", "width"))
-        for number, (offset, height, width) in enumerate(zip(*rows, strict=True), reader.first_position(manifest, split)):
+        rows = zip(*(np.asarray(columns.rows[name]).tolist() for name in ("offset", "height", "width")), strict=True)
+        for number, (offset, height, width) in enumerate(rows, reader.first_position(manifest, split)):
             of_image = pixels[offset : offset + height * width * 3]
             found[number, :height, :width] = of_image.reshape(height, width, 3)
     return found.reshape(images, -1)

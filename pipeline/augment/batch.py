@@ -83,9 +83,9 @@ class Mix:
 
         Returns:
           "label" float32 `[B, num_classes]`, each summing to 1, and what `mix` takes: with MixUp "share" float32 `[B]`,
-          how much of the image stays; with CutMix "box" float32 `[B, 3]`, where its partner shows: y and x of the centre
-          and length of the sides, as fractions of the image's. An image that gets one of both has no effect of the
-          other: a share of 1, or a box of no size.
+          how much of the image stays; with CutMix "box" float32 `[B, 3]`, where its partner shows: y and x of the
+          centre and length of the sides, as fractions of the image's. With both an image gets one of them: of the
+          other it has a share of 1, or a box of no size.
         """
         u = uniforms(identities, key=self.key, draws=4)
         level = tf.cast(u[:, 1] * _LEVELS, tf.int32)
@@ -111,7 +111,7 @@ def mix_columns(config: AugmentConfig) -> list[str]:
 
 
 def mix(images: tf.Tensor, drawn: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """Mixes float32 `[B, H, W, 3]` in pairs as `Mix.draw` says; XLA can compile it, so it may run on the accelerator."""
+    """Mixes float32 `[B, H, W, 3]` in pairs as `Mix.draw` says; may run on the accelerator, as XLA can compile it."""
     keep = tf.ones([1, 1, 1, 1])
     if "share" in drawn:
         keep = drawn["share"][:, tf.newaxis, tf.newaxis, tf.newaxis]

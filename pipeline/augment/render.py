@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
-from pipeline.augment import colour, geometry, places, resampling
+from pipeline.augment import colour, geometry, places
 from pipeline.augment.batch import mix, mix_columns
 from pipeline.augment.config import AugmentConfig
 from pipeline.augment.random_bits import uniforms

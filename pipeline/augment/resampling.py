@@ -1,9 +1,9 @@
-"""Renders windows of many images at once by matrix products, the fast way on a TPU to take pixels from computed places.
+"""Renders windows of many images at once by matrix products, by which a TPU takes pixels from computed places fast.
 
-A TPU computes products of float32 from factors that it rounds to bfloat16, to eight bits. The weights of a resize do not
-fit into these, which would cost a pixel up to half a grey level; but pixels 0..255, zeros and ones do. So products only
-select, each output pixel's four neighbours, and are exact in any precision. These are then blended in float32, element
-by element, in the order in which `decode.resize` does it on the host.
+A TPU computes products of float32 from factors that it rounds to bfloat16, to eight bits. The weights of a resize do
+not fit into these, which would cost a pixel up to half a grey level; but pixels 0..255, zeros and ones do. So products
+only select each output pixel's four neighbours, and are exact in any precision. These are then blended in float32,
+element by element, in the order in which `decode.resize` does it on the host.
 """
 
 from __future__ import annotations
@@ -71,9 +71,7 @@ def resample(images: tf.Tensor, windows: Mapping[str, tf.Tensor], *, height: int
     """
     beyond, (_, rows, columns, _) = windows["beyond"], images.shape
     below, down = _neighbours(windows["rows"], beyond[:, :2], largest=rows, count=height)
-    beside, across = _neighbours(
-        windows["columns"], beyond[:, 2:], largest=columns, count=width, flip=windows["flip"]
-    )
+    beside, across = _neighbours(windows["columns"], beyond[:, 2:], largest=columns, count=width, flip=windows["flip"])
     pixels = tf.cast(images, tf.float32)
     pixels = tf.einsum("nhwc,niyh->niywc", pixels, tf.one_hot(below, rows))
     pixels = tf.einsum("niywc,njxw->nijyxc", pixels, tf.one_hot(beside, columns))

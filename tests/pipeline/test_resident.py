@@ -121,9 +121,10 @@ def test_evaluation_is_the_same_and_each_split_has_its_own_images(data, images):
         sizes = {"height": HEIGHT, "width": WIDTH, "preprocess": "identity", "global_batch_size": 8}
         for rounded in (False, True):
             augment = AugmentConfig(on_accelerator=rounded)
-            host = list(eval_dataset(data, split, **sizes, on_accelerator=rounded))
+            sizes["on_accelerator"] = rounded
+            host = list(eval_dataset(data, split, **sizes))
             assert host[0]["image"].dtype == (tf.uint8 if rounded else tf.float32)
-            here = _finished(eval_dataset(data, split, **sizes, on_accelerator=rounded, cache="device"), augment, images)
+            here = _finished(eval_dataset(data, split, **sizes, cache="device"), augment, images)
             _compare(here, _finished(host, augment, None), most=0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,14 +13,13 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from pipeline.augment.render import finish
 from pipeline.batching import HostSlice
 from pipeline.command import TryAgainError
 from pipeline.format import storage
 from pipeline.format.manifest import TRAIN, VALIDATION
 from pipeline.reader import eval_order
 from trainer.devices.cluster import Workers
-from trainer.models import Classifier, backbone_info
+from trainer.models import Classifier
 from trainer.train.checkpoint import StateCheckpoint, save_best, training_state
 from trainer.train.evaluation import Evaluator, compute_metrics
 from trainer.train.feed import FeatureCache, distribute
@@ -51,10 +51,11 @@ class Trainer:
         self._save_next_at = time.monotonic() + _SECONDS_BETWEEN_CHECKPOINTS
         self._input_checked = False
         head, backbone = classifier.head, classifier.lean_backbone
-        self._features = Evaluator(strategy, lambda images: backbone(images, training=False))
+        images = functools.partial(plan.images, augment=False)
+        self._features = Evaluator(strategy, lambda x: backbone(x, training=False), images)
         self._on_features = Evaluator(strategy, lambda x: tf.nn.softmax(head(x, training=False)))
         self._on_images = Evaluator(
-            strategy, lambda x: tf.nn.softmax(head(backbone(x, training=False), training=False))
+            strategy, lambda x: tf.nn.softmax(head(backbone(x, training=False), training=False)), images
         )
 
     @property
@@ -105,9 +106,9 @@ class Trainer:
             self._save(position, step)
 
     def _show_first_images(self) -> None:
-        batches = self._plan.train_data(epoch=0, skip_batches=0, augment=True)(HostSlice())
-        recipe = self._plan.recipe
-        images = finish(next(iter(batches)), recipe.augment, backbone_info(recipe.backbone).preprocess)
+        plan = self._plan.with_images()
+        batches = plan.train_data(epoch=0, skip_batches=0, augment=True)(HostSlice())
+        images = plan.images(next(iter(batches)), augment=True)
         self._metrics.show_images("augmented", images[:_SHOWN_IMAGES], step=0)
 
     def _build(self, phase: int) -> TrainStep:
@@ -122,6 +123,7 @@ class Trainer:
                 class_weights=plan.class_weights,
                 strategy=self._strategy,
                 seed=plan.seed + phase,
+                resident=plan.resident,
             )
 
     def _resume(self) -> tuple[Position, TrainStep]:
