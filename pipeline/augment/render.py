@@ -150,13 +150,16 @@ class Renderer:
                 image = geometry.warp(decoded, row["map"], **size)
         if config.on_accelerator:
             return tf.cast(tf.round(image), tf.uint8)
-        return _colour_and_cut(image, row, config)
+        return _colour_and_cut(image, row, config, products=True)
 
 
-def _colour_and_cut(images: tf.Tensor, drawn: Mapping[str, tf.Tensor], config: AugmentConfig) -> tf.Tensor:
+def _colour_and_cut(
+    images: tf.Tensor, drawn: Mapping[str, tf.Tensor], config: AugmentConfig, *, products: bool
+) -> tf.Tensor:
     """Applies the part of an augmentation that leaves pixels where they are, to an image or a batch."""
     if config.recolours:
-        images = colour.recolour(images, drawn["matrix"], drawn["contrast"], drawn["brightness"])
+        change = drawn["matrix"], drawn["contrast"], drawn["brightness"]
+        images = colour.recolour(images, *change, products=products)
     if config.cutout_count:
         images = colour.cut_out(images, drawn["cutouts"], fill=config.cutout_fill)
     return images
@@ -188,7 +191,7 @@ def finish(
         images = tf.cast(batch["image"], tf.float32)
     else:
         return batch["image"]
-    images = _colour_and_cut(images, batch, config)
+    images = _colour_and_cut(images, batch, config, products=False)
     return preprocess(mix(images, batch) if config.mixes else images, mode)
 
 
