@@ -233,7 +233,7 @@ def load(data: DatasetVersion, split: str, cache: str) -> Columns:
     if key not in _loaded:
         columns = read_columns(data, split, decode=cache == "pixels")
         if cache == "device":
-            rows = {name: column.numpy() for name, column in columns.rows.items() if name != "encoded"}
+            rows = {name: np.asarray(column) for name, column in columns.rows.items() if name != "encoded"}
             first = first_position(data.manifest, split)
             rows["position"] = np.arange(first, first + len(rows["label"]), dtype=np.int32)
             columns = Columns(rows=rows)
@@ -262,7 +262,9 @@ def read_columns(data: DatasetVersion, split: str, *, decode: bool) -> Columns:
         return parse(payloads.get_single_element(), num_classes=num_classes)
 
     paths = [storage.join(data.path, shard.name) for shard in shards]
-    parts = list(tf.data.Dataset.from_tensor_slices(paths).map(whole_shard, num_parallel_calls=8, deterministic=True))
+    read = tf.data.Dataset.from_tensor_slices(paths).map(whole_shard, num_parallel_calls=8, deterministic=True)
+    # Nothing is asked for beyond the last one: on another host, of a TPU, the end is an error that comes at any moment.
+    parts = list(itertools.islice(read, len(paths)))
     for shard, part in zip(shards, parts, strict=True):
         if len(part["label"]) != shard.examples:
             raise DataError(
@@ -279,7 +281,8 @@ def read_columns(data: DatasetVersion, split: str, *, decode: bool) -> Columns:
     sizes = rows["height"].numpy().astype(np.int64) * rows["width"].numpy() * 3
     offsets = np.cumsum(sizes) - sizes
     pixels = np.empty(int(sizes.sum()), np.uint8)
-    for offset, size, image in zip(offsets, sizes, images.as_numpy_iterator(), strict=True):
+    decoded = itertools.islice(images.as_numpy_iterator(), len(sizes))
+    for offset, size, image in zip(offsets, sizes, decoded, strict=True):
         pixels[offset : offset + size] = image
     return Columns(rows={**rows, "offset": tf.constant(offsets)}, pixels=tf.constant(pixels))
 
