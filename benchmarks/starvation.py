@@ -2,9 +2,10 @@
 
     python -m benchmarks.starvation --data=DATA --recipe=photos [--set=…] [--cache=…] [--ways='input only']
 
-Images/s of the recipe's last phase, three ways, taking turns `--rounds` times in one process:
- * input only: `pipeline.dataset.train_dataset`, augmented as the recipe says, nothing trained; also this host's
-   processor time an image, and the bytes an image that it hands to the device;
+Images/s of the recipe's last phase and this host's processor time an image, three ways, taking turns `--rounds` times
+in one process:
+ * input only: `pipeline.dataset.train_dataset`, augmented as the recipe says, nothing trained; also the bytes an image
+   that it hands to the device;
  * step only: the compiled step on one batch that lies ready;
  * together: the step fed by the input.
 Where "together" is far below "step only", the device starves (the trainer warns of it by itself).
@@ -41,7 +42,7 @@ STEPS = 4  # a host call
 
 
 def rates() -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Measures the images/s of every round, for each way, and what the input costs the host an image."""
+    """Measures the images/s of every round, for each way, and what an image costs the host."""
     import numpy as np
     import tensorflow as tf
 
@@ -100,7 +101,7 @@ def rates() -> tuple[dict[str, list[float]], dict[str, Any]]:
 
     measured: dict[str, list[float]] = {name: [] for name in _WAYS.value}
     bytes_fed = sum(tensor.numpy().nbytes for tensor in ready.values()) / recipe.batch_size
-    cost: dict[str, Any] = {"bytes": bytes_fed, "core_ms": []}
+    core_ms: dict[str, list[float]] = {name: [] for name in measured}
     for name in measured:
         advance(name)  # compiles, fills buffers
     for _ in range(_ROUNDS.value):
@@ -111,18 +112,18 @@ def rates() -> tuple[dict[str, list[float]], dict[str, Any]]:
                 advance(name)
                 images += STEPS * recipe.batch_size
             found.append(images / (time.perf_counter() - start))
-            print(f"{name:12s} {found[-1]:8.1f} images/s", flush=True)
-            if name == "input only":
-                cost["core_ms"].append(1e3 * (time.process_time() - worked) / images)
-                print(f"  {cost['core_ms'][-1]:.4f} core-ms and {bytes_fed:.0f} bytes an image", flush=True)
-    return measured, cost
+            core_ms[name].append(1e3 * (time.process_time() - worked) / images)
+            print(f"{name:12s} {found[-1]:8.1f} images/s, {core_ms[name][-1]:.4f} core-ms", flush=True)
+    return measured, {"bytes": bytes_fed, "core_ms": core_ms}
 
 
 def main(arguments: list[str]) -> None:
     del arguments
     measured, cost = rates()
+    print(f"\n{cost['bytes']:.0f} bytes an image; medians of core-ms: ", end="")
+    print(", ".join(f"{name} {statistics.median(found):.4f}" for name, found in cost["core_ms"].items()))
     medians = {name: statistics.median(found) for name, found in measured.items()}
-    print(f"\nmedians of {_ROUNDS.value}: " + ", ".join(f"{name} {rate:.1f}" for name, rate in medians.items()))
+    print(f"medians of {_ROUNDS.value}: " + ", ".join(f"{name} {rate:.1f}" for name, rate in medians.items()))
     if {"input only", "step only"} <= medians.keys():
         print(f"the input could feed {medians['input only'] / medians['step only']:.2f} × what the step takes")
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}

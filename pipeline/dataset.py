@@ -94,6 +94,23 @@ def _batch_positions(batches: tf.data.Dataset, renderer: Renderer, *, size: int)
     return batches.map(choose).prefetch(2).with_options(_options())
 
 
+def _drawn(batches: tf.data.Dataset, renderer: Renderer, *, num_classes: int, seed: int, epoch: int) -> tf.data.Dataset:
+    """Adds to batches of columns what is drawn for each example."""
+    augment, size = renderer.augment, {"height": renderer.height, "width": renderer.width}
+    key, mix_key = (
+        tf.constant(stream_key(seed=seed, epoch=epoch, purpose=purpose), tf.uint64) for purpose in ("augment", "mix")
+    )
+    mixer = Mix(mixup=augment.mixup, cutmix=augment.cutmix, key=mix_key, num_classes=num_classes)
+    trace = traced_draw(renderer)
+
+    @tf.autograph.experimental.do_not_convert
+    def draw(rows: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        drawn = trace(rows, key)
+        return {**drawn, **mixer.draw(rows["label"], rows["identity"], **size)} if augment.mixes else drawn
+
+    return batches.map(draw)
+
+
 def train_dataset(
     data: DatasetVersion,
     split: str,
@@ -149,21 +166,7 @@ def train_dataset(
         lanes = batching.lanes(order)
         stream = reader.lane_stream(data, split, order, lanes=lanes, skip_batches=skip_batches)
         batches = batching.from_lanes(stream, num_classes=manifest.num_classes)
-    key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="augment"), tf.uint64)
-    mixer = None
-    if augment.mixes:
-        mix_key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="mix"), tf.uint64)
-        mixer = Mix(mixup=augment.mixup, cutmix=augment.cutmix, key=mix_key, num_classes=manifest.num_classes)
-    trace = traced_draw(renderer)
-
-    @tf.autograph.experimental.do_not_convert
-    def draw(rows: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        drawn = trace(rows, key)
-        if mixer:
-            drawn |= mixer.draw(rows["label"], rows["identity"], height=height, width=width)
-        return drawn
-
-    batches = batches.map(draw)
+    batches = _drawn(batches, renderer, num_classes=manifest.num_classes, seed=seed, epoch=epoch)
     if renderer.resident:
         return _batch_positions(batches, renderer, size=batching.size)
     return _batch_images(batches, renderer, columns, size=batching.size, mode=preprocess)

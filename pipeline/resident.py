@@ -18,7 +18,8 @@ from pipeline.augment.render import Renderer
 from pipeline.augment.resampling import resample
 from pipeline.format.manifest import DatasetVersion, Manifest
 
-MOST_BYTES = 1 << 30  # decoded before the first step, by every host, and held by every replica
+# Decoded before the first step, sent to other hosts in one message (of at most 2 GiB), and held by every replica.
+MOST_BYTES = 1 << 30
 
 
 def size(manifest: Manifest) -> int:
@@ -38,11 +39,13 @@ def obstacle(
       limit: bytes that it may take.
     """
     if augment.policy:
-        return f"the host applies policy={augment.policy}, to images"
+        return f"policy={augment.policy} is applied to images on the host"
     if augment.moves and not augment.is_window:
+        turned = [f"{name}={getattr(augment, name):g}" for name in ("rotation", "shear") if getattr(augment, name)]
+        shifted = f"shift={augment.shift:g} with zoom={augment.zoom:g}, above 0.5 together,"
         return (
-            "rotation, shear, and shifts with shift * (1 + zoom) above 0.5 are not separable into rows and columns, "
-            "by which images are rendered on the device"
+            f"{' and '.join(turned) or shifted} cannot be done to rows and columns one after the other, which is how "
+            "images are rendered on a device; the host does it"
         )
     if Renderer.of(manifest, height=height, width=width).ratios > 1:
         return (

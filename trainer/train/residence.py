@@ -81,7 +81,7 @@ def place(
     if why:
         logging.info("images come from the host: %s", why)
         return on_host, None
-    mebibytes = resident.size(data.manifest) >> 20
-    logging.info("cache=device: all images, %d MiB, lie on every device, which renders them", mebibytes)
+    mebibytes = resident.size(data.manifest) / 2**20
+    logging.info("cache=device: all images, %.1f MiB, lie on every device, which renders them", mebibytes)
     with strategy.scope():
         return on_host, Resident.load(data, height=recipe.image_size, width=recipe.image_size)

@@ -112,14 +112,14 @@ def test_a_tpu_takes_small_sets_by_itself(tiny_data, recipe, as_tpu, monkeypatch
         assert residence.place("auto", turned, tiny_data, strategy) == ("auto", None)
         monkeypatch.setattr(resident, "size", lambda manifest: 600 << 20)
         assert residence.place("auto", recipe, tiny_data, strategy) == ("auto", None)
-    assert "images come from the host: rotation, shear" in caplog.text
+    assert "images come from the host: rotation=10 cannot be done" in caplog.text
     assert "images come from the host: the decoded images take 600 MiB, and at most 504 MiB" in caplog.text
 
 
 def test_other_devices_keep_images_only_when_asked(tiny_data, recipe):
     strategy = tf.distribute.OneDeviceStrategy("CPU:0")
     assert residence.place("auto", recipe, tiny_data, strategy) == ("auto", None)
-    with pytest.raises(UsageError, match="--cache=device: rotation, shear"):
+    with pytest.raises(UsageError, match="--cache=device: rotation=10 cannot"):
         residence.place("device", small_recipe(), tiny_data, strategy)
 
 
