@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image, ImageDraw
 
 from pipeline import reader
-from pipeline.augment.batch import Mix, keras_cv_policy
+from pipeline.augment.batch import Mix, keras_cv_policy, mix
 from pipeline.augment.config import AugmentConfig
 from pipeline.augment.describe import describe
 from pipeline.augment.random_bits import stream_key
@@ -66,10 +66,10 @@ def render_epochs(
         images = render(renderer, renderer.draw(columns, key))
         if config.policy:
             images = keras_cv_policy(config.policy)(images)
-        if config.mixup or config.cutmix:
+        if config.mixes:
             mix_key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="mix"), tf.uint64)
-            mix = Mix(mixup=config.mixup, cutmix=config.cutmix, key=mix_key, num_classes=manifest.num_classes)
-            images, _ = mix.apply(images, columns["label"], columns["identity"])
+            mixer = Mix(mixup=config.mixup, cutmix=config.cutmix, key=mix_key, num_classes=manifest.num_classes)
+            images = mix(images, mixer.draw(columns["label"], columns["identity"], height=height, width=width))
         sheets.append(images)
         captions.append(describe(config, columns["identity"], key=key))
     pixels = tf.cast(tf.round(tf.stack(sheets, axis=1)), tf.uint8).numpy()

@@ -9,14 +9,15 @@ import os
 
 import tensorflow as tf
 
-from pipeline import reader
-from pipeline.augment.batch import Mix, keras_cv_policy
+from pipeline import reader, resident
+from pipeline.augment import resampling
+from pipeline.augment.batch import Mix, keras_cv_policy, mix, mix_columns
 from pipeline.augment.config import AugmentConfig
 from pipeline.augment.random_bits import stream_key
 from pipeline.augment.render import Renderer, finish_columns, traced_draw, traced_render
 from pipeline.batching import ONE_HOST, Batching, HostSlice
 from pipeline.command import UsageError
-from pipeline.format.manifest import DatasetVersion
+from pipeline.format.manifest import DatasetVersion, Manifest
 from pipeline.order import file_order
 from pipeline.preprocess import assert_range, check_mode
 from pipeline.preprocess import preprocess as preprocess_images
@@ -39,40 +40,32 @@ def _options() -> tf.data.Options:
 
 
 def _batch_images(
-    batches: tf.data.Dataset,
-    renderer: Renderer,
-    columns: reader.Columns | None,
-    *,
-    size: int,
-    mode: str,
-    mix: Mix | None = None,
+    batches: tf.data.Dataset, renderer: Renderer, columns: reader.Columns | None, *, size: int, mode: str
 ) -> tf.data.Dataset:
     """Renders batches of columns as batches of preprocessed images, and asserts the range of the first one.
 
     With `on_accelerator` neither happens here: the images leave as uint8, to be preprocessed in the training step.
     """
     pixels = columns.pixels if columns else None
-    whole_batch = mix is not None or renderer.augment.policy != ""
-    unfinished = finish_columns(renderer.augment)
+    augment = renderer.augment
+    unfinished = finish_columns(augment) if augment.on_accelerator else []
+    mixes = augment.mixes and not augment.on_accelerator
+    whole_batch = mixes or augment.policy != ""
     # Image by image where nothing needs whole batches: one image fits a processor's cache, a batch does not.
     trace = traced_render(renderer, None if whole_batch else mode)
+    kept = ("label", "weight", *(mix_columns(augment) if mixes else unfinished))
 
     @tf.autograph.experimental.do_not_convert
     def render(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {
-            "image": trace(row, pixels),
-            **{name: row[name] for name in ("label", "weight", "identity", *unfinished)},
-        }
+        return {"image": trace(row, pixels), **{name: row[name] for name in kept}}
 
     @tf.autograph.experimental.do_not_convert
     def finish(number: tf.Tensor, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        images, labels = batch["image"], batch["label"]
-        if mix:
-            images, labels = mix.apply(images, labels, batch["identity"])
+        images = mix(batch["image"], batch) if mixes else batch["image"]
         if whole_batch:
             images = preprocess_images(images, mode)
-        result = {"label": labels, "weight": batch["weight"], **{name: batch[name] for name in unfinished}}
-        if renderer.augment.on_accelerator:
+        result = {name: batch[name] for name in ("label", "weight", *unfinished)}
+        if augment.on_accelerator:
             return {"image": images, **result}
         with tf.control_dependencies([tf.cond(number == 0, lambda: assert_range(images, mode), tf.no_op)]):
             return {"image": tf.identity(images), **result}
@@ -82,10 +75,46 @@ def _batch_images(
     calls = 2 * len(os.sched_getaffinity(0))
     images = batches.unbatch().map(render, num_parallel_calls=calls, deterministic=True)
     images = images.batch(size, drop_remainder=True)
-    if renderer.augment.policy:
-        change = keras_cv_policy(renderer.augment.policy)
+    if augment.policy:
+        change = keras_cv_policy(augment.policy)
         images = images.map(lambda batch: {**batch, "image": change(batch["image"])})
     return images.enumerate().map(finish).prefetch(2).with_options(_options())
+
+
+def _batch_positions(batches: tf.data.Dataset, renderer: Renderer, *, size: int) -> tf.data.Dataset:
+    """Makes of batches of columns what the accelerator needs to render the images that lie there."""
+    kept = ("label", "weight", "position", *resampling.COLUMNS, *finish_columns(renderer.augment))
+
+    @tf.autograph.experimental.do_not_convert
+    def choose(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        if not renderer.augment.moves:
+            batch |= resampling.centre_windows(
+                batch["height"],
+                batch["width"],
+                height=renderer.height,
+                width=renderer.width,
+                centre=renderer.centre,
+            )
+        return {name: tf.ensure_shape(batch[name], [size, *batch[name].shape[1:]]) for name in kept}
+
+    return batches.map(choose).prefetch(2).with_options(_options())
+
+
+def _drawn(batches: tf.data.Dataset, renderer: Renderer, *, num_classes: int, seed: int, epoch: int) -> tf.data.Dataset:
+    """Adds to batches of columns what is drawn for each example."""
+    augment, size = renderer.augment, {"height": renderer.height, "width": renderer.width}
+    key, mix_key = (
+        tf.constant(stream_key(seed=seed, epoch=epoch, purpose=purpose), tf.uint64) for purpose in ("augment", "mix")
+    )
+    mixer = Mix(mixup=augment.mixup, cutmix=augment.cutmix, key=mix_key, num_classes=num_classes)
+    trace = traced_draw(renderer)
+
+    @tf.autograph.experimental.do_not_convert
+    def draw(rows: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        drawn = trace(rows, key)
+        return {**drawn, **mixer.draw(rows["label"], rows["identity"], **size)} if augment.mixes else drawn
+
+    return batches.map(draw)
 
 
 def train_dataset(
@@ -114,29 +143,29 @@ def train_dataset(
       skip_batches: batches of this epoch already trained on; skipped before anything is decoded.
       centre: which part of an image is seen where `augment` moves nothing, as in `eval_dataset`.
       host: the part of each global batch that this host feeds.
-      cache: one of `reader.CACHES`; changes the speed only.
+      cache: one of `reader.CACHES`; changes the speed only ("device": and pixels within rounding).
 
     Returns:
       `ceil(N / global_batch_size) - skip_batches` elements {"image": float32 `[b, height, width, 3]` preprocessed,
       "label": int32 `[b]`, or float32 `[b, classes]` with `mixup` or `cutmix`, "weight": float32 `[b]`},
-      b = global_batch_size / host.count. With `augment.on_accelerator` the image is uint8 and `render.finish`, given
-      the element, makes the rest of it.
+      b = global_batch_size / host.count. With `augment.on_accelerator` the image is uint8, with cache="device" there is
+      what `resident.Resident` takes in its place; `render.finish`, given the element, makes the rest of it.
 
     Raises:
-      UsageError: unknown split, preprocessing, policy or cache, the hosts cannot share a batch equally, or a host's
-        part of it cannot be mixed in pairs.
+      UsageError: unknown split, preprocessing, policy or cache, the hosts cannot share a batch equally, a host's
+        part of it cannot be mixed in pairs, or the images cannot be rendered on the device (`resident.obstacle`).
     """
     check_mode(preprocess)
     manifest = data.manifest
     batching = Batching(
         examples=manifest.num_examples(split), global_batch_size=global_batch_size, host=host, skip=skip_batches
     )
-    if (augment.mixup or augment.cutmix) and batching.size % 2:
+    if augment.mixes and batching.size % 2:
         raise UsageError(
             f"mixup and cutmix mix images in pairs: a host's batch must be even, got {batching.size}; "
             f"batch_size={global_batch_size + host.count} would do"
         )
-    renderer = Renderer.of(manifest, height=height, width=width, centre=centre, augment=augment)
+    renderer = _renderer(manifest, augment, height=height, width=width, centre=centre, cache=cache)
     data, columns = reader.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
     order = reader.train_order(manifest, split, batch_size=global_batch_size, seed=seed, epoch=epoch)
     if columns:
@@ -145,18 +174,19 @@ def train_dataset(
         lanes = batching.lanes(order)
         stream = reader.lane_stream(data, split, order, lanes=lanes, skip_batches=skip_batches)
         batches = batching.from_lanes(stream, num_classes=manifest.num_classes)
-    key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="augment"), tf.uint64)
-    mix = None
-    if augment.mixup or augment.cutmix:
-        mix_key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="mix"), tf.uint64)
-        mix = Mix(mixup=augment.mixup, cutmix=augment.cutmix, key=mix_key, num_classes=manifest.num_classes)
-    trace = traced_draw(renderer)
+    batches = _drawn(batches, renderer, num_classes=manifest.num_classes, seed=seed, epoch=epoch)
+    if renderer.resident:
+        return _batch_positions(batches, renderer, size=batching.size)
+    return _batch_images(batches, renderer, columns, size=batching.size, mode=preprocess)
 
-    @tf.autograph.experimental.do_not_convert
-    def draw(rows: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return trace(rows, key)
 
-    return _batch_images(batches.map(draw), renderer, columns, size=batching.size, mode=preprocess, mix=mix)
+def _renderer(
+    manifest: Manifest, augment: AugmentConfig, *, height: int, width: int, centre: float, cache: str
+) -> Renderer:
+    """Makes the renderer; UsageError where the device, asked for as `cache`, cannot do what it has to."""
+    if cache == "device" and (why := resident.obstacle(manifest, augment, height=height, width=width, centre=centre)):
+        raise UsageError(f"cache=device: {why}")
+    return Renderer.of(manifest, height=height, width=width, centre=centre, augment=augment, resident=cache == "device")
 
 
 def eval_dataset(
@@ -170,16 +200,19 @@ def eval_dataset(
     centre: float = 0.0,
     host: HostSlice = ONE_HOST,
     cache: str = "auto",
+    on_accelerator: bool = False,
 ) -> tf.data.Dataset:
     """Makes batches of all examples of a split, without augmentation; elements as in `train_dataset`.
 
     They come in file order, on several hosts in that of `reader.eval_order`. `centre` says which part of each is seen,
-    see `decode.resize_centre`.
+    see `decode.resize_centre`. `on_accelerator` is as in `AugmentConfig`: images leave as uint8, and are rounded for it
+    where they had to be resized.
     """
     check_mode(preprocess)
     manifest = data.manifest
     batching = Batching(examples=manifest.num_examples(split), global_batch_size=global_batch_size, host=host)
-    renderer = Renderer.of(manifest, height=height, width=width, centre=centre)
+    augment = AugmentConfig(on_accelerator=on_accelerator)
+    renderer = _renderer(manifest, augment, height=height, width=width, centre=centre, cache=cache)
     data, columns = reader.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
     order = reader.eval_order(manifest, split, batch_size=global_batch_size) if host.count > 1 else None
     if columns:
@@ -190,4 +223,6 @@ def eval_dataset(
         batches = batching.from_lanes(stream, num_classes=manifest.num_classes)
     else:
         batches = batching.from_stream(reader.stream(data, split), num_classes=manifest.num_classes)
+    if renderer.resident:
+        return _batch_positions(batches, renderer, size=batching.size)
     return _batch_images(batches, renderer, columns, size=batching.size, mode=preprocess)

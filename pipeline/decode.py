@@ -84,8 +84,19 @@ def decode_jpeg_or_png(
 
 
 def _factor(shape: tf.Tensor, *, height: int, width: int, centre: float) -> tf.Tensor:
-    """Counts source pixels per output pixel, of the axis that has fewer; `shape`: int `[2]` or more, height first."""
-    return tf.reduce_min(tf.cast(shape[:2], tf.float32) / tf.constant([height, width], tf.float32)) * (centre or 1.0)
+    """Counts source pixels per output pixel, `[...]`, of the axis that has fewer; `shape`: int `[..., 2]`."""
+    sides = tf.cast(shape, tf.float32) / tf.constant([height, width], tf.float32)
+    return tf.reduce_min(sides, axis=-1) * (centre or 1.0)
+
+
+def centre_part(shape: tf.Tensor, *, height: int, width: int, centre: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns which part of an image `resize_centre` resizes: first pixel and size, int32 `[..., 2]` as `shape`."""
+    if not centre:
+        return tf.zeros_like(shape), shape
+    factor = _factor(shape, height=height, width=width, centre=centre)[..., tf.newaxis]
+    part = tf.cast(tf.round(tf.constant([height, width], tf.float32) * factor), tf.int32)
+    part = tf.clip_by_value(part, 1, shape)
+    return (shape - part) // 2, part
 
 
 def resize_centre(image: tf.Tensor, *, height: int, width: int, centre: float) -> tf.Tensor:
@@ -102,11 +113,7 @@ def resize_centre(image: tf.Tensor, *, height: int, width: int, centre: float) -
       float32 `[height, width, 3]`.
     """
     if centre:
-        shape = tf.shape(image)[:2]
-        factor = _factor(shape, height=height, width=width, centre=centre)
-        part = tf.cast(tf.round(tf.constant([height, width], tf.float32) * factor), tf.int32)
-        part = tf.clip_by_value(part, 1, shape)
-        first = (shape - part) // 2
+        first, part = centre_part(tf.shape(image)[:2], height=height, width=width, centre=centre)
         image = image[first[0] : first[0] + part[0], first[1] : first[1] + part[1]]
     return resize(image, height=height, width=width)
 
@@ -134,7 +141,7 @@ def decode_and_resize(
         return resize_centre(_decode_any(encoded), height=height, width=width, centre=centre)
 
     def index_for(shape: tf.Tensor) -> tf.Tensor:
-        return ratio_index(_factor(shape, height=height, width=width, centre=centre), count)
+        return ratio_index(_factor(shape[:2], height=height, width=width, centre=centre), count)
 
     def jpeg() -> tf.Tensor:
         index = index_for(tf.io.extract_jpeg_shape(encoded))

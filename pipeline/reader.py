@@ -1,7 +1,7 @@
 """Reads the records of an epoch: streamed from the shards, or held in memory, encoded or decoded.
 
 The order never depends on which (`order.epoch_order`), only the cost does. All give the same columns, except that a
-decoded image is given by its offset among all decoded images.
+decoded image is given by its offset among all decoded images, and one that lies on the accelerator by its number.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 import pathlib
 import shutil
@@ -24,7 +25,7 @@ from pipeline.command import DataError, UsageError
 from pipeline.format import records, storage
 from pipeline.format.manifest import DatasetVersion, Manifest, Shard
 
-CACHES = ("auto", "none", "bytes", "pixels", "disk")
+CACHES = ("auto", "none", "bytes", "pixels", "disk", "device")  # device: see `resident`
 
 # Encoded records held for shuffling; the next window is read meanwhile, so twice that. The first batch waits for the
 # first window: small records, of which far more would fit, are bounded by their number.
@@ -102,7 +103,7 @@ def choose_cache(
       whole_pixels: whether every image is decoded at full size, so that decoded images can be kept.
 
     Returns:
-      One of `CACHES` except "auto", and the reason in words.
+      One of `CACHES` except "auto" and "device", and the reason in words.
     """
     shards = manifest.shards(split)
     examples, size = sum(s.examples for s in shards), sum(s.bytes for s in shards)
@@ -210,11 +211,12 @@ class Columns:
 
     Attributes:
       rows: "label" int32, "identity" uint64, "height", "width" int32, all `[N]`; and "encoded" string `[N]` where the
-        images are kept encoded, or "offset" int64 `[N]` into `pixels`.
+        images are kept encoded, or "offset" int64 `[N]` into `pixels`, or "position" int32 `[N]` among the images of
+        all splits. Arrays where the images are elsewhere: they go into the dataset's graph, to whatever host runs it.
       pixels: uint8, all decoded images end to end, or None.
     """
 
-    rows: dict[str, tf.Tensor]
+    rows: dict[str, tf.Tensor | np.ndarray]
     pixels: tf.Tensor | None = None
 
 
@@ -225,15 +227,32 @@ def load(data: DatasetVersion, split: str, cache: str) -> Columns:
     """Reads a split into memory, once a process.
 
     Args:
-      cache: "bytes" or "pixels".
+      cache: "bytes", "pixels" or "device".
     """
     key = (str(data.path), split, cache)
     if key not in _loaded:
-        _loaded[key] = _read_columns(data, split, decode=cache == "pixels")
+        columns = read_columns(data, split, decode=cache == "pixels")
+        if cache == "device":
+            rows = {name: np.asarray(column) for name, column in columns.rows.items() if name != "encoded"}
+            first = first_position(data.manifest, split)
+            rows["position"] = np.arange(first, first + len(rows["label"]), dtype=np.int32)
+            columns = Columns(rows=rows)
+        _loaded[key] = columns
     return _loaded[key]
 
 
-def _read_columns(data: DatasetVersion, split: str, *, decode: bool) -> Columns:
+def first_position(manifest: Manifest, split: str) -> int:
+    """Returns the number of a split's first image where those of all splits are numbered one after the other."""
+    before = itertools.takewhile(lambda name: name != split, manifest.splits)
+    return sum(manifest.num_examples(name) for name in before)
+
+
+def read_columns(data: DatasetVersion, split: str, *, decode: bool) -> Columns:
+    """Reads a split, its images encoded or decoded.
+
+    Raises:
+      DataError: a shard does not hold as many records as the manifest says.
+    """
     shards = [shard for shard in data.manifest.shards(split) if shard.examples]
     num_classes = data.manifest.num_classes
 
@@ -243,7 +262,9 @@ def _read_columns(data: DatasetVersion, split: str, *, decode: bool) -> Columns:
         return parse(payloads.get_single_element(), num_classes=num_classes)
 
     paths = [storage.join(data.path, shard.name) for shard in shards]
-    parts = list(tf.data.Dataset.from_tensor_slices(paths).map(whole_shard, num_parallel_calls=8, deterministic=True))
+    read = tf.data.Dataset.from_tensor_slices(paths).map(whole_shard, num_parallel_calls=8, deterministic=True)
+    # Nothing is asked for beyond the last one: on another host, of a TPU, the end is an error that comes at any moment.
+    parts = list(itertools.islice(read, len(paths)))
     for shard, part in zip(shards, parts, strict=True):
         if len(part["label"]) != shard.examples:
             raise DataError(
@@ -260,7 +281,8 @@ def _read_columns(data: DatasetVersion, split: str, *, decode: bool) -> Columns:
     sizes = rows["height"].numpy().astype(np.int64) * rows["width"].numpy() * 3
     offsets = np.cumsum(sizes) - sizes
     pixels = np.empty(int(sizes.sum()), np.uint8)
-    for offset, size, image in zip(offsets, sizes, images.as_numpy_iterator(), strict=True):
+    decoded = itertools.islice(images.as_numpy_iterator(), len(sizes))
+    for offset, size, image in zip(offsets, sizes, decoded, strict=True):
         pixels[offset : offset + size] = image
     return Columns(rows={**rows, "offset": tf.constant(offsets)}, pixels=tf.constant(pixels))
 
@@ -279,6 +301,13 @@ def on_local_disk(data: DatasetVersion, split: str, directory: storage.Path | No
         if not storage.exists(target):
             _copy_shard(storage.join(data.path, shard.name), target, shard)
     return DatasetVersion(path=local, manifest=data.manifest)
+
+
+def readable(data: DatasetVersion, split: str) -> DatasetVersion:
+    """Returns the dataset where TensorFlow can read a split: a local copy, if it does not know the store."""
+    if storage.is_remote(data.path) and not os.fspath(data.path).startswith(_READ_BY_TENSORFLOW):
+        return on_local_disk(data, split)
+    return data
 
 
 def _copy_shard(source: str, target: str, shard: Shard) -> None:
@@ -312,14 +341,13 @@ def open_source(
       Where to stream from, and the split in memory where it is held there.
 
     Raises:
-      UsageError: an unknown cache, or "pixels" for images that are reduced while decoding.
+      UsageError: an unknown cache, or "pixels" or "device" for images that are reduced while decoding.
     """
     if cache not in CACHES:
         raise UsageError(f'no cache "{cache}"; known: {", ".join(CACHES)}')
-    if cache == "pixels" and not whole_pixels:
-        raise UsageError("cache=pixels keeps whole decoded images, but these are reduced while decoding; use bytes")
-    if storage.is_remote(data.path) and not os.fspath(data.path).startswith(_READ_BY_TENSORFLOW):
-        data = on_local_disk(data, split)
+    if cache in ("pixels", "device") and not whole_pixels:
+        raise UsageError(f"cache={cache} keeps whole decoded images, but these are reduced while decoding; use bytes")
+    data = readable(data, split)
     if cache == "auto":
         remote = storage.is_remote(data.path)
         machine = Machine.this()
@@ -327,4 +355,4 @@ def open_source(
         _log_choice(split, cache, reason)
     if cache == "disk":
         return on_local_disk(data, split), None
-    return data, load(data, split, cache) if cache in ("bytes", "pixels") else None
+    return data, load(data, split, cache) if cache != "none" else None

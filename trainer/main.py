@@ -19,7 +19,7 @@ from pipeline.format.manifest import open_dataset
 from trainer.devices.chips import spare_metadata_server
 from trainer.devices.tpu.hosts import TpuPlace, find_place, refuse_own_disks
 from trainer.devices.tpu.server import leave_chips_alone, serve
-from trainer.request import STRATEGIES, Request, define_flags
+from trainer.request import CACHES, STRATEGIES, Request, define_flags
 
 FLAGS = flags.FLAGS
 define_flags()
@@ -36,6 +36,14 @@ flags.DEFINE_enum(
     STRATEGIES,
     "What trains: mirrored: all GPUs of this machine; multiworker: those of all machines in TF_CONFIG; auto: TPU with "
     "--tpu, several machines with TF_CONFIG, else all GPUs, else the CPU.",
+)
+flags.DEFINE_enum(
+    "cache",
+    "auto",
+    CACHES,
+    "Where images lie between epochs; the pixels are the same within rounding. none: read anew; bytes, pixels: in "
+    "memory, encoded or decoded; disk: a local copy; device: decoded on every TPU, GPU or CPU that trains, which "
+    "renders them; auto: by size, and on the device on TPUs only.",
 )
 flags.DEFINE_bool("skip_bad_records", False, "Train without damaged records, which are counted and logged.")
 flags.DEFINE_bool("profile", False, "Write a TensorBoard profile of a few steps of every phase.")
@@ -60,7 +68,9 @@ def main(arguments: list[str]) -> int | None:
         return _serve(place, lambda: request.is_done(workdir, data))
     from trainer.run import train_and_evaluate  # takes seconds: what comes before should not
 
-    return train_and_evaluate(request, data, workdir, strategy=FLAGS.strategy, tpu=place, profile=FLAGS.profile)
+    return train_and_evaluate(
+        request, data, workdir, strategy=FLAGS.strategy, tpu=place, profile=FLAGS.profile, cache=FLAGS.cache
+    )
 
 
 def _serve(place: TpuPlace, is_done: Callable[[], bool]) -> ExitCode:

@@ -17,6 +17,7 @@ from pipeline.format.manifest import DatasetVersion
 flags.disclaim_key_flags()  # what `define_flags` defines is its caller's, for --help
 
 STRATEGIES = ("auto", "tpu", "mirrored", "multiworker", "cpu")  # what `--strategy` takes
+CACHES = ("auto", "none", "bytes", "pixels", "disk", "device")  # what `--cache` takes: those of pipeline.reader
 FINISHED = "_SUCCESS"  # written last: its presence says that the run is whole
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, op
 from trainer.devices import notices
 from trainer.devices.chips import find_chips
 from trainer.devices.cluster import Workers, read_cluster
-from trainer.devices.strategy import is_tpu, make_strategy, reads_elsewhere
+from trainer.devices.strategy import is_tpu, make_strategy
 from trainer.devices.tpu.hosts import TpuPlace
 from trainer.devices.tpu.server import beside, watched
 from trainer.models import Classifier, backbone_info
@@ -40,6 +40,7 @@ from trainer.train.loop import Trainer
 from trainer.train.model import build_from_recipe, set_precision
 from trainer.train.owner import owned
 from trainer.train.plan import Plan, Position, class_weights
+from trainer.train.residence import obstacle, place
 
 
 def train_and_evaluate(
@@ -50,6 +51,7 @@ def train_and_evaluate(
     strategy: str,
     tpu: TpuPlace | None,
     profile: bool,
+    cache: str = "auto",
 ) -> ExitCode:
     """Runs, or goes on with, the training run in `directory`.
 
@@ -60,6 +62,7 @@ def train_and_evaluate(
       strategy: one of `request.STRATEGIES`.
       tpu: where the TPU is that trains, if one does.
       profile: whether to write a TensorBoard profile.
+      cache: one of `request.CACHES`.
 
     Raises:
       UsageError: a wrong value, or `directory` holds a run with another configuration or dataset.
@@ -67,7 +70,10 @@ def train_and_evaluate(
       TryAgainError: stopped by SIGTERM or Ctrl-C, the state is saved; another process trains the run already; another
         machine is gone.
     """
-    resolve(request, data)  # refuses what is wrong before anything waits for devices or other workers
+    # Refuses what is wrong before anything waits for devices or other workers.
+    recipe = resolve(request, data)
+    if cache == "device" and (why := obstacle(recipe, data.manifest)):
+        raise UsageError(f"--cache=device: {why}")
     cluster = read_cluster(os.environ)
     with contextlib.ExitStack() as stack:
         check_owner = _nobody_else
@@ -80,7 +86,7 @@ def train_and_evaluate(
         if tpu and tpu.addresses:
             stack.enter_context(watched(tpu.addresses))
         stack.enter_context(workers.or_try_again())
-        _train_and_evaluate(request, data, directory, devices, workers, check_owner, profile=profile)
+        _train_and_evaluate(request, data, directory, devices, workers, check_owner, profile=profile, cache=cache)
         workers.wait()  # whoever leaves earlier looks like a crash to the others
     return ExitCode.DONE
 
@@ -94,6 +100,7 @@ def _train_and_evaluate(
     check_owner: Callable[[], None],
     *,
     profile: bool,
+    cache: str,
 ) -> None:
     started = now()
     if request.skip_bad_records:
@@ -118,6 +125,8 @@ def _train_and_evaluate(
         check_owner()
         storage.write_atomically(storage.join(directory, "config.json"), json.dumps(content, indent=2) + "\n")
 
+    with _named_errors(data):
+        cache, on_devices = place(cache, recipe, data, strategy)
     heard = _Notices(on_cloud=find_chips().on_bus > 0)
     plan = Plan(
         recipe=recipe,
@@ -129,13 +138,11 @@ def _train_and_evaluate(
         save_requested=heard.save,
         check_owner=check_owner,
         profile=profile,
-        # Another host sees nothing of this one's memory and disk.
-        cache="none" if reads_elsewhere(strategy) else "auto",
+        cache=cache,
+        resident=on_devices,
     )
     trainer = Trainer(plan, classifier, strategy)
-    with contextlib.ExitStack() as stack:
-        for split in data.manifest.splits:
-            stack.enter_context(named_errors(data, split))
+    with _named_errors(data):
         position = trainer.train()
         workers.wait()  # for the weights that the chief has written
         load_best(storage.join(directory, "checkpoints"), classifier)
@@ -146,6 +153,15 @@ def _train_and_evaluate(
         origin = provenance(data, seed=request.seed, devices=devices, started=started)
         _write_results(plan, classifier, trainer.rows, position, scores, origin)
         request.mark_done(directory, data)
+
+
+@contextlib.contextmanager
+def _named_errors(data: DatasetVersion) -> Iterator[None]:
+    """Names the damaged record of any split that made reading fail, see `guards.named_errors`."""
+    with contextlib.ExitStack() as stack:
+        for split in data.manifest.splits:
+            stack.enter_context(named_errors(data, split))
+        yield
 
 
 def _nobody_else() -> None:

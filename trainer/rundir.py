@@ -71,7 +71,8 @@ def fit_batch(
       directory: the run's, if it may have one already.
 
     Raises:
-      UsageError: the replicas cannot share out the run's batch, or `accumulate` does not divide a replica's part.
+      UsageError: the replicas cannot share out the run's batch, `accumulate` does not divide a replica's part, or a
+        replica's pieces cannot be mixed in pairs.
     """
     asked = recipe.batch_size
     run = _run_in(directory) if directory else None
@@ -95,6 +96,8 @@ def fit_batch(
             f"accumulate={recipe.accumulate} cannot cut into equal pieces; "
             f"--set=batch_size={_round_up(asked, pieces)} works, or accumulate=1"
         )
+    if recipe.augment.on_accelerator and (why := recipe.unpaired(replicas)):
+        raise UsageError(f"{why}, and so does --set=augment.on_accelerator=false, with which the host mixes")
     if size != asked:
         logging.warning(
             "batch_size=%d cannot be shared out equally to %d replicas: it is %d now", asked, replicas, size

@@ -8,11 +8,12 @@ depends neither on the batch size nor on the number of hosts.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
+from pipeline.augment.config import AugmentConfig
 from pipeline.augment.random_bits import uniforms
 from pipeline.command import UsageError, nearest
 
@@ -60,7 +61,7 @@ def beta_quantiles(alpha: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mix:
-    """Mixes images by MixUp, by CutMix, or by one of both, chosen at random for each image.
+    """Says how to mix images: by MixUp, by CutMix, or by one of both, chosen at random for each image.
 
     Attributes:
       mixup: alpha of MixUp's Beta distribution; 0 is off.
@@ -74,42 +75,63 @@ class Mix:
     key: tf.Tensor
     num_classes: int
 
-    def apply(self, images: tf.Tensor, labels: tf.Tensor, identities: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Mixes every image with the other one of its pair; the last one of an odd number stays as it is.
+    def draw(self, labels: tf.Tensor, identities: tf.Tensor, *, height: int, width: int) -> dict[str, tf.Tensor]:
+        """Draws how every image is mixed with the other one of its pair; the last one of an odd number is its own.
 
         Args:
-          images: float32 `[B, H, W, 3]`; labels: int32 `[B]`; identities: uint64 `[B]`.
+          labels: int32 `[B]`; identities: uint64 `[B]`; height, width: of the images.
 
         Returns:
-          Images of the same shape; labels float32 `[B, num_classes]`, each summing to 1.
+          "label" float32 `[B, num_classes]`, each summing to 1, and what `mix` takes: with MixUp "share" float32 `[B]`,
+          how much of the image stays; with CutMix "box" float32 `[B, 3]`, where its partner shows: y and x of the
+          centre and length of the sides, as fractions of the image's. With both an image gets one of them: of the
+          other it has a share of 1, or a box of no size.
         """
         u = uniforms(identities, key=self.key, draws=4)
         level = tf.cast(u[:, 1] * _LEVELS, tf.int32)
-        places = tf.range(tf.shape(images)[0])
-        others = tf.minimum(tf.bitwise.bitwise_xor(places, 1), places[-1])
-        partners = tf.gather(images, others)
-        if self.mixup and self.cutmix:
-            chosen = (u[:, 0] < 0.5)[:, tf.newaxis, tf.newaxis, tf.newaxis]
-            keep = tf.where(chosen, self._mixup_keep(level), self._cutmix_keep(level, u, images.shape))
-        elif self.mixup:
-            keep = self._mixup_keep(level)
-        else:
-            keep = self._cutmix_keep(level, u, images.shape)
-        share = tf.reduce_mean(keep, axis=[1, 2])  # [B, 1]
+        by_mixup = u[:, 0] < 0.5 if self.cutmix else tf.ones_like(level, tf.bool)
+        stays = tf.ones_like(u[:, 0])
+        drawn = {}
+        if self.mixup:
+            drawn["share"] = stays = tf.where(by_mixup, tf.gather(tf.constant(beta_quantiles(self.mixup)), level), 1.0)
+        if self.cutmix:
+            side = tf.gather(tf.constant(np.sqrt(1.0 - beta_quantiles(self.cutmix))), level)
+            side = tf.where(by_mixup, 0.0, side) if self.mixup else side
+            drawn["box"] = tf.stack([u[:, 2], u[:, 3], side], axis=-1)
+            rows, columns = _inside(drawn["box"], height, width)
+            stays *= 1.0 - tf.reduce_mean(rows, axis=-1) * tf.reduce_mean(columns, axis=-1)
+        stays = stays[:, tf.newaxis]
         hot = tf.one_hot(labels, self.num_classes)
-        return partners + (images - partners) * keep, hot * share + tf.gather(hot, others) * (1.0 - share)
+        return {"label": hot * stays + _partners(hot) * (1.0 - stays), **drawn}
 
-    def _mixup_keep(self, level: tf.Tensor) -> tf.Tensor:
-        """Looks up how much of each image stays, float32 `[B, 1, 1, 1]`."""
-        return tf.gather(tf.constant(beta_quantiles(self.mixup)), level)[:, tf.newaxis, tf.newaxis, tf.newaxis]
 
-    def _cutmix_keep(self, level: tf.Tensor, u: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
-        """Masks a rectangle of the image's shape, maybe across the border: float32 `[B, H, W, 1]`, 0 inside, else 1."""
-        side = tf.gather(tf.constant(np.sqrt(1.0 - beta_quantiles(self.cutmix))), level)
+def mix_columns(config: AugmentConfig) -> list[str]:
+    """Names the columns that `mix` needs."""
+    return ["share"] * bool(config.mixup) + ["box"] * bool(config.cutmix)
 
-        def inside(centre: tf.Tensor, size: int) -> tf.Tensor:
-            places = (tf.range(size, dtype=tf.float32) + 0.5) / size
-            return tf.cast(tf.abs(places - centre[:, tf.newaxis]) < side[:, tf.newaxis] / 2.0, tf.float32)
 
-        rows, columns = inside(u[:, 2], shape[1]), inside(u[:, 3], shape[2])
-        return 1.0 - (rows[:, :, tf.newaxis] * columns[:, tf.newaxis, :])[..., tf.newaxis]
+def mix(images: tf.Tensor, drawn: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Mixes float32 `[B, H, W, 3]` in pairs as `Mix.draw` says; may run on the accelerator, as XLA can compile it."""
+    keep = tf.ones([1, 1, 1, 1])
+    if "share" in drawn:
+        keep = drawn["share"][:, tf.newaxis, tf.newaxis, tf.newaxis]
+    if "box" in drawn:
+        rows, columns = _inside(drawn["box"], images.shape[1], images.shape[2])
+        keep *= 1.0 - (rows[:, :, tf.newaxis] * columns[:, tf.newaxis, :])[..., tf.newaxis]
+    partners = _partners(images)
+    return partners + (images - partners) * keep
+
+
+def _partners(values: tf.Tensor) -> tf.Tensor:
+    """Changes the places of the first and the second, the third and the fourth, and so on; an odd last one stays."""
+    places = tf.range(tf.shape(values)[0])
+    return tf.gather(values, tf.minimum(tf.bitwise.bitwise_xor(places, 1), places[-1]))
+
+
+def _inside(box: tf.Tensor, height: int, width: int) -> list[tf.Tensor]:
+    """Says which rows `[B, height]` and columns `[B, width]` a box covers, maybe across the border; float32, 1 or 0."""
+    found = []
+    for centre, size in ((box[:, :1], height), (box[:, 1:2], width)):
+        places = (tf.range(size, dtype=tf.float32) + 0.5) / size
+        found.append(tf.cast(tf.abs(places - centre) < box[:, 2:] / 2.0, tf.float32))
+    return found

@@ -61,27 +61,38 @@ def draw_cutouts(config: AugmentConfig, u: tf.Tensor) -> tf.Tensor:
     return tf.concat([centres - half, centres + half], axis=-1)
 
 
-def recolour(images: tf.Tensor, matrix: tf.Tensor, contrast: tf.Tensor, brightness: tf.Tensor) -> tf.Tensor:
+def recolour(
+    images: tf.Tensor, matrix: tf.Tensor, contrast: tf.Tensor, brightness: tf.Tensor, *, products: bool = True
+) -> tf.Tensor:
     """Applies the colour change that `draw_colour` drew, and clips to 0..255.
 
     Args:
       images: float32 `[..., H, W, 3]`, an image or a batch, sizes static.
       matrix: float32 `[..., 3, 3]`; contrast, brightness: float32 `[...]`.
+      products: whether to compute matrix products, the fast way on a CPU. A TPU rounds their factors to eight bits,
+        which would cost a pixel up to a grey level; and three channels fill little of its matrix unit.
 
     Returns:
       float32, the same shape.
     """
     height, width = images.shape[-3], images.shape[-2]
     batch = tf.shape(images)[:-3]
-    # The mean as a matrix product over whole rows: a reduction over the colour axis is ten times slower.
-    rows = tf.reshape(images, tf.concat([batch, [height, width * 3]], axis=0))
-    weights = np.tile(np.array(LUMA, np.float32), width) / np.float32(height * width)
-    grey = tf.reduce_sum(tf.linalg.matvec(rows, tf.constant(weights)), axis=-1)
+    weights = np.array(LUMA, np.float32) / np.float32(height * width)
+    if products:
+        # The mean as a matrix product over whole rows: a reduction over the colour axis is ten times slower.
+        rows = tf.reshape(images, tf.concat([batch, [height, width * 3]], axis=0))
+        grey = tf.reduce_sum(tf.linalg.matvec(rows, tf.constant(np.tile(weights, width))), axis=-1)
+    else:
+        grey = tf.reduce_sum(images * weights, axis=[-3, -2, -1])
     # The matrix leaves grey alone, so contrast around a grey and brightness together are one number for all channels.
     offset = grey * (1.0 - contrast) + brightness
     pixels = tf.reshape(images, tf.concat([batch, [height * width, 3]], axis=0))
     linear = matrix * contrast[..., tf.newaxis, tf.newaxis]
-    out = tf.matmul(pixels, linear, transpose_b=True) + offset[..., tf.newaxis, tf.newaxis]
+    if products:
+        out = tf.matmul(pixels, linear, transpose_b=True)
+    else:
+        out = tf.add_n([pixels[..., i : i + 1] * linear[..., tf.newaxis, :, i] for i in range(3)])
+    out += offset[..., tf.newaxis, tf.newaxis]
     return tf.reshape(tf.clip_by_value(out, 0.0, 255.0), tf.shape(images))
 
 

@@ -25,8 +25,8 @@ class AugmentConfig:
       cutout_fill: pixel value, 0..255, of what is cut out.
       mixup, cutmix: alpha of the Beta distributions of `batch.Mix`; with both, each image gets one of them.
       policy: a name in `batch.POLICIES`, applied after all but mixup and cutmix; empty: none.
-      on_accelerator: leave colours, cutouts and preprocessing to the training step (`render.finish`): the host does
-        less and ships uint8, a quarter of the bytes. Pixels are rounded before they are coloured, not after.
+      on_accelerator: leave colours, cutouts, mixing and preprocessing to the training step (`render.finish`): the host
+        does less and ships uint8, a quarter of the bytes. Pixels are rounded before they are coloured, not after.
     """
 
     flip: bool = False
@@ -71,8 +71,8 @@ class AugmentConfig:
             raise ValueError(
                 f"cutout_count and cutout_size are set together, got {self.cutout_count!r} and {self.cutout_size!r}"
             )
-        if self.on_accelerator and (self.mixup or self.cutmix or self.policy):
-            raise ValueError("on_accelerator cannot be combined with mixup, cutmix or a policy, which the host applies")
+        if self.on_accelerator and self.policy:
+            raise ValueError(f"on_accelerator cannot be combined with policy={self.policy}, which the host applies")
 
     @property
     def moves(self) -> bool:
@@ -92,3 +92,8 @@ class AugmentConfig:
     @property
     def recolours(self) -> bool:
         return bool(self.brightness or self.contrast or self.saturation or self.hue)
+
+    @property
+    def mixes(self) -> bool:
+        """Says whether images are mixed in pairs."""
+        return bool(self.mixup or self.cutmix)

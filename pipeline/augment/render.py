@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 
 from pipeline.augment import colour, geometry, places
+from pipeline.augment.batch import mix, mix_columns
 from pipeline.augment.config import AugmentConfig
 from pipeline.augment.random_bits import uniforms
 from pipeline.decode import decode_and_resize, decode_jpeg, decode_jpeg_or_png, resize_centre, usable_ratios
@@ -57,6 +58,7 @@ class Renderer:
       has_png: whether records may hold PNGs; see `Manifest.has_png`.
       augment: what training does to images; the default, for evaluation, does nothing.
       centre: which part of an image is seen where the augmentation moves nothing; see `decode.resize_centre`.
+      resident: whether the images lie decoded on the accelerator, which renders them (`pipeline.resident`).
     """
 
     height: int
@@ -65,10 +67,18 @@ class Renderer:
     has_png: bool = False
     augment: AugmentConfig = AugmentConfig()
     centre: float = 0.0
+    resident: bool = False
 
     @classmethod
     def of(
-        cls, manifest: Manifest, *, height: int, width: int, centre: float, augment: AugmentConfig | None = None
+        cls,
+        manifest: Manifest,
+        *,
+        height: int,
+        width: int,
+        centre: float,
+        augment: AugmentConfig | None = None,
+        resident: bool = False,
     ) -> Renderer:
         """Makes the renderer for a dataset version's records."""
         return cls(
@@ -78,6 +88,7 @@ class Renderer:
             has_png=manifest.has_png,
             augment=augment or AugmentConfig(),
             centre=centre,
+            resident=resident,
         )
 
     @property
@@ -114,7 +125,7 @@ class Renderer:
                 height=self.height,
                 width=self.width,
                 count=self.ratios,
-                parts=self.augment.sees_parts,
+                parts=self.augment.sees_parts and not self.resident,
             )
         return {**columns, **drawn}
 
@@ -147,38 +158,58 @@ class Renderer:
                 image = geometry.warp(decoded, row["map"], **size)
         if config.on_accelerator:
             return tf.cast(tf.round(image), tf.uint8)
-        return _colour_and_cut(image, row, config)
+        return _colour_and_cut(image, row, config, products=True)
 
 
-def _colour_and_cut(images: tf.Tensor, drawn: Mapping[str, tf.Tensor], config: AugmentConfig) -> tf.Tensor:
+def _colour_and_cut(
+    images: tf.Tensor, drawn: Mapping[str, tf.Tensor], config: AugmentConfig, *, products: bool
+) -> tf.Tensor:
     """Applies the part of an augmentation that leaves pixels where they are, to an image or a batch."""
     if config.recolours:
-        images = colour.recolour(images, drawn["matrix"], drawn["contrast"], drawn["brightness"])
+        change = drawn["matrix"], drawn["contrast"], drawn["brightness"]
+        images = colour.recolour(images, *change, products=products)
     if config.cutout_count:
         images = colour.cut_out(images, drawn["cutouts"], fill=config.cutout_fill)
     return images
 
 
-def finish(batch: Mapping[str, tf.Tensor], config: AugmentConfig, mode: str) -> tf.Tensor:
-    """Colours, cuts out and preprocesses what `on_accelerator` leaves to the training step.
+def finish(
+    batch: Mapping[str, tf.Tensor],
+    config: AugmentConfig,
+    mode: str,
+    resident: Callable[[Mapping[str, tf.Tensor]], tf.Tensor] | None = None,
+) -> tf.Tensor:
+    """Does in the step what the host has left to it: renders, colours, cuts out, mixes, preprocesses.
 
     Args:
-      batch: of `dataset.train_dataset`: "image" `[B, H, W, 3]`, and `finish_columns(config)` if it is uint8.
+      batch: of `dataset.train_dataset` or `eval_dataset`: "image" `[B, H, W, 3]` and, if it is uint8,
+        `finish_columns(config)`; or what `resident` takes in place of the image, and those columns.
       config: the dataset's augmentation; mode: its preprocessing.
+      resident: renders images that lie on the accelerator, float32 `[B, H, W, 3]`, 0..255 (`resident.Resident`).
 
     Returns:
       float32 `[B, H, W, 3]`, preprocessed. Images that the host has finished come back as they are.
     """
-    if batch["image"].dtype != tf.uint8:
+    if "image" not in batch:
+        if resident is None:
+            raise ValueError(f"a batch without images needs `resident`, got {', '.join(batch)}")
+        images = resident(batch)
+        images = tf.round(images) if config.on_accelerator else images
+    elif batch["image"].dtype == tf.uint8:
+        images = tf.cast(batch["image"], tf.float32)
+    else:
         return batch["image"]
-    return preprocess(_colour_and_cut(tf.cast(batch["image"], tf.float32), batch, config), mode)
+    images = _colour_and_cut(images, batch, config, products=False)
+    return preprocess(mix(images, batch) if config.mixes else images, mode)
 
 
 def finish_columns(config: AugmentConfig) -> list[str]:
-    """Names the columns, besides the image, that `finish` needs."""
-    if not config.on_accelerator:
-        return []
-    return ["matrix", "contrast", "brightness"] * config.recolours + ["cutouts"] * bool(config.cutout_count)
+    """Names the columns, besides the image, that `finish` needs where it has something to do."""
+    return [
+        *(["matrix", "contrast", "brightness"] * config.recolours),
+        *(["cutouts"] * bool(config.cutout_count)),
+        *mix_columns(config),
+    ]
 
 
 def _kept(pixels: tf.Tensor, row: dict[str, tf.Tensor]) -> tf.Tensor:

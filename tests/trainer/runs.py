@@ -15,6 +15,7 @@ from trainer.recipes.recipe import DataFacts, Recipe
 from trainer.train.loop import Trainer
 from trainer.train.model import build_from_recipe
 from trainer.train.plan import Plan, Position, class_weights
+from trainer.train.residence import place
 
 SMALL = (
     "backbone=cifar10_cnn",
@@ -43,11 +44,13 @@ def train(
     strategy: tf.distribute.Strategy | None = None,
     stop_requested=lambda: False,
     seed: int = 0,
+    cache: str = "auto",
 ) -> tuple[Trainer, Classifier, Position]:
     strategy = strategy or tf.distribute.OneDeviceStrategy("CPU:0")
     with strategy.scope():
         classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=seed)
     run.mkdir(parents=True, exist_ok=True)
+    on_host, resident = place(cache, recipe, data, strategy)
     plan = Plan(
         recipe=recipe,
         data=data,
@@ -55,6 +58,8 @@ def train(
         run=run,
         class_weights=class_weights(recipe, data),
         stop_requested=stop_requested,
+        cache=on_host,
+        resident=resident,
     )
     trainer = Trainer(plan, classifier, strategy)
     return trainer, classifier, trainer.train()

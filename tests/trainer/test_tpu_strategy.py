@@ -11,6 +11,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 OPTIONS = "cifar10_cnn+sam_rho=0.05+accumulate=2+optimizer.clip_norm=1+ema_decay=0.99+batch_size=128"
 ON_CHIP = "cifar10_cnn+augment.on_accelerator=true"
 MIXED = "cifar10_cnn+augment.mixup=0.2"
+RESIDENT = (
+    "cifar10_cnn+cache=device+augment.flip=true+augment.shift=0.1+augment.zoom=0.2+augment.random_resized_crop=0.5"
+    "+augment.contrast=0.2+augment.cutout_count=1+augment.cutout_size=0.4+augment.mixup=0.2+augment.cutmix=1"
+)
 LITE = "backbone=efficientnet_lite0"
 
 
@@ -38,17 +42,17 @@ def sums(one):
 
 @pytest.fixture(scope="module")
 def small():
-    return traced("cifar10_cnn", OPTIONS, ON_CHIP, MIXED)
+    return traced("cifar10_cnn", OPTIONS, ON_CHIP, MIXED, RESIDENT)
 
 
 def test_the_step_is_static_and_stays_on_the_chips(small):
-    assert len(small) == 9  # a step and an evaluation each, and the change of places with averages
+    assert len(small) == 11  # a step and an evaluation each, and the change of places with averages
     check(small)
 
 
 def test_each_trained_variable_is_summed_once_and_twice_where_gradients_are_clipped(small):
     assert small["cifar10_cnn all"]["trained"] == 12
-    for job in ("cifar10_cnn", ON_CHIP, MIXED):
+    for job in ("cifar10_cnn", ON_CHIP, MIXED, RESIDENT):
         assert sums(small[f"{job} all"]) == 12
         assert sums(small[f"{job} evaluation"]) == 0
     assert sums(small[f"{OPTIONS} all"]) == 24

@@ -11,6 +11,7 @@ TensorFlow's and the project's own. Only what asks TPU hardware is replaced: the
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import itertools
 import json
@@ -104,11 +105,12 @@ def train(data: str, run: str, addresses: list[str]) -> None:
     workers = Workers(strategy)
     tell(describe=describe(strategy), machines=workers.machines, elsewhere=reads_elsewhere(strategy))
 
-    def batches(host, epoch=0):
-        augment = AugmentConfig(flip=True, shift=0.1)
+    augment = AugmentConfig(flip=True, shift=0.1)
+
+    def batches(host, epoch=0, cache="none"):
         return dataset.train_dataset(
             version, "train", height=32, width=32, preprocess="unit", augment=augment, seed=0, epoch=epoch,
-            global_batch_size=BATCH, host=host, cache="none",
+            global_batch_size=BATCH, host=host, cache=cache,
         )  # fmt: skip
 
     with watched(addresses), workers.or_try_again():
@@ -122,6 +124,7 @@ def train(data: str, run: str, addresses: list[str]) -> None:
             sums.append([float(tf.reduce_sum(image)) for image in parts["image"]])
             on = [image.device for image in parts["image"]]
         tell(labels=labels, sums=sums, images_on=on)
+        _render_on_the_cores(version, strategy, functools.partial(batches, cache="device"), augment, steps)
         traced = step._run.get_concrete_function(iter(distribute(strategy, batches)), tf.constant(0), tf.constant(2))
         tell(traced=len(traced.graph.get_operations()))
         _save_and_restore(run, classifier, step)
@@ -130,6 +133,26 @@ def train(data: str, run: str, addresses: list[str]) -> None:
             of_epoch = distribute(strategy, functools.partial(batches, epoch=epoch))
             for batch in itertools.islice(of_epoch, steps):
                 float(tf.reduce_sum(strategy.experimental_local_results(batch["image"])[-1]))
+
+
+def _render_on_the_cores(version, strategy, batches, augment, steps):
+    """Tells the sums of images that lie on the cores of both hosts, and are rendered there."""
+    from pipeline.augment.render import finish
+    from pipeline.resident import Resident
+    from trainer.train.feed import distribute
+
+    with strategy.scope():
+        resident = Resident.load(version, height=32, width=32)
+    sums = []
+    for batch in itertools.islice(distribute(strategy, batches), steps):
+        columns = {name: strategy.experimental_local_results(column) for name, column in batch.items()}
+        sums.append([])
+        for core, pixels in enumerate(resident.pixels.values):
+            part = {name: of_cores[core] for name, of_cores in columns.items()}
+            with tf.device(pixels.device):
+                images = finish(part, augment, "unit", dataclasses.replace(resident, pixels=pixels))
+            sums[-1].append(float(tf.reduce_sum(images)))
+    tell(resident_sums=sums, resident_on=[variable.device for variable in resident.pixels.values])
 
 
 def _build(version, strategy):

@@ -1,6 +1,6 @@
 """Traces the training step and the evaluation under the real TPUStrategy on a machine without a TPU.
 
-    python -m tests.trainer.tpu_tracing RECIPE[:PHASE][+KEY=VALUE…] …
+    python -m tests.trainer.tpu_tracing RECIPE[:PHASE][+KEY=VALUE…][+cache=device] …
 
 TPUStrategy asks its resolver for a list of devices only. It is handed eight TPU cores, which are then renamed to eight
 logical CPUs, on which eager variables can be made. Everything else is TensorFlow's own: variables with their
@@ -30,6 +30,8 @@ from tensorflow.python.tpu import tpu_system_metadata
 
 from pipeline import dataset
 from pipeline.augment.config import AugmentConfig
+from pipeline.augment.render import finish
+from pipeline.resident import Resident
 from trainer.models import backbone_info
 from trainer.preflight.facts import published_counts
 from trainer.preflight.feeding import write_sample
@@ -168,7 +170,10 @@ def _trace(job: str, strategy: tf.distribute.Strategy, known: dict[str, Any]) ->
     (name, _, wanted), settings = job.split("+", maxsplit=1)[0].partition(":"), job.split("+")[1:]
     counts = published_counts(name)
     facts = DataFacts(num_train=counts.train, num_classes=counts.classes, max_side=counts.side)
-    recipe = overrides.override(load_recipe(name, facts), ["weights=none", *settings])
+    on_chip = "cache=device" in settings
+    recipe = overrides.override(
+        load_recipe(name, facts), ["weights=none", *(setting for setting in settings if setting != "cache=device")]
+    )
     recipe = fit_batch(recipe, replicas=REPLICAS)
     set_precision(recipe, strategy)
     with strategy.scope():
@@ -177,6 +182,10 @@ def _trace(job: str, strategy: tf.distribute.Strategy, known: dict[str, Any]) ->
     data_options: dict[str, Any] = {"height": side, "width": side, "preprocess": mode, "global_batch_size": batch}
     with tempfile.TemporaryDirectory() as directory:
         data = write_sample(pathlib.Path(directory), count=2 * batch, height=side, width=side, classes=counts.classes)
+        data_options["cache"], resident = "auto", None
+        if on_chip:
+            with strategy.scope():
+                data_options["cache"], resident = "device", Resident.load(data, height=side, width=side)
         for phase in recipe.phases:
             if wanted and phase.name != wanted:
                 continue
@@ -189,6 +198,7 @@ def _trace(job: str, strategy: tf.distribute.Strategy, known: dict[str, Any]) ->
                     seed=0,
                     rates=phase.learning_rates(steps_per_epoch=10),
                     class_weights=np.ones(counts.classes, np.float32),
+                    resident=resident,
                 )
             if phase.cached_features:
                 width = classifier.backbone.output.shape[-1]
@@ -196,7 +206,7 @@ def _trace(job: str, strategy: tf.distribute.Strategy, known: dict[str, Any]) ->
                 cache = FeatureCache(splits={"train": split}, batch_size=batch, seed=0)
                 make = cache.train_data("train", epoch=0, skip_batches=0)
             else:
-                augment = recipe.augment if phase.augment else AugmentConfig()
+                augment = recipe.augmentation(phase.augment)
 
                 def make(host: Any, augment: AugmentConfig = augment) -> tf.data.Dataset:
                     return dataset.train_dataset(
@@ -209,7 +219,13 @@ def _trace(job: str, strategy: tf.distribute.Strategy, known: dict[str, Any]) ->
             _tell(f"{job} {phase.name}", function, known, trained, batches._enable_get_next_as_optional)
             if step.average:
                 _tell(f"{job} swap of {phase.name}", step._swap.get_concrete_function(), known, 0, False)
-        evaluator = Evaluator(strategy, lambda x: classifier.head(classifier.lean_backbone(x, training=False)))
+        plain = recipe.augmentation(False)
+        evaluator = Evaluator(
+            strategy,
+            lambda x: classifier.head(classifier.lean_backbone(x, training=False)),
+            lambda batch: finish(batch, plain, mode, resident),
+        )
+        data_options["on_accelerator"] = plain.on_accelerator
         per_host = distribute(strategy, lambda host: dataset.eval_dataset(data, "train", host=host, **data_options))
         batches = iter(per_host)
         function = evaluator._run.get_concrete_function(batches, tf.constant(2))

@@ -50,10 +50,14 @@ def fit_to_tpu(recipe: Recipe, *, cores: int, num_train: int, given: Collection[
       num_train: examples in the training split.
       given: keys that the user has set, e.g. `batch_size`: those stay.
     """
+    recipe = _with_larger_batch(recipe, cores=cores, num_train=num_train, given=given)
     augment = recipe.augment
-    on_host = augment.mixup or augment.cutmix or augment.policy
-    if "augment.on_accelerator" not in given and not on_host:
-        recipe = dataclasses.replace(recipe, augment=dataclasses.replace(augment, on_accelerator=True))
+    if "augment.on_accelerator" in given or augment.policy or recipe.unpaired(cores):
+        return recipe
+    return dataclasses.replace(recipe, augment=dataclasses.replace(augment, on_accelerator=True))
+
+
+def _with_larger_batch(recipe: Recipe, *, cores: int, num_train: int, given: Collection[str]) -> Recipe:
     batch = fitting_batch(recipe, cores=cores, num_train=num_train)
     if recipe.fixed_batch or "batch_size" in given or batch == recipe.batch_size:
         return recipe

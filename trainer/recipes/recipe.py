@@ -213,6 +213,21 @@ class Recipe:
             if not 0 <= value < 1:
                 raise ValueError(f"{field} must be in [0, 1), got {value:g}")
 
+    def augmentation(self, on: bool) -> AugmentConfig:
+        """Returns what happens to images in a phase that augments, or (`on` is False) in others and in evaluation."""
+        return self.augment if on else AugmentConfig(on_accelerator=self.augment.on_accelerator)
+
+    def unpaired(self, replicas: int) -> str | None:
+        """Says why a device cannot mix images in pairs, which it does within a piece of a batch; None if it can."""
+        piece = -(-self.batch_size // replicas) // self.accumulate
+        if not self.augment.mixes or piece % 2 == 0:
+            return None
+        pairs = 2 * replicas * self.accumulate
+        return (
+            f"mixup and cutmix mix images in pairs, but batch_size={self.batch_size} gives each of {replicas} replicas "
+            f"pieces of {piece}; --set=batch_size={-(-self.batch_size // pairs) * pairs} works"
+        )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataFacts:

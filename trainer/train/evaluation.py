@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -75,10 +76,22 @@ def compute_metrics(probabilities: np.ndarray, labels: np.ndarray) -> Metrics:
 class Evaluator:
     """Runs `forward` over whole splits on all replicas; compiled once, and does several batches a host call."""
 
-    def __init__(self, strategy: tf.distribute.Strategy, forward: Callable[[tf.Tensor], tf.Tensor]) -> None:
-        """Wraps `forward`, which maps float32 [b, …] to float32 [b, …], in one function for all replicas."""
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        forward: Callable[[tf.Tensor], tf.Tensor],
+        images: Callable[[Mapping[str, tf.Tensor]], tf.Tensor] = operator.itemgetter("image"),
+    ) -> None:
+        """Wraps `forward`, float32 [b, …] → float32 [b, …], in one function for all replicas.
+
+        Args:
+          strategy: whose replicas.
+          forward: what is computed, of what `images` makes of a batch.
+          images: finishes a batch's images, where the host has not done it.
+        """
         self._strategy = strategy
         self._forward = forward
+        self._images = images
         self._run = tf.function(self._steps, reduce_retracing=True)
 
     def __call__(
@@ -109,4 +122,4 @@ class Evaluator:
         return [column.concat() for column in columns]
 
     def _replica_step(self, batch: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        return self._forward(batch["image"]), batch["label"], batch["weight"]
+        return self._forward(self._images(batch)), batch["label"], batch["weight"]

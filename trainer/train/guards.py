@@ -59,7 +59,7 @@ def check_finite(losses: np.ndarray, position: Position, plan: Plan, *, keep_bat
     if keep_batch and not phase.cached_features:
         epoch, skip = divmod(step, plan.steps_per_epoch)
         epoch += plan.first_epoch(position.phase)
-        batches = plan.train_data(epoch=epoch, skip_batches=skip, augment=phase.augment)(HostSlice())
+        batches = plan.with_images().train_data(epoch=epoch, skip_batches=skip, augment=phase.augment)(HostSlice())
         file = io.BytesIO()
         np.savez(file, **next(batches.as_numpy_iterator()))
         storage.write_atomically(storage.join(plan.run, "bad_batch.npz"), file.getvalue())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,14 +13,13 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from pipeline.augment.render import finish
 from pipeline.batching import HostSlice
 from pipeline.command import TryAgainError
 from pipeline.format import storage
 from pipeline.format.manifest import TRAIN, VALIDATION
 from pipeline.reader import eval_order
 from trainer.devices.cluster import Workers
-from trainer.models import Classifier, backbone_info
+from trainer.models import Classifier
 from trainer.train.checkpoint import Checkpoints, Snapshot, model_weights, training_state
 from trainer.train.evaluation import Evaluator, compute_metrics
 from trainer.train.feed import FeatureCache, distribute
@@ -57,10 +57,11 @@ class Trainer:
         self._save_next_at = time.monotonic() + _SECONDS_BETWEEN_CHECKPOINTS
         self._input_checked = False
         head, backbone = classifier.head, classifier.lean_backbone
-        self._features = Evaluator(strategy, lambda images: backbone(images, training=False))
+        images = functools.partial(plan.images, augment=False)
+        self._features = Evaluator(strategy, lambda x: backbone(x, training=False), images)
         self._on_features = Evaluator(strategy, lambda x: tf.nn.softmax(head(x, training=False)))
         self._on_images = Evaluator(
-            strategy, lambda x: tf.nn.softmax(head(backbone(x, training=False), training=False))
+            strategy, lambda x: tf.nn.softmax(head(backbone(x, training=False), training=False)), images
         )
 
     @property
@@ -116,9 +117,9 @@ class Trainer:
             raise
 
     def _show_first_images(self) -> None:
-        batches = self._plan.train_data(epoch=0, skip_batches=0, augment=True)(HostSlice())
-        recipe = self._plan.recipe
-        images = finish(next(iter(batches)), recipe.augment, backbone_info(recipe.backbone).preprocess)
+        plan = self._plan.with_images()
+        batches = plan.train_data(epoch=0, skip_batches=0, augment=True)(HostSlice())
+        images = plan.images(next(iter(batches)), augment=True)
         self._metrics.show_images("augmented", images[:_SHOWN_IMAGES], step=0)
 
     def _build(self, phase: int) -> tuple[TrainStep, Snapshot]:
@@ -134,6 +135,7 @@ class Trainer:
                 class_weights=plan.class_weights,
                 strategy=self._strategy,
                 seed=plan.seed + phase,
+                resident=plan.resident,
             )
         return step, Snapshot(training_state(self._classifier, step.optimizers, step.average))
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from pipeline import dataset
-from pipeline.augment.config import AugmentConfig
+from pipeline.augment.render import finish
 from pipeline.batching import HostSlice
 from pipeline.format import storage
 from pipeline.format.manifest import TRAIN, DatasetVersion
+from pipeline.resident import Resident
 from trainer.models import backbone_info
 from trainer.recipes.recipe import Recipe
 
@@ -68,7 +69,8 @@ class Plan:
       save_requested: asked after every host call; True saves a checkpoint.
       check_owner: asked before anything is written; raises TryAgainError where the run is another process' by now.
       profile: whether to write a TensorBoard profile of a few steps of every phase.
-      cache: of images between epochs, see `reader.CACHES`.
+      cache: of images between epochs on the host, see `reader.CACHES`.
+      resident: the images, where they lie on the devices instead.
     """
 
     recipe: Recipe
@@ -81,6 +83,7 @@ class Plan:
     check_owner: Callable[[], None] = lambda: None
     profile: bool = False
     cache: str = "auto"
+    resident: Resident | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -120,7 +123,8 @@ class Plan:
             global_batch_size=self.recipe.batch_size,
             centre=self.recipe.eval_centre,
             host=host,
-            cache=self.cache,
+            cache=self._cache,
+            on_accelerator=self.recipe.augment.on_accelerator,
         )
 
     def train_data(self, *, epoch: int, skip_batches: int, augment: bool) -> Callable[[HostSlice], tf.data.Dataset]:
@@ -131,15 +135,28 @@ class Plan:
             height=self.recipe.image_size,
             width=self.recipe.image_size,
             preprocess=backbone_info(self.recipe.backbone).preprocess,
-            augment=self.recipe.augment if augment else AugmentConfig(),
+            augment=self.recipe.augmentation(augment),
             seed=self.seed,
             epoch=epoch,
             global_batch_size=self.recipe.batch_size,
             centre=self.recipe.eval_centre,
             skip_batches=skip_batches,
             host=host,
-            cache=self.cache,
+            cache=self._cache,
         )
+
+    @property
+    def _cache(self) -> str:
+        return "device" if self.resident else self.cache
+
+    def images(self, batch: Mapping[str, tf.Tensor], *, augment: bool) -> tf.Tensor:
+        """Does to a batch of `train_data` or `eval_data` what the host has left to be done, see `render.finish`."""
+        mode = backbone_info(self.recipe.backbone).preprocess
+        return finish(batch, self.recipe.augmentation(augment), mode, self.resident)
+
+    def with_images(self) -> Plan:
+        """Returns the plan whose batches hold images, wherever they lie; to look at some."""
+        return dataclasses.replace(self, resident=None, cache="none") if self.resident else self
 
 
 def class_weights(recipe: Recipe, data: DatasetVersion) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.augment.render import finish
+from pipeline.resident import Resident
 from trainer.models import Classifier, backbone_info
 from trainer.recipes.recipe import Phase, Recipe
 from trainer.train.model import dropout_seed
@@ -46,6 +47,7 @@ class TrainStep:
         class_weights: np.ndarray,
         strategy: tf.distribute.Strategy,
         seed: int,
+        resident: Resident | None = None,
     ) -> None:
         """Creates the variables; call within `strategy.scope()`.
 
@@ -57,10 +59,12 @@ class TrainStep:
           class_weights: float32 [C], factors of the examples' losses by their label.
           strategy: the one in scope.
           seed: of dropout.
+          resident: the images, where they lie on the devices.
         """
         self._strategy, self._recipe, self._phase, self._seed = strategy, recipe, phase, seed
         self._class_weights = class_weights
         self._preprocess = backbone_info(recipe.backbone).preprocess
+        self._augment, self._resident = recipe.augmentation(phase.augment), resident
         self._forward = training_forward(classifier, phase)
         groups = trainable_groups(classifier, phase)
         self._groups = list(groups.values())
@@ -137,7 +141,7 @@ class TrainStep:
     def _gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Computes the gradients of a replica's batch and its sums of loss, hits and weight, piece by piece."""
         pieces = self._recipe.accumulate
-        size = batch["image"].shape[0] // pieces
+        size = batch["weight"].shape[0] // pieces
         gradients: list[tf.Tensor] = []
         sums = tf.zeros(3)
         for piece in range(pieces):
@@ -173,7 +177,7 @@ class TrainStep:
         labels = batch["label"]
         with tf.GradientTape(watch_accessed_variables=False) as tape, dropout_seed(seed):
             tape.watch(variables)
-            logits = self._forward(finish(batch, self._recipe.augment, self._preprocess))
+            logits = self._forward(finish(batch, self._augment, self._preprocess, self._resident))
             per_example = cross_entropy(labels, logits, smoothing=self._recipe.label_smoothing)
             classes = tf.one_hot(labels, logits.shape[-1]) if labels.dtype.is_integer else labels
             factor = batch["weight"] * tf.linalg.matvec(classes, self._class_weights)

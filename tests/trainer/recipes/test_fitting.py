@@ -1,10 +1,12 @@
 """Tests how a recipe is fitted to a TPU: its batch, what follows from it, and that a run keeps what it began with."""
 
+import dataclasses
 import json
 import logging
 
 import pytest
 
+from pipeline.command import UsageError
 from tests.trainer.runs import SMALL
 from trainer import run as trainer_run
 from trainer.recipes.fitting import fit_to_tpu, fitting_batch, images_a_core
@@ -12,6 +14,7 @@ from trainer.recipes.load import load_recipe, recipe_names
 from trainer.recipes.overrides import override
 from trainer.recipes.recipe import DataFacts
 from trainer.request import FINISHED, Request
+from trainer.rundir import fit_batch
 
 
 def recipe_of(name, *settings, num_train=1_000_000):
@@ -56,7 +59,15 @@ def test_what_the_user_has_set_stays():
     given = ("batch_size", "augment.on_accelerator")
     assert fit_to_tpu(recipe, cores=8, num_train=1_000_000, given=given) == recipe
     mixed = recipe_of("photos", "augment.mixup=0.2", "batch_size=512")
-    assert fit_to_tpu(mixed, cores=8, num_train=1_000_000, given=("batch_size",)) == mixed  # the host mixes
+    assert fit_to_tpu(mixed, cores=8, num_train=1_000_000, given=("batch_size",)).augment.on_accelerator
+
+
+def test_the_host_mixes_where_a_core_has_no_pairs():
+    mixed = recipe_of("photos", "augment.mixup=0.2", "batch_size=24")
+    assert fit_to_tpu(mixed, cores=8, num_train=1_000_000, given=("batch_size",)) == mixed
+    asked = dataclasses.replace(mixed, augment=dataclasses.replace(mixed.augment, on_accelerator=True))
+    with pytest.raises(UsageError, match="8 replicas pieces of 3; --set=batch_size=32 works, and so does .*=false"):
+        fit_batch(asked, replicas=8)
 
 
 @pytest.mark.parametrize("name", recipe_names())

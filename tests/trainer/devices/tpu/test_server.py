@@ -87,7 +87,7 @@ def test_two_hosts_feed_save_and_trace_as_one_until_one_is_killed(data, tmp_path
         said = said_before_waiting(coordinator)
         assert (said["describe"], said["machines"]) == (f"{2 * CORES} replicas on TPU", 2)
         assert said["elsewhere"]
-        for devices in (said["images_on"], said["variable_on"]):
+        for devices in (said["images_on"], said["variable_on"], said["resident_on"]):
             assert [device.split("/")[3] for device in devices] == ["task:0"] * CORES + ["task:1"] * CORES
         one_host = list(
             dataset.train_dataset(
@@ -101,6 +101,7 @@ def test_two_hosts_feed_save_and_trace_as_one_until_one_is_killed(data, tmp_path
         shares = [np.split(batch["image"].numpy(), 2 * CORES) for batch in one_host]
         expected = [[share.sum(dtype=np.float64) for share in batch] for batch in shares]
         np.testing.assert_allclose(said["sums"], expected, rtol=1e-4)
+        np.testing.assert_allclose(said["resident_sums"], expected, rtol=1e-4)
         assert said["traced"] > 20
         assert (said["progress"], said["restored"], said["best"]) == ({"phase": 0, "step": 3}, True, True)
         second.kill()
