@@ -69,8 +69,7 @@ class Words:
 
 
 _SCALARS = (type(None), bool, int, float, str, bytes, memoryview, Text)
-_ENCODE = Function("encode")
-_FUNCTIONS = {("_codecs", "encode"): _ENCODE}
+_FUNCTIONS = {("_codecs", "encode"): Function("encode")}
 
 # Operation → format of the number that follows it: the value itself, or the length or the index of the value.
 _PROTO, _FRAME, _STOP = 0x80, 0x95, ord(".")

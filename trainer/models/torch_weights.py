@@ -116,7 +116,7 @@ def _tensor(storage: _Storage, offset: Any, shape: Any, strides: Any) -> _Tensor
 def _view(tensor: _Tensor, raw: bytes | memoryview) -> np.ndarray:
     values = np.frombuffer(raw, tensor.storage.dtype)
     last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
-    # The second: strides of 0 would let a small file ask for all memory.
+    # The second: with strides of 0, a copy of what a small file holds could take all memory.
     if 0 not in tensor.shape and (last >= values.size or math.prod(tensor.shape) > values.size):
         raise FormatError("a tensor reaches beyond its storage")
     strides = [s * values.itemsize for s in tensor.strides]
