@@ -96,13 +96,14 @@ def fit_batch(
             f"accumulate={recipe.accumulate} cannot cut into equal pieces; "
             f"--set=batch_size={_round_up(asked, pieces)} works, or accumulate=1"
         )
-    if recipe.augment.on_accelerator and (why := recipe.unpaired(replicas)):
+    fitted = dataclasses.replace(recipe, batch_size=size)
+    if recipe.augment.on_accelerator and (why := fitted.unpaired(replicas)):
         raise UsageError(f"{why}, and so does --set=augment.on_accelerator=false, with which the host mixes")
     if size != asked:
         logging.warning(
             "batch_size=%d cannot be shared out equally to %d replicas: it is %d now", asked, replicas, size
         )
-    return dataclasses.replace(recipe, batch_size=size)
+    return fitted
 
 
 def _round_up(number: int, multiple: int) -> int:
