@@ -22,6 +22,10 @@ from trainer.train.optimizer import trainable_groups
 from trainer.train.step import TrainStep
 
 
+_ORIGIN = re.compile(r"^HloModule [^\s,]+|, metadata=\{[^}]*\}", re.MULTILINE)
+_NAME = re.compile(r"%[\w.-]+")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
     """Holds a function, ready to be compiled for another machine.
@@ -42,8 +46,14 @@ class Program:
 
     @property
     def digest(self) -> str:
-        """Returns the sha256 (hex) of the text. `hlo` differs from run to run: protobuf's maps have no order."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        """Returns the sha256 (hex) of what the program computes, the same in any process and on any machine.
+
+        Names are numbered anew, as TensorFlow counts on from what it made before; files and lines are left out.
+        """
+        numbers: dict[str, str] = {}
+        text = _ORIGIN.sub("", self.text)
+        text = _NAME.sub(lambda match: numbers.setdefault(match[0], f"%{len(numbers)}"), text)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Lowering:

@@ -229,6 +229,12 @@ def test_another_batch_is_another_program(lowering, recipe, whole):
     assert 2 * other.flops == whole.flops
 
 
+def test_the_same_program_has_the_same_digest_though_its_names_are_counted_on(recipe, whole):
+    again = Lowering(recipe, num_classes=3).train_step(recipe.phases[1], batch=4, steps_per_epoch=10)
+    assert again.text != whole.text
+    assert again.digest == whole.digest
+
+
 def test_a_phase_on_cached_features_costs_the_head_alone(lowering, recipe):
     cached = lowering.train_step(recipe.phases[0], batch=4, steps_per_epoch=10)
     units = 64  # of the backbone's features, which need no gradient
