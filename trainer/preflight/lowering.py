@@ -21,7 +21,6 @@ from trainer.train.model import build_from_recipe
 from trainer.train.optimizer import trainable_groups
 from trainer.train.step import TrainStep
 
-
 _ORIGIN = re.compile(r"^HloModule [^\s,]+|, metadata=\{[^}]*\}", re.MULTILINE)
 _NAME = re.compile(r"%[\w.-]+")
 
