@@ -42,29 +42,21 @@ def installed() -> dict[str, str]:
 
 
 class Cache:
-    """Keeps results in a directory, and finds those that were shipped.
-
-    Attributes:
-      used: files from which a result was read or to which one was written.
-    """
+    """Keeps results in a directory, and finds those that were shipped."""
 
     def __init__(self, directory: pathlib.Path | None, *, shipped: pathlib.Path | None = None) -> None:
         """Takes the folder to keep results in, or None to keep nothing, and one that is read as well."""
         self._directory, self._shipped = directory, shipped
-        self.used: set[pathlib.Path] = set()
 
     def get(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
         """Returns what was stored for `key`; None where there is nothing, or something damaged."""
         for directory in (self._directory, self._shipped):
             if directory is None:
                 continue
-            file = _file(directory, key)
             try:
-                value = json.loads(file.read_text())["value"]
+                return json.loads(_file(directory, key).read_text())["value"]
             except (OSError, ValueError, KeyError):
                 continue
-            self.used.add(file)
-            return value
         return None
 
     def put(self, key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
@@ -73,7 +65,6 @@ class Cache:
             return
         file = _file(self._directory, key)
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.used.add(file)
         text = json.dumps({"key": key, "value": value}, indent=1, sort_keys=True) + "\n"
         # Phases of one program are compiled side by side, and two commands may run at once.
         write_atomically(file, text, shared=True)

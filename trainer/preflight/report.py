@@ -44,10 +44,11 @@ def lines(report: Report, target: Slice, *, price: float = 0.0) -> Iterator[str]
         yield ""
         yield from _step_lines(step, target)
     if report.feed is not None and report.fits:
+        parts = report.stretches(target)
         yield ""
-        yield from _time_lines(report, target, price)
+        yield from _time_lines(parts, target, price, input_rate=target.cores / report.feed["core_seconds"])
         yield ""
-        yield from _feed_lines(report.feed, target, report.stretches(target))
+        yield from _feed_lines(report.feed, target, parts)
     if report.searched:
         yield ""
         yield from _search_lines(report.searched, target)
@@ -135,24 +136,24 @@ def _failure_lines(c: Compiled) -> Iterator[str]:
         yield f"  does not compile: {c.error.splitlines()[0][:300]}"
 
 
-def _time_lines(report: Report, target: Slice, price: float) -> Iterator[str]:
-    parts = report.stretches(target)
+def _time_lines(parts: list[Stretch], target: Slice, price: float, *, input_rate: float) -> Iterator[str]:
     least, most = fractions()
     yield "the whole recipe (starting, compiling and exporting are not counted)"
     for part in parts:
-        yield _time_line(part.name, [part], target)
-    yield _time_line("all", parts, target)
+        yield _time_line(part.name, [part], target, input_rate)
+    yield _time_line("all", parts, target, input_rate)
     if price:
-        fast, slow = (price * target.chips * seconds / 3600 for seconds in likely_seconds(parts))
+        hours = (seconds / 3600 for seconds in likely_seconds(parts, input_rate=input_rate))
+        fast, slow = (price * target.chips * each for each in hours)
         yield f"  likely price                     {fast:.4g} to {slow:.4g}, at {price:g} a chip-hour"
     yield (
-        f"  likely: at {least:.0%} to {most:.0%} of the roofline, as measured runs reached: "
+        f"  likely: as the hosts feed it, at {least:.0%} to {most:.0%} of the roofline, which measured runs reached: "
         + "; ".join(f"{anchor.what} ({anchor.source})" for anchor in (slowest(), fastest()))
     )
 
 
-def _time_line(name: str, parts: list[Stretch], target: Slice) -> str:
-    fast, slow = likely_seconds(parts)
+def _time_line(name: str, parts: list[Stretch], target: Slice, input_rate: float) -> str:
+    fast, slow = likely_seconds(parts, input_rate=input_rate)
     hours = [seconds / 3600 * target.chips for seconds in (fast, slow)]
     return (
         f"  {name:<32} {sum(part.steps for part in parts):>9,} steps  at least {_hours(total_seconds(parts)):>8}, "

@@ -119,10 +119,16 @@ class Stretch:
         return self.steps * self.seconds
 
     def total_fed(self, input_rate: float) -> float:
-        """Returns its seconds, at least, with an input pipeline of `input_rate` images/s."""
-        if not self.needs_input or not input_rate:
-            return self.total
-        return max(self.total, self.steps * self.images / input_rate)
+        """Returns its seconds, at least, with an input pipeline of `input_rate` images/s; 0: it never waits."""
+        return max(self.total, self._input_seconds(input_rate))
+
+    def likely_fed(self, input_rate: float) -> tuple[float, float]:
+        """Returns its seconds, the least and the most that are likely; `input_rate` as for `total_fed`."""
+        fast, slow = (max(self.steps * seconds, self._input_seconds(input_rate)) for seconds in self.likely)
+        return fast, slow
+
+    def _input_seconds(self, input_rate: float) -> float:
+        return self.steps * self.images / input_rate if self.needs_input and input_rate else 0.0
 
 
 def total_seconds(stretches: Sequence[Stretch], *, input_rate: float = 0.0) -> float:
@@ -130,9 +136,9 @@ def total_seconds(stretches: Sequence[Stretch], *, input_rate: float = 0.0) -> f
     return sum(stretch.total_fed(input_rate) for stretch in stretches)
 
 
-def likely_seconds(stretches: Sequence[Stretch]) -> tuple[float, float]:
-    """Adds up the seconds that a real recipe takes, the least and the most, where the input holds nothing up."""
-    fast, slow = (sum(stretch.steps * stretch.likely[which] for stretch in stretches) for which in (0, 1))
+def likely_seconds(stretches: Sequence[Stretch], *, input_rate: float = 0.0) -> tuple[float, float]:
+    """Adds up the seconds that a real recipe takes, the least and the most; `input_rate` as for `total_seconds`."""
+    fast, slow = (sum(stretch.likely_fed(input_rate)[which] for stretch in stretches) for which in (0, 1))
     return fast, slow
 
 

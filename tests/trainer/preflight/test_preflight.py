@@ -139,6 +139,8 @@ def test_an_input_that_is_too_slow_sets_the_pace_of_what_it_feeds():
     fed = roofline.Stretch(name="a", steps=100, seconds=0.01, needs_input=True, **values)  # wants 20,000 images/s
     cached = roofline.Stretch(name="b", steps=1000, seconds=0.001, needs_input=False, **values)
     assert roofline.likely_seconds([fed, cached]) == (pytest.approx(22), pytest.approx(55))
+    slowly = roofline.likely_seconds([fed, cached], input_rate=5_000)  # 4 s for what takes 2 to 5
+    assert slowly == (pytest.approx(4 + 20), pytest.approx(5 + 50))
     assert roofline.total_seconds([fed, cached]) == pytest.approx(2.0)
     assert roofline.total_seconds([fed, cached], input_rate=40_000) == pytest.approx(2.0)
     assert roofline.total_seconds([fed, cached], input_rate=5_000) == pytest.approx(4.0 + 1.0)
