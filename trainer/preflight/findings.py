@@ -6,9 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.devices.tpus import Slice
 from trainer.preflight.compiling import Compiled
-from trainer.preflight.roofline import Bounds, Stretch, step_bounds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,12 +24,6 @@ class Step:
     compiled: Compiled
     product_flops: int
     input_bytes: int
-
-    def bounds(self, target: Slice) -> Bounds:
-        c = self.compiled
-        return step_bounds(
-            flops=c.flops, traffic=c.traffic, collectives=c.collectives, input_bytes=self.input_bytes, target=target
-        )
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Step:
@@ -85,7 +77,7 @@ class Report:
       work: the whole recipe.
       searched: the largest batch, or None if it was not looked for, or not yet.
       channel_fill: how full the matrix unit's rows and columns are, by the layers' channels, 0 to 1.
-      feed: {"core_seconds", "cores", "sample"}, or None as long as steps are missing.
+      feed: {"core_seconds", "cores", "machine", "sample"}, or None as long as steps are missing.
       versions: of the compiler.
       programs: the digest of each that was compiled.
     """
@@ -104,21 +96,6 @@ class Report:
     @property
     def fits(self) -> bool:
         return all(step.compiled.fits for step in self.steps)
-
-    def stretches(self, target: Slice) -> list[Stretch]:
-        """Returns the recipe as steps and their seconds."""
-        bounds = [step.bounds(target) for step in self.steps]
-        return [
-            Stretch(
-                name=work.name,
-                steps=work.count,
-                seconds=bounds[work.step].seconds,
-                likely=bounds[work.step].likely,
-                images=self.steps[work.step].compiled.batch * target.chips,
-                needs_input=work.needs_input,
-            )
-            for work in self.work
-        ]
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Report:

@@ -10,7 +10,15 @@ from trainer.preflight.anchors import fastest, fractions, slowest
 from trainer.preflight.batches import TOLERANCE
 from trainer.preflight.compiling import Compiled
 from trainer.preflight.findings import Report, Searched, Step
-from trainer.preflight.roofline import Bounds, Stretch, cores_needed, likely_seconds, total_seconds
+from trainer.preflight.roofline import (
+    Bounds,
+    Stretch,
+    bounds_of,
+    cores_needed,
+    likely_seconds,
+    stretches,
+    total_seconds,
+)
 
 _MORE_THAN_ASKED = 1.05
 _BYTES_WORTH_A_LINE = 100_000  # of padding
@@ -44,7 +52,7 @@ def lines(report: Report, target: Slice, *, price: float = 0.0) -> Iterator[str]
         yield ""
         yield from _step_lines(step, target)
     if report.feed is not None and report.fits:
-        parts = report.stretches(target)
+        parts = stretches(report, target)
         yield ""
         yield from _time_lines(parts, target, price, input_rate=target.cores / report.feed["core_seconds"])
         yield ""
@@ -64,7 +72,7 @@ def _step_lines(step: Step, target: Slice) -> Iterator[str]:
     if not c.fits:
         yield from _failure_lines(c)
         return
-    bounds = step.bounds(target)
+    bounds = bounds_of(step, target)
     limit = target.generation.memory_limit
     yield (
         f"  memory      fits: {_size(c.needed)} of {_size(limit)} (arguments {_size(c.arguments)}, "
@@ -116,7 +124,7 @@ def _search_lines(searched: Searched, target: Slice) -> Iterator[str]:
         f"largest batch ({searched.name}): {largest.batch:,} a chip fits in {_size(largest.needed)}, "
         f"{largest.batch * target.chips:,} a slice; {beyond}"
     )
-    yield f"              {_speed(largest.batch, searched.largest.bounds(target), target)}"
+    yield f"              {_speed(largest.batch, bounds_of(searched.largest, target), target)}"
 
 
 def _speed(batch: int, bounds: Bounds, target: Slice) -> str:

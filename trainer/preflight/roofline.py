@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from trainer.devices.tpus import Slice
 from trainer.preflight.anchors import fractions
+from trainer.preflight.findings import Report, Step
 from trainer.preflight.hlo import Collective
 
 # Of the bytes that each of n chips gives, what it must send: at least (n - 1)/n of this much. A sum goes round twice,
@@ -93,6 +94,14 @@ def step_bounds(
     )
 
 
+def bounds_of(step: Step, target: Slice) -> Bounds:
+    """Computes the bounds of a compiled step."""
+    c = step.compiled
+    return step_bounds(
+        flops=c.flops, traffic=c.traffic, collectives=c.collectives, input_bytes=step.input_bytes, target=target
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stretch:
     """Describes a part of a recipe: steps of one kind.
@@ -129,6 +138,22 @@ class Stretch:
 
     def _input_seconds(self, input_rate: float) -> float:
         return self.steps * self.images / input_rate if self.needs_input and input_rate else 0.0
+
+
+def stretches(report: Report, target: Slice) -> list[Stretch]:
+    """Returns a recipe whose steps are all compiled as steps and their seconds."""
+    bounds = [bounds_of(step, target) for step in report.steps]
+    return [
+        Stretch(
+            name=work.name,
+            steps=work.count,
+            seconds=bounds[work.step].seconds,
+            likely=bounds[work.step].likely,
+            images=report.steps[work.step].compiled.batch * target.chips,
+            needs_input=work.needs_input,
+        )
+        for work in report.work
+    ]
 
 
 def total_seconds(stretches: Sequence[Stretch], *, input_rate: float = 0.0) -> float:

@@ -291,7 +291,8 @@ def test_the_key_holds_the_code_that_makes_and_reads_the_program_and_no_other():
     names = {str(path.relative_to(root)) for path in files}
     assert {"trainer/train/step.py", "trainer/models/efficientnet.py", "trainer/preflight/hlo.py",
             "pipeline/batching.py", "trainer/recipes/fitting.py"} <= names  # fmt: skip
-    assert not names & {"trainer/preflight/report.py", "trainer/run.py", "trainer/recipes/photos.py"}
+    no_matter = {"report.py", "roofline.py", "anchors.py"}  # what an answer is printed with
+    assert not names & {"trainer/run.py", "trainer/recipes/photos.py", *(f"trainer/preflight/{n}" for n in no_matter)}
 
 
 OOM = (
