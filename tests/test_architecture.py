@@ -64,6 +64,7 @@ _TENSORFLOW = ("tensorflow", "keras", "tf_keras", "keras_cv", "tensorboard")
 PRIVATE = {
     "keras": "trainer/models/keras_private.py",
     "tensorflow.python": "trainer/doctor/probe.py",
+    "tensorflow.compiler": "trainer/preflight/spmd.py",
     "jax._src": "trainer/preflight/worker.py",
     "apache_beam": "beam_jobs/engine.py",
     "aiohttp": "beam_jobs/download/connections.py",
@@ -225,7 +226,7 @@ def test_private_names_of_libraries_stay_in_one_file_each():
     for module, path in modules().items():
         file = path.relative_to(ROOT).as_posix()
         for name, line in imported(module):
-            for library in ("tensorflow.python", "jax._src"):
+            for library in ("tensorflow.python", "tensorflow.compiler", "jax._src"):
                 assert not within(name, library) or PRIVATE[library] == file, f"{file}:{line}: {name}"
         if file in (PRIVATE["keras"], PRIVATE["apache_beam"], PRIVATE["aiohttp"]):
             continue

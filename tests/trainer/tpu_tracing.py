@@ -111,6 +111,7 @@ class Cluster:
     Attributes:
       ops: all of them.
       collectives: op → how many.
+      summed: what each sum over the replicas adds up, type and dimensions.
       strings: ops that touch text.
       wide: ops on 64-bit numbers, which the chips take two registers for.
       unknown_shapes: ops with an output whose size is not known before it runs.
@@ -120,6 +121,7 @@ class Cluster:
 
     ops: int = 0
     collectives: dict[str, int] = dataclasses.field(default_factory=dict)
+    summed: list[str] = dataclasses.field(default_factory=list)
     strings: list[str] = dataclasses.field(default_factory=list)
     wide: list[str] = dataclasses.field(default_factory=list)
     unknown_shapes: list[str] = dataclasses.field(default_factory=list)
@@ -138,6 +140,9 @@ def cluster_of(function: Any, known: dict[str, list[dict[str, set[int]]]]) -> Cl
         types = _types_of(node)
         if node.op in _COLLECTIVES:
             found.collectives[node.op] = found.collectives.get(node.op, 0) + 1
+        if node.op == "CrossReplicaSum":
+            (shape,) = node.attr["_output_shapes"].list.shape
+            found.summed.append(f"{types[0].name}{[side.size for side in shape.dim]}")
         for problem, ops in (
             (tf.string in types, found.strings),
             (any(kind in _64_BITS for kind in types), found.wide),

@@ -22,12 +22,12 @@ class Generation:
       peak_flops: bfloat16 floating-point operations a second.
       memory_bandwidth: bytes a second between the chip and its memory.
       interconnect: bytes a second to the other chips, both directions added up.
+      host_copy: bytes a second from the host's memory to the chip.
       memory_limit: bytes that a program may use, as libtpu's compiler states it when one does not fit.
       matrix_unit: rows and columns of a matrix unit: channels are filled up to a multiple of it.
       shapes: the slice shapes that Cloud offers, smallest first.
       host_cores: vCPUs of a virtual machine by its number of chips; slices of more chips consist of 4-chip machines.
       accelerator: prefix of Cloud's accelerator types.
-      compile_shape: the slice that the compiler is told of: each chip of a larger one runs the same program.
       chip_config: libtpu's name of how a chip's cores are joined to one device, as TPUStrategy sees it.
       cores_in_name: whether Cloud's accelerator types count cores, two a chip, instead of chips.
       source: where the figures stand.
@@ -37,12 +37,12 @@ class Generation:
     peak_flops: float
     memory_bandwidth: float
     interconnect: float
+    host_copy: float
     memory_limit: float
     matrix_unit: int
     shapes: tuple[str, ...]
     host_cores: Mapping[int, int]
     accelerator: str
-    compile_shape: str
     chip_config: str = "default"
     cores_in_name: bool = False
     source: str
@@ -53,7 +53,8 @@ _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"
 
 # Peak, memory and interconnect: the tables "Key chip specifications" of the pages named as source, read in 2026. v4's
 # page has no interconnect: its 6 links of 50 GB/s each way are in table 4 of arXiv:2304.01433. Memory limits: what
-# libtpu 0.0.52 states. host_cores of v4 and v6e are not Google's word: 240 is what a machine with four v4 chips (PCI
+# libtpu 0.0.52 states. host_copy: PCIe, as https://jax-ml.github.io/scaling-book/tpus says it for v4 and v6e and for
+# others in general. host_cores of v4 and v6e are not Google's word: 240 is what a machine with four v4 chips (PCI
 # 0x005e) lists, 44 what a ct6e-standard-1t lists; 180 of ct6e-standard-4t and -8t is copied in tables of others.
 GENERATIONS: dict[str, Generation] = {
     generation.name: generation
@@ -63,12 +64,12 @@ GENERATIONS: dict[str, Generation] = {
             peak_flops=275e12,
             memory_bandwidth=1200e9,
             interconnect=600e9,
+            host_copy=16e9,
             memory_limit=30.75 * GIB,
             matrix_unit=128,
             shapes=_CUBES,
             host_cores={4: 240},
             accelerator="v4",
-            compile_shape="2x2x1",
             chip_config="megacore",
             cores_in_name=True,
             source="https://cloud.google.com/tpu/docs/v4",
@@ -78,12 +79,12 @@ GENERATIONS: dict[str, Generation] = {
             peak_flops=197e12,
             memory_bandwidth=819e9,
             interconnect=400e9,
+            host_copy=15e9,
             memory_limit=15.75 * GIB,
             matrix_unit=128,
             shapes=_FLAT,
             host_cores={1: 24, 4: 112, 8: 224},
             accelerator="v5litepod",
-            compile_shape="2x2",
             source="https://cloud.google.com/tpu/docs/v5e",
         ),
         Generation(
@@ -91,12 +92,12 @@ GENERATIONS: dict[str, Generation] = {
             peak_flops=459e12,
             memory_bandwidth=2765e9,
             interconnect=1200e9,
+            host_copy=15e9,
             memory_limit=95.73 * GIB,
             matrix_unit=128,
             shapes=(*_CUBES, "16x16x24"),
             host_cores={4: 208},
             accelerator="v5p",
-            compile_shape="2x2x1",
             cores_in_name=True,
             source="https://cloud.google.com/tpu/docs/v5p",
         ),
@@ -105,12 +106,12 @@ GENERATIONS: dict[str, Generation] = {
             peak_flops=918e12,
             memory_bandwidth=1638e9,
             interconnect=800e9,
+            host_copy=32e9,
             memory_limit=31.24 * GIB,
             matrix_unit=256,
             shapes=_FLAT,
             host_cores={1: 44, 4: 180, 8: 180},
             accelerator="v6e",
-            compile_shape="2x2",
             source="https://cloud.google.com/tpu/docs/v6e",
         ),
     )

@@ -46,37 +46,40 @@ def largest_batch(
     first: Attempt,
     *,
     limit: float,
+    compiles: int,
+    fixed: float = 0.0,
     tolerance: float = TOLERANCE,
     most: int = 2**17,
-    compiles: int = 5,
 ) -> Search:
     """Looks for the largest batch that fits, with at most `compiles` further attempts.
 
-    Each guess is where the line through the two attempts nearest to the limit meets it. Ends when a batch fits and one
-    larger by `tolerance` (or by 8) does not, when the line promises no more than that, or at `most`.
+    Each guess is where the line through the two attempts nearest to the limit meets it; the last one is a little less,
+    as it is to be verified. Ends when a batch fits and one larger by `tolerance` (or by 8) does not, when the line
+    promises no more than that, or at `most`.
 
     Args:
       attempt: compiles at a batch.
       first: an attempt that was made already.
       limit: bytes of memory.
+      compiles: attempts at most.
+      fixed: bytes that a program of any batch takes, at least.
       tolerance: share by which the answer may be too small.
       most: never tries more.
-      compiles: attempts at most.
     """
     attempts = [first]
     while len(attempts) <= compiles:
         low, high = _bracket(attempts)
-        guess = min(_guess(attempts, limit), most)
+        guess = min(_guess(attempts, limit, fixed), most)
+        if len(attempts) == compiles and guess < most:
+            guess = int((1 - tolerance) * guess)
         if any(a.fits and a.needed > _NEARLY_FULL * limit for a in attempts):
             # Here the compiler begins to compute again what it cannot keep, and the line says little.
             guess = min(guess, int(_STEP_WHERE_FULL * low))
         slack = max(_GRANULE, int(tolerance * low))
-        if high is not None:
-            if high - low <= slack:
-                break
-            guess = guess if low < guess < high else (low + high) // 2
-        elif low and guess - low < slack:
+        if (low and abs(guess - low) < slack) or (high is not None and high - low <= slack):
             break
+        if high is not None and not low < guess < high:
+            guess = (low + high) // 2
         guess = _round(guess)
         if guess <= low or (high is not None and guess >= high) or guess < 1:
             break
@@ -91,15 +94,16 @@ def _bracket(attempts: list[Attempt]) -> tuple[int, int | None]:
     return max(fitting, default=0), min(failing, default=None)
 
 
-def _guess(attempts: list[Attempt], limit: float) -> int:
+def _guess(attempts: list[Attempt], limit: float, fixed: float) -> int:
     """Guesses the batch at which memory meets the limit."""
     told = sorted((a for a in attempts if a.needed), key=lambda a: abs(a.needed - limit))
     if not told:  # nothing but failures without a figure
         return min(a.batch for a in attempts) // 2
     nearest = told[0]
     if len(told) == 1:
-        # Part of it does not grow with the batch, so this falls short where there is room, and that is the better side.
-        proportional = int(nearest.batch * limit / nearest.needed)
+        # More of it may not grow with the batch, so this falls short where there is room, and that is the better side.
+        grows = max(nearest.needed - fixed, 1.0)
+        proportional = int(nearest.batch * max(limit - fixed, 0.0) / grows)
         return (
             proportional if nearest.needed > _NEARLY_FULL * limit else max(proportional, 2 * nearest.batch + _GRANULE)
         )

@@ -1,4 +1,7 @@
-"""Keeps results between runs, as JSON files named after a digest of all that they depend on. Free of TensorFlow."""
+"""Keeps results between runs, as JSON files named after a digest of all that they depend on. Free of TensorFlow.
+
+Some come with the package (`trainer.preflight.answers`): those are only read.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,24 @@ import importlib.metadata
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.format.storage import write_atomically
 
+SHIPPED = pathlib.Path(__file__).with_name("answers")
 _PACKAGES = ("tensorflow", "tensorflow-tpu", "keras")
 
 
 def default_directory() -> pathlib.Path:
     """Names the folder for results, under XDG_CACHE_HOME or ~/.cache."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "tpu_retraining"
+    root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    return root / "tpu_retraining" / "preflight"
 
 
 def digest(key: Mapping[str, Any]) -> str:
     """Returns the sha256 (hex) of plain JSON values."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-
-
-def code_digest(packages: Iterable[pathlib.Path]) -> str:
-    """Returns the sha256 (hex) of the Python files under `packages`: no result may outlive the code it describes."""
-    total = hashlib.sha256()
-    for package in packages:
-        for file in sorted(package.rglob("*.py")):
-            total.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
-    return total.hexdigest()
 
 
 def installed() -> dict[str, str]:
@@ -46,30 +42,33 @@ def installed() -> dict[str, str]:
 
 
 class Cache:
-    """Keeps results in a directory; None as the directory keeps nothing."""
+    """Keeps results in a directory, and finds those that were shipped."""
 
-    def __init__(self, directory: pathlib.Path | None) -> None:
-        self._directory = directory
+    def __init__(self, directory: pathlib.Path | None, *, shipped: pathlib.Path | None = None) -> None:
+        """Takes the folder to keep results in, or None to keep nothing, and one that is read as well."""
+        self._directory, self._shipped = directory, shipped
 
     def get(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
         """Returns what was stored for `key`; None where there is nothing, or something damaged."""
-        if self._directory is None:
-            return None
-        try:
-            return json.loads(self._file(self._directory, key).read_text())["value"]
-        except (OSError, ValueError, KeyError):
-            return None
+        for directory in (self._directory, self._shipped):
+            if directory is None:
+                continue
+            try:
+                return json.loads(_file(directory, key).read_text())["value"]
+            except (OSError, ValueError, KeyError):
+                continue
+        return None
 
     def put(self, key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
         """Stores plain JSON values, whole or not at all. The key goes along, for whoever reads the file."""
         if self._directory is None:
             return
-        file = self._file(self._directory, key)
+        file = _file(self._directory, key)
         file.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"key": key, "value": value}, indent=1, sort_keys=True) + "\n"
         # Phases of one program are compiled side by side, and two commands may run at once.
         write_atomically(file, text, shared=True)
 
-    @staticmethod
-    def _file(directory: pathlib.Path, key: Mapping[str, Any]) -> pathlib.Path:
-        return directory / "preflight" / f"{digest(key)}.json"
+
+def _file(directory: pathlib.Path, key: Mapping[str, Any]) -> pathlib.Path:
+    return directory / f"{digest(key)}.json"

@@ -14,10 +14,12 @@ from typing import Any
 from pipeline.command import CommandError, UsageError
 from trainer.devices.tpus import GIB, Slice
 from trainer.preflight import hlo
-from trainer.preflight.cache import Cache, digest
+from trainer.preflight.cache import Cache
+from trainer.preflight.fingerprint import digest_of
 
 INSTALL = "pip install '.[preflight]'"
-_WORKER = pathlib.Path(__file__).with_name("worker.py")
+_HERE = pathlib.Path(__file__).resolve().parent
+_WORKER = _HERE / "worker.py"
 _COMPILE_SECONDS = 3600
 _VERSIONS = (
     "import importlib.metadata as m, json; print(json.dumps({n: m.version(n) for n in ('jax', 'jaxlib', 'libtpu')}))"
@@ -45,6 +47,7 @@ class Compiled:
       padded_bytes: with it.
       worst_padding: (wasted bytes, what, where from).
       on_host: operations that the host must do.
+      collectives: what the chips exchange.
     """
 
     batch: int
@@ -61,6 +64,7 @@ class Compiled:
     padded_bytes: float = 0.0
     worst_padding: tuple[tuple[int, str, str], ...] = ()
     on_host: tuple[str, ...] = ()
+    collectives: tuple[hlo.Collective, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -79,7 +83,9 @@ class Compiled:
     def from_dict(cls, value: Mapping[str, Any]) -> Compiled:
         """Inverts `dataclasses.asdict` after a passage through JSON."""
         worst = tuple((int(waste), str(what), str(where)) for waste, what, where in value["worst_padding"])
-        return cls(**{**value, "worst_padding": worst, "on_host": tuple(value["on_host"])})
+        exchanged = tuple(hlo.Collective(**collective) for collective in value["collectives"])
+        changed = {"worst_padding": worst, "on_host": tuple(value["on_host"]), "collectives": exchanged}
+        return cls(**{**value, **changed})
 
 
 class Compiler:
@@ -94,7 +100,7 @@ class Compiler:
 
         Args:
           python: an interpreter that has jax and libtpu.
-          target: whose chips to compile for. Each of them runs the same program.
+          target: to compile for. Each of its chips runs the same program.
           cache: of results.
 
         Raises:
@@ -109,12 +115,11 @@ class Compiler:
         Raises:
           CommandError: the compiler crashed, or does not come to an end.
         """
-        generation = self._target.generation
         key = {
             "program": text_digest,
-            "topology": f"{generation.name}:{generation.compile_shape}",
+            "topology": self._target.name,
             "versions": self.versions,
-            "analysis": digest({"hlo": pathlib.Path(hlo.__file__).read_text(), "worker": _WORKER.read_text()}),
+            "analysis": digest_of([_HERE / "hlo.py", _WORKER], root=_HERE, packages=()),
         }
         if stored := self._cache.get(key):
             return Compiled.from_dict(stored)
@@ -126,10 +131,9 @@ class Compiler:
         return compiled
 
     def _run(self, program: bytes, directory: pathlib.Path) -> dict[str, Any]:
-        generation = self._target.generation
         (directory / "module.pb").write_bytes(program)
-        topology = f"{generation.name}:{generation.compile_shape}"
-        command = [self._python, str(_WORKER), "module.pb", topology, generation.chip_config, "."]
+        chip_config = self._target.generation.chip_config
+        command = [self._python, str(_WORKER), "module.pb", self._target.name, chip_config, "."]
         try:
             done = subprocess.run(
                 command, cwd=directory, capture_output=True, text=True, errors="replace", timeout=_COMPILE_SECONDS,
@@ -188,4 +192,5 @@ def summarize(result: Mapping[str, Any], directory: pathlib.Path, *, batch: int)
         padded_bytes=padding.padded_bytes,
         worst_padding=padding.worst,
         on_host=tuple(hlo.host_operations(text)),
+        collectives=tuple(hlo.collectives(text)),
     )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import dataclasses
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from absl import logging
 
-from pipeline.format.manifest import DatasetVersion
 from trainer.devices.tpus import Slice
 from trainer.preflight import feeding
 from trainer.preflight.batches import Attempt, largest_batch
@@ -19,69 +19,70 @@ from trainer.preflight.compiling import Compiled, Compiler
 from trainer.preflight.facts import Counts, counts_of, published_counts
 from trainer.preflight.findings import Report, Searched, Step, Work
 from trainer.preflight.lowering import Lowering, Program
+from trainer.preflight.question import Question
 from trainer.recipes import overrides
-from trainer.recipes.fitting import fit_to_tpu
+from trainer.recipes.fitting import fit_to_tpu, fitting_batch, images_a_core
 from trainer.recipes.load import load_recipe
 from trainer.recipes.recipe import Recipe
 
 _PARALLEL_COMPILES = 4  # each takes one core and up to 2 GB
 
 
-def examine(
-    *,
-    recipe_name: str,
-    backbone: str | None,
-    settings: Sequence[str],
-    data: DatasetVersion | None,
-    num_train: int | None,
-    num_classes: int | None,
-    target: Slice,
-    compiler: Compiler,
-    search: bool,
-) -> Report:
-    """Examines a recipe on a slice.
+def examine(question: Question, compiler: Compiler) -> Iterator[Report]:
+    """Examines a recipe on a slice; yields a report whenever there is more to say, with all that was said before.
+
+    The steps come one by one, then the whole recipe, then the largest batch.
 
     Args:
-      recipe_name: as in `--recipe`.
-      backbone: another one than the recipe's own, or None.
-      settings: overrides, as in `--set`.
-      data: a dataset, or None: then `num_train` and `num_classes`, or the counts that the recipe was published with.
-      num_train: training images, or None.
-      num_classes: labels, or None.
-      target: the slice.
-      compiler: for its chips.
-      search: whether to look for the largest batch.
+      question: what is asked.
+      compiler: for the slice.
 
     Raises:
       UsageError: no such recipe or setting.
       DataError: nothing to train on.
       CommandError: the step cannot be lowered, or the compiler crashed.
     """
-    counts = counts_of(data) if data else _assumed(recipe_name, num_train, num_classes)
-    recipe = load_recipe(recipe_name, counts.facts, backbone=backbone)
-    recipe = overrides.override(recipe, settings)
-    if not recipe_name.endswith(".json"):
-        given = {setting.partition("=")[0] for setting in settings}
-        recipe = fit_to_tpu(recipe, cores=target.chips, num_train=counts.train, given=given)
-    recipe, notes = split_batch(recipe, target.chips)
+    target, data = question.target, question.data
+    counts = counts_of(data) if data else _assumed(question.recipe, question.num_train, question.num_classes)
+    recipe, notes = _as_it_runs(question, counts)
     study = _Study(recipe, counts, target, compiler)
-    steps, work = study.steps()
-    searched = study.search(steps) if search else None
-    feed = feeding.measure(recipe, data, side=counts.side)
     precision = "float32" if recipe.precision == "float32" else "bfloat16"
     size = f"{recipe.image_size}" + (f" → {recipe.resize_to}" if recipe.resize_to else "")
-    return Report(
+    report = Report(
         title=f"recipe {recipe.name}: {recipe.backbone} at {size} pixels, {precision}, batch {recipe.batch_size}",
         data=f"{counts.train:,} training and {counts.validation:,} validation images, {counts.classes} classes "
         f"({counts.origin})",
         notes=notes,
-        steps=tuple(steps),
-        work=tuple(work),
-        searched=searched,
+        steps=(),
+        work=tuple(study.work()),
+        searched=None,
         channel_fill=study.channel_fill(),
-        feed={"core_seconds": feed.core_seconds, "cores": feed.cores, "sample": feed.sample},
+        feed=None,
         versions=compiler.versions,
+        programs=(),
     )
+    for step in study.steps():
+        report = dataclasses.replace(report, steps=(*report.steps, step), programs=tuple(study.programs))
+        yield report
+    feed = feeding.measure(recipe, data, side=counts.side)
+    measured = {"core_seconds": feed.core_seconds, "cores": feed.cores, "machine": feed.machine, "sample": feed.sample}
+    report = dataclasses.replace(report, feed=measured)
+    yield report
+    if question.search:
+        searched = study.search(report.steps, compiles=question.search)
+        yield dataclasses.replace(report, searched=searched, programs=tuple(study.programs))
+
+
+def _as_it_runs(question: Question, counts: Counts) -> tuple[Recipe, tuple[str, ...]]:
+    """Returns the recipe as it runs on the slice, and what to tell the user about it."""
+    chips = question.target.chips
+    recipe = load_recipe(question.recipe, counts.facts, backbone=question.backbone)
+    recipe = overrides.override(recipe, question.settings)
+    if not question.recipe.endswith(".json"):
+        given = {setting.partition("=")[0] for setting in question.settings}
+        recipe = fit_to_tpu(recipe, cores=chips, num_train=counts.train, given=given)
+    recipe, notes = split_batch(recipe, chips)
+    return recipe, (*notes, *notes_on_batch(recipe, chips=chips, num_train=counts.train))
 
 
 def _assumed(recipe_name: str, num_train: int | None, num_classes: int | None) -> Counts:
@@ -111,47 +112,76 @@ def split_batch(recipe: Recipe, chips: int) -> tuple[Recipe, tuple[str, ...]]:
     return dataclasses.replace(recipe, batch_size=batch), (note,)
 
 
+def notes_on_batch(recipe: Recipe, *, chips: int, num_train: int) -> tuple[str, ...]:
+    """Says whether a chip gets too few images to be filled, and the number to use instead."""
+    each, enough = recipe.batch_size // chips, images_a_core(recipe.resize_to or recipe.image_size)
+    if each >= enough:
+        return ()
+    batch = fitting_batch(recipe, cores=chips, num_train=num_train)
+    few = f"{each} image{'' if each == 1 else 's'} a chip cannot fill it, and what is likely holds for filled chips"
+    if batch > recipe.batch_size:
+        return (
+            f"{few}: --set=batch_size={batch} gives {batch // chips}; the learning rates are this recipe's own for "
+            f"{recipe.batch_size}, so set them, too",
+        )
+    return (
+        f"{few}; {enough} would, but {num_train:,} images are too few for a larger batch: "
+        f"{max(1, recipe.batch_size // enough)} chip{'' if recipe.batch_size < 2 * enough else 's'} would do as well",
+    )
+
+
 class _Study:
-    """Studies one recipe on one slice."""
+    """Studies one recipe on one slice.
+
+    Attributes:
+      programs: the digest of each that was compiled.
+    """
 
     def __init__(self, recipe: Recipe, counts: Counts, target: Slice, compiler: Compiler) -> None:
         self._recipe, self._counts, self._target, self._compiler = recipe, counts, target, compiler
+        self.programs: list[str] = []
         self._per_epoch = math.ceil(counts.train / recipe.batch_size)
-        self._lowering = Lowering(recipe, num_classes=counts.classes, chips_of_host=target.chips_of_host)
+        self._names = [f"phase {phase.name}" for phase in recipe.phases] + ["evaluation"]
+        self._lowering = Lowering(
+            recipe, num_classes=counts.classes, chips=target.chips, chips_of_host=target.chips_of_host
+        )
 
-    def steps(self) -> tuple[list[Step], list[Work]]:
-        """Compiles what the recipe consists of: a training step for every phase, and evaluation."""
-        recipe, per_epoch = self._recipe, self._per_epoch
-        batch = recipe.batch_size // self._target.chips
-        programs = [self._train(index, batch) for index in range(len(recipe.phases))]
-        programs.append(self._lowering.forward(batch=batch))
-        names = [f"phase {phase.name}" for phase in recipe.phases] + ["evaluation"]
-        compiled = self._compile_all(names, programs)
-        gradients = [self._lowering.gradient_bytes(phase) for phase in recipe.phases] + [0]
-        steps = [
-            Step(name=name, compiled=c, product_flops=program.flops, gradient_bytes=size)
-            for name, c, program, size in zip(names, compiled, programs, gradients, strict=True)
-        ]
-        work = []
-        evaluation = len(steps) - 1
-        passes = math.ceil(self._counts.validation / recipe.batch_size)
-        for index, phase in enumerate(recipe.phases):
-            count = phase.steps(steps_per_epoch=per_epoch)
-            epochs = math.ceil(count / per_epoch)
+    def steps(self) -> Iterator[Step]:
+        """Compiles what the recipe consists of: a training step for every phase, and evaluation.
+
+        Yields each as soon as it and those before it are done.
+        """
+        batch = self._recipe.batch_size // self._target.chips
+        waiting: collections.deque[tuple[Step, concurrent.futures.Future[Compiled]]] = collections.deque()
+        with concurrent.futures.ThreadPoolExecutor(min(_PARALLEL_COMPILES, os.cpu_count() or 1)) as pool:
+            for index, name in enumerate(self._names):
+                evaluation = index == len(self._recipe.phases)
+                program = self._lowering.forward(batch=batch) if evaluation else self._train(index, batch)
+                self.programs.append(program.digest)
+                waiting.append((_uncompiled(name, program), pool.submit(self._compile, name, program)))
+                while waiting and waiting[0][1].done():
+                    yield _compiled(*waiting.popleft())
+            while waiting:
+                yield _compiled(*waiting.popleft())
+
+    def work(self) -> Iterator[Work]:
+        """Yields how often each step is done; the last step is evaluation."""
+        evaluation = len(self._recipe.phases)
+        passes = math.ceil(self._counts.validation / self._recipe.batch_size)
+        for index, phase in enumerate(self._recipe.phases):
+            name, count = self._names[index], phase.steps(steps_per_epoch=self._per_epoch)
             if phase.cached_features:
-                work.append(
-                    Work(name=f"{names[index]}: features", step=evaluation, count=per_epoch + passes, needs_input=True)
-                )
-            work.append(Work(name=names[index], step=index, count=count, needs_input=not phase.cached_features))
+                all_images = self._per_epoch + passes
+                yield Work(name=f"{name}: features", step=evaluation, count=all_images, needs_input=True)
+            yield Work(name=name, step=index, count=count, needs_input=not phase.cached_features)
             if passes and not phase.cached_features:
-                validation = f"{names[index]}: validation"
-                work.append(Work(name=validation, step=evaluation, count=passes * epochs, needs_input=True))
-        return steps, work
+                repeated = passes * math.ceil(count / self._per_epoch)
+                yield Work(name=f"{name}: validation", step=evaluation, count=repeated, needs_input=True)
 
     def channel_fill(self) -> float:
         return self._lowering.channel_fill(self._target.generation.matrix_unit)
 
-    def search(self, steps: Sequence[Step]) -> Searched | None:
+    def search(self, steps: Sequence[Step], *, compiles: int) -> Searched | None:
         """Looks for the largest batch a chip of the phase that takes the most memory."""
         phases = [i for i, phase in enumerate(self._recipe.phases) if not phase.cached_features]
         phases = phases or list(range(len(self._recipe.phases)))
@@ -164,8 +194,9 @@ class _Study:
 
         def attempt(batch: int) -> Attempt:
             program = self._train(index, batch)
+            self.programs.append(program.digest)
             compiled = self._compile(f"{steps[index].name}, {batch} images", program)
-            tried[batch] = dataclasses.replace(steps[index], compiled=compiled, product_flops=program.flops)
+            tried[batch] = dataclasses.replace(_uncompiled(steps[index].name, program), compiled=compiled)
             return _attempt(compiled)
 
         images = math.ceil(self._counts.train / self._target.chips)
@@ -173,6 +204,9 @@ class _Study:
             attempt,
             _attempt(first),
             limit=first.limit or self._target.generation.memory_limit,
+            compiles=compiles,
+            # Variables, and their gradients, which all chips sum.
+            fixed=first.arguments - steps[index].input_bytes + sum(one.bytes for one in first.collectives),
             most=max(images, first.batch),
         )
         return Searched(
@@ -183,11 +217,6 @@ class _Study:
         phase = self._recipe.phases[index]
         return self._lowering.train_step(phase, batch=batch, steps_per_epoch=self._per_epoch)
 
-    def _compile_all(self, names: Sequence[str], programs: Sequence[Program]) -> list[Compiled]:
-        workers = min(_PARALLEL_COMPILES, os.cpu_count() or 1)
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(self._compile, names, programs))
-
     def _compile(self, name: str, program: Program) -> Compiled:
         logging.info("compiling %s for %s", name, self._target.generation.name)
         start = time.monotonic()
@@ -195,6 +224,15 @@ class _Study:
         outcome = "fits" if compiled.fits else "does not fit" if compiled.out_of_memory else "does not compile"
         logging.info("compiled %s in %.0f s: %s", name, time.monotonic() - start, outcome)
         return compiled
+
+
+def _uncompiled(name: str, program: Program) -> Step:
+    nothing = Compiled(batch=program.batch)
+    return Step(name=name, compiled=nothing, product_flops=program.flops, input_bytes=program.input_bytes)
+
+
+def _compiled(step: Step, result: concurrent.futures.Future[Compiled]) -> Step:
+    return dataclasses.replace(step, compiled=result.result())
 
 
 def _attempt(compiled: Compiled) -> Attempt:

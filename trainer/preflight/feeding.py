@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import os
 import pathlib
+import platform
 import tempfile
 import time
 from collections.abc import Iterator
@@ -34,12 +36,14 @@ class Feed:
       core_seconds: processor time of one image.
       images: that were measured.
       cores: of this machine.
+      machine: its processor, for the report.
       sample: what was measured, for the report.
     """
 
     core_seconds: float
     images: int
     cores: int
+    machine: str
     sample: str
 
 
@@ -56,18 +60,28 @@ def measure(recipe: Recipe, data: DatasetVersion | None, *, side: int, seconds: 
     """
     if data is not None:
         count, spent = _run(recipe, data, cache="auto", seconds=seconds)
-        return Feed(core_seconds=spent / count, images=count, cores=_cores(), sample=f"training images of {data.path}")
+        return _feed(count, spent, f"training images of {data.path}")
     height, width = side * 3 // 4 if side > 64 else side, side
     with tempfile.TemporaryDirectory(prefix="preflight-") as directory:
         made = write_sample(pathlib.Path(directory), count=_SAMPLE_IMAGES, height=height, width=width)
         # As a large set is read: a sample this small would be held decoded.
         count, spent = _run(recipe, made, cache="bytes", seconds=seconds)
     sample = f"a made-up sample of {width}×{height} JPEGs; --data=DATA measures your own"
-    return Feed(core_seconds=spent / count, images=count, cores=_cores(), sample=sample)
+    return _feed(count, spent, sample)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+def _feed(count: int, spent: float, sample: str) -> Feed:
+    cores = len(os.sched_getaffinity(0))
+    return Feed(core_seconds=spent / count, images=count, cores=cores, machine=_processor(), sample=sample)
+
+
+def _processor() -> str:
+    """Names this machine's processor."""
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return f"an unnamed {platform.machine()} processor"
 
 
 def _run(recipe: Recipe, data: DatasetVersion, *, cache: str, seconds: float) -> tuple[int, float]:

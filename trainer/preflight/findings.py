@@ -6,9 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.devices.tpus import Slice
 from trainer.preflight.compiling import Compiled
-from trainer.preflight.roofline import Bounds, Stretch, step_bounds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,17 +17,13 @@ class Step:
       name: e.g. `phase all`.
       compiled: on one chip.
       product_flops: of one chip's batch by our own count.
-      gradient_bytes: summed over the chips in every step.
+      input_bytes: that the host hands to one chip.
     """
 
     name: str
     compiled: Compiled
     product_flops: int
-    gradient_bytes: int
-
-    def bounds(self, target: Slice) -> Bounds:
-        c = self.compiled
-        return step_bounds(flops=c.flops, traffic=c.traffic, gradient_bytes=self.gradient_bytes, target=target)
+    input_bytes: int
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Step:
@@ -81,10 +75,11 @@ class Report:
       notes: what the user must know first.
       steps: the kinds of steps.
       work: the whole recipe.
-      searched: the largest batch, or None if it was not looked for.
+      searched: the largest batch, or None if it was not looked for, or not yet.
       channel_fill: how full the matrix unit's rows and columns are, by the layers' channels, 0 to 1.
-      feed: {"core_seconds", "cores", "sample"}.
+      feed: {"core_seconds", "cores", "machine", "sample"}, or None as long as steps are missing.
       versions: of the compiler.
+      programs: the digest of each that was compiled.
     """
 
     title: str
@@ -94,25 +89,13 @@ class Report:
     work: tuple[Work, ...]
     searched: Searched | None
     channel_fill: float
-    feed: Mapping[str, Any]
+    feed: Mapping[str, Any] | None
     versions: Mapping[str, str]
+    programs: tuple[str, ...]
 
     @property
     def fits(self) -> bool:
         return all(step.compiled.fits for step in self.steps)
-
-    def stretches(self, target: Slice) -> list[Stretch]:
-        """Returns the recipe as steps and their least seconds."""
-        return [
-            Stretch(
-                name=work.name,
-                steps=work.count,
-                seconds=self.steps[work.step].bounds(target).seconds,
-                images=self.steps[work.step].compiled.batch * target.chips,
-                needs_input=work.needs_input,
-            )
-            for work in self.work
-        ]
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Report:
@@ -123,6 +106,7 @@ class Report:
             searched = Searched(**{**searched, "largest": Step.from_dict(largest) if largest else None})
         changed = {
             "notes": tuple(value["notes"]),
+            "programs": tuple(value["programs"]),
             "steps": tuple(map(Step.from_dict, value["steps"])),
             "work": tuple(Work(**work) for work in value["work"]),
             "searched": searched,

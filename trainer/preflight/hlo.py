@@ -26,6 +26,9 @@ _MOVES_NOTHING |= {"opt-barrier", "after-all"}
 _RENAMES = 'custom_call_target="ConcatBitcast"'
 _STARTS = {"copy-start", "slice-start"}  # their result holds source and destination
 _ON_HOST = {"infeed", "outfeed", "send", "recv"}
+_COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "collective-permute")
+# What they move counts by the links, which are slower than HBM, and not twice.
+_MOVES_NOTHING |= {name + suffix for name in _COLLECTIVES for suffix in ("", "-start", "-done")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,6 +146,43 @@ def _traffic(instruction: Instruction, results: Mapping[str, Sequence[Buffer]]) 
         touched = [destination.space, *(buffer.space for buffer in read)]
         return destination.padded_bytes * touched.count(0)
     return sum(buffer.padded_bytes for buffer in (*read, *instruction.results) if buffer.space == 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collective:
+    """Counts the exchanges of one kind between the chips in a step.
+
+    Attributes:
+      kind: of `_COLLECTIVES`.
+      count: instructions.
+      bytes: that a chip gives to all of them; of all-gather, that it gets.
+      waits: whether the chip does nothing else until each is done.
+    """
+
+    kind: str
+    count: int
+    bytes: int
+    waits: bool
+
+
+def collectives(text: str) -> list[Collective]:
+    """Lists the exchanges of a program, those of computations that it calls included; all chips take part in each."""
+    results: dict[str, tuple[Buffer, ...]] = {}
+    found: dict[tuple[str, bool], list[int]] = {}
+    for instruction in instructions(text):
+        results[instruction.name] = instruction.results
+        kind, _, phase = instruction.opcode.partition("-start")
+        if kind not in _COLLECTIVES or phase:
+            continue
+        moved = [buffer for name in instruction.operands for buffer in results.get(name, ())]
+        if kind == "all-gather":
+            # A started one holds what it gathers, then what it has gathered.
+            moved = list(instruction.results[len(moved) if instruction.opcode != kind else 0 :])
+        found.setdefault((kind, instruction.opcode == kind), []).append(sum(buffer.bytes for buffer in moved))
+    return [
+        Collective(kind=kind, count=len(sizes), bytes=sum(sizes), waits=waits)
+        for (kind, waits), sizes in sorted(found.items())
+    ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Lowers our own training step to XLA's HLO, without running it: what `train.step` hands a TPU, for one chip."""
+"""Lowers our own training step to XLA's HLO, without running it: the program that every chip of a slice runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -15,12 +15,14 @@ import tensorflow as tf
 from pipeline.command import CommandError, UsageError
 from trainer.preflight.feeding import batch_spec
 from trainer.preflight.flops import channel_fill, training_flops
+from trainer.preflight.spmd import SliceStrategy
 from trainer.recipes.recipe import Phase, Recipe
 from trainer.train.model import build_from_recipe
 from trainer.train.optimizer import trainable_groups
 from trainer.train.step import TrainStep
 
-_DEVICE = "/device:CPU:0"
+_ORIGIN = re.compile(r"^HloModule [^\s,]+|, metadata=\{[^}]*\}", re.MULTILINE)
+_NAME = re.compile(r"%[\w.-]+")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,33 +34,41 @@ class Program:
       text: the same to read.
       flops: products of `batch` images by our own count (`trainer.preflight.flops`).
       batch: images.
+      input_bytes: that the host hands over with them.
     """
 
     hlo: bytes
     text: str
     flops: int
     batch: int
+    input_bytes: int
 
     @property
     def digest(self) -> str:
-        """Returns the sha256 (hex) of the text. `hlo` differs from run to run: protobuf's maps have no order."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        """Returns the sha256 (hex) of what the program computes, the same in any process and on any machine.
+
+        Names are numbered anew, as TensorFlow counts on from what it made before; files and lines are left out.
+        """
+        numbers: dict[str, str] = {}
+        text = _ORIGIN.sub("", self.text)
+        text = _NAME.sub(lambda match: numbers.setdefault(match[0], f"%{len(numbers)}"), text)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Lowering:
     """Lowers the steps of one recipe. The model's weights are random: no operation depends on their values."""
 
-    def __init__(self, recipe: Recipe, *, num_classes: int, chips_of_host: int = 1) -> None:
+    def __init__(self, recipe: Recipe, *, num_classes: int, chips: int = 1, chips_of_host: int = 1) -> None:
         """Builds the model in the precision that a TPU would use (bfloat16 unless the recipe says float32)."""
         keras.config.set_dtype_policy("float32" if recipe.precision == "float32" else "mixed_bfloat16")
         self._recipe, self._classes = dataclasses.replace(recipe, weights="none"), num_classes
         self._chips_of_host = chips_of_host
-        self._strategy = tf.distribute.OneDeviceStrategy(_DEVICE)
+        self._strategy = SliceStrategy(chips)
         with self._strategy.scope():
             self._classifier = build_from_recipe(self._recipe, num_classes=num_classes, seed=0)
 
     def train_step(self, phase: Phase, *, batch: int, steps_per_epoch: int) -> Program:
-        """Lowers one step of `phase` on `batch` images: forward, backward, update.
+        """Lowers one step of `phase` on `batch` images a chip: forward, backward, sums over the chips, update.
 
         Raises:
           CommandError: an operation that XLA cannot compile; names it.
@@ -70,7 +80,7 @@ class Lowering:
         def run(number: tf.Tensor, *tensors: tf.Tensor) -> tf.Tensor:
             return self._strategy.run(step.replica_step, args=(dict(zip(spec, tensors, strict=True)), number))
 
-        return self._program(run, [tf.TensorSpec([], tf.int32), *spec.values()], batch, self._flops(phase))
+        return self._program(run, {"number": tf.TensorSpec([], tf.int32), **spec}, batch, self._flops(phase))
 
     def forward(self, *, batch: int) -> Program:
         """Lowers evaluation (and the computing of features to cache) on `batch` images: forward only."""
@@ -81,12 +91,7 @@ class Lowering:
                 lambda x: tf.nn.softmax(head(backbone(x, training=False), training=False)), [image]
             )
 
-        return self._program(run, [tf.TensorSpec([batch, *self._image])], batch, self._flops(None))
-
-    def gradient_bytes(self, phase: Phase) -> int:
-        """Counts the bytes of the gradients that the chips sum in a step: float32, of all that trains."""
-        groups = trainable_groups(self._classifier, phase)
-        return sum(4 * int(np.prod(variable.shape)) for group in groups.values() for variable in group)
+        return self._program(run, {"image": tf.TensorSpec([batch, *self._image])}, batch, self._flops(None))
 
     def channel_fill(self, unit: int) -> float:
         """Measures `flops.channel_fill` of backbone and head."""
@@ -131,10 +136,12 @@ class Lowering:
         head, _ = training_flops(self._classifier.head, trained, input_trains=behind and not cached, passes=passes)
         return head if cached else backbone + head
 
-    def _program(self, run: Callable[..., tf.Tensor], specs: list[tf.TensorSpec], batch: int, flops: int) -> Program:
+    def _program(
+        self, run: Callable[..., tf.Tensor], specs: Mapping[str, tf.TensorSpec], batch: int, flops: int
+    ) -> Program:
         function = tf.function(run, jit_compile=True, autograph=False)
         try:
-            lowered = function.experimental_get_compiler_ir(*specs)
+            lowered = function.experimental_get_compiler_ir(*specs.values())
             hlo = lowered(stage="hlo_serialized", platform_name="CPU")
             text = lowered(stage="hlo", platform_name="CPU")
         except (tf.errors.OpError, ValueError) as error:
@@ -147,7 +154,8 @@ class Lowering:
                 f"the step cannot be compiled for a TPU: {unsupported_operations(str(error))}; "
                 "operations that XLA does not know must move to the input pipeline"
             ) from error
-        return Program(hlo=hlo, text=text, flops=flops * batch, batch=batch)
+        handed = sum(spec.shape.num_elements() * spec.dtype.size for spec in specs.values())
+        return Program(hlo=hlo, text=text, flops=flops * batch, batch=batch, input_bytes=handed)
 
 
 def unsupported_operations(message: str) -> str:

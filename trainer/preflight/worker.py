@@ -40,9 +40,9 @@ def compile_module(hlo: bytes, topology: str, chip_config: str) -> tuple[dict[st
         text = module.operation.get_asm(enable_debug_info=True)  # the names of layers are debug information
         text = _COPY.sub(r"stablehlo.reshape \1 : (\2) -> \2", text)
         options = compiler.get_compile_options(
-            num_replicas=1, num_partitions=1, device_assignment=np.array([[devices[0].id]])
+            num_replicas=len(devices), num_partitions=1, device_assignment=np.array([[d.id] for d in devices])
         )
-        where = {"executable_devices": jax_library.DeviceList(tuple(devices[:1])), "compile_options": options}
+        where = {"executable_devices": jax_library.DeviceList(tuple(devices)), "compile_options": options}
         client = devices[0].client
         module = ir.Module.parse(text)
         try:

@@ -91,6 +91,33 @@ def test_traffic_is_what_goes_to_and_from_hbm():
     assert hlo.memory_traffic(hlo.entry(PROGRAM)) == TILE + TILE + 2 * TILE
 
 
+EXCHANGE = """HloModule m
+
+ENTRY %main (a: f32[8,128], b: bf16[64]) -> f32[8,128] {
+  %a = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %b = bf16[64]{0:T(128)} parameter(1)
+  %all-reduce.1 = (f32[8,128]{1,0:T(8,128)}, /*index=1*/bf16[64]{0:T(128)}) all-reduce(%a, %b), replica_groups={}
+  %g = f32[8,128]{1,0:T(8,128)} get-tuple-element(%all-reduce.1), index=0
+  %all-reduce-start.1 = f32[8,128]{1,0:T(8,128)} all-reduce-start(%g), replica_groups={{0,1}}, to_apply=%add
+  %all-reduce-done.1 = f32[8,128]{1,0:T(8,128)} all-reduce-done(%all-reduce-start.1)
+  %s = (bf16[64]{0:T(128)}, bf16[128]{0:T(128)}) all-gather-start(%b), dimensions={0}
+  %all-gather-done.1 = bf16[128]{0:T(128)} all-gather-done(%s)
+  ROOT %all-to-all.1 = f32[8,128]{1,0:T(8,128)} all-to-all(f32[8,128]{1,0:T(8,128)} %all-reduce-done.1), dimensions={0}
+}
+"""
+
+
+def test_what_the_chips_exchange_is_read_out_of_the_program():
+    found = {(one.kind, one.waits): (one.count, one.bytes) for one in hlo.collectives(EXCHANGE)}
+    assert found == {
+        ("all-reduce", True): (1, 4 * 8 * 128 + 2 * 64),
+        ("all-reduce", False): (1, 4 * 8 * 128),
+        ("all-gather", False): (1, 2 * 128),
+        ("all-to-all", True): (1, 4 * 8 * 128),
+    }
+    assert hlo.memory_traffic(hlo.entry(EXCHANGE)) == 0  # it counts by the links
+
+
 def test_padding_is_told_by_dimension_and_layer():
     padding = hlo.padding(hlo.entry(PROGRAM), batch=8)
     assert (padding.bytes, padding.padded_bytes) == (2 * 2 * 8 * 100, 2 * TILE)
@@ -190,6 +217,7 @@ def whole(lowering, recipe):
 
 def test_our_step_is_lowered_in_bfloat16_with_the_products_that_its_layers_ask_for(whole):
     assert "bf16[4,16,16,64]" in whole.text
+    assert whole.input_bytes == 4 + 4 * (4 * 16 * 16 * 3 + 4 + 4)  # the step's number; images, labels, weights
     # TensorFlow also writes down the gradient of the images, which the compiler drops because nothing uses it.
     images = 2 * 4 * (3 * 16 - 2) ** 2 * 3 * 64
     assert hlo.product_flops(whole.text) == whole.flops + LOSS + images
@@ -199,6 +227,12 @@ def test_another_batch_is_another_program(lowering, recipe, whole):
     other = lowering.train_step(recipe.phases[1], batch=2, steps_per_epoch=10)
     assert other.digest != whole.digest
     assert 2 * other.flops == whole.flops
+
+
+def test_the_same_program_has_the_same_digest_though_its_names_are_counted_on(recipe, whole):
+    again = Lowering(recipe, num_classes=3).train_step(recipe.phases[1], batch=4, steps_per_epoch=10)
+    assert again.text != whole.text
+    assert again.digest == whole.digest
 
 
 def test_a_phase_on_cached_features_costs_the_head_alone(lowering, recipe):
@@ -215,10 +249,23 @@ def test_sharpness_aware_minimisation_takes_the_products_of_two_passes(recipe, w
     assert hlo.product_flops(program.text) == 2 * hlo.product_flops(whole.text)
 
 
-def test_gradients_are_those_of_what_trains(lowering, recipe):
+def test_the_chips_sum_the_gradients_of_what_trains(lowering, recipe, whole):
     head = (64 + 1) * 16 + (16 + 1) * 3
-    assert lowering.gradient_bytes(recipe.phases[0]) == 4 * head
-    assert lowering.gradient_bytes(recipe.phases[1]) > 4 * head
+    cached = lowering.train_step(recipe.phases[0], batch=4, steps_per_epoch=10)
+    (summed,) = hlo.collectives(cached.text)
+    assert (summed.kind, summed.count, summed.bytes) == ("all-reduce", 4, 4 * head)
+    (summed,) = hlo.collectives(whole.text)
+    assert summed.bytes > 4 * head
+
+
+def test_the_program_does_not_grow_with_the_slice(recipe, whole):
+    phase = dataclasses.replace(recipe.phases[1], l2=0.0)  # whose share depends on the number of chips
+    many = Lowering(recipe, num_classes=3, chips=4096).train_step(phase, batch=4, steps_per_epoch=10)
+    assert len(many.text) == pytest.approx(len(whole.text), rel=0.01)
+
+
+def test_evaluation_exchanges_nothing(lowering):
+    assert hlo.collectives(lowering.forward(batch=4).text) == []
 
 
 @pytest.mark.parametrize(
@@ -260,7 +307,7 @@ def test_an_operation_that_xla_lacks_is_named(lowering):
         return tf.numpy_function(np.sin, [x], tf.float32)
 
     with pytest.raises(CommandError, match="cannot be compiled for a TPU: PyFunc"):
-        lowering._program(on_the_host, [tf.TensorSpec([2])], 2, 0)
+        lowering._program(on_the_host, {"x": tf.TensorSpec([2])}, 2, 0)
 
 
 @pytest.mark.skipif("tensorflow-tpu" not in installed(), reason="only tensorflow-tpu has no XLA for CPUs")

@@ -1,0 +1,39 @@
+"""Answers a question: from what is kept or shipped, else by the compiler."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from trainer.devices.chips import spare_metadata_server
+from trainer.preflight.cache import Cache
+from trainer.preflight.compiling import Compiler
+from trainer.preflight.findings import Report
+from trainer.preflight.question import Question
+
+
+def ask(question: Question, *, jax_python: str, cache: Cache) -> Iterator[Report]:
+    """Yields what is known so far, each report beginning with all that the one before it said; the last is whole.
+
+    Args:
+      question: about a recipe on a slice.
+      jax_python: an interpreter that has jax and libtpu; not asked where the answer is known.
+      cache: of answers, and of what the compiler said.
+
+    Raises:
+      UsageError: no such recipe, setting or interpreter.
+      DataError: nothing to train on.
+      CommandError: the step cannot be lowered, or the compiler crashed.
+    """
+    key = question.key()
+    if stored := cache.get(key):
+        yield Report.from_dict(stored)
+        return
+    compiler = Compiler(jax_python, question.target, cache)
+    spare_metadata_server()
+    from trainer.preflight.examine import examine  # imports TensorFlow
+
+    for report in examine(question, compiler):
+        yield report
+    if all(step.compiled.final for step in report.steps):
+        cache.put(key, dataclasses.asdict(report))
