@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 
 from absl import logging
 
+from pipeline import resident
+from pipeline.format.manifest import Manifest
 from trainer.devices.tpus import Slice
 from trainer.preflight import feeding
 from trainer.preflight.batches import Attempt, largest_batch
@@ -20,10 +22,10 @@ from trainer.preflight.facts import Counts, counts_of, published_counts
 from trainer.preflight.findings import Report, Searched, Step, Work
 from trainer.preflight.lowering import Lowering, Program
 from trainer.preflight.question import Question
-from trainer.recipes import overrides
 from trainer.recipes.fitting import fit_to_tpu, fitting_batch, images_a_core
-from trainer.recipes.load import load_recipe
+from trainer.recipes.load import adjust, load_recipe
 from trainer.recipes.recipe import Recipe
+from trainer.train.residence import most_bytes, obstacle
 
 _PARALLEL_COMPILES = 4  # each takes one core and up to 2 GB
 
@@ -45,11 +47,17 @@ def examine(question: Question, compiler: Compiler) -> Iterator[Report]:
     target, data = question.target, question.data
     counts = counts_of(data) if data else _assumed(question.recipe, question.num_train, question.num_classes)
     recipe, notes = _as_it_runs(question, counts)
-    study = _Study(recipe, counts, target, compiler)
+    manifest = data.manifest if data else counts.manifest()
+    limit = most_bytes(target.generation.name)
+    kept = manifest if obstacle(recipe, manifest, replicas=target.chips, limit=limit) is None else None
+    if kept:
+        size = resident.size(kept) >> 20
+        notes += (f"all images, {size} MiB, lie on every chip, which renders them (--cache=none would not)",)
+    study = _Study(recipe, counts, target, compiler, kept)
     precision = "float32" if recipe.precision == "float32" else "bfloat16"
-    size = f"{recipe.image_size}" + (f" → {recipe.resize_to}" if recipe.resize_to else "")
+    pixels = f"{recipe.image_size}" + (f" → {recipe.resize_to}" if recipe.resize_to else "")
     report = Report(
-        title=f"recipe {recipe.name}: {recipe.backbone} at {size} pixels, {precision}, batch {recipe.batch_size}",
+        title=f"recipe {recipe.name}: {recipe.backbone} at {pixels} pixels, {precision}, batch {recipe.batch_size}",
         data=f"{counts.train:,} training and {counts.validation:,} validation images, {counts.classes} classes "
         f"({counts.origin})",
         notes=notes,
@@ -64,7 +72,7 @@ def examine(question: Question, compiler: Compiler) -> Iterator[Report]:
     for step in study.steps():
         report = dataclasses.replace(report, steps=(*report.steps, step), programs=tuple(study.programs))
         yield report
-    feed = feeding.measure(recipe, data, side=counts.side)
+    feed = feeding.measure(recipe, data, side=counts.side, resident=kept is not None)
     measured = {"core_seconds": feed.core_seconds, "cores": feed.cores, "machine": feed.machine, "sample": feed.sample}
     report = dataclasses.replace(report, feed=measured)
     yield report
@@ -77,7 +85,7 @@ def _as_it_runs(question: Question, counts: Counts) -> tuple[Recipe, tuple[str, 
     """Returns the recipe as it runs on the slice, and what to tell the user about it."""
     chips = question.target.chips
     recipe = load_recipe(question.recipe, counts.facts, backbone=question.backbone)
-    recipe = overrides.override(recipe, question.settings)
+    recipe = adjust(recipe, question.settings)
     if not question.recipe.endswith(".json"):
         given = {setting.partition("=")[0] for setting in question.settings}
         recipe = fit_to_tpu(recipe, cores=chips, num_train=counts.train, given=given)
@@ -137,13 +145,19 @@ class _Study:
       programs: the digest of each that was compiled.
     """
 
-    def __init__(self, recipe: Recipe, counts: Counts, target: Slice, compiler: Compiler) -> None:
+    def __init__(
+        self, recipe: Recipe, counts: Counts, target: Slice, compiler: Compiler, kept: Manifest | None
+    ) -> None:
         self._recipe, self._counts, self._target, self._compiler = recipe, counts, target, compiler
         self.programs: list[str] = []
         self._per_epoch = math.ceil(counts.train / recipe.batch_size)
         self._names = [f"phase {phase.name}" for phase in recipe.phases] + ["evaluation"]
         self._lowering = Lowering(
-            recipe, num_classes=counts.classes, chips=target.chips, chips_of_host=target.chips_of_host
+            recipe,
+            num_classes=counts.classes,
+            chips=target.chips,
+            chips_of_host=target.chips_of_host,
+            resident=kept,
         )
 
     def steps(self) -> Iterator[Step]:

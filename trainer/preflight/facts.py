@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from pipeline.command import UsageError
-from pipeline.format.manifest import VALIDATION, DatasetVersion
+from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, Manifest, Shard
 from trainer.recipes.load import facts_of
 from trainer.recipes.recipe import DataFacts
 
@@ -20,6 +20,7 @@ class Counts:
       classes: labels.
       side: pixels of the longer side of the images.
       origin: where the counts come from, for the report.
+      others: images of further splits.
     """
 
     train: int
@@ -27,6 +28,7 @@ class Counts:
     classes: int
     side: int
     origin: str
+    others: int = 0
 
     def __post_init__(self) -> None:
         if self.train < 1:
@@ -38,8 +40,23 @@ class Counts:
     def facts(self) -> DataFacts:
         return DataFacts(num_train=self.train, num_classes=self.classes, max_side=self.side)
 
+    def manifest(self) -> Manifest:
+        """Makes up the manifest of a dataset of as many images, as large as they may be."""
+        counts = {TRAIN: self.train, VALIDATION: self.validation, TEST: self.others}
+        return Manifest(
+            name="assumed",
+            version="0.0.0",
+            labels=tuple(map(str, range(self.classes))),
+            splits={name: (Shard(name=name, examples=count, bytes=0, sha256=""),) for name, count in counts.items()},
+            source_fingerprint="",
+            build={},
+            code_version="",
+            max_height=self.side,
+            max_width=self.side,
+        )
 
-_CIFAR = Counts(train=50_000, validation=0, classes=10, side=32, origin="CIFAR-10's counts")
+
+_CIFAR = Counts(train=50_000, validation=0, classes=10, side=32, origin="CIFAR-10's counts", others=10_000)
 _PETS = Counts(train=1850, validation=1850, classes=37, side=500, origin="Oxford-IIIT Pet's counts")
 _PUBLISHED = {
     "cifar10_efficientnet": _CIFAR,

@@ -12,15 +12,15 @@ import platform
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
 from pipeline import dataset
-from pipeline.augment.config import AugmentConfig
 from pipeline.format import records
-from pipeline.format.manifest import DatasetVersion, Manifest, Shard
+from pipeline.format.manifest import TRAIN, DatasetVersion, Manifest, Shard
 from trainer.models import backbone_info
 from trainer.recipes.recipe import Phase, Recipe
 
@@ -47,7 +47,9 @@ class Feed:
     sample: str
 
 
-def measure(recipe: Recipe, data: DatasetVersion | None, *, side: int, seconds: float = 3.0) -> Feed:
+def measure(
+    recipe: Recipe, data: DatasetVersion | None, *, side: int, resident: bool = False, seconds: float = 3.0
+) -> Feed:
     """Runs the recipe's own input pipeline, augmentation included, for some seconds.
 
     Processor time is counted, not elapsed time: other work on the machine then matters little.
@@ -56,16 +58,17 @@ def measure(recipe: Recipe, data: DatasetVersion | None, *, side: int, seconds: 
       recipe: says what is done with the images.
       data: whose training split is read, or None for a sample of made-up JPEGs.
       side: pixels of the longer side of those.
+      resident: whether the images lie on the chips.
       seconds: how long to measure.
     """
     if data is not None:
-        count, spent = _run(recipe, data, cache="auto", seconds=seconds)
+        count, spent = _run(recipe, data, cache="device" if resident else "auto", seconds=seconds)
         return _feed(count, spent, f"training images of {data.path}")
     height, width = side * 3 // 4 if side > 64 else side, side
     with tempfile.TemporaryDirectory(prefix="preflight-") as directory:
         made = write_sample(pathlib.Path(directory), count=_SAMPLE_IMAGES, height=height, width=width)
         # As a large set is read: a sample this small would be held decoded.
-        count, spent = _run(recipe, made, cache="bytes", seconds=seconds)
+        count, spent = _run(recipe, made, cache="device" if resident else "bytes", seconds=seconds)
     sample = f"a made-up sample of {width}×{height} JPEGs; --data=DATA measures your own"
     return _feed(count, spent, sample)
 
@@ -99,6 +102,7 @@ def _run(recipe: Recipe, data: DatasetVersion, *, cache: str, seconds: float) ->
                 seed=0,
                 epoch=epoch,
                 global_batch_size=batch + batch % 2,
+                centre=recipe.eval_centre,
                 cache=cache,
             )
 
@@ -113,29 +117,46 @@ def _run(recipe: Recipe, data: DatasetVersion, *, cache: str, seconds: float) ->
 
 
 def batch_spec(
-    recipe: Recipe, phase: Phase, *, batch: int, classes: int, chips_of_host: int = 1
+    recipe: Recipe,
+    phase: Phase | None,
+    *,
+    batch: int,
+    classes: int,
+    chips_of_host: int = 1,
+    resident: tuple[int, int] | None = None,
 ) -> dict[str, tf.TensorSpec]:
-    """Returns what the input pipeline hands a training step of `phase`, for a chip's `batch`; not for cached features.
+    """Returns what the input pipeline hands to a chip.
+
+    Args:
+      recipe: that trains.
+      phase: of training, not one on cached features; None for evaluation.
+      batch: images a chip.
+      classes: labels.
+      chips_of_host: chips that a host feeds.
+      resident: height and width of images that lie on the chips, or None.
 
     Raises:
       UsageError: what the input pipeline refuses, such as an odd number of images of a host to be mixed in pairs.
     """
     side = recipe.image_size
+    height, width = resident or (side, side)
+    options: dict[str, Any] = {
+        "height": side,
+        "width": side,
+        "preprocess": backbone_info(recipe.backbone).preprocess,
+        "global_batch_size": batch * chips_of_host,
+        "centre": recipe.eval_centre,
+        "cache": "device" if resident else "none",
+    }
     with tempfile.TemporaryDirectory(prefix="preflight-") as directory:
-        data = write_sample(pathlib.Path(directory), count=1, height=side, width=side, classes=classes)
-        of_host = dataset.train_dataset(
-            data,
-            "train",
-            height=side,
-            width=side,
-            preprocess=backbone_info(recipe.backbone).preprocess,
-            augment=recipe.augment if phase.augment else AugmentConfig(),
-            seed=0,
-            epoch=0,
-            global_batch_size=batch * chips_of_host,
-            cache="none",
-        ).element_spec
-    return {name: tf.TensorSpec([batch, *spec.shape[1:]], spec.dtype) for name, spec in of_host.items()}
+        data = write_sample(pathlib.Path(directory), count=1, height=height, width=width, classes=classes)
+        if phase is None:
+            plain = recipe.augmentation(False)
+            of_host = dataset.eval_dataset(data, TRAIN, on_accelerator=plain.on_accelerator, **options)
+        else:
+            augment = recipe.augmentation(phase.augment)
+            of_host = dataset.train_dataset(data, TRAIN, augment=augment, seed=0, epoch=0, **options)
+    return {name: tf.TensorSpec([batch, *spec.shape[1:]], spec.dtype) for name, spec in of_host.element_spec.items()}
 
 
 def write_sample(directory: pathlib.Path, *, count: int, height: int, width: int, classes: int = 2) -> DatasetVersion:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 import re
 from collections.abc import Callable, Mapping
 
@@ -12,7 +13,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from pipeline.augment.render import finish
 from pipeline.command import CommandError, UsageError
+from pipeline.format.manifest import Manifest
+from pipeline.resident import Resident
+from trainer.models import backbone_info
 from trainer.preflight.feeding import batch_spec
 from trainer.preflight.flops import channel_fill, training_flops
 from trainer.preflight.spmd import SliceStrategy
@@ -58,14 +63,31 @@ class Program:
 class Lowering:
     """Lowers the steps of one recipe. The model's weights are random: no operation depends on their values."""
 
-    def __init__(self, recipe: Recipe, *, num_classes: int, chips: int = 1, chips_of_host: int = 1) -> None:
-        """Builds the model in the precision that a TPU would use (bfloat16 unless the recipe says float32)."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        num_classes: int,
+        chips: int = 1,
+        chips_of_host: int = 1,
+        resident: Manifest | None = None,
+    ) -> None:
+        """Builds the model in the precision that a TPU would use (bfloat16 unless the recipe says float32).
+
+        Args:
+          recipe: that trains.
+          num_classes: labels.
+          chips: of the slice.
+          chips_of_host: that one host feeds.
+          resident: of the dataset whose images lie on the chips, or None.
+        """
         keras.config.set_dtype_policy("float32" if recipe.precision == "float32" else "mixed_bfloat16")
         self._recipe, self._classes = dataclasses.replace(recipe, weights="none"), num_classes
         self._chips_of_host = chips_of_host
         self._strategy = SliceStrategy(chips)
         with self._strategy.scope():
             self._classifier = build_from_recipe(self._recipe, num_classes=num_classes, seed=0)
+        self._resident = _blank(resident, recipe.image_size) if resident else None
 
     def train_step(self, phase: Phase, *, batch: int, steps_per_epoch: int) -> Program:
         """Lowers one step of `phase` on `batch` images a chip: forward, backward, sums over the chips, update.
@@ -85,26 +107,31 @@ class Lowering:
     def forward(self, *, batch: int) -> Program:
         """Lowers evaluation (and the computing of features to cache) on `batch` images: forward only."""
         backbone, head = self._classifier.lean_backbone, self._classifier.head
+        plain, mode = self._recipe.augmentation(False), backbone_info(self._recipe.backbone).preprocess
+        spec = self._batch_spec(None, batch)
 
-        def run(image: tf.Tensor) -> tf.Tensor:
-            return self._strategy.run(
-                lambda x: tf.nn.softmax(head(backbone(x, training=False), training=False)), [image]
-            )
+        def evaluate(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+            images = finish(batch, plain, mode, self._resident)
+            return tf.nn.softmax(head(backbone(images, training=False), training=False))
 
-        return self._program(run, {"image": tf.TensorSpec([batch, *self._image])}, batch, self._flops(None))
+        def run(*tensors: tf.Tensor) -> tf.Tensor:
+            return self._strategy.run(evaluate, args=(dict(zip(spec, tensors, strict=True)),))
+
+        return self._program(run, spec, batch, self._flops(None))
 
     def channel_fill(self, unit: int) -> float:
         """Measures `flops.channel_fill` of backbone and head."""
         return channel_fill([self._classifier.backbone, self._classifier.head], unit)
 
-    @property
-    def _image(self) -> tuple[int, int, int]:
-        return (self._recipe.image_size, self._recipe.image_size, 3)
-
-    def _batch_spec(self, phase: Phase, batch: int) -> dict[str, tf.TensorSpec]:
-        if not phase.cached_features:
+    def _batch_spec(self, phase: Phase | None, batch: int) -> dict[str, tf.TensorSpec]:
+        if not phase or not phase.cached_features:
             return batch_spec(
-                self._recipe, phase, batch=batch, classes=self._classes, chips_of_host=self._chips_of_host
+                self._recipe,
+                phase,
+                batch=batch,
+                classes=self._classes,
+                chips_of_host=self._chips_of_host,
+                resident=self._resident.source if self._resident else None,
             )
         features = self._classifier.backbone.output.shape[1:]
         return {
@@ -124,6 +151,7 @@ class Lowering:
                 class_weights=np.ones(self._classes, np.float32),
                 strategy=self._strategy,
                 seed=0,
+                resident=self._resident,
             )
 
     def _flops(self, phase: Phase | None) -> int:
@@ -156,6 +184,14 @@ class Lowering:
             ) from error
         handed = sum(spec.shape.num_elements() * spec.dtype.size for spec in specs.values())
         return Program(hlo=hlo, text=text, flops=flops * batch, batch=batch, input_bytes=handed)
+
+
+def _blank(manifest: Manifest, side: int) -> Resident:
+    """Makes as many images as a dataset has, all black, which are rendered at `side` × `side` pixels."""
+    source = (manifest.max_height, manifest.max_width)
+    images = sum(manifest.num_examples(split) for split in manifest.splits)
+    pixels = tf.Variable(tf.zeros([images, math.prod(source) * 3], tf.uint8), trainable=False)
+    return Resident(pixels=pixels, source=source, height=side, width=side)
 
 
 def unsupported_operations(message: str) -> str:

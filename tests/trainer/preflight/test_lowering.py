@@ -11,6 +11,7 @@ from pipeline.augment.config import AugmentConfig
 from pipeline.command import CommandError, UsageError
 from trainer.preflight import feeding, flops, hlo
 from trainer.preflight.cache import installed
+from trainer.preflight.facts import Counts
 from trainer.preflight.lowering import Lowering, unsupported_operations
 from trainer.recipes.load import load_recipe
 from trainer.recipes.overrides import override
@@ -284,6 +285,21 @@ def test_the_step_takes_what_the_input_pipeline_gives(augment, expected, recipe,
         f"{short[s.dtype]}[{','.join(map(str, s.shape))}]" for s in (spec[k] for k in ("image", "label", "weight"))
     ]
     assert shapes == expected
+
+
+def test_images_that_lie_on_the_chips_are_a_part_of_the_program(recipe, whole, lowering):
+    """30 images of 20 × 24 pixels, of which the host says only which, and which part of them."""
+    augment = AugmentConfig(flip=True, shift=0.1, on_accelerator=True)
+    counts = Counts(train=20, validation=10, classes=3, side=24, origin="")
+    manifest = dataclasses.replace(counts.manifest(), max_height=20)
+    on_chip = Lowering(dataclasses.replace(recipe, augment=augment), num_classes=3, resident=manifest)
+    programs = [on_chip.train_step(recipe.phases[1], batch=4, steps_per_epoch=10), on_chip.forward(batch=4)]
+    for program, plain in zip(programs, (whole, lowering.forward(batch=4)), strict=True):
+        assert "u8[30,1440]" in program.text
+        assert program.input_bytes < 200 < plain.input_bytes
+        # Two products select each pixel's neighbours, for each of the 4 images.
+        selection = 2 * 4 * 3 * (2 * 16 * 20 * 24 + 2 * 16 * 24 * 2 * 16)
+        assert hlo.product_flops(program.text) - hlo.product_flops(plain.text) == pytest.approx(selection, rel=0.01)
 
 
 def test_a_host_mixes_pairs_of_all_its_chips(recipe):
