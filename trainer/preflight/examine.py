@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from absl import logging
 
 from pipeline import resident
-from pipeline.format.manifest import Manifest
+from pipeline.format.manifest import DatasetVersion, Manifest
 from trainer.devices.tpus import Slice
 from trainer.preflight import feeding
 from trainer.preflight.batches import Attempt, largest_batch
@@ -44,23 +44,16 @@ def examine(question: Question, compiler: Compiler) -> Iterator[Report]:
       DataError: nothing to train on.
       CommandError: the step cannot be lowered, or the compiler crashed.
     """
-    target, data = question.target, question.data
-    counts = counts_of(data) if data else _assumed(question.recipe, question.num_train, question.num_classes)
-    recipe, notes = _as_it_runs(question, counts)
-    manifest = data.manifest if data else counts.manifest()
-    limit = most_bytes(target.generation.name)
-    kept = manifest if obstacle(recipe, manifest, replicas=target.chips, limit=limit) is None else None
-    if kept:
-        size = resident.size(kept) >> 20
-        notes += (f"all images, {size} MiB, lie on every chip, which renders them (--cache=none would not)",)
-    study = _Study(recipe, counts, target, compiler, kept)
+    subject = as_it_runs(question)
+    recipe, counts = subject.recipe, subject.counts
+    study = _Study(subject, question.target, compiler)
     precision = "float32" if recipe.precision == "float32" else "bfloat16"
     pixels = f"{recipe.image_size}" + (f" → {recipe.resize_to}" if recipe.resize_to else "")
     report = Report(
         title=f"recipe {recipe.name}: {recipe.backbone} at {pixels} pixels, {precision}, batch {recipe.batch_size}",
         data=f"{counts.train:,} training and {counts.validation:,} validation images, {counts.classes} classes "
         f"({counts.origin})",
-        notes=notes,
+        notes=subject.notes,
         steps=(),
         work=tuple(study.work()),
         searched=None,
@@ -72,7 +65,7 @@ def examine(question: Question, compiler: Compiler) -> Iterator[Report]:
     for step in study.steps():
         report = dataclasses.replace(report, steps=(*report.steps, step), programs=tuple(study.programs))
         yield report
-    feed = feeding.measure(recipe, data, side=counts.side, resident=kept is not None)
+    feed = subject.feed(question.data)
     measured = {"core_seconds": feed.core_seconds, "cores": feed.cores, "machine": feed.machine, "sample": feed.sample}
     report = dataclasses.replace(report, feed=measured)
     yield report
@@ -81,16 +74,44 @@ def examine(question: Question, compiler: Compiler) -> Iterator[Report]:
         yield dataclasses.replace(report, searched=searched, programs=tuple(study.programs))
 
 
-def _as_it_runs(question: Question, counts: Counts) -> tuple[Recipe, tuple[str, ...]]:
-    """Returns the recipe as it runs on the slice, and what to tell the user about it."""
-    chips = question.target.chips
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Holds what is examined.
+
+    Attributes:
+      recipe: as it runs on the slice.
+      counts: of the images.
+      kept: of the dataset whose images lie on the chips, or None.
+      notes: what to tell the user of it.
+    """
+
+    recipe: Recipe
+    counts: Counts
+    kept: Manifest | None
+    notes: tuple[str, ...]
+
+    def feed(self, data: DatasetVersion | None) -> feeding.Feed:
+        """Measures what an image costs this host; `data`: as for `feeding.measure`."""
+        return feeding.measure(self.recipe, data, side=self.counts.side, resident=self.kept is not None)
+
+
+def as_it_runs(question: Question) -> Subject:
+    """Says what runs on the slice that is asked about; raises as `examine` does."""
+    data, chips = question.data, question.target.chips
+    counts = counts_of(data) if data else _assumed(question.recipe, question.num_train, question.num_classes)
     recipe = load_recipe(question.recipe, counts.facts, backbone=question.backbone)
     recipe = adjust(recipe, question.settings)
     if not question.recipe.endswith(".json"):
         given = {setting.partition("=")[0] for setting in question.settings}
         recipe = fit_to_tpu(recipe, cores=chips, num_train=counts.train, given=given)
     recipe, notes = split_batch(recipe, chips)
-    return recipe, (*notes, *notes_on_batch(recipe, chips=chips, num_train=counts.train))
+    notes += notes_on_batch(recipe, chips=chips, num_train=counts.train)
+    manifest, limit = data.manifest if data else counts.manifest(), most_bytes(question.target.generation.name)
+    if obstacle(recipe, manifest, replicas=chips, limit=limit):
+        return Subject(recipe=recipe, counts=counts, kept=None, notes=notes)
+    size = resident.size(manifest) >> 20
+    notes += (f"all images, {size} MiB, lie on every chip, which renders them (--cache=none would not)",)
+    return Subject(recipe=recipe, counts=counts, kept=manifest, notes=notes)
 
 
 def _assumed(recipe_name: str, num_train: int | None, num_classes: int | None) -> Counts:
@@ -145,9 +166,8 @@ class _Study:
       programs: the digest of each that was compiled.
     """
 
-    def __init__(
-        self, recipe: Recipe, counts: Counts, target: Slice, compiler: Compiler, kept: Manifest | None
-    ) -> None:
+    def __init__(self, subject: Subject, target: Slice, compiler: Compiler) -> None:
+        recipe, counts = subject.recipe, subject.counts
         self._recipe, self._counts, self._target, self._compiler = recipe, counts, target, compiler
         self.programs: list[str] = []
         self._per_epoch = math.ceil(counts.train / recipe.batch_size)
@@ -157,7 +177,7 @@ class _Study:
             num_classes=counts.classes,
             chips=target.chips,
             chips_of_host=target.chips_of_host,
-            resident=kept,
+            resident=subject.kept,
         )
 
     def steps(self) -> Iterator[Step]:

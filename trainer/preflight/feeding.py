@@ -25,6 +25,7 @@ from trainer.models import backbone_info
 from trainer.recipes.recipe import Phase, Recipe
 
 _SAMPLE_IMAGES = 256
+_TIMES_RESIDENT = 200  # that the sample is gone through in an epoch
 _MAX_BATCH = 64
 
 
@@ -67,6 +68,9 @@ def measure(
     height, width = side * 3 // 4 if side > 64 else side, side
     with tempfile.TemporaryDirectory(prefix="preflight-") as directory:
         made = write_sample(pathlib.Path(directory), count=_SAMPLE_IMAGES, height=height, width=width)
+        if resident:  # an image costs so little that the beginning of an epoch would be most of it
+            shards = made.manifest.shards(TRAIN) * _TIMES_RESIDENT
+            made = dataclasses.replace(made, manifest=dataclasses.replace(made.manifest, splits={TRAIN: shards}))
         # As a large set is read: a sample this small would be held decoded.
         count, spent = _run(recipe, made, cache="device" if resident else "bytes", seconds=seconds)
     sample = f"a made-up sample of {width}×{height} JPEGs; --data=DATA measures your own"
