@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -129,6 +130,12 @@ def test_the_hosts_of_a_tpu_see_no_memory_of_this_machine(tiny_data, recipe, as_
     assert residence.place("auto", recipe, tiny_data, strategy)[0] == "none"
     with pytest.raises(UsageError, match="--cache=disk: the TPU's hosts see nothing"):
         residence.place("disk", recipe, tiny_data, strategy)
+
+
+def test_workers_of_a_cluster_are_refused(tiny_data, recipe, monkeypatch):
+    monkeypatch.setattr(residence, "Workers", lambda strategy: SimpleNamespace(count=2))
+    with pytest.raises(UsageError, match="--cache=device: TensorFlow sends no images .* TF_CONFIG"):
+        residence.place("device", recipe, tiny_data, tf.distribute.OneDeviceStrategy("CPU:0"))
 
 
 def test_the_flag_takes_what_there_is():
