@@ -62,7 +62,7 @@ def test_it_trains_as_from_the_hosts_memory(tiny_data, recipe, on_device, tmp_pa
 def test_stopped_and_resumed_it_ends_in_the_same_place(tiny_data, recipe, on_device, tmp_path):
     run, _, expected = on_device
     with pytest.raises(TryAgainError):
-        train(tiny_data, recipe, tmp_path, cache="device", stop_requested=_stop_after(9))
+        train(tiny_data, recipe, tmp_path, cache="device", stop_requested=_stop_after(8))
     _, classifier, _ = train(tiny_data, recipe, tmp_path, cache="device")
     for path, value in weights(classifier).items():
         np.testing.assert_array_equal(value, expected[path], err_msg=path)
