@@ -251,7 +251,8 @@ def read_columns(data: DatasetVersion, split: str, *, decode: bool) -> Columns:
     """Reads a split, its images encoded or decoded.
 
     Raises:
-      DataError: a shard does not hold as many records as the manifest says.
+      DataError: a shard does not hold as many records as the manifest says, or an image is of another size than its
+        record says.
     """
     shards = [shard for shard in data.manifest.shards(split) if shard.examples]
     num_classes = data.manifest.num_classes
@@ -282,7 +283,12 @@ def read_columns(data: DatasetVersion, split: str, *, decode: bool) -> Columns:
     offsets = np.cumsum(sizes) - sizes
     pixels = np.empty(int(sizes.sum()), np.uint8)
     decoded = itertools.islice(images.as_numpy_iterator(), len(sizes))
-    for offset, size, image in zip(offsets, sizes, decoded, strict=True):
+    for number, (offset, size, image) in enumerate(zip(offsets, sizes, decoded, strict=True)):
+        if len(image) != size:
+            raise DataError(
+                f"{split}: image {number} has another size than its record says; `python -m pipeline.verify "
+                f"{data.path}` lists all such, --skip_bad_records trains without them"
+            )
         pixels[offset : offset + size] = image
     return Columns(rows={**rows, "offset": tf.constant(offsets)}, pixels=tf.constant(pixels))
 

@@ -84,6 +84,14 @@ def test_a_shard_with_other_than_the_listed_records_is_named(tmp_path):
         reader.load(dataclasses.replace(data, manifest=manifest), "train", "bytes")
 
 
+def test_an_image_of_another_size_than_its_record_says_is_named(tmp_path):
+    records = random_records(6, classes=2)
+    records[4] = dataclasses.replace(records[4], height=records[4].height + 1)
+    data = write_dataset(tmp_path, {"train": records}, ["a", "b"])
+    with pytest.raises(DataError, match="train: image 4 has another size than its record says; .*pipeline.verify"):
+        reader.load(data, "train", "pixels")
+
+
 @pytest.mark.parametrize(("size", "expected"), [(200, 8192), (100_000, (128 << 20) // 100_000)])
 def test_windows_are_bounded_in_bytes_and_in_records(size, expected):
     shards = tuple(Shard(name=str(i), examples=1000, bytes=1000 * size, sha256="") for i in range(100))

@@ -240,6 +240,7 @@ def test_wrong_flags_cost_a_line_and_exit_64(flags, message):
         (["--tpu=grpc://127.0.0.1:9"], "give a place on gs://, which all of them see"),
         (["--tpu=my-tpu"], "--tpu=my-tpu: this machine is no host of a TPU"),
         (["--set=phases.1.lr=3"], 'Did you mean "lr_'),
+        (["--cache=device"], "--cache=device: rotation=10 cannot be done"),
     ],
 )
 def test_wrong_values_cost_a_line_and_exit_64(tiny_data, tmp_path, more, message):

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_it_trains_as_from_the_hosts_memory(tiny_data, recipe, on_device, tmp_pa
 def test_stopped_and_resumed_it_ends_in_the_same_place(tiny_data, recipe, on_device, tmp_path):
     run, _, expected = on_device
     with pytest.raises(TryAgainError):
-        train(tiny_data, recipe, tmp_path, cache="device", stop_requested=_stop_after(9))
+        train(tiny_data, recipe, tmp_path, cache="device", stop_requested=_stop_after(8))
     _, classifier, _ = train(tiny_data, recipe, tmp_path, cache="device")
     for path, value in weights(classifier).items():
         np.testing.assert_array_equal(value, expected[path], err_msg=path)
@@ -129,6 +130,12 @@ def test_the_hosts_of_a_tpu_see_no_memory_of_this_machine(tiny_data, recipe, as_
     assert residence.place("auto", recipe, tiny_data, strategy)[0] == "none"
     with pytest.raises(UsageError, match="--cache=disk: the TPU's hosts see nothing"):
         residence.place("disk", recipe, tiny_data, strategy)
+
+
+def test_workers_of_a_cluster_are_refused(tiny_data, recipe, monkeypatch):
+    monkeypatch.setattr(residence, "Workers", lambda strategy: SimpleNamespace(count=2))
+    with pytest.raises(UsageError, match="--cache=device: TensorFlow sends no images .* TF_CONFIG"):
+        residence.place("device", recipe, tiny_data, tf.distribute.OneDeviceStrategy("CPU:0"))
 
 
 def test_the_flag_takes_what_there_is():
