@@ -6,22 +6,20 @@ import contextlib
 import dataclasses
 import json
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from pipeline import dataset
 from pipeline.command import ExitCode, UsageError
 from pipeline.decode import why_unusable
 from pipeline.format import storage, verify
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, open_dataset
-from trainer.devices import notices
 from trainer.devices.chips import find_chips
 from trainer.devices.cluster import Workers, read_cluster
+from trainer.devices.stopping import listening
 from trainer.devices.strategy import is_tpu, make_strategy
 from trainer.devices.tpu.hosts import TpuPlace
 from trainer.devices.tpu.server import beside, watched
@@ -127,32 +125,34 @@ def _train_and_evaluate(
 
     with _named_errors(data):
         cache, on_devices = place(cache, recipe, data, strategy)
-    heard = _Notices(on_cloud=find_chips().on_bus > 0)
-    plan = Plan(
-        recipe=recipe,
-        data=data,
-        seed=request.seed,
-        run=directory,
-        class_weights=class_weights(recipe, data),
-        stop_requested=lambda: heard.stop,
-        save_requested=heard.save,
-        check_owner=check_owner,
-        profile=profile,
-        cache=cache,
-        resident=on_devices,
-    )
-    trainer = Trainer(plan, classifier, strategy)
-    with _named_errors(data):
-        position = trainer.train()
-        workers.wait()  # for the weights that the chief has written
-        load_best(storage.join(directory, "checkpoints"), classifier)
-        scores = _score(trainer, data)
-    if workers.is_chief:
-        check_owner()
-        devices = [device.name for device in tf.config.list_logical_devices()]
-        origin = provenance(data, seed=request.seed, devices=devices, started=started)
-        _write_results(plan, classifier, trainer.rows, position, scores, origin)
-        request.mark_done(directory, data)
+    with listening(on_cloud=find_chips().on_bus > 0) as wishes:
+        plan = Plan(
+            recipe=recipe,
+            data=data,
+            seed=request.seed,
+            run=directory,
+            class_weights=class_weights(recipe, data),
+            stop_requested=lambda: wishes.stop,
+            save_requested=wishes.save,
+            at_once=wishes.at_once,
+            check_owner=check_owner,
+            profile=profile,
+            cache=cache,
+            resident=on_devices,
+        )
+        trainer = Trainer(plan, classifier, strategy)
+        with _named_errors(data):
+            position = trainer.train()
+            workers.wait()  # for the weights that the chief has written
+            load_best(storage.join(directory, "checkpoints"), classifier)
+            scores = _score(trainer, data)
+        if workers.is_chief:
+            check_owner()
+            devices = [device.name for device in tf.config.list_logical_devices()]
+            origin = provenance(data, seed=request.seed, devices=devices, started=started)
+            with wishes.at_once():
+                _write_results(plan, classifier, trainer.rows, position, scores, origin)
+            request.mark_done(directory, data)
 
 
 @contextlib.contextmanager
@@ -228,43 +228,6 @@ def _write_results(
 def _score(trainer: Trainer, data: DatasetVersion) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns probabilities and labels of validation and test, as far as there are such splits."""
     return {split: trainer.predict(split) for split in (VALIDATION, TEST) if split in data.manifest.splits}
-
-
-class _Notices:
-    """Notes SIGTERM, the first Ctrl-C, and notices of what is to come; a second Ctrl-C interrupts at once.
-
-    Attributes:
-      stop: whether to save the state and stop.
-    """
-
-    def __init__(self, *, on_cloud: bool) -> None:
-        """Begins to listen; `on_cloud` says whether there is a metadata server to ask."""
-        self.stop = False
-        self._save = False
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
-        if on_cloud:
-            notices.watch(self._on_notice)
-
-    def save(self) -> bool:
-        """Says, once, whether to save the state now."""
-        save, self._save = self._save, False
-        return save
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        self._request_stop(signal.Signals(number).name)
-
-    def _on_notice(self, key: str) -> None:
-        if key == notices.PREEMPTED:
-            self._request_stop("this machine is pre-empted")
-        else:
-            self._save = True
-            logging.warning("this machine is to be stopped for maintenance: saving the state now, and going on")
-
-    def _request_stop(self, why: str) -> None:
-        self.stop = True
-        logging.warning("%s: saving the state and stopping", why)
 
 
 def _prediction_rows(

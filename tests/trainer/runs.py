@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 
 import numpy as np
@@ -45,6 +46,7 @@ def train(
     stop_requested=lambda: False,
     seed: int = 0,
     cache: str = "auto",
+    at_once=contextlib.nullcontext,
 ) -> tuple[Trainer, Classifier, Position]:
     strategy = strategy or tf.distribute.OneDeviceStrategy("CPU:0")
     with strategy.scope():
@@ -58,6 +60,7 @@ def train(
         run=run,
         class_weights=class_weights(recipe, data),
         stop_requested=stop_requested,
+        at_once=at_once,
         cache=on_host,
         resident=resident,
     )

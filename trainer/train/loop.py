@@ -76,7 +76,8 @@ class Trainer:
     def _evaluate(self, evaluator: Evaluator, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns what the evaluator makes of a split's images, and their labels, in file order."""
         plan = self._plan
-        found = evaluator(plan.eval_data(split), batches=plan.batches(split))
+        with plan.at_once():
+            found = evaluator(plan.eval_data(split), batches=plan.batches(split))
         if self._workers.machines == 1:
             return found
         order = eval_order(plan.data.manifest, split, batch_size=plan.recipe.batch_size)
@@ -192,12 +193,20 @@ class Trainer:
             "phase %s: %s = %d steps of %d, learning rate %g to %g", phase.name, phase.duration, total,
             plan.recipe.batch_size, rates.min(), rates.max(),
         )  # fmt: skip
-        cache = self._cache_features() if phase.cached_features and position.step < total else None
+        begun = position.step < total or position.sums[2]
+        cache = self._cache_features() if phase.cached_features and begun else None
         progress = Progress(phase=phase.name, first_step=position.step, total_steps=total)
         try:
-            while position.step < total:
-                rate = self._train_epoch(position, step, state, total, rates, cache, progress)
-                self._end_epoch(position, step, rates, cache)
+            while position.step < total or position.sums[2]:
+                rate = 0.0
+                if not plan.is_epoch_trained(position):  # else a stop came while it was validated
+                    rate = self._train_epoch(position, step, state, total, rates, cache, progress)
+                try:
+                    self._end_epoch(position, step, rates, cache)
+                except TryAgainError:
+                    self._save(position, state)
+                    self._checkpoints.wait()
+                    raise
                 if rate and cache is None and self._workers.is_chief and not self._input_checked:
                     self._check_input(position, rate)
                 self._save_if_due(position, state)
@@ -302,13 +311,17 @@ class Trainer:
             "phase": phase.name,
         }
         loss, hits, weight = position.sums
-        position.sums = [0.0, 0.0, 0.0]
         rate = float(rates[position.step - 1])
-        self._metrics.add(**where, split=TRAIN, loss=loss / weight, accuracy=hits / weight, learning_rate=rate)
+        of_training = {"loss": loss / weight, "accuracy": hits / weight, "learning_rate": rate}
         text = f"train loss {loss / weight:.4f} accuracy {hits / weight:.4f}"
         with step.averaged_weights():
+            metrics = None
             if VALIDATION in plan.data.manifest.splits:
                 metrics = compute_metrics(*(self._predict_cached(cache) if cache else self.predict(VALIDATION)))
+            # A stop until here leaves the epoch as trained but not validated.
+            position.sums = [0.0, 0.0, 0.0]
+            self._metrics.add(**where, split=TRAIN, **of_training)
+            if metrics:
                 self._metrics.add(**where, split=VALIDATION, loss=metrics.loss, accuracy=metrics.accuracy)
                 text += f", validation loss {metrics.loss:.4f} accuracy {metrics.accuracy:.4f}"
                 if position.select(where, accuracy=metrics.accuracy, loss=metrics.loss):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
@@ -67,6 +68,7 @@ class Plan:
       class_weights: float32 [C]; see TrainStep.
       stop_requested: asked after every host call; True saves a checkpoint and stops.
       save_requested: asked after every host call; True saves a checkpoint.
+      at_once: opens a block that a stop ends at once, where there is no state to be saved.
       check_owner: asked before anything is written; raises TryAgainError where the run is another process' by now.
       profile: whether to write a TensorBoard profile of a few steps of every phase.
       cache: of images between epochs on the host, see `reader.CACHES`.
@@ -80,6 +82,7 @@ class Plan:
     class_weights: np.ndarray
     stop_requested: Callable[[], bool]
     save_requested: Callable[[], bool] = lambda: False
+    at_once: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     check_owner: Callable[[], None] = lambda: None
     profile: bool = False
     cache: str = "auto"
@@ -105,6 +108,11 @@ class Plan:
     def epochs_begun(self, position: Position) -> int:
         """Counts the epochs of the run up to `position`, the one that it is in included."""
         return self.first_epoch(position.phase) + math.ceil(position.step / self.steps_per_epoch)
+
+    def is_epoch_trained(self, position: Position) -> bool:
+        """Says whether an epoch of the phase, or its last part, is trained but not yet validated."""
+        total = self.recipe.phases[position.phase].steps(steps_per_epoch=self.steps_per_epoch)
+        return position.sums[2] > 0 and (position.step == total or position.step % self.steps_per_epoch == 0)
 
     def stale_epochs(self, position: Position) -> int:
         """Counts the epochs since validation was last better than ever in this phase; 0 before the first validation."""

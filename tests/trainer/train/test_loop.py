@@ -1,5 +1,6 @@
 """Tests the training loop: what trains, what does not, resume, replicas."""
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -88,6 +89,40 @@ def test_stopped_and_resumed_gives_the_same_weights_and_metrics(uninterrupted, t
     assert _differing(expected, weights(classifier)) == set()
     assert (tmp_path / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
     assert resumed.best == position.best
+
+
+@pytest.mark.parametrize("passes", [2, 3, 4])
+def test_stopped_while_it_evaluates_and_resumed_gives_the_same(uninterrupted, tiny_data, tmp_path, passes):
+    """The second pass computes features of the validation split, the third and fourth validate."""
+    run, _, expected, position = uninterrupted
+    counter = itertools.count(1)
+
+    @contextlib.contextmanager
+    def at_once():
+        yield
+        if next(counter) == passes:
+            raise TryAgainError("stopped")
+
+    with pytest.raises(TryAgainError):
+        train(tiny_data, small_recipe(), tmp_path, at_once=at_once)
+    _, classifier, resumed = train(tiny_data, small_recipe(), tmp_path)
+    assert _differing(expected, weights(classifier)) == set()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
+    assert resumed.best == position.best
+
+
+def test_no_trained_epoch_is_lost_where_validation_is_stopped(tiny_data, tmp_path, caplog):
+    @contextlib.contextmanager
+    def at_once():
+        yield
+        if (tmp_path / "metrics.jsonl").exists() and (tmp_path / "metrics.jsonl").read_text().count("\n") == 6:
+            raise TryAgainError("stopped")
+
+    with pytest.raises(TryAgainError):
+        train(tiny_data, small_recipe(), tmp_path, at_once=at_once)
+    with caplog.at_level("INFO"):
+        train(tiny_data, small_recipe(), tmp_path)
+    assert "resuming phase all at step 10" in caplog.text
 
 
 def test_a_finished_run_trains_no_further(uninterrupted, tiny_data):
