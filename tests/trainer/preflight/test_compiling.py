@@ -25,6 +25,7 @@ from trainer.recipes.overrides import override
 
 pytestmark = pytest.mark.slow
 BATCH = 8  # smaller ones are padded, which costs operations that the layers do not ask for
+SOME_FILLED_UP = 0.001  # the compiler sums a few small tensors as they lie in memory
 V5E = parse_topology("v5e:2x4")
 
 
@@ -76,9 +77,10 @@ def test_every_phase_of_every_recipe_compiles_for_a_slice_with_the_operations_an
         assert compiled.traffic > compiled.arguments / 2  # most variables are read, many are written
         assert 0 < compiled.arguments < compiled.needed
         assert compiled.on_host == ()
-        (summed,) = compiled.collectives  # one for all variables, or few; nothing else
-        assert (summed.kind, summed.bytes) == ("all-reduce", bytes_summed(program.text)), phase.name
-        assert summed.count <= 10
+        assert {one.kind for one in compiled.collectives} == {"all-reduce"}, phase.name
+        assert sum(one.count for one in compiled.collectives) <= 10  # many variables in one
+        summed = sum(one.bytes for one in compiled.collectives)
+        assert summed == pytest.approx(bytes_summed(program.text), rel=SOME_FILLED_UP), phase.name
     evaluation = compile_for(compiler, lowering.forward(batch=BATCH))
     assert evaluation.fits, evaluation.error
     assert evaluation.collectives == ()
@@ -141,7 +143,8 @@ def test_what_options_exchange_and_keep_is_in_the_program(jax_python, compiled_o
     plain, rich = found
     trained = sum(one.bytes for one in plain.collectives)
     assert {one.kind for one in rich.collectives} == {"all-reduce"}
-    assert sum(one.bytes for one in rich.collectives) == 2 * trained  # gradients to be clipped, and clipped ones
+    twice = sum(one.bytes for one in rich.collectives)  # gradients to be clipped, and clipped ones
+    assert twice == pytest.approx(2 * trained, rel=SOME_FILLED_UP)
     assert rich.arguments - plain.arguments == pytest.approx(trained, rel=0.05)  # the moving average
 
 
