@@ -186,7 +186,7 @@ def summarize(result: Mapping[str, Any], directory: pathlib.Path, *, batch: int)
         temporaries=memory["temp"],
         flops=cost["flops"],
         bytes_accessed=cost["bytes accessed"],
-        traffic=hlo.memory_traffic(program),
+        traffic=hlo.memory_traffic(text),
         product_flops=hlo.product_flops(text),
         plain_bytes=padding.bytes,
         padded_bytes=padding.padded_bytes,

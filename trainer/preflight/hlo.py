@@ -16,6 +16,9 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, 
 _BYTES |= {"s64": 8, "u64": 8, "f64": 8, "c64": 8}
 _SHAPE = re.compile(r"\b(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%(\S+) = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*?)\)(?=,|$)(.*)$")
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%(\S+) \(.*\{$\n((?:  .*\n)*)", re.MULTILINE)
+_PARAMETER = re.compile(r"%(\S+) = \S+ parameter\((\d+)\)")
+_CALLS = re.compile(r"\bcalls=%([\w.-]+)")
 _TILE = re.compile(r"T\(([\d,]+)\)")
 _SPACE = re.compile(r"S\((\d+)\)")
 _VECTOR_MEMORY, _HOST_MEMORY = 1, 5
@@ -25,6 +28,7 @@ _MOVES_NOTHING = {"parameter", "constant", "tuple", "get-tuple-element", "bitcas
 _MOVES_NOTHING |= {"opt-barrier", "after-all"}
 _RENAMES = 'custom_call_target="ConcatBitcast"'
 _STARTS = {"copy-start", "slice-start"}  # their result holds source and destination
+_PICKS = {"gather", "dynamic-slice"}
 _ON_HOST = {"infeed", "outfeed", "send", "recv"}
 _COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "collective-permute")
 # What they move counts by the links, which are slower than HBM, and not twice.
@@ -125,27 +129,53 @@ def entry(text: str) -> list[Instruction]:
     return list(instructions(text[start:]))
 
 
-def memory_traffic(program: Sequence[Instruction]) -> int:
+def memory_traffic(text: str) -> int:
     """Counts bytes between chip and HBM, with padding: what each instruction of `entry` reads and writes there.
 
     The compiler's own "bytes accessed" counts tensors that stay in the chip's vector memory, and no padding: a bound on
-    speed made from it would be none.
+    speed made from it would be none. Of a tensor from which rows are picked, only these count.
     """
+    program, picked = entry(text), _picked(text)
     results = {instruction.name: instruction.results for instruction in program}
-    return sum(_traffic(instruction, results) for instruction in program)
+    return sum(_traffic(instruction, results, picked) for instruction in program)
 
 
-def _traffic(instruction: Instruction, results: Mapping[str, Sequence[Buffer]]) -> int:
+def _picked(text: str) -> dict[str, dict[int, int]]:
+    """Finds of which parameters a computation only picks parts: its name → number of the parameter → bytes picked."""
+    found: dict[str, dict[int, int]] = {}
+    for name, body in _COMPUTATION.findall(text):
+        numbers = {parameter: int(number) for parameter, number in _PARAMETER.findall(body)}
+        picks: dict[str, int] = {}
+        used_whole: set[str] = set()
+        for instruction in instructions(body):
+            whole = list(instruction.operands)
+            if instruction.opcode in _PICKS:
+                source, *whole = instruction.operands
+                picks[source] = picks.get(source, 0) + sum(buffer.bytes for buffer in instruction.results)
+            used_whole.update(whole)
+        found[name] = {numbers[key]: size for key, size in picks.items() if key in numbers and key not in used_whole}
+    return found
+
+
+def _traffic(
+    instruction: Instruction, results: Mapping[str, Sequence[Buffer]], picked: Mapping[str, Mapping[int, int]]
+) -> int:
     if instruction.opcode in _MOVES_NOTHING or _RENAMES in instruction.rest:
         return 0
-    read = [buffer for name in instruction.operands for buffer in results.get(name, ())]
+    of_parts = dict(picked.get(called[1], {}) if (called := _CALLS.search(instruction.rest)) else {})
+    if instruction.opcode in _PICKS:
+        of_parts[0] = sum(buffer.bytes for buffer in instruction.results)
+    in_hbm = [all(buffer.space == 0 for buffer in results.get(name, ())) for name in instruction.operands]
+    parts = sum(size for number, size in of_parts.items() if in_hbm[number])
+    whole = [name for number, name in enumerate(instruction.operands) if number not in of_parts]
+    read = [buffer for name in whole for buffer in results.get(name, ())]
     if instruction.opcode in _STARTS:
         # copy: (destination, source, flag); slice: ((source), destination, flag). A slice reads what it writes.
         which = 0 if instruction.opcode == "copy-start" else 1
         destination = instruction.results[which]
         touched = [destination.space, *(buffer.space for buffer in read)]
         return destination.padded_bytes * touched.count(0)
-    return sum(buffer.padded_bytes for buffer in (*read, *instruction.results) if buffer.space == 0)
+    return parts + sum(buffer.padded_bytes for buffer in (*read, *instruction.results) if buffer.space == 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -89,7 +89,37 @@ TILE = 2 * 8 * 128  # bytes of each of its bfloat16 tensors
 
 def test_traffic_is_what_goes_to_and_from_hbm():
     # copy-start reads a; f reads vector memory and writes HBM; g reads f and a and writes to the host.
-    assert hlo.memory_traffic(hlo.entry(PROGRAM)) == TILE + TILE + 2 * TILE
+    assert hlo.memory_traffic(PROGRAM) == TILE + TILE + 2 * TILE
+
+
+PICKED = """HloModule m
+
+%pick (p0: u8[60000,3072], p1: s32[4]) -> u8[4,3072] {
+  %p0 = u8[60000,3072]{1,0:T(32,128)(4,1)} parameter(0)
+  %p1 = s32[4]{0:T(128)} parameter(1)
+  ROOT %g = u8[4,3072]{1,0:T(4,128)(4,1)} gather(%p0, %p1), offset_dims={1}
+}
+
+%pick_and_add (q1: s32[4], q0: u8[60000,3072]) -> u8[4,3072] {
+  %q1 = s32[4]{0:T(128)} parameter(1)
+  %q0 = u8[60000,3072]{1,0:T(32,128)(4,1)} parameter(0)
+  %h = u8[4,3072]{1,0:T(4,128)(4,1)} gather(%q0, %q1), offset_dims={1}
+  ROOT %i = u8[4,3072]{1,0:T(4,128)(4,1)} fusion(%q0, %h), calls=%other
+}
+
+ENTRY %main (a: u8[60000,3072], b: s32[4]) -> u8[4,3072] {
+  %a = u8[60000,3072]{1,0:T(32,128)(4,1)} parameter(0)
+  %b = s32[4]{0:T(128)S(1)} parameter(1)
+  ROOT %f = u8[4,3072]{1,0:T(4,128)(4,1)S(1)} fusion(%a, %b), kind=kCustom, calls=%pick
+}
+"""
+
+
+def test_of_what_is_picked_from_only_what_is_picked_is_read():
+    assert hlo.memory_traffic(PICKED) == 4 * 3072
+    assert hlo.memory_traffic(PICKED.replace("calls=%pick\n", "calls=%pick_and_add\n")) == 60000 * 3072
+    at_top = PICKED.replace("fusion(%a, %b), kind=kCustom, calls=%pick\n", "gather(%a, %b), offset_dims={1}\n")
+    assert hlo.memory_traffic(at_top) == 4 * 3072
 
 
 EXCHANGE = """HloModule m
@@ -116,7 +146,7 @@ def test_what_the_chips_exchange_is_read_out_of_the_program():
         ("all-gather", False): (1, 2 * 128),
         ("all-to-all", True): (1, 4 * 8 * 128),
     }
-    assert hlo.memory_traffic(hlo.entry(EXCHANGE)) == 0  # it counts by the links
+    assert hlo.memory_traffic(EXCHANGE) == 0  # it counts by the links
 
 
 def test_padding_is_told_by_dimension_and_layer():
