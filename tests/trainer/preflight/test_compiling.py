@@ -145,7 +145,7 @@ def test_what_options_exchange_and_keep_is_in_the_program(jax_python, compiled_o
     assert {one.kind for one in rich.collectives} == {"all-reduce"}
     twice = sum(one.bytes for one in rich.collectives)  # gradients to be clipped, and clipped ones
     assert twice == pytest.approx(2 * trained, rel=SOME_FILLED_UP)
-    assert rich.arguments - plain.arguments == pytest.approx(trained, rel=0.05)  # the moving average
+    assert rich.arguments - plain.arguments == pytest.approx(trained, rel=0.1)  # the moving average, with padding
 
 
 def test_the_largest_batch_of_a_real_step(jax_python, compiled_once):
