@@ -437,7 +437,7 @@ def test_the_report_says_what_follows_from_the_figures():
     assert "compute 25,000, memory 12,500 images/s a chip" in text
     assert "exchange    1 all-reduce of 15.3 MiB beside the work\n" in text
     assert "memory 12,500 images/s a chip, links 178,571, copy from the host 25,000\n" in text
-    assert "at most 12,500 images/s a chip, bound by memory; likely 2," in text
+    assert f"at most 12,500 images/s a chip, bound by memory; likely {12_500 * anchors.fractions()[0]:,.0f} to" in text
     assert "10.0% of the memory" in text
     assert "channels 96 → 128  (stem)" in text
     assert "25 a chip fits in 2.00 GiB, 200 a slice; 1,024 does not" in text
