@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trainer.devices.tpus import GIB, Slice
-from trainer.preflight.anchors import fastest, fractions, slowest
+from trainer.preflight.anchors import ANCHORS, fractions
 from trainer.preflight.batches import TOLERANCE
 from trainer.preflight.compiling import Compiled
 from trainer.preflight.findings import Report, Searched, Step
@@ -154,10 +154,9 @@ def _time_lines(parts: list[Stretch], target: Slice, price: float, *, input_rate
         hours = (seconds / 3600 for seconds in likely_seconds(parts, input_rate=input_rate))
         fast, slow = (price * target.chips * each for each in hours)
         yield f"  likely price                     {fast:.4g} to {slow:.4g}, at {price:g} a chip-hour"
-    yield (
-        f"  likely: as the hosts feed it, at {least:.0%} to {most:.0%} of the roofline, which measured runs reached: "
-        + "; ".join(f"{anchor.what} ({anchor.source})" for anchor in (slowest(), fastest()))
-    )
+    yield f"  likely: as the hosts feed it, at {least:.0%} to {most:.0%} of the roofline, which measured runs reached:"
+    for anchor in sorted(ANCHORS, key=lambda anchor: anchor.fraction):
+        yield f"    {anchor.fraction:.0%} {anchor.what} ({anchor.source})"
 
 
 def _time_line(name: str, parts: list[Stretch], target: Slice, input_rate: float) -> str:
