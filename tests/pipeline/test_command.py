@@ -91,6 +91,7 @@ def test_errors_of_local_files_are_not_taken_for_a_store_s(tmp_path):
     assert _run(tmp_path, "open('/no/such/file')").returncode == 70
 
 
+@pytest.mark.slow
 def test_errors_of_tensorflow_that_concern_no_bucket_are_bugs(tmp_path):
     result = _run(tmp_path, "import tensorflow as tf; raise tf.errors.UnavailableError(None, None, 'socket closed')")
     assert result.returncode == 70

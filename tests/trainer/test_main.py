@@ -85,6 +85,7 @@ def test_a_dataset_is_the_same_wherever_it_lies(finished, tiny_data, tmp_path):
     assert (result.returncode, result.stdout.partition(":")[0]) == (0, "nothing to do"), result.stderr
 
 
+@pytest.mark.slow
 def test_another_configuration_or_dataset_in_the_same_workdir_is_refused_with_a_diff(finished, tiny_data, tmp_path):
     workdir, _ = finished
     result = run(*training_flags(tiny_data, workdir, "--set=phases.1.lr_max=0.002"))
@@ -189,6 +190,7 @@ def test_a_batch_rounded_up_for_two_replicas_stays_so_when_one_goes_on(tiny_data
     assert (config["asked_batch_size"], config["recipe"]["batch_size"]) == (7, 8)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_75_and_the_rerun_goes_on(tiny_data, tmp_path):
     long = "--set=phases.1.duration=2000ep"
     with subprocess.Popen(
@@ -263,6 +265,7 @@ def test_data_that_cannot_be_trained_on_is_exit_65(tmp_path):
     assert "no examples in split train" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_named_and_can_be_left_out(tmp_path):
     records = datasets.coloured_records(24, classes=3)
     data = datasets.write_dataset(tmp_path / "data", {"train": records, "test": records[:6]}, ["red", "green", "blue"])

@@ -97,6 +97,7 @@ def test_preflight_compiles_the_sums_of_learnt_statistics(xla):
     assert lowered_sums(STATISTICS, "all") == sorted(found["summed"])
 
 
+@pytest.mark.slow
 def test_cached_features_and_a_frozen_backbone():
     found = traced("quick")
     check(found)

@@ -119,7 +119,7 @@ class Compiler:
             "program": text_digest,
             "topology": self._target.name,
             "versions": self.versions,
-            "analysis": digest_of([_HERE / "hlo.py", _WORKER], root=_HERE, packages=()),
+            "analysis": analysis(),
         }
         if stored := self._cache.get(key):
             return Compiled.from_dict(stored)
@@ -148,6 +148,11 @@ class Compiler:
             words = (done.stderr.strip().splitlines() or ["no message"])[-1][:300]
             raise CommandError(f"libtpu {self.versions['libtpu']} crashed (exit code {done.returncode}): {words}")
         return json.loads(result.read_text())
+
+
+def analysis() -> str:
+    """Returns the digest of the code that reads what the compiler says: what older code made of it is not found."""
+    return digest_of([_HERE / "hlo.py", _WORKER], root=_HERE, packages=())
 
 
 def find_versions(python: str) -> dict[str, str]:

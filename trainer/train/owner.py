@@ -41,6 +41,7 @@ def owned(
       TryAgainError: another process trains the run.
       OSError: nothing can be written there.
     """
+    was_there = storage.exists(run)
     ownership = Ownership(run, silent=silent)
     ended = threading.Event()
     renewing = threading.Thread(target=ownership.renew, args=(ended, renewed), daemon=True)
@@ -50,6 +51,8 @@ def owned(
     finally:
         ended.set()
         renewing.join()
+        if not was_there and [entry.name for entry in storage.list_folder(run)] == [_FOLDER]:
+            storage.delete(run)  # refused before anything came of it
 
 
 class Ownership:

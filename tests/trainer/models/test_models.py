@@ -156,6 +156,7 @@ def another_process(tmp_path_factory) -> subprocess.CompletedProcess:
     return done
 
 
+@pytest.mark.slow
 def test_another_process_builds_the_same_paths_and_values(another_process):
     build("efficientnet_b0")
     random.random()

@@ -79,6 +79,7 @@ def test_published_experiments_keep_their_batch(name):
         assert (fitted.batch_size, fitted.phases) == (recipe.batch_size, recipe.phases)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_elsewhere_as_it_began(tiny_data, tmp_path, monkeypatch):
     settings = [setting for setting in SMALL if not setting.startswith("batch_size")]
     flags = {"data": str(tiny_data.path), "recipe": "quick", "backbone": None, "weights": None, "seed": 0}

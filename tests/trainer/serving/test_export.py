@@ -281,6 +281,7 @@ def test_labels_must_fit(tmp_path, labels, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_exports_a_runs_selected_weights(tiny_data, tmp_path):
     recipe = runs.small_recipe("phases.0.duration=1ep", "phases.1.duration=1ep")
     runs.train(tiny_data, recipe, tmp_path / "run")

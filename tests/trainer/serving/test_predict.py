@@ -60,6 +60,7 @@ def run(*arguments: str | os.PathLike) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, check=False)
 
 
+@pytest.mark.slow
 def test_command_on_a_mixed_folder(model, classifier, shared_data, tmp_path):
     folder = tmp_path / "photos"
     (folder / "deeper").mkdir(parents=True)

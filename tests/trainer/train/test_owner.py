@@ -82,6 +82,16 @@ def test_a_run_whose_owner_lives_is_left_to_it(place, where):
     assert len(storage.list_folder(storage.join(place, "owners"))) == 1
 
 
+def test_nothing_stays_of_a_run_of_which_nothing_came(place):
+    run = storage.join(place, "run")
+    with owned(run):
+        pass
+    assert not storage.exists(run)
+    with owned(run):
+        storage.write_atomically(storage.join(run, "config.json"), "{}")
+    assert sorted(entry.name for entry in storage.list_folder(run)) == ["config.json", "owners"]
+
+
 def test_a_run_whose_owner_was_killed_here_is_taken_at_once(tmp_path):
     with owner(str(tmp_path)) as first:
         first.send_signal(signal.SIGKILL)

@@ -69,6 +69,7 @@ def test_stopped_and_resumed_it_ends_in_the_same_place(tiny_data, recipe, on_dev
     assert (tmp_path / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_two_replicas_mix_their_pieces_as_the_host_mixes_the_batch(tiny_data, tmp_path, two_replicas):
     recipe = small_recipe(*AUGMENT, "head.dropout=0", "augment.mixup=0.4", "augment.cutmix=1", "accumulate=2")
     first, second = (

@@ -21,6 +21,7 @@ from pipeline.command import ExitCode, run_command
 from trainer.devices.tpus import parse_topology
 from trainer.preflight.asking import ask
 from trainer.preflight.cache import SHIPPED, Cache
+from trainer.preflight.compiling import analysis
 from trainer.preflight.question import COMMON, Question
 
 FLAGS = flags.FLAGS
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> int:
         *_, report = ask(question, jax_python=FLAGS.jax_python, cache=Cache(SHIPPED))
         verdict = "fits" if report.fits else "does not fit, or does not compile"
         print(f"{recipe} on {topology}: {verdict} ({time.monotonic() - start:.0f} s)", flush=True)
+    _remove_old_readings()
     programs = _remove_old_answers(wanted)
     if wanted == list(COMMON):
         for file in SHIPPED.glob("*.json"):
@@ -45,6 +47,13 @@ def main(arguments: list[str]) -> int:
             if "program" in key and key["program"] not in programs:
                 file.unlink()
     return ExitCode.DONE
+
+
+def _remove_old_readings() -> None:
+    """Removes what older code has read out of compiled programs."""
+    for file in SHIPPED.glob("*.json"):
+        if json.loads(file.read_text())["key"].get("analysis", analysis()) != analysis():
+            file.unlink()
 
 
 def _remove_old_answers(wanted: Collection[tuple[str, str]]) -> list[str]:
