@@ -253,6 +253,7 @@ def test_wrong_values_cost_a_line_and_exit_64(tiny_data, tmp_path, more, message
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_data_that_cannot_be_trained_on_is_exit_65(tmp_path):
     records = datasets.coloured_records(5, classes=1)
     one_class = datasets.write_dataset(tmp_path / "one", {"train": records}, ["only"])

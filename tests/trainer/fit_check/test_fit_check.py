@@ -110,6 +110,7 @@ def test_random_labels_under_a_small_head_do_not_fit(tmp_path):
     assert "Are the labels right" in "\n".join(advice.text)
 
 
+@pytest.mark.slow
 def test_divergence_is_a_result_and_the_next_trial_starts_over_to_the_bit(tiny_data):
     sweep = Sweep(cnn_recipe(), tiny_data, one_device(), sample=37, epochs=2, seed=0)
     first = sweep.trial(1e-3, fits_at=2.0)

@@ -168,6 +168,7 @@ def test_another_process_builds_the_same_paths_and_values(another_process):
     assert another_process.stdout.splitlines()[: len(here)] == here
 
 
+@pytest.mark.slow
 def test_without_a_network_the_error_says_what_to_do(another_process):
     assert another_process.returncode == 64
     assert "Traceback" not in another_process.stderr

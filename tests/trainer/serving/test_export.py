@@ -129,6 +129,7 @@ np.savez(out, **results)
 """
 
 
+@pytest.mark.slow
 def test_serves_without_our_packages(exported, evaluated, evaluator, encoded, tmp_path):
     np.save(tmp_path / "pixels.npy", decoded(encoded))
     pngs = [tf.io.encode_png(tf.io.decode_jpeg(one, channels=3)).numpy() for one in encoded]

@@ -67,6 +67,7 @@ def test_a_frozen_backbone_stays_to_the_bit_and_the_head_moves(tiny_data, tmp_pa
     assert all(path.startswith("head/") for path in moved)
 
 
+@pytest.mark.slow
 def test_cached_features_train_the_head_as_the_frozen_backbone_would(tiny_data, tmp_path):
     common = ("phases.0.augment=false", "head.dropout=0", "phases.1.duration=1st", "phases.1.lr_min=0",
               "phases.1.lr_max=0")  # fmt: skip
@@ -111,6 +112,7 @@ def test_stopped_while_it_evaluates_and_resumed_gives_the_same(uninterrupted, ti
     assert resumed.best == position.best
 
 
+@pytest.mark.slow
 def test_no_trained_epoch_is_lost_where_validation_is_stopped(tiny_data, tmp_path, caplog):
     @contextlib.contextmanager
     def at_once():
@@ -120,7 +122,7 @@ def test_no_trained_epoch_is_lost_where_validation_is_stopped(tiny_data, tmp_pat
 
     with pytest.raises(TryAgainError):
         train(tiny_data, small_recipe(), tmp_path, at_once=at_once)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         train(tiny_data, small_recipe(), tmp_path)
     assert "resuming phase all at step 10" in caplog.text
 
@@ -272,6 +274,7 @@ def test_patience_counts_from_the_best_of_its_own_phase():
     assert position.phase_best == {"epoch": 4, "validation_accuracy": 0.5}
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_every_step_once_after_a_kill(uninterrupted, tiny_data, tmp_path):
     """Here the run is stopped a step behind an epoch, and the checkpoint of then is lost."""
     with pytest.raises(TryAgainError):

@@ -69,6 +69,7 @@ def owner(place, where="here"):
 
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
 def test_a_run_whose_owner_lives_is_left_to_it(place, where):
+    storage.write_atomically(storage.join(place, "config.json"), "{}")
     with owner(place, where) as first:
         who = rf"process {first.pid} on \S+ \(since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC\) trains this run already"
         with pytest.raises(TryAgainError, match=rf"^{re.escape(place)}: {who}"), owned(place):

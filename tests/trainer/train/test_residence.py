@@ -47,6 +47,7 @@ def on_device(tiny_data, recipe, tmp_path_factory):
     return run, trainer, weights(classifier)
 
 
+@pytest.mark.slow
 def test_it_trains_as_from_the_hosts_memory(tiny_data, recipe, on_device, tmp_path):
     run, here, _ = on_device
     host, _, _ = train(tiny_data, recipe, tmp_path, cache="pixels")
