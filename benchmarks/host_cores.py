@@ -60,6 +60,7 @@ def _rates(name: str, target: Slice) -> dict[str, float] | None:
     from trainer.preflight.cache import SHIPPED, Cache
     from trainer.preflight.findings import Report
     from trainer.preflight.question import Question
+    from trainer.preflight.roofline import bounds_of
 
     stored = Cache(None, shipped=SHIPPED).get(Question(recipe=name, target=target).key())
     if stored is None:
@@ -67,7 +68,7 @@ def _rates(name: str, target: Slice) -> dict[str, float] | None:
     report = Report.from_dict(stored)
     fed = {work.step for work in report.work if work.needs_input and report.steps[work.step].name != "evaluation"}
     return {
-        step.name: step.compiled.batch * target.chips / step.bounds(target).seconds
+        step.name: step.compiled.batch * target.chips / bounds_of(step, target).seconds
         for number, step in enumerate(report.steps)
         if number in fed
     }
