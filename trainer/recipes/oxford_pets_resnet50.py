@@ -9,32 +9,18 @@ of the area or more; evaluation sees the whole image.
 Measured here: not; needs the ImageNet weights of ResNet-50 and the whole data set.
 """
 
-from pipeline.augment.config import AugmentConfig
-from trainer.models import HeadConfig, backbone_info
-from trainer.recipes.recipe import DataFacts, OptimizerConfig, Phase, Recipe
-from trainer.recipes.schedule import Duration
+import dataclasses
+
+from trainer.recipes import oxford_pets_resnet
+from trainer.recipes.recipe import DataFacts, Recipe
 
 
 def recipe(facts: DataFacts, backbone: str = "resnet50") -> Recipe:
-    del facts  # a published experiment: nothing is derived from the data
-    return Recipe(
+    source = oxford_pets_resnet.recipe(facts, backbone)
+    return dataclasses.replace(
+        source,
         name="oxford_pets_resnet50",
-        backbone=backbone,
-        image_size=backbone_info(backbone).image_size,
-        head=HeadConfig(pooling="avg", dropout=0.5),
-        batch_size=32,
-        fixed_batch=True,
-        augment=AugmentConfig(random_resized_crop=0.35, flip=True),
-        optimizer=OptimizerConfig(name="sgd", momentum=0.9),
-        phases=(
-            Phase(
-                name="all",
-                duration=Duration.parse("30ep"),
-                schedule="step_decay",
-                lr_max=0.001,
-                decay_factor=0.9,
-                decay_every=Duration.parse("3ep"),
-                patience=5,
-            ),
-        ),
+        eval_centre=0.0,
+        augment=dataclasses.replace(source.augment, random_resized_crop=0.35),
+        phases=tuple(dataclasses.replace(phase, batch_norm="inference") for phase in source.phases),
     )

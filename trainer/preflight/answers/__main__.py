@@ -51,8 +51,9 @@ def main(arguments: list[str]) -> int:
 
 def _remove_old_readings() -> None:
     """Removes what older code has read out of compiled programs."""
+    today = analysis()
     for file in SHIPPED.glob("*.json"):
-        if json.loads(file.read_text())["key"].get("analysis", analysis()) != analysis():
+        if json.loads(file.read_text())["key"].get("analysis", today) != today:
             file.unlink()
 
 
