@@ -26,18 +26,21 @@ from trainer.devices.tpu.server import beside, watched
 from trainer.models import Classifier, backbone_info
 from trainer.recipes.fitting import fit_to_tpu
 from trainer.recipes.load import check_schedules, resolve
+from trainer.report.diagnosis import diagnose
 from trainer.report.page import write_report
 from trainer.request import Request
 from trainer.rundir import fit_batch, now, provenance, refuse_another_run, settings, tpu_cores
 from trainer.serving.export import export_classifier
 from trainer.serving.score import prediction_row, write_predictions
+from trainer.train.calibration import fit_temperature, with_temperature
 from trainer.train.checkpoint import load_best
 from trainer.train.evaluation import Metrics, compute_metrics
 from trainer.train.guards import named_errors
 from trainer.train.loop import Trainer
-from trainer.train.model import build_from_recipe, set_precision
+from trainer.train.model import build_from_recipe, float32_policy, set_precision
 from trainer.train.owner import owned
 from trainer.train.plan import Plan, Position, class_weights
+from trainer.train.predictor import Predictor
 from trainer.train.residence import obstacle, place
 
 
@@ -144,14 +147,13 @@ def _train_and_evaluate(
         with _named_errors(data):
             position = trainer.train()
             workers.wait()  # for the weights that the chief has written
-            load_best(storage.join(directory, "checkpoints"), classifier)
-            scores = _score(trainer, data)
+            finished = _finish(trainer, plan, classifier, strategy)
         if workers.is_chief:
             check_owner()
             devices = [device.name for device in tf.config.list_logical_devices()]
             origin = provenance(data, seed=request.seed, devices=devices, started=started)
             with wishes.at_once():
-                _write_results(plan, classifier, trainer.rows, position, scores, origin)
+                _write_results(plan, finished, trainer.rows, position, origin)
             request.mark_done(directory, data)
 
 
@@ -195,19 +197,18 @@ def _without_bad_records(
 
 def _write_results(
     plan: Plan,
-    classifier: Classifier,
+    finished: Finished,
     rows: Sequence[dict[str, Any]],
     position: Position,
-    scores: Mapping[str, tuple[np.ndarray, np.ndarray]],
     origin: dict[str, Any],
 ) -> None:
     """Writes what a finished run holds besides its configuration, weights and metrics; prints the result."""
     data, directory, recipe = plan.data, plan.run, plan.recipe
-    results = {split: compute_metrics(*score) for split, score in scores.items()}
-    for split, score in scores.items():
+    results = {split: compute_metrics(*score) for split, score in finished.scores.items()}
+    for split, score in finished.scores.items():
         write_predictions(storage.join(directory, f"predictions-{split}.jsonl"), _prediction_rows(data, split, *score))
     export_classifier(
-        classifier,
+        finished.classifier,
         labels=list(data.manifest.labels),
         height=recipe.image_size,
         width=recipe.image_size,
@@ -216,7 +217,7 @@ def _write_results(
         directory=storage.join(directory, "export"),
     )
     storage.write_atomically(storage.join(directory, "provenance.json"), json.dumps(origin, indent=2) + "\n")
-    result = _result(plan, position, rows, results)
+    result = _result(plan, position, rows, results) | {"temperature": finished.temperature}
     storage.write_atomically(storage.join(directory, "result.json"), json.dumps(result, indent=2) + "\n")
     write_report(directory, data)
     for split, metrics in results.items():
@@ -225,18 +226,49 @@ def _write_results(
     print(f"report: {storage.join(directory, 'report.html')}  exported model: {storage.join(directory, 'export')}")
 
 
-def _score(trainer: Trainer, data: DatasetVersion) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns probabilities and labels of validation and test, as far as there are such splits."""
-    return {split: trainer.predict(split) for split in (VALIDATION, TEST) if split in data.manifest.splits}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finished:
+    """Holds what is exported, and what it says of the images that it was not trained on.
+
+    Attributes:
+      classifier: in float32, with the weights that are kept, at its temperature.
+      temperature: by which its logits were divided, fitted to validation; 1 where there is none.
+      scores: of validation and test, as far as there are such splits: log-probabilities and true labels.
+    """
+
+    classifier: Classifier
+    temperature: float
+    scores: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+def _finish(trainer: Trainer, plan: Plan, classifier: Classifier, strategy: tf.distribute.Strategy) -> Finished:
+    predictor = trainer.predictor
+    with float32_policy() as trained_otherwise:
+        if trained_otherwise:
+            with strategy.scope():
+                classifier = build_from_recipe(
+                    plan.recipe, num_classes=plan.data.manifest.num_classes, seed=plan.seed, weights="none"
+                )
+            predictor = Predictor(plan, classifier, strategy)
+        load_best(storage.join(plan.run, "checkpoints"), classifier)
+        splits = [split for split in (VALIDATION, TEST) if split in plan.data.manifest.splits]
+        scores = {split: predictor.log_probabilities(split) for split in splits}
+    temperature = fit_temperature(*scores[VALIDATION]) if VALIDATION in scores else 1.0
+    classifier.scale_logits(1 / temperature)
+    return Finished(
+        classifier=classifier,
+        temperature=temperature,
+        scores={split: (with_temperature(logits, temperature), truth) for split, (logits, truth) in scores.items()},
+    )
 
 
 def _prediction_rows(
-    data: DatasetVersion, split: str, probabilities: np.ndarray, labels: np.ndarray
+    data: DatasetVersion, split: str, log_probabilities: np.ndarray, labels: np.ndarray
 ) -> list[dict[str, Any]]:
     names = data.manifest.labels
     return [
-        prediction_row(key=key, label=names[label], predicted=names[row.argmax()], probability=float(row.max()))
-        for key, label, row in zip(dataset.example_ids(data, split), labels, probabilities, strict=True)
+        prediction_row(key=key, label=names[label], predicted=names[row.argmax()], probability=float(np.exp(row.max())))
+        for key, label, row in zip(dataset.example_ids(data, split), labels, log_probabilities, strict=True)
     ]
 
 
@@ -244,6 +276,8 @@ def _result(
     plan: Plan, position: Position, rows: Sequence[dict[str, Any]], results: dict[str, Metrics]
 ) -> dict[str, Any]:
     manifest = plan.data.manifest
+    judged = results.get(VALIDATION) or results.get(TEST)
+    kept = position.best if position.best and plan.recipe.selection == "best" else rows[-1]
     return {
         "dataset": manifest.name,
         "version": manifest.version,
@@ -253,19 +287,11 @@ def _result(
         "splits": {split: metrics.to_dict(manifest.labels) for split, metrics in results.items()},
         "best": position.best,
         "steps": plan.first_step(len(plan.recipe.phases)),
-        "diagnosis": diagnose(rows),
+        "diagnosis": diagnose(
+            rows,
+            kept=kept,
+            confusion=judged.confusion if judged else None,
+            labels=manifest.labels,
+            class_weights=plan.recipe.class_weights,
+        ),
     }
-
-
-def diagnose(rows: Sequence[dict[str, Any]]) -> str:
-    """Judges over- and under-fitting in one line, from the last epoch's training and validation accuracy."""
-    last = {row["split"]: row["accuracy"] for row in rows}
-    if VALIDATION not in last:
-        return "no validation split: over-fitting cannot be told"
-    train, validation = last[TRAIN], last[VALIDATION]
-    numbers = f"last epoch: training accuracy {train:.3f}, validation {validation:.3f}"
-    if train - validation > 0.1:
-        return f"{numbers}: over-fitting; more data, augmentation or dropout would help"
-    if train < 0.8 and validation < 0.8:
-        return f"{numbers}: under-fitting; train longer, raise lr_max or take a larger backbone"
-    return f"{numbers}: neither over- nor under-fitting"

@@ -159,11 +159,13 @@ def read_config(run: storage.Path) -> dict[str, Any]:
 
 
 def load_run(run: storage.Path) -> tuple[Classifier, Recipe, list[str]]:
-    """Rebuilds the classifier of a run with its selected weights; returns it with its recipe and label names."""
+    """Rebuilds the classifier that a finished run has exported; returns it with its recipe and label names."""
     config = read_config(run)
     recipe = overrides.from_dict(Recipe, config["recipe"])
     classifier = build_from_recipe(recipe, num_classes=len(config["labels"]), seed=config["seed"], weights="none")
     load_best(storage.join(run, "checkpoints"), classifier)
+    if storage.exists(result := storage.join(run, "result.json")):
+        classifier.scale_logits(1 / json.loads(storage.read_text(result)).get("temperature", 1.0))
     return classifier, recipe, config["labels"]
 
 

@@ -34,7 +34,7 @@ def run(*flags, module="trainer.main", replicas=1):
 
 
 def training_flags(data, workdir, *more):
-    settings = [f"--set={setting}" for setting in (*SMALL, "eval_centre=0.8")]
+    settings = [f"--set={setting}" for setting in (*SMALL, "eval_centre=0.8", "precision=bfloat16")]
     return [f"--data={data.path}", "--recipe=quick", f"--workdir={workdir}", *settings, *more]
 
 

@@ -18,6 +18,7 @@ SCHEDULES = ("warmup_flat_cooldown", "constant", "step_decay")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 PRECISIONS = ("auto", "float32", "bfloat16")
 BATCH_NORM_MODES = ("inference", "train")
+SELECTION_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
 FROZEN = None
 
 
@@ -171,7 +172,9 @@ class Recipe:
       phases: one after the other.
       precision: auto (bfloat16 on TPU, else float32), float32 or bfloat16.
       steps_per_call: optimizer steps per host call: the larger, the less a TPU waits for its host.
-      selection: whether the weights with the highest validation accuracy are kept (best) or the last ones.
+      selection: which weights are kept: the last ones (last); or (best) the last ones, too, unless the best epoch's are
+        better on the same validation images by more than luck, see `trainer.train.selection`.
+      selection_metric: what better means for that, and for `patience`: accuracy, balanced_accuracy, macro_f1 or loss.
     """
 
     name: str
@@ -194,6 +197,7 @@ class Recipe:
     precision: str = "auto"
     steps_per_call: int = 20
     selection: str = "best"
+    selection_metric: str = "accuracy"
 
     def __post_init__(self) -> None:
         backbone_info(self.backbone)
@@ -207,6 +211,7 @@ class Recipe:
         _choose("class_weights", self.class_weights, ("none", "balanced"))
         _choose("precision", self.precision, PRECISIONS)
         _choose("selection", self.selection, ("best", "last"))
+        _choose("selection_metric", self.selection_metric, SELECTION_METRICS)
         if not self.phases:
             raise ValueError("a recipe needs at least one phase")
         for field, value in (("label_smoothing", self.label_smoothing), ("ema_decay", self.ema_decay)):

@@ -18,6 +18,11 @@ from trainer.report.scores import ConfidenceBin
 
 TRAIN_COLOUR, VALIDATION_COLOUR, KEPT_COLOUR = "#8a94a6", "#1f5fbf", "#d0441c"
 INK, GRID = "#39424e", "#e4e8ee"
+_CURVES = {
+    "train": (TRAIN_COLOUR, ":", "while training"),
+    "train_sample": (TRAIN_COLOUR, "-", "training sample"),
+    "validation": (VALIDATION_COLOUR, "-", "validation"),
+}
 _PHASE_COLOURS = ("#f5f7fa", "#e9eff8")
 _MOST_POINTS = 400  # a curve of more points is averaged: the page stays small and the line readable
 _STYLE: Any = {
@@ -69,13 +74,13 @@ def learning_curves(rows: Sequence[dict[str, Any]], *, kept_step: int) -> Markup
             panels, (("loss", "Loss"), ("accuracy", "Accuracy"), ("learning_rate", "Learning rate")), strict=True
         ):
             _shade_phases(axes, phases(rows))
-            for split, colour in (("train", TRAIN_COLOUR), ("validation", VALIDATION_COLOUR)):
+            for split, (colour, line, label) in _CURVES.items():
                 points = [(r["step"], r[key]) for r in rows if r["split"] == split and r.get(key) is not None]
                 if not points:
                     continue
                 x, y = _thin(*(np.array(column, float) for column in zip(*points, strict=True)))
                 marker = "o" if len(x) <= 40 else None
-                axes.plot(x, y, color=colour, label=split, linewidth=1.6, marker=marker, markersize=3)
+                axes.plot(x, y, line, color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
                 if split == "validation":
                     value = np.interp(kept_step, x, y)
                     axes.plot([kept_step], [value], "o", color="none", markeredgecolor=KEPT_COLOUR, markersize=9)

@@ -81,16 +81,15 @@ def _context(run: storage.Path, data: DatasetVersion) -> dict[str, Any]:
     rows = _read_lines(storage.join(run, "metrics.jsonl"))
     splits: dict[str, dict[str, Any]] = result["splits"]
     split = next((name for name in ("test", "validation") if name in splits), None)
-    selected = bool(result["best"]) and settings["recipe"]["selection"] == "best"
-    kept = result["best"] if selected else rows[-1]
+    kept = result["best"] if result["best"] and settings["recipe"]["selection"] == "best" else rows[-1]
     context: dict[str, Any] = {
         "run": os.fspath(run),
         "result": result,
         "split": split,
-        "splits": {name: _summary(metrics) for name, metrics in splits.items()},
+        "splits": {name: _summary(result["labels"], metrics) for name, metrics in splits.items()},
         "curves": charts.learning_curves(rows, kept_step=kept["step"]),
         "kept": kept,
-        "selected": selected,
+        "selected": kept["step"] != rows[-1]["step"],
         "phases": charts.phases(rows),
         "data": settings["data"],
         "seed": settings["seed"],
@@ -144,10 +143,17 @@ def _read_lines(file: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in _read_text(file).splitlines()]
 
 
-def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(labels: Sequence[str], metrics: Mapping[str, Any]) -> dict[str, Any]:
     examples = metrics["examples"]
-    interval = scores.wilson_interval(round(metrics["accuracy"] * examples), examples)
-    return {"examples": examples, "accuracy": metrics["accuracy"], "loss": metrics["loss"], "interval": interval}
+    classes = scores.class_scores(labels, _confusion(metrics, len(labels)))
+    return {
+        "examples": examples,
+        "accuracy": metrics["accuracy"],
+        "loss": metrics["loss"],
+        "interval": scores.wilson_interval(round(metrics["accuracy"] * examples), examples),
+        "balanced_accuracy": float(np.mean([c.recall for c in classes if c.recall is not None])),
+        "macro_f1": float(np.mean([c.f1 for c in classes if c.f1 is not None])),
+    }
 
 
 def gallery(predictions: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:

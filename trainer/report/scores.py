@@ -27,6 +27,20 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def difference_interval(one: tuple[int, int], other: tuple[int, int]) -> tuple[float, float]:
+    """Computes the 95 % interval of the difference of two independent shares, each (correct, total).
+
+    Newcombe 1998, doi 10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I, method 10.
+    """
+    first, second = one[0] / one[1], other[0] / other[1]
+    (low1, high1), (low2, high2) = wilson_interval(*one), wilson_interval(*other)
+    difference = first - second
+    return (
+        difference - math.hypot(first - low1, high2 - second),
+        difference + math.hypot(high1 - first, second - low2),
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassScore:
     """Holds the scores of one class against the rest. A ratio without a denominator is None.

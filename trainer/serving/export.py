@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import pathlib
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -21,6 +20,7 @@ from pipeline.format import storage
 from trainer.models import Classifier
 from trainer.models.twin import lean_twin
 from trainer.serving.signature import INPUT, SAVED_MODEL, SIGNATURE
+from trainer.train.model import float32_policy
 
 KERAS_FILE = "model.keras"
 TFLITE_FILE = "model.tflite"
@@ -71,18 +71,7 @@ def export_classifier(
     _swap(staging, target)
 
 
-@contextlib.contextmanager
-def _float32_policy() -> Iterator[None]:
-    """Gives layers made inside float32, unless they are given a precision, whatever the training's is."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(policy)
-
-
-@_float32_policy()
+@float32_policy()
 def _write(
     classifier: Classifier,
     labels: Sequence[str],
@@ -139,7 +128,7 @@ def _preprocess_layers(images: keras.KerasTensor, mode: str) -> keras.KerasTenso
     return keras.layers.Rescaling(scale, offset, name="preprocess")(images)
 
 
-@_float32_policy()
+@float32_policy()
 def inference_model(classifier: Classifier, *, height: int, width: int, preprocess: str) -> keras.Model:
     """Builds one float32 model of copied weights, from pixels 0..255 [B, H, W, 3] to probabilities [B, C].
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -22,10 +23,12 @@ from absl import logging
 from pipeline.command import UsageError, first_line
 from pipeline.format import storage
 from trainer.models import Classifier
+from trainer.train.selection import Outcomes
 
 _KEEP = 2  # the newest may turn out to be damaged
 _PROGRESS_KEY = "progress/.ATTRIBUTES/VARIABLE_VALUE"
 _BEST_FILE = "best.npz"
+_OUTCOMES = "validation:"  # begins names of arrays that are no weights
 
 
 class Snapshot:
@@ -75,10 +78,22 @@ class Checkpoints:
         self.wait()
         self._writing = self._writer.submit(self._write, json.dumps(progress), snapshot(), number)
 
-    def save_best(self, weights: Snapshot) -> None:
-        """Begins to write best.npz, one array for each name of the snapshot, which is of `model_weights`."""
+    def save_best(self, weights: Snapshot, outcomes: Outcomes | None) -> None:
+        """Begins to write best.npz: an array for each name of the snapshot, which is of `model_weights`, and outcomes.
+
+        Args:
+          weights: to be kept.
+          outcomes: of validation by these weights, where there is one.
+        """
         self.wait()
-        self._writing = self._writer.submit(self._write_best, weights())
+        arrays = {_OUTCOMES + name: value for name, value in vars(outcomes).items()} if outcomes else {}
+        self._writing = self._writer.submit(self._write_best, weights(), arrays)
+
+    def best_outcomes(self) -> Outcomes:
+        """Reads the outcomes of the weights saved last by `save_best`."""
+        self.wait()
+        with np.load(io.BytesIO(storage.read(storage.join(self._directory, _BEST_FILE)))) as arrays:
+            return Outcomes(**{field.name: arrays[_OUTCOMES + field.name] for field in dataclasses.fields(Outcomes)})
 
     def is_writing(self) -> bool:
         """Says whether a write is on its way; raises what made it fail."""
@@ -106,10 +121,11 @@ class Checkpoints:
             raise
         return time.monotonic() - started
 
-    def _write_best(self, weights: Mapping[str, tf.Tensor]) -> float:
+    def _write_best(self, weights: Mapping[str, tf.Tensor], outcomes: Mapping[str, np.ndarray]) -> float:
         started = time.monotonic()
         buffer = io.BytesIO()
-        np.savez(buffer, **{name: value.numpy() for name, value in weights.items()})
+        arrays = {name: value.numpy() for name, value in weights.items()}
+        np.savez(buffer, **arrays | dict(outcomes))
         storage.make_folder(self._directory)
         storage.write_atomically(storage.join(self._directory, _BEST_FILE), buffer.getvalue())
         return time.monotonic() - started

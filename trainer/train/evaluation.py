@@ -15,7 +15,6 @@ from trainer.train.feed import distribute
 
 _BATCHES_A_CALL = 16
 _MOST_WHOLE = 120  # labels of a confusion matrix that is written whole
-_EPSILON = 1e-12  # a probability of 0 in float32 must not make the loss infinite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,14 +24,29 @@ class Metrics:
     Attributes:
       examples: how many there are.
       loss: mean cross-entropy in nats, without label smoothing.
-      accuracy: share of correct top-1 predictions.
       confusion: int64 [C, C]; rows are the true labels.
     """
 
     examples: int
     loss: float
-    accuracy: float
     confusion: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """Returns the share of correct top-1 predictions."""
+        return float(self.confusion.trace() / self.examples)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Returns the mean recall of the labels that the split has, as scikit-learn's `balanced_accuracy_score`."""
+        totals = self.confusion.sum(axis=1)
+        return float((self.confusion.diagonal()[totals > 0] / totals[totals > 0]).mean())
+
+    @property
+    def macro_f1(self) -> float:
+        """Returns the mean F1 of the labels that occur or are predicted, as scikit-learn's `f1_score`."""
+        either = self.confusion.sum(axis=0) + self.confusion.sum(axis=1)
+        return float((2 * self.confusion.diagonal()[either > 0] / either[either > 0]).mean())
 
     def to_dict(self, labels: Sequence[str]) -> dict[str, Any]:
         """Returns plain values for result.json, with each label's accuracy (null where the split has none of it).
@@ -44,6 +58,8 @@ class Metrics:
             "examples": self.examples,
             "loss": self.loss,
             "accuracy": self.accuracy,
+            "balanced_accuracy": self.balanced_accuracy,
+            "macro_f1": self.macro_f1,
             "per_class": [
                 {"label": name, "examples": int(n), "correct": int(k), "accuracy": float(k / n) if n else None}
                 for name, n, k in zip(labels, totals, hits, strict=True)
@@ -58,19 +74,13 @@ class Metrics:
         return {"confused": np.stack([*at, self.confusion[at]], axis=1).tolist()}
 
 
-def compute_metrics(probabilities: np.ndarray, labels: np.ndarray) -> Metrics:
-    """Computes the metrics of `probabilities` (float [N, C]) and true `labels` (int [N]), in float64."""
-    count, classes = probabilities.shape
-    of_truth = probabilities[np.arange(count), labels].astype(np.float64)
-    predicted = probabilities.argmax(axis=1)
+def compute_metrics(log_probabilities: np.ndarray, labels: np.ndarray) -> Metrics:
+    """Computes the metrics of `log_probabilities` (float [N, C], nats) and true `labels` (int [N]), in float64."""
+    count, classes = log_probabilities.shape
     confusion = np.zeros((classes, classes), np.int64)
-    np.add.at(confusion, (labels, predicted), 1)
-    return Metrics(
-        examples=count,
-        loss=float(-np.log(np.maximum(of_truth, _EPSILON)).mean()),
-        accuracy=float((predicted == labels).mean()),
-        confusion=confusion,
-    )
+    np.add.at(confusion, (labels, log_probabilities.argmax(axis=1)), 1)
+    of_truth = log_probabilities[np.arange(count), labels].astype(np.float64)
+    return Metrics(examples=count, loss=float(-of_truth.mean()), confusion=confusion)
 
 
 class Evaluator:

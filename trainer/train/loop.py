@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,21 +16,24 @@ from pipeline.batching import HostSlice
 from pipeline.command import TryAgainError
 from pipeline.format import storage
 from pipeline.format.manifest import TRAIN, VALIDATION
-from pipeline.reader import eval_order
 from trainer.devices.cluster import Workers
 from trainer.models import Classifier
+from trainer.recipes.recipe import SELECTION_METRICS
 from trainer.train.checkpoint import Checkpoints, Snapshot, model_weights, training_state
-from trainer.train.evaluation import Evaluator, compute_metrics
+from trainer.train.evaluation import Metrics, compute_metrics
 from trainer.train.feed import FeatureCache, distribute
 from trainer.train.guards import check_finite, images_per_second, starvation
-from trainer.train.metrics import MetricsLog, Progress
+from trainer.train.metrics import TRAIN_SAMPLE, MetricsLog, Progress
 from trainer.train.plan import Plan, Position
+from trainer.train.predictor import Predictor
+from trainer.train.selection import LEVEL, Outcomes, luck
 from trainer.train.step import TrainStep
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0  # at least; more where training waits for them for more than this share
 _SHARE_FOR_CHECKPOINTS = 0.03
 _SHOWN_IMAGES = 16
 _SECONDS_FOR_INPUT_RATE = 2.0
+_SAMPLE = 512  # training images at most that are looked at as validation's are
 
 
 def next_save(started: float, ended: float, *, written: float) -> float:
@@ -45,6 +47,19 @@ def next_save(started: float, ended: float, *, written: float) -> float:
     return ended + max(_SECONDS_BETWEEN_CHECKPOINTS, (ended - started) / _SHARE_FOR_CHECKPOINTS, 2 * written)
 
 
+def _values(metrics: Metrics) -> dict[str, Any]:
+    return {name: getattr(metrics, name) for name in ("examples", *SELECTION_METRICS)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Validated:
+    """Holds what validation found: its metrics and outcomes, and the metrics of a sample of the training split."""
+
+    metrics: Metrics
+    outcomes: Outcomes
+    sample: Metrics
+
+
 class Trainer:
     """Runs the phases of a plan on a classifier."""
 
@@ -56,37 +71,12 @@ class Trainer:
         self._weights = Snapshot(model_weights(classifier))
         self._save_next_at = time.monotonic() + _SECONDS_BETWEEN_CHECKPOINTS
         self._input_checked = False
-        head, backbone = classifier.head, classifier.lean_backbone
-        images = functools.partial(plan.images, augment=False)
-        self._features = Evaluator(strategy, lambda x: backbone(x, training=False), images)
-        self._on_features = Evaluator(strategy, lambda x: tf.nn.softmax(head(x, training=False)))
-        self._on_images = Evaluator(
-            strategy, lambda x: tf.nn.softmax(head(backbone(x, training=False), training=False)), images
-        )
+        self.predictor = Predictor(plan, classifier, strategy)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """Returns the rows of metrics written so far."""
         return self._metrics.rows
-
-    def predict(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns probabilities (float32 [N, C]) and labels (int32 [N]) of a split, in file order."""
-        return self._evaluate(self._on_images, split)
-
-    def _evaluate(self, evaluator: Evaluator, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns what the evaluator makes of a split's images, and their labels, in file order."""
-        plan = self._plan
-        with plan.at_once():
-            found = evaluator(plan.eval_data(split), batches=plan.batches(split))
-        if self._workers.machines == 1:
-            return found
-        order = eval_order(plan.data.manifest, split, batch_size=plan.recipe.batch_size)
-        positions, valid = order.batches_of_positions()
-        back = np.argsort(positions[valid])
-        return found[0][back], found[1][back]
-
-    def _predict_cached(self, cache: FeatureCache) -> tuple[np.ndarray, np.ndarray]:
-        return self._on_features(cache.eval_data(VALIDATION), batches=self._plan.batches(VALIDATION))
 
     def train(self) -> Position:
         """Trains from the newest usable checkpoint (or from the start) to the end.
@@ -165,9 +155,9 @@ class Trainer:
             self._checkpoints.save(dataclasses.asdict(position), state, number=number)
         self._save_next_at = next_save(started, time.monotonic(), written=self._checkpoints.seconds)
 
-    def _save_best(self) -> None:
+    def _save_best(self, outcomes: Outcomes | None = None) -> None:
         if self._workers.is_chief:
-            self._checkpoints.save_best(self._weights)
+            self._checkpoints.save_best(self._weights, outcomes)
 
     def _save_if_due(self, position: Position, state: Snapshot) -> None:
         """Saves now and then; when asked to stop, saves and raises TryAgainError."""
@@ -218,9 +208,7 @@ class Trainer:
         plan = self._plan
         start = time.monotonic()
         splits = {
-            split: self._evaluate(self._features, split)
-            for split in (TRAIN, VALIDATION)
-            if split in plan.data.manifest.splits
+            split: self.predictor.features(split) for split in (TRAIN, VALIDATION) if split in plan.data.manifest.splits
         }
         count, seconds = sum(len(labels) for _, labels in splits.values()), time.monotonic() - start
         logging.info("cached the features of %d images in %.0f s (%.0f img/s)", count, seconds, count / seconds)
@@ -301,7 +289,7 @@ class Trainer:
         rates: np.ndarray,
         cache: FeatureCache | None,
     ) -> None:
-        """Writes the epoch's metrics, validates, selects, and ends the phase where its patience is at an end."""
+        """Writes the epoch's metrics, validates, keeps weights, and ends the phase where its patience is at an end."""
         plan = self._plan
         plan.check_owner()
         phase = plan.recipe.phases[position.phase]
@@ -315,24 +303,54 @@ class Trainer:
         of_training = {"loss": loss / weight, "accuracy": hits / weight, "learning_rate": rate}
         text = f"train loss {loss / weight:.4f} accuracy {hits / weight:.4f}"
         with step.averaged_weights():
-            metrics = None
-            if VALIDATION in plan.data.manifest.splits:
-                metrics = compute_metrics(*(self._predict_cached(cache) if cache else self.predict(VALIDATION)))
+            validated = self._validate(cache) if VALIDATION in plan.data.manifest.splits else None
             # A stop until here leaves the epoch as trained but not validated.
             position.sums = [0.0, 0.0, 0.0]
             self._metrics.add(**where, split=TRAIN, **of_training)
-            if metrics:
-                self._metrics.add(**where, split=VALIDATION, loss=metrics.loss, accuracy=metrics.accuracy)
+            if validated:
+                sample, metrics = validated.sample, validated.metrics
+                self._metrics.add(**where, split=TRAIN_SAMPLE, **_values(sample))
+                self._metrics.add(**where, split=VALIDATION, **_values(metrics))
                 text += f", validation loss {metrics.loss:.4f} accuracy {metrics.accuracy:.4f}"
-                if position.select(where, accuracy=metrics.accuracy, loss=metrics.loss):
+                if position.select(where, metrics, by=plan.recipe.selection_metric):
                     text += " (best so far)"
                     if plan.recipe.selection == "best":
-                        self._save_best()
+                        self._save_best(validated.outcomes)
                 if phase.patience and (stale := plan.stale_epochs(position)) >= phase.patience:
                     logging.info("phase %s: no better validation for %d epochs, stopping it early", phase.name, stale)
                     position.step = phase.steps(steps_per_epoch=plan.steps_per_epoch)
+            logging.info("%s: epoch %d, %s", phase.name, where["epoch"], text)
             last = position.step == phase.steps(steps_per_epoch=plan.steps_per_epoch)
-            keeps_last = VALIDATION not in plan.data.manifest.splits or plan.recipe.selection == "last"
-            if keeps_last and last and position.phase + 1 == len(plan.recipe.phases):
-                self._save_best()
-        logging.info("%s: epoch %d, %s", phase.name, where["epoch"], text)
+            if last and position.phase + 1 == len(plan.recipe.phases):
+                self._keep(position, where, validated)
+
+    def _validate(self, cache: FeatureCache | None) -> Validated:
+        """Asks the model about validation, and about as many training images in the same way."""
+        log_probabilities, labels = self.predictor.log_probabilities(VALIDATION, cache)
+        sample = self.predictor.log_probabilities_of_sample(TRAIN, min(len(labels), _SAMPLE), cache)
+        return Validated(
+            metrics=compute_metrics(log_probabilities, labels),
+            outcomes=Outcomes.of(log_probabilities, labels),
+            sample=compute_metrics(*sample),
+        )
+
+    def _keep(self, position: Position, where: dict[str, Any], validated: Validated | None) -> None:
+        """Keeps the run's last weights, unless it has kept earlier ones that are better by more than luck."""
+        if validated is None or self._plan.recipe.selection == "last":
+            self._save_best()
+            return
+        if not self._workers.is_chief or not position.best or position.best["step"] == where["step"]:
+            return
+        by = self._plan.recipe.selection_metric
+        earlier, last = position.best, getattr(validated.metrics, by)
+        chance = luck(self._checkpoints.best_outcomes(), validated.outcomes, by)
+        told = (
+            f"validation {by} of epoch {earlier['epoch']} is {earlier[f'validation_{by}']:.4f}, that of the last epoch "
+            f"{last:.4f}: luck alone would do as much with a probability of {chance:.2f}"
+        )
+        if chance <= LEVEL:
+            logging.info("%s; the weights of epoch %d are kept", told, earlier["epoch"])
+            return
+        logging.info("%s; the last weights are kept", told)
+        position.keep(where, validated.metrics)
+        self._save_best(validated.outcomes)

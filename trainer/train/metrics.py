@@ -16,8 +16,10 @@ from tqdm import tqdm
 
 from pipeline.command import UsageError
 from pipeline.format import storage
+from trainer.recipes.recipe import SELECTION_METRICS
 
-_COLUMNS = ("step", "epoch", "phase", "split", "loss", "accuracy", "learning_rate")
+TRAIN_SAMPLE = "train_sample"  # the split of rows about training images that are looked at as validation's are
+_COLUMNS = ("step", "epoch", "phase", "split", "examples", *SELECTION_METRICS, "learning_rate")
 _SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -80,7 +82,7 @@ class MetricsLog:
 
     def _show(self, row: dict[str, Any]) -> None:
         with self._events.as_default(step=row["step"]):
-            for name in ("loss", "accuracy", "learning_rate"):
+            for name in (*SELECTION_METRICS, "learning_rate"):
                 if name in row:
                     tf.summary.scalar(f"{name}/{row['split']}", row[name])
         self._events.flush()

@@ -56,6 +56,17 @@ def set_precision(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
     logging.info("%s, %s", describe(strategy), "bfloat16" if low_precision else "float32")
 
 
+@contextlib.contextmanager
+def float32_policy() -> Iterator[bool]:
+    """Gives layers made inside float32, unless they are given a precision; yields whether the policy is another."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield policy.name != "float32"
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
 def build_from_recipe(recipe: Recipe, *, num_classes: int, seed: int, weights: str | None = None) -> Classifier:
     """Builds the recipe's classifier, with `weights` in place of the recipe's if given."""
     classifier = build_classifier(

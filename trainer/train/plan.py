@@ -18,7 +18,8 @@ from pipeline.format import storage
 from pipeline.format.manifest import TRAIN, DatasetVersion
 from pipeline.resident import Resident
 from trainer.models import backbone_info
-from trainer.recipes.recipe import Recipe
+from trainer.recipes.recipe import SELECTION_METRICS, Recipe
+from trainer.train.evaluation import Metrics
 
 
 @dataclasses.dataclass
@@ -30,8 +31,8 @@ class Position:
       step: steps of the phase done.
       sums: loss, correct predictions and weight summed over the epoch so far.
       rows: metrics rows written.
-      best: validation accuracy and loss, and where, of the weights selected so far; None before the first validation.
-      phase_best: highest validation accuracy of the phase, and the epoch that reached it first; None at first.
+      best: validation metrics, and where, of the weights kept so far; None before the first validation.
+      phase_best: best value of the selection's metric in the phase, and the epoch that reached it first; None at first.
     """
 
     phase: int = 0
@@ -44,16 +45,27 @@ class Position:
     def begin_next_phase(self) -> None:
         self.phase, self.step, self.phase_best = self.phase + 1, 0, None
 
-    def select(self, where: dict[str, Any], *, accuracy: float, loss: float) -> bool:
-        """Says whether to keep weights of this accuracy, and if so notes `best`; `where` has their step and epoch."""
-        if self.phase_best is None or accuracy > self.phase_best["validation_accuracy"]:
-            self.phase_best = {"epoch": where["epoch"], "validation_accuracy": accuracy}
-        best = self.best
+    def select(self, where: dict[str, Any], metrics: Metrics, *, by: str) -> bool:
+        """Says whether to keep weights of these metrics for now, and if so notes `best`.
+
+        Args:
+          where: step, epoch and phase of the weights.
+          metrics: of validation.
+          by: one of `SELECTION_METRICS`.
+        """
+        value, key = getattr(metrics, by), f"validation_{by}"
+        sign = -1 if by == "loss" else 1
+        if self.phase_best is None or sign * value > sign * self.phase_best[key]:
+            self.phase_best = {"epoch": where["epoch"], key: value}
         # Of equals the later one: it has seen more and is further down the cool-down.
-        if best and accuracy < best["validation_accuracy"]:
+        if self.best and sign * value < sign * self.best[key]:
             return False
-        self.best = {**where, "validation_accuracy": accuracy, "validation_loss": loss}
+        self.keep(where, metrics)
         return True
+
+    def keep(self, where: dict[str, Any], metrics: Metrics) -> None:
+        """Notes as `best` the weights of these metrics."""
+        self.best = where | {f"validation_{name}": getattr(metrics, name) for name in SELECTION_METRICS}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,8 +132,8 @@ class Plan:
             return 0
         return self.epochs_begun(position) - position.phase_best["epoch"]
 
-    def eval_data(self, split: str) -> Callable[[HostSlice], tf.data.Dataset]:
-        """Returns a factory of the split's un-augmented batches."""
+    def eval_data(self, split: str, *, in_part: bool = False) -> Callable[[HostSlice], tf.data.Dataset]:
+        """Returns a factory of the split's un-augmented batches; `in_part`: only some of them will be read."""
         return lambda host: dataset.eval_dataset(
             self.data,
             split,
@@ -131,7 +143,7 @@ class Plan:
             global_batch_size=self.recipe.batch_size,
             centre=self.recipe.eval_centre,
             host=host,
-            cache=self._cache,
+            cache="none" if in_part and not self.resident else self._cache,
             on_accelerator=self.recipe.augment.on_accelerator,
         )
 

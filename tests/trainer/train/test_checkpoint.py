@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.train.checkpoint import Checkpoints, Snapshot
+from trainer.train.selection import Outcomes
 
 
 def _state(size=3):
@@ -29,9 +30,11 @@ def test_what_is_written_is_what_was_copied_however_soon_training_goes_on(tmp_pa
 def test_the_best_weights_are_those_of_the_call(tmp_path):
     weights = {"a/b": tf.Variable([1.0, 2.0])}
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save_best(Snapshot(weights))
+    outcomes = Outcomes(labels=np.array([0, 1]), predicted=np.array([1, 1]), losses=np.array([0.5, 0.25]))
+    checkpoints.save_best(Snapshot(weights), outcomes)
     weights["a/b"].assign([0.0, 0.0])
-    checkpoints.wait()
+    for name, values in vars(checkpoints.best_outcomes()).items():
+        np.testing.assert_array_equal(values, getattr(outcomes, name))
     with np.load(tmp_path / "best.npz") as arrays:
         np.testing.assert_array_equal(arrays["a/b"], [1, 2])
 

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pipeline.command import CommandError, TryAgainError, UsageError
 from tests import datasets
 from tests.trainer.runs import small_recipe, train, weights
+from trainer.train.evaluation import Metrics
 from trainer.train.loop import next_save
 from trainer.train.plan import Position, class_weights
 
@@ -35,25 +36,25 @@ def uninterrupted(tiny_data, tmp_path_factory):
 
 def test_it_learns_and_counts_every_example(tiny_data, tmp_path):
     trainer, _, position = train(tiny_data, small_recipe("phases.1.duration=12ep", "phases.1.lr_max=0.003"), tmp_path)
-    assert position.best["validation_accuracy"] == max(
-        r["accuracy"] for r in trainer.rows if r["split"] == "validation"
-    )
-    probabilities, labels = trainer.predict("test")
-    assert probabilities.shape == (13, 3)
+    assert position.best["step"] == 70  # the last, for no earlier epoch was better by more than luck
+    assert position.best["validation_accuracy"] == trainer.rows[-1]["accuracy"]
+    log_probabilities, labels = trainer.predictor.log_probabilities("test")
+    assert log_probabilities.shape == (13, 3)
     assert sorted(labels.tolist()) == sorted(i % 3 for i in range(13))
-    assert (probabilities.argmax(axis=1) == labels).mean() > 0.9
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    assert (log_probabilities.argmax(axis=1) == labels).mean() > 0.9
+    np.testing.assert_allclose(np.exp(log_probabilities).sum(axis=1), 1, rtol=1e-5)
 
 
 def test_metrics_hold_one_row_per_epoch_and_split(uninterrupted):
     run, trainer, _, _ = uninterrupted
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows == trainer.rows
-    assert [(r["epoch"], r["split"]) for r in rows] == [(e, s) for e in (1, 2, 3, 4) for s in ("train", "validation")]
-    assert [r["step"] for r in rows[::2]] == [5, 10, 15, 20]  # 37 images in batches of 8
+    splits = ("train", "train_sample", "validation")
+    assert [(r["epoch"], r["split"]) for r in rows] == [(e, s) for e in (1, 2, 3, 4) for s in splits]
+    assert [r["step"] for r in rows[::3]] == [5, 10, 15, 20]  # 37 images in batches of 8
     lines = (run / "metrics.csv").read_text().splitlines()
-    assert lines[0] == "step,epoch,phase,split,loss,accuracy,learning_rate"
-    assert len(lines) == 9
+    assert lines[0] == "step,epoch,phase,split,examples,accuracy,balanced_accuracy,macro_f1,loss,learning_rate"
+    assert len(lines) == 13
 
 
 def test_a_frozen_backbone_stays_to_the_bit_and_the_head_moves(tiny_data, tmp_path):
@@ -237,12 +238,14 @@ def test_class_weights_scale_the_gradient(tiny_data, tmp_path):
     trainer, before, _ = train(
         tiny_data, small_recipe(*still, "phases.1.lr_min=0", "phases.1.lr_max=0"), tmp_path / "before"
     )
-    probabilities, labels = trainer.predict("train")
+    log_probabilities, labels = trainer.predictor.log_probabilities("train")
     recipe = small_recipe(*still, "phases.1.lr_min=1", "phases.1.lr_max=1", "class_weights=balanced")
     factor = class_weights(recipe, tiny_data)[labels]
     _, after, _ = train(tiny_data, recipe, tmp_path / "after")
     step = weights(after)["head/logits/bias"] - weights(before)["head/logits/bias"]
-    np.testing.assert_allclose(step, -(factor[:, None] * (probabilities - np.eye(3)[labels])).mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(
+        step, -(factor[:, None] * (np.exp(log_probabilities) - np.eye(3)[labels])).mean(axis=0), atol=1e-6
+    )
 
 
 @pytest.mark.slow
@@ -263,13 +266,35 @@ def test_patience_that_ends_the_last_phase_keeps_its_last_weights(tiny_data, tmp
             np.testing.assert_array_equal(kept[path], value)
 
 
+def test_an_earlier_epoch_that_is_better_by_more_than_luck_is_kept(tiny_data, tmp_path):
+    """Here fine-tuning ruins what the head had learnt. Killed before its last epoch, a run keeps the same weights."""
+    learns = ("phases.0.duration=12ep", "phases.0.lr_max=0.03", "head.hidden=0", "optimizer.name=sgd")
+    forgets = ("phases.1.lr_max=3", "phases.1.lr_min=3", "optimizer.clip_norm=1")
+    ruined = small_recipe("selection=best", *learns, *forgets)
+    trainer, _, position = train(tiny_data, ruined, tmp_path / "whole")
+    accuracies = {row["step"]: row["accuracy"] for row in trainer.rows if row["split"] == "validation"}
+    assert position.best["phase"] == "head"
+    assert position.best["validation_accuracy"] == accuracies[position.best["step"]] > accuracies[70] + 0.3
+    with pytest.raises(TryAgainError):
+        train(tiny_data, ruined, tmp_path / "killed", stop_requested=_stop_after(33))
+    _, _, again = train(tiny_data, ruined, tmp_path / "killed")
+    assert again.best == position.best
+    kept = [np.load(tmp_path / name / "checkpoints" / "best.npz") for name in ("whole", "killed")]
+    for name in kept[0]:
+        np.testing.assert_array_equal(kept[0][name], kept[1][name])
+
+
+def _of_ten(hits):
+    return Metrics(examples=10, loss=1.0, confusion=np.array([[hits, 10 - hits], [0, 0]]))
+
+
 def test_patience_counts_from_the_best_of_its_own_phase():
     """A new head may begin below the one before it, and climb for many epochs before it is better than ever."""
     position = Position()
-    assert position.select({"epoch": 1}, accuracy=0.9, loss=1)
+    assert position.select({"epoch": 1}, _of_ten(9), by="accuracy")
     position.begin_next_phase()
-    for epoch, accuracy in ((2, 0.3), (3, 0.4), (4, 0.5), (5, 0.5)):
-        assert not position.select({"epoch": epoch}, accuracy=accuracy, loss=1)
+    for epoch, hits in ((2, 3), (3, 4), (4, 5), (5, 5)):
+        assert not position.select({"epoch": epoch}, _of_ten(hits), by="accuracy")
     assert position.best["epoch"] == 1
     assert position.phase_best == {"epoch": 4, "validation_accuracy": 0.5}
 

@@ -53,7 +53,9 @@ def test_it_trains_as_from_the_hosts_memory(tiny_data, recipe, on_device, tmp_pa
     host, _, _ = train(tiny_data, recipe, tmp_path, cache="pixels")
     assert _losses(here) == pytest.approx(_losses(host), rel=1e-4)
     for split in ("validation", "test"):
-        for one, other in zip(here.predict(split), host.predict(split), strict=True):
+        for one, other in zip(
+            here.predictor.log_probabilities(split), host.predictor.log_probabilities(split), strict=True
+        ):
             np.testing.assert_allclose(one, other, atol=1e-3)
     size = resident.size(tiny_data.manifest)
     assert size == 61 * 16 * 16 * 3

@@ -1,0 +1,72 @@
+"""Asks a classifier about whole splits: features, log-probabilities; or about a part of a split, as validation does."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline.reader import eval_order
+from trainer.devices.cluster import Workers
+from trainer.models import Classifier
+from trainer.train.evaluation import Evaluator
+from trainer.train.feed import FeatureCache
+from trainer.train.plan import Plan
+
+
+class Predictor:
+    """Computes what a classifier makes of a plan's images, none of them augmented, on all of a strategy's replicas."""
+
+    def __init__(self, plan: Plan, classifier: Classifier, strategy: tf.distribute.Strategy) -> None:
+        self._plan, self._machines = plan, Workers(strategy).machines
+        head, backbone = classifier.head, classifier.lean_backbone
+        images = functools.partial(plan.images, augment=False)
+        self._features = Evaluator(strategy, lambda x: backbone(x, training=False), images)
+        self._on_features = Evaluator(strategy, lambda x: _log_softmax(head(x, training=False)))
+        self._on_images = Evaluator(
+            strategy, lambda x: _log_softmax(head(backbone(x, training=False), training=False)), images
+        )
+
+    def features(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the backbone's features (float32 [N, …]) and the labels (int32 [N]) of a split, in file order."""
+        return self._whole(self._features, split)
+
+    def log_probabilities(self, split: str, cache: FeatureCache | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Returns log-probabilities (float32 [N, C], nats) and labels (int32 [N]) of a split, in file order.
+
+        Args:
+          split: its name.
+          cache: the split's features, if they are known.
+        """
+        if cache:
+            return self._on_features(cache.eval_data(split), batches=self._plan.batches(split))
+        return self._whole(self._on_images, split)
+
+    def log_probabilities_of_sample(
+        self, split: str, examples: int, cache: FeatureCache | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Does the same for the first batches of a split that hold so many examples: always the same ones."""
+        plan = self._plan
+        batches = min(plan.batches(split), math.ceil(examples / plan.recipe.batch_size))
+        if cache:
+            return self._on_features(cache.eval_data(split), batches=batches)
+        with plan.at_once():
+            return self._on_images(plan.eval_data(split, in_part=True), batches=batches)
+
+    def _whole(self, evaluator: Evaluator, split: str) -> tuple[np.ndarray, np.ndarray]:
+        plan = self._plan
+        with plan.at_once():
+            found = evaluator(plan.eval_data(split), batches=plan.batches(split))
+        if self._machines == 1:
+            return found
+        order = eval_order(plan.data.manifest, split, batch_size=plan.recipe.batch_size)
+        positions, valid = order.batches_of_positions()
+        back = np.argsort(positions[valid])
+        return found[0][back], found[1][back]
+
+
+def _log_softmax(logits: tf.Tensor) -> tf.Tensor:
+    # In float32 also behind a head of low precision.
+    return tf.nn.log_softmax(tf.cast(logits, tf.float32))
