@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from pipeline import dataset
 from pipeline.command import ExitCode, UsageError
@@ -38,6 +39,7 @@ from trainer.train.evaluation import Metrics, compute_metrics
 from trainer.train.guards import named_errors
 from trainer.train.loop import Trainer
 from trainer.train.model import build_from_recipe, float32_policy, set_precision
+from trainer.train.outlook import remarks
 from trainer.train.owner import owned
 from trainer.train.plan import Plan, Position, class_weights
 from trainer.train.predictor import Predictor
@@ -119,6 +121,8 @@ def _train_and_evaluate(
     content = settings(request, data, recipe, asked_batch_size=asked.batch_size, cores=cores)
     workers.require_same(content, what="flags and dataset")
     refuse_another_run(directory, content)
+    for remark in remarks(recipe, data):
+        logging.warning("%s", remark)
     set_precision(recipe, strategy)
     with strategy.scope():
         classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=request.seed)

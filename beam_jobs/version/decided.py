@@ -9,6 +9,7 @@ from beam_jobs.corrections import keys_of, unknown_names
 from beam_jobs.version.table import read_names, tables
 from pipeline.command import printable_line
 from pipeline.format import storage
+from pipeline.format.manifest import STATISTICS_FILE
 
 _EXAMPLES = 3
 
@@ -23,7 +24,7 @@ def remarks(directory: str, *, exclude: str | None, relabel: str | None) -> Iter
     """
     files = {flag: path for flag, path in (("exclude", exclude), ("relabel", relabel)) if path}
     if relabel:
-        statistics = json.loads(storage.read_text(storage.join(directory, "statistics.json")))
+        statistics = json.loads(storage.read_text(storage.join(directory, STATISTICS_FILE)))
         yield f"  {statistics['total']['relabelled']} images have the class that --relabel gives them"
     if not files:
         return

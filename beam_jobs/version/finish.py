@@ -29,7 +29,7 @@ from beam_jobs.version.survey import Survey
 from beam_jobs.version.write import put
 from pipeline.command import ExitCode
 from pipeline.format import storage
-from pipeline.format.manifest import MANIFEST_FILE, Manifest
+from pipeline.format.manifest import MANIFEST_FILE, STATISTICS_FILE, Manifest
 
 
 def by_split(reports: Iterable[ShardReport], plan: Plan) -> dict[str, list[ShardReport]]:
@@ -143,7 +143,7 @@ def finish(
         return equal
     labels = {split: tally.labels for split, tally in tallies.items()}
     texts = {
-        "statistics.json": statistics_json(tallies, plan),
+        STATISTICS_FILE: statistics_json(tallies, plan),
         "README.md": dataset_card(manifest, labels, plan, with_position=total.with_position),
         **tfds_metadata(manifest),
         "rejects.jsonl": sorted_lines(map(reject_line, rejects)),
@@ -174,7 +174,7 @@ def _report(manifest: Manifest, texts: Mapping[str, str], found: Survey, setting
     with pool_of(settings.build.policy, settings.build.budget).lent() as decoder:
         return report_page(
             manifest=manifest,
-            statistics=json.loads(texts["statistics.json"]),
+            statistics=json.loads(texts[STATISTICS_FILE]),
             rejects=texts["rejects.jsonl"],
             duplicates=texts["duplicates.jsonl"],
             found=found,

@@ -14,6 +14,7 @@ from pipeline.format import records, storage
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+STATISTICS_FILE = "statistics.json"
 CURRENT_FILE = "CURRENT"
 VERSIONS_DIR = "versions"
 TRAIN, VALIDATION, TEST = "train", "validation", "test"  # the splits that training knows
@@ -162,6 +163,21 @@ class DatasetVersion:
                         yield records.decode_example(payload)
                 except records.RecordError as error:
                     raise DataError(f"{path}: {error}") from error
+
+    def label_counts(self, split: str) -> list[int]:
+        """Counts the examples of each label in a split: as the builder did, or by reading all of its records."""
+        file, labels = storage.join(self.path, STATISTICS_FILE), self.manifest.labels
+        try:
+            counted = json.loads(storage.read_text(file))["splits"][split]["labels"]
+            counts = [int(counted.get(label, 0)) for label in labels]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            counts = []
+        if sum(counts) == self.manifest.num_examples(split):
+            return counts
+        counts = [0] * len(labels)
+        for record in self.read(split):
+            counts[record.label] += 1
+        return counts
 
 
 def current_version(root: storage.Path) -> str | None:

@@ -24,7 +24,7 @@ from trainer.preflight.spmd import SliceStrategy
 from trainer.recipes.recipe import Phase, Recipe
 from trainer.train.model import build_from_recipe
 from trainer.train.optimizer import trainable_groups
-from trainer.train.step import TrainStep
+from trainer.train.step import TrainStep, evaluation_forward
 
 _ORIGIN = re.compile(r"^HloModule [^\s,]+|, metadata=\{[^}]*\}", re.MULTILINE)
 _NAME = re.compile(r"%[\w.-]+")
@@ -106,13 +106,12 @@ class Lowering:
 
     def forward(self, *, batch: int) -> Program:
         """Lowers evaluation (and the computing of features to cache) on `batch` images: forward only."""
-        backbone, head = self._classifier.lean_backbone, self._classifier.head
+        forward = evaluation_forward(self._classifier)
         plain, mode = self._recipe.augmentation(False), backbone_info(self._recipe.backbone).preprocess
         spec = self._batch_spec(None, batch)
 
         def evaluate(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
-            images = finish(batch, plain, mode, self._resident)
-            return tf.nn.softmax(head(backbone(images, training=False), training=False))
+            return forward(finish(batch, plain, mode, self._resident))
 
         def run(*tensors: tf.Tensor) -> tf.Tensor:
             return self._strategy.run(evaluate, args=(dict(zip(spec, tensors, strict=True)),))

@@ -183,5 +183,5 @@ def class_weights(recipe: Recipe, data: DatasetVersion) -> np.ndarray:
     """Returns float32 [C]: all 1, or for `balanced` N / (C · count of the label), as scikit-learn's `class_weight`."""
     if recipe.class_weights == "none":
         return np.ones(data.manifest.num_classes, np.float32)
-    counts = np.bincount([record.label for record in data.read(TRAIN)], minlength=data.manifest.num_classes)
+    counts = np.array(data.label_counts(TRAIN))
     return (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)

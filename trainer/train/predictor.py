@@ -14,6 +14,7 @@ from trainer.models import Classifier
 from trainer.train.evaluation import Evaluator
 from trainer.train.feed import FeatureCache
 from trainer.train.plan import Plan
+from trainer.train.step import evaluation_forward
 
 
 class Predictor:
@@ -24,10 +25,8 @@ class Predictor:
         head, backbone = classifier.head, classifier.lean_backbone
         images = functools.partial(plan.images, augment=False)
         self._features = Evaluator(strategy, lambda x: backbone(x, training=False), images)
-        self._on_features = Evaluator(strategy, lambda x: _log_softmax(head(x, training=False)))
-        self._on_images = Evaluator(
-            strategy, lambda x: _log_softmax(head(backbone(x, training=False), training=False)), images
-        )
+        self._on_features = Evaluator(strategy, lambda x: tf.nn.log_softmax(head(x, training=False)))
+        self._on_images = Evaluator(strategy, evaluation_forward(classifier), images)
 
     def features(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the backbone's features (float32 [N, …]) and the labels (int32 [N]) of a split, in file order."""
@@ -65,8 +64,3 @@ class Predictor:
         positions, valid = order.batches_of_positions()
         back = np.argsort(positions[valid])
         return found[0][back], found[1][back]
-
-
-def _log_softmax(logits: tf.Tensor) -> tf.Tensor:
-    # In float32 also behind a head of low precision.
-    return tf.nn.log_softmax(tf.cast(logits, tf.float32))

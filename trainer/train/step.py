@@ -254,6 +254,12 @@ class TrainStep:
             self._keep()
 
 
+def evaluation_forward(classifier: Classifier) -> Forward:
+    """Returns the function from images to log-probabilities, float32 [B, C], as evaluation computes them."""
+    head, backbone = classifier.head, classifier.lean_backbone
+    return lambda images: tf.nn.log_softmax(head(backbone(images, training=False), training=False))
+
+
 def training_forward(classifier: Classifier, phase: Phase) -> Forward:
     """Returns the function from images (or cached features) to logits, as a phase trains it."""
     if phase.cached_features:
