@@ -37,4 +37,5 @@ def remarks(recipe: Recipe, data: DatasetVersion) -> Iterator[str]:
             "holds some images out)"
         )
     elif (few := manifest.num_examples(VALIDATION)) < _FEW_TO_VALIDATE:
-        yield f"{few} validation images: an accuracy of 90 % on them is uncertain by {59 / few**0.5:.0f} points either way"
+        points = 196 * (0.9 * 0.1 / few) ** 0.5
+        yield f"{few} validation images: an accuracy of 90 % on them is uncertain by {points:.0f} points either way"
