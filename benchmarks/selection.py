@@ -2,9 +2,10 @@ r"""Shows what each rule for the weights that a run keeps loses, with validation
 
     python -m benchmarks.selection --data=DATA --recipe=cifar10_cnn --set=phases.0.duration=15ep --seeds=3
 
-Trains once a seed and notes what every epoch's weights say of all validation images. Of these, some are then drawn again
-and again to be the validation that a rule may see; how good the epoch that it takes really is, the others tell. For each
-number of images the table has each rule's mean accuracy on the others, less that of the epoch that is best there.
+Trains once a seed and notes what every epoch's weights say of all validation images. Of these, some are then drawn,
+again and again, to be the validation that a rule may see; how good the epoch really is that it takes, the others tell.
+For each
+number of images the table has each rule's loss: its mean accuracy on the others below that of the epoch best there.
 """
 
 from __future__ import annotations
