@@ -4,8 +4,7 @@ r"""Shows what each rule for the weights that a run keeps loses, with validation
 
 Trains once a seed and notes what every epoch's weights say of all validation images. Of these, some are then drawn,
 again and again, to be the validation that a rule may see; how good the epoch really is that it takes, the others tell.
-For each
-number of images the table has each rule's loss: its mean accuracy on the others below that of the epoch best there.
+For each number of images the table has what each rule loses: accuracy on the others, against the epoch best there.
 """
 
 from __future__ import annotations
@@ -71,8 +70,7 @@ def rules() -> dict[str, Rule]:
 
 def record(seed: int, folder: str) -> tuple[np.ndarray, np.ndarray]:
     """Trains, and returns every epoch's log-probabilities of validation, [epochs, N, C], and the labels, [N]."""
-    import tensorflow as tf
-
+    from trainer.devices.strategy import make_strategy
     from trainer.recipes.load import resolve
     from trainer.train.loop import Trainer
     from trainer.train.model import build_from_recipe, set_precision
@@ -80,9 +78,10 @@ def record(seed: int, folder: str) -> tuple[np.ndarray, np.ndarray]:
 
     data = open_dataset(FLAGS.data)
     recipe = resolve(Request.from_flags(FLAGS), data)
-    strategy = tf.distribute.get_strategy()
+    strategy = make_strategy("", kind="auto")
     set_precision(recipe, strategy)
-    classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=seed)
+    with strategy.scope():
+        classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=seed)
     weights = class_weights(recipe, data)
     plan = Plan(recipe=recipe, data=data, seed=seed, run=folder, class_weights=weights, stop_requested=lambda: False)
     trainer = Trainer(plan, classifier, strategy)
