@@ -31,6 +31,9 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("backbone", None, "Another backbone than the recipe's own, e.g. efficientnet_b5.")
     flags.DEFINE_string("weights", None, "imagenet, none, or the path of a weights file.")
+    flags.DEFINE_string(
+        "init", None, "A finished run, an export or MODELS/champion to start from: its backbone and labels' logits."
+    )
     flags.DEFINE_multi_string("set", [], "Overrides a value of the recipe: --set=phases.1.lr_max=0.01 (repeatable).")
     flags.DEFINE_integer(
         "seed", 0, "Seeds data order, augmentation, dropout and the head's first weights.", lower_bound=0
@@ -45,6 +48,7 @@ class Request:
     recipe: str
     backbone: str | None
     weights: str | None
+    init: str | None = None
     settings: tuple[str, ...]
     seed: int
     skip_bad_records: bool = False
@@ -57,6 +61,7 @@ class Request:
             recipe=values.recipe,
             backbone=values.backbone,
             weights=values.weights,
+            init=values.init,
             settings=tuple(values.set),
             seed=values.seed,
             skip_bad_records="skip_bad_records" in values and values.skip_bad_records,

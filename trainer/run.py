@@ -25,6 +25,7 @@ from trainer.devices.strategy import is_tpu, make_strategy
 from trainer.devices.tpu.hosts import TpuPlace
 from trainer.devices.tpu.server import beside, watched
 from trainer.models import Classifier, backbone_info
+from trainer.models.inherit import inherit
 from trainer.recipes.fitting import fit_to_tpu
 from trainer.recipes.load import check_schedules, resolve
 from trainer.report.diagnosis import diagnose
@@ -126,6 +127,8 @@ def _train_and_evaluate(
     set_precision(recipe, strategy)
     with strategy.scope():
         classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=request.seed)
+    if recipe.init:
+        logging.info("%s", inherit(classifier, data.manifest.labels, recipe.init))
     if workers.is_chief:
         check_owner()
         storage.write_atomically(storage.join(directory, "config.json"), json.dumps(content, indent=2) + "\n")

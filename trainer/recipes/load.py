@@ -83,8 +83,9 @@ def resolve(request: Request, data: DatasetVersion) -> Recipe:
     if facts.num_classes < 2:
         raise DataError(f"{data.path}: one label only ({data.manifest.labels[0]}); a classifier needs two or more")
     recipe = load_recipe(request.recipe, facts, backbone=request.backbone)
-    weights = [f"weights={request.weights}"] if request.weights else []
-    recipe = adjust(recipe, [*weights, *request.settings])
+    start = {"weights": request.weights, "init": request.init}
+    given = [f"{name}={value}" for name, value in start.items() if value]
+    recipe = adjust(recipe, [*given, *request.settings])
     check_schedules(recipe, data)
     return recipe
 

@@ -151,6 +151,8 @@ class Recipe:
       name: of the recipe.
       backbone: a key of `trainer.models.BACKBONES`.
       weights: imagenet, none, or the path of a weights file.
+      init: a finished run, an export or a model of a registry to start from instead: its backbone and, by label name,
+        its head; "" starts from `weights`.
       image_size: pixels; the input pipeline delivers image_size × image_size.
       eval_centre: which part of an image is seen wherever no augmentation moves pixels: in evaluation, by the export. A
         square in its centre, this fraction of its shorter side (0.875: the usual "resize to 256, crop 224"); 0: the
@@ -180,6 +182,7 @@ class Recipe:
     name: str
     backbone: str
     weights: str = "imagenet"
+    init: str = ""
     image_size: int
     eval_centre: float = 0.0
     resize_to: int | None = None

@@ -18,13 +18,12 @@ from pipeline.command import CommandError, UsageError
 from pipeline.decode import decode_and_resize
 from pipeline.format import storage
 from trainer.models import Classifier
+from trainer.models.exported import KERAS_FILE, LABELS_FILE
 from trainer.models.twin import lean_twin
 from trainer.serving.signature import INPUT, SAVED_MODEL, SIGNATURE
 from trainer.train.model import float32_policy
 
-KERAS_FILE = "model.keras"
 TFLITE_FILE = "model.tflite"
-LABELS_FILE = "labels.txt"
 _TFLITE_TOLERANCE = 1e-3  # float32 in another order of summation; observed 1e-6
 _PARALLEL_DECODES = 16
 

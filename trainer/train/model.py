@@ -71,7 +71,7 @@ def build_from_recipe(recipe: Recipe, *, num_classes: int, seed: int, weights: s
     """Builds the recipe's classifier, with `weights` in place of the recipe's if given."""
     classifier = build_classifier(
         backbone=recipe.backbone,
-        weights=recipe.weights if weights is None else weights,
+        weights=weights or ("none" if recipe.init else recipe.weights),
         num_classes=num_classes,
         height=recipe.image_size,
         width=recipe.image_size,

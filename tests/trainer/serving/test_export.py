@@ -213,7 +213,7 @@ def test_exports_while_training_in_low_precision(tmp_path, low_precision, mode):
     export_classifier(small(), labels=labels, height=16, width=20, preprocess=mode, directory=tmp_path / "export")
     assert keras.config.dtype_policy().name == "mixed_bfloat16"  # the training may go on
     keras.config.set_dtype_policy("float32")  # as whoever loads it has it
-    model = keras.models.load_model(tmp_path / "export" / export.KERAS_FILE)
+    model = keras.models.load_model(tmp_path / "export" / "model.keras")
     assert {layer.compute_dtype for layer in all_layers(model)} == {"float32"}
     pixels = np.random.default_rng(0).uniform(0, 255, (4, 16, 20, 3)).astype(np.float32)
     lite = export.run_tflite((tmp_path / "export" / export.TFLITE_FILE).read_bytes(), pixels)
