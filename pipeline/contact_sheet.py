@@ -10,6 +10,7 @@ import itertools
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from PIL import Image, ImageDraw
 
 from pipeline import reader
@@ -18,10 +19,11 @@ from pipeline.augment.config import AugmentConfig
 from pipeline.augment.describe import describe
 from pipeline.augment.random_bits import stream_key
 from pipeline.augment.render import Renderer
+from pipeline.fonts import font_for
 from pipeline.format import records, storage
 from pipeline.format.manifest import DatasetVersion
 
-_TEXT_HEIGHT, _LINE_HEIGHT, _LEAST_CELL = 52, 11, 128
+_TEXT_HEIGHT, _LINE_HEIGHT, _TEXT_SIZE, _LEAST_CELL = 56, 12, 10, 128
 
 
 def first_records(data: DatasetVersion, split: str, count: int) -> list[bytes]:
@@ -83,10 +85,20 @@ def contact_sheet(pixels: np.ndarray, captions: list[list[str]]) -> Image.Image:
     cell_width, cell_height = width * scale + 4, height * scale + _TEXT_HEIGHT
     sheet = Image.new("RGB", (columns * cell_width, rows * cell_height), "white")
     draw = ImageDraw.Draw(sheet)
+    unreadable: dict[str, str] = {}
     for row, column in itertools.product(range(rows), range(columns)):
         picture = Image.fromarray(pixels[row, column]).resize((width * scale, height * scale), Image.Resampling.NEAREST)
         at = (column * cell_width, row * cell_height)
         sheet.paste(picture, at)
         for line, text in enumerate(captions[row][column].splitlines()):
-            draw.text((at[0] + 2, at[1] + height * scale + 2 + line * _LINE_HEIGHT), text, fill="black")
+            readable = font_for(text, size=_TEXT_SIZE) is not None
+            shown = text if readable else unreadable.setdefault(text, f"({len(unreadable) + 1})")
+            place = (at[0] + 2, at[1] + height * scale + 2 + line * _LINE_HEIGHT)
+            draw.text(place, shown, fill="black", font=font_for(shown, size=_TEXT_SIZE))
+    if unreadable:
+        logging.warning(
+            "no installed font has the characters of %s; install one, e.g. Noto Sans CJK; on the sheet: %s",
+            next(iter(unreadable)),
+            ", ".join(f"{number} {text}" for text, number in unreadable.items()),
+        )
     return sheet

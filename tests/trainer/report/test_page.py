@@ -376,3 +376,17 @@ def test_the_command_reads_the_version_of_the_run_without_tensorflow(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 64
     assert "Traceback" not in done.stderr
+
+
+def test_the_matrix_shows_wide_labels_whole(tmp_path):
+    """Kana and kanji are as wide as two letters."""
+    labels = ["ヒナギク", "ひまわり（向日葵）", "chat noir", "とても長い名前の花がここに咲いている"]
+    run = make_run(tmp_path, labels)
+    write_report(run.path, run.data)
+    page = (run.path / "report.html").read_text()
+    matrix = ElementTree.fromstring(page[page.index("<svg viewBox") :].split("</svg>")[0] + "</svg>")
+    rows = [element for element in matrix.iter("text") if element.get("text-anchor") == "end"]
+    assert [row.text for row in rows] == [*labels[:3], labels[3][:12] + "…"]
+    assert [row.find("title").text for row in rows] == labels
+    widest = 13 * 13  # 26 columns at the font's size of 13 pixels, a wide character being as wide as high
+    assert float(rows[0].get("x")) >= widest
