@@ -18,12 +18,14 @@ from pipeline.decode import why_unusable
 from pipeline.format import storage, verify
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, open_dataset
 from trainer.devices.chips import find_chips
-from trainer.devices.cluster import Workers, read_cluster
+from trainer.devices.cluster import read_cluster
 from trainer.devices.stopping import listening
 from trainer.devices.strategy import is_tpu, make_strategy
 from trainer.devices.tpu.hosts import TpuPlace
 from trainer.devices.tpu.server import beside, watched
-from trainer.models import Classifier, backbone_info
+from trainer.devices.workers import Workers
+from trainer.models import backbone_info
+from trainer.models.classifier import Classifier
 from trainer.recipes.fitting import fit_to_tpu
 from trainer.recipes.load import check_schedules, resolve
 from trainer.report.page import write_report
@@ -38,7 +40,7 @@ from trainer.train.loop import Trainer
 from trainer.train.model import build_from_recipe, set_precision
 from trainer.train.owner import owned
 from trainer.train.plan import Plan, Position, class_weights
-from trainer.train.residence import obstacle, place
+from trainer.train.residence import place
 
 
 def train_and_evaluate(

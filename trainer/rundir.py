@@ -20,7 +20,7 @@ from absl import logging
 from pipeline.command import DataError, UsageError
 from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
-from trainer.models import Classifier
+from trainer.models.classifier import Classifier
 from trainer.recipes import overrides
 from trainer.recipes.recipe import Recipe
 from trainer.request import Request

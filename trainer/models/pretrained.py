@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.command import UsageError
 from pipeline.format import storage
 from trainer.models import efficientnet, resnet, torch_weights
-from trainer.models.backbones import APPLICATIONS
+from trainer.models.feature_maps import APPLICATIONS
 
 _DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
 _LITE = tuple(name for name, config in efficientnet.CONFIGS.items() if config.lite)
@@ -146,7 +146,7 @@ def load_weights(backbone: keras.Model, name: str, weights: str) -> None:
     """Loads weights into `backbone`.
 
     Args:
-      backbone: a model with the layers of `backbones.feature_map(name, …)`.
+      backbone: a model with the layers of `feature_maps.feature_map(name, …)`.
       name: a key of `BACKBONES`.
       weights: "imagenet"; "none" leaves the random ones; else the path of a file: `.weights.h5` as Keras 3 saves it,
         `*_notop.h5` of keras.applications, or the `.pth` of EfficientNet-Lite and of torchvision's ResNet-34.

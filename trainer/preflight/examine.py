@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from absl import logging
 
-from pipeline import resident
+from pipeline import residence
 from pipeline.format.manifest import DatasetVersion, Manifest
 from trainer.devices.tpus import Slice
 from trainer.preflight import feeding
@@ -25,7 +25,7 @@ from trainer.preflight.question import Question
 from trainer.recipes.fitting import fit_to_tpu, fitting_batch, images_a_core
 from trainer.recipes.load import adjust, load_recipe
 from trainer.recipes.recipe import Recipe
-from trainer.train.residence import most_bytes, obstacle
+from trainer.train.obstacle import most_bytes, obstacle
 
 _PARALLEL_COMPILES = 4  # each takes one core and up to 2 GB
 
@@ -109,7 +109,7 @@ def as_it_runs(question: Question) -> Subject:
     manifest, limit = data.manifest if data else counts.manifest(), most_bytes(question.target.generation.name)
     if obstacle(recipe, manifest, replicas=chips, limit=limit):
         return Subject(recipe=recipe, counts=counts, kept=None, notes=notes)
-    size = resident.size(manifest) >> 20
+    size = residence.size(manifest) >> 20
     notes += (f"all images, {size} MiB, lie on every chip, which renders them (--cache=none would not)",)
     return Subject(recipe=recipe, counts=counts, kept=manifest, notes=notes)
 

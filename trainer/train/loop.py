@@ -18,8 +18,8 @@ from pipeline.command import TryAgainError
 from pipeline.format import storage
 from pipeline.format.manifest import TRAIN, VALIDATION
 from pipeline.reader import eval_order
-from trainer.devices.cluster import Workers
-from trainer.models import Classifier
+from trainer.devices.workers import Workers
+from trainer.models.classifier import Classifier
 from trainer.train.checkpoint import Checkpoints, Snapshot, model_weights, training_state
 from trainer.train.evaluation import Evaluator, compute_metrics
 from trainer.train.feed import FeatureCache, distribute

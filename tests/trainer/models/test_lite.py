@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from pipeline.command import UsageError
-from trainer.models import build_classifier, pretrained, torch_weights
+from trainer.models import pretrained, torch_weights
+from trainer.models.classifier import build_classifier
 
 
 @pytest.mark.parametrize(("name", "size"), [("lite0", 224), ("lite1", 240), ("lite2", 260)])
