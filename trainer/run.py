@@ -70,10 +70,6 @@ def train_and_evaluate(
       TryAgainError: stopped by SIGTERM or Ctrl-C, the state is saved; another process trains the run already; another
         machine is gone.
     """
-    # Refuses what is wrong before anything waits for devices or other workers.
-    recipe = resolve(request, data)
-    if cache == "device" and (why := obstacle(recipe, data.manifest)):
-        raise UsageError(f"--cache=device: {why}")
     cluster = read_cluster(os.environ)
     with contextlib.ExitStack() as stack:
         check_owner = _nobody_else

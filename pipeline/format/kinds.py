@@ -105,13 +105,16 @@ def no_run(path: str) -> str:
         return f"the run is {above.path}"
     if folder and folder.is_dataset:
         return f"it is a dataset; {_TRAIN} --data={shlex.quote(folder.path)} --workdir=RUN trains on it"
-    what = what_is_not_a_workdir(path)
+    what = not_for_a_run(path) or (folder and (folder.class_folders or folder.images) and "a folder of images")
     return f"{f'it is {what}; ' if what else ''}give the --workdir of a trainer.main run"
 
 
 def no_model(path: str) -> str:
     """Says what lies at a path that is no exported model: for behind "…: no exported model there; "."""
     folder = _Folder.look(path)
+    above = _Folder.look(folder.parent if folder else os.path.dirname(path.rstrip("/")))
+    if above and above.is_run:
+        return f"python -m trainer.export --run={shlex.quote(above.path)} makes one"
     if folder and folder.is_run:
         if (export := _Folder.look(folder.within("export"))) and export.is_model:
             return f"it is the run whose model is {export.path}"
@@ -123,8 +126,8 @@ def no_model(path: str) -> str:
     return "make one with python -m trainer.export --run=RUN, or give the directory that holds saved_model/"
 
 
-def what_is_not_a_workdir(path: str) -> str | None:
-    """Says what a folder is that no run may be put into; None where one may."""
+def not_for_a_run(path: str) -> str | None:
+    """Says what lies in a folder, so that no run may be put into it; None where one may."""
     folder = _Folder.look(path)
     if folder is None or folder.is_run:
         return None
@@ -132,7 +135,6 @@ def what_is_not_a_workdir(path: str) -> str | None:
         "a dataset": folder.is_dataset,
         "a registry of models": folder.is_registry,
         "an exported model": folder.is_model,
-        "a folder of images": folder.class_folders or folder.images,
     }
     return next((what for what, is_it in looks.items() if is_it), None)
 

