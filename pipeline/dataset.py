@@ -9,7 +9,7 @@ import os
 
 import tensorflow as tf
 
-from pipeline import reader, resident
+from pipeline import reader, residence
 from pipeline.augment import resampling
 from pipeline.augment.batch import Mix, keras_cv_policy, mix, mix_columns
 from pipeline.augment.config import AugmentConfig
@@ -153,7 +153,7 @@ def train_dataset(
 
     Raises:
       UsageError: unknown split, preprocessing, policy or cache, the hosts cannot share a batch equally, a host's
-        part of it cannot be mixed in pairs, or the images cannot be rendered on the device (`resident.obstacle`).
+        part of it cannot be mixed in pairs, or the images cannot be rendered on the device (`residence.obstacle`).
     """
     check_mode(preprocess)
     manifest = data.manifest
@@ -184,7 +184,7 @@ def _renderer(
     manifest: Manifest, augment: AugmentConfig, *, height: int, width: int, centre: float, cache: str
 ) -> Renderer:
     """Makes the renderer; UsageError where the device, asked for as `cache`, cannot do what it has to."""
-    if cache == "device" and (why := resident.obstacle(manifest, augment, height=height, width=width, centre=centre)):
+    if cache == "device" and (why := residence.obstacle(manifest, augment, height=height, width=width, centre=centre)):
         raise UsageError(f"cache=device: {why}")
     return Renderer.of(manifest, height=height, width=width, centre=centre, augment=augment, resident=cache == "device")
 

@@ -8,19 +8,10 @@ nearly the same and makes decode and resize together 2.5 times as expensive.
 
 from __future__ import annotations
 
-import numpy as np
 import tensorflow as tf
 
 from pipeline.format.records import Record
-
-RATIOS = (1, 2, 4, 8)  # what libjpeg scales by while it decodes
-
-
-def usable_ratios(*, source_height: int, source_width: int, height: int, width: int, centre: float = 0.0) -> int:
-    """Counts how many of `RATIOS` a source of at most this size can need: 1 where it is less than twice the target."""
-    sides = np.float32(source_height) / np.float32(height), np.float32(source_width) / np.float32(width)
-    factor = float(min(sides) * np.float32(centre or 1.0))  # as `_factor` computes it, to the bit
-    return max(1, sum(factor >= ratio for ratio in RATIOS))
+from pipeline.ratios import RATIOS, usable_ratios
 
 
 def ratio_index(factor: tf.Tensor, count: int = len(RATIOS)) -> tf.Tensor:

@@ -37,8 +37,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "trainer.recipes": ("pipeline", "trainer.models", "trainer.request"),
     "trainer.train": ("pipeline", "trainer.models", "trainer.recipes", "trainer.devices"),
     "trainer.rundir": ("pipeline", *_TRAIN),
+    "trainer.readiness": ("pipeline", *_TRAIN, "trainer.rundir"),
     "trainer.serving": ("pipeline", *_TRAIN),
-    "trainer.fit_check": ("pipeline", *_TRAIN, "trainer.rundir"),
+    "trainer.fit_check": ("pipeline", *_TRAIN, "trainer.rundir", "trainer.readiness"),
     "trainer.preflight": ("pipeline", *_TRAIN),
     "trainer.doctor": ("pipeline", "trainer.devices"),
     "trainer.run": ("pipeline", *_TRAIN, "trainer.rundir", "trainer.serving"),
@@ -57,7 +58,12 @@ STARTS: dict[str, tuple[str, ...]] = {
     "trainer.devices.tpu.server": ("trainer.devices.tpu.server_child",),
 }  # fmt: skip
 
-FREE_OF_TENSORFLOW = ("pipeline.command", "pipeline.format", "pipeline.images", "beam_jobs", "retrain")
+FREE_OF_TENSORFLOW = (
+    "pipeline.command", "pipeline.format", "pipeline.images", "beam_jobs", "retrain",
+    # A wrong flag is refused before TensorFlow is imported.
+    "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.models.backbones", "trainer.models.weights",
+    "trainer.devices.choice", "trainer.devices.cluster",
+)  # fmt: skip
 _TENSORFLOW = ("tensorflow", "keras", "tf_keras", "keras_cv", "tensorboard")
 
 # Files that reach into a library where it has no public way: one for each library.

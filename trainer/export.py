@@ -18,7 +18,10 @@ from absl import flags
 
 from pipeline.command import run_command
 from pipeline.format import storage
+from pipeline.format.places import check_folder
 from trainer.devices.chips import spare_metadata_server
+from trainer.models import backbone_info
+from trainer.rundir import check_finished, load_run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "A finished run: the --workdir of trainer.main.", required=True)
@@ -27,14 +30,14 @@ flags.DEFINE_string("output", None, "Where to export to; RUN/export if not given
 
 def main(arguments: list[str]) -> int | None:
     del arguments
-    spare_metadata_server()
-    from trainer.models import backbone_info  # takes seconds: TensorFlow
-    from trainer.rundir import load_run
-    from trainer.serving.export import export_classifier
-
     run = FLAGS.run
-    classifier, recipe, labels = load_run(run)
+    check_finished(run)
     directory = FLAGS.output or storage.join(run, "export")
+    check_folder(directory, flag="output")
+    spare_metadata_server()
+    from trainer.serving.export import export_classifier  # takes seconds: TensorFlow
+
+    classifier, recipe, labels = load_run(run)
     export_classifier(
         classifier,
         labels=labels,

@@ -19,6 +19,7 @@ from pipeline.format.manifest import open_dataset
 from trainer.devices.chips import spare_metadata_server
 from trainer.devices.tpu.hosts import TpuPlace, find_place, refuse_own_disks
 from trainer.devices.tpu.server import leave_chips_alone, serve
+from trainer.readiness import check_run
 from trainer.request import CACHES, STRATEGIES, Request, define_flags
 
 FLAGS = flags.FLAGS
@@ -63,6 +64,15 @@ def main(arguments: list[str]) -> int | None:
         print(f"nothing to do: {workdir} is finished (results: {storage.join(workdir, 'result.json')})")
         return ExitCode.DONE
 
+    check_run(
+        request,
+        data,
+        workdir,
+        strategy=FLAGS.strategy,
+        tpu=place,
+        cache=FLAGS.cache,
+        environment=os.environ,
+    )
     spare_metadata_server()
     if place and not place.trains:
         return _serve(place, lambda: request.is_done(workdir, data))

@@ -19,6 +19,8 @@ from absl import flags
 from pipeline.command import DataError, UsageError, run_command
 from pipeline.format import storage
 from trainer.devices.chips import spare_metadata_server
+from trainer.rundir import read_config
+from trainer.serving.signature import find_saved_model, load_signature
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "A finished run, the --workdir of trainer.main: its export is used.")
@@ -30,12 +32,15 @@ def main(arguments: list[str]) -> int | None:
         raise UsageError("no images; give files or folders: python -m trainer.predict --run=RUN PHOTOS")
     if bool(FLAGS.run) == bool(FLAGS.model):
         raise UsageError("give either --run=RUN or --model=DIR")
+    model = FLAGS.model or storage.join(FLAGS.run, "export")
+    if FLAGS.run and not storage.exists(model):
+        read_config(FLAGS.run)  # says if it is no run
+    find_saved_model(model)
     spare_metadata_server()
-    from trainer.serving.predict import find_files, write_csv
-    from trainer.serving.signature import load_signature
+    from trainer.serving.predict import find_files, write_csv  # Pillow, and what decodes
 
     warnings.filterwarnings("ignore", module="PIL")  # on damaged files, which are reported in one line each
-    signature = load_signature(FLAGS.model or storage.join(FLAGS.run, "export"))
+    signature = load_signature(model)
     files = find_files(arguments)
     try:
         read = write_csv(signature, files)

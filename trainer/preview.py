@@ -9,10 +9,13 @@ from __future__ import annotations
 import pathlib
 
 from absl import flags
+from PIL import Image
 
 from pipeline.command import UsageError, run_command
 from pipeline.format.manifest import open_dataset
+from pipeline.format.places import check_folder
 from trainer.devices.chips import spare_metadata_server
+from trainer.recipes.load import facts_of, load_recipe
 
 _DATA = flags.DEFINE_string("data", None, "Dataset root or version directory.", required=True)
 _RECIPE = flags.DEFINE_string("recipe", None, "Name in trainer/recipes, or a run's config.json.", required=True)
@@ -26,15 +29,18 @@ _SEED = flags.DEFINE_integer("seed", 0, "The training run's seed.", lower_bound=
 def main(arguments: list[str]) -> None:
     del arguments
     data = open_dataset(_DATA.value)
+    recipe = load_recipe(_RECIPE.value, facts_of(data))
+    if not data.manifest.num_examples(_SPLIT.value):
+        raise UsageError(f"--split={_SPLIT.value}: the split is empty")
+    out = pathlib.Path(_OUT.value)
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise UsageError(f"--out={out}: no kind of image; give a name like preview.png")
+    check_folder(str(out.parent), flag="out")
     spare_metadata_server()
     # Takes seconds: TensorFlow.
     from pipeline.contact_sheet import contact_sheet, first_records, render_epochs
-    from trainer.recipes.load import facts_of, load_recipe
 
-    recipe = load_recipe(_RECIPE.value, facts_of(data))
     serialized = first_records(data, _SPLIT.value, _IMAGES.value)
-    if not serialized:
-        raise UsageError(f"--split={_SPLIT.value}: the split is empty")
     size = recipe.image_size
     pixels, captions = render_epochs(
         data,
@@ -46,7 +52,6 @@ def main(arguments: list[str]) -> None:
         seed=_SEED.value,
         epochs=_EPOCHS.value,
     )
-    out = pathlib.Path(_OUT.value)
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         contact_sheet(pixels, captions).save(out)

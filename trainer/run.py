@@ -19,12 +19,14 @@ from pipeline.decode import why_unusable
 from pipeline.format import storage, verify
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, open_dataset
 from trainer.devices.chips import find_chips
-from trainer.devices.cluster import Workers, read_cluster
+from trainer.devices.cluster import read_cluster
 from trainer.devices.stopping import listening
 from trainer.devices.strategy import is_tpu, make_strategy
 from trainer.devices.tpu.hosts import TpuPlace
 from trainer.devices.tpu.server import beside, watched
-from trainer.models import Classifier, backbone_info
+from trainer.devices.workers import Workers
+from trainer.models import backbone_info
+from trainer.models.classifier import Classifier
 from trainer.models.inherit import inherit
 from trainer.recipes.fitting import fit_to_tpu
 from trainer.recipes.load import check_schedules, resolve
@@ -44,7 +46,7 @@ from trainer.train.outlook import remarks
 from trainer.train.owner import owned
 from trainer.train.plan import Plan, Position, class_weights
 from trainer.train.predictor import Predictor
-from trainer.train.residence import obstacle, place
+from trainer.train.residence import place
 
 
 def train_and_evaluate(
@@ -74,10 +76,6 @@ def train_and_evaluate(
       TryAgainError: stopped by SIGTERM or Ctrl-C, the state is saved; another process trains the run already; another
         machine is gone.
     """
-    # Refuses what is wrong before anything waits for devices or other workers.
-    recipe = resolve(request, data)
-    if cache == "device" and (why := obstacle(recipe, data.manifest)):
-        raise UsageError(f"--cache=device: {why}")
     cluster = read_cluster(os.environ)
     with contextlib.ExitStack() as stack:
         check_owner = _nobody_else

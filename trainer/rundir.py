@@ -1,6 +1,7 @@
 """Says what a run keeps of itself, and reads it back: config.json, and provenance.json, enough to make it again.
 
-A run goes on under the same configuration only, and with a batch that its devices can share out.
+A run goes on under the same configuration only, and with a batch that its devices can share out. Free of TensorFlow,
+but for `load_run`.
 """
 
 from __future__ import annotations
@@ -10,22 +11,23 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import os
 import pathlib
 import subprocess
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
 from pipeline.command import DataError, UsageError
-from pipeline.format import storage
+from pipeline.format import kinds, storage
 from pipeline.format.manifest import DatasetVersion
-from trainer.models import Classifier
 from trainer.recipes import overrides
 from trainer.recipes.recipe import Recipe
 from trainer.request import Request
-from trainer.train.checkpoint import load_best
-from trainer.train.model import build_from_recipe
+
+if TYPE_CHECKING:
+    from trainer.models.classifier import Classifier
 
 _PACKAGES = ("tensorflow", "tensorflow-tpu", "keras", "keras-cv", "numpy", "pillow")
 _DATA = "data"  # in config.json: where the dataset was
@@ -142,6 +144,26 @@ def refuse_another_run(directory: storage.Path, wanted: dict[str, Any]) -> None:
         )
 
 
+def refuse_another_request(directory: storage.Path, request: Request, data: DatasetVersion, recipe: Recipe) -> None:
+    """Raises what `refuse_another_run` would, as far as that can be told before the devices are known.
+
+    They decide about the batch; on a TPU about more; and --skip_bad_records about the dataset.
+
+    Args:
+      directory: of the run.
+      request: what is asked for.
+      data: the dataset that it names.
+      recipe: the one that it means.
+    """
+    run = _run_in(directory)
+    if run is None or run.get(_CORES) or request.skip_bad_records:
+        return
+    size = run["recipe"].get("batch_size", recipe.batch_size)
+    recipe = dataclasses.replace(recipe, batch_size=size)
+    asked = run.get(_ASKED, size)
+    refuse_another_run(directory, settings(request, data, recipe, asked_batch_size=asked, cores=0))
+
+
 def read_config(run: storage.Path) -> dict[str, Any]:
     """Reads the config.json of a run: `data`, `seed`, `labels`, `recipe` and more.
 
@@ -151,17 +173,33 @@ def read_config(run: storage.Path) -> dict[str, Any]:
     """
     file = storage.join(run, "config.json")
     if not storage.exists(file):
-        raise UsageError(f"--run={run}: no config.json there; give the --workdir of a trainer.main run")
+        raise UsageError(f"--run={run}: no config.json there; {kinds.no_run(os.fspath(run))}")
     try:
         return json.loads(storage.read_text(file))
     except ValueError as error:
         raise DataError(f"{file}: damaged ({error})") from error
 
 
+def check_finished(run: storage.Path) -> None:
+    """Checks that a run has weights to be exported.
+
+    Raises:
+      UsageError: `run` is no run, or has none yet.
+      DataError: its configuration is damaged.
+    """
+    read_config(run)
+    if not storage.exists(storage.join(run, "checkpoints", "best.npz")):
+        raise UsageError(f"--run={run}: no finished weights in this run yet; run trainer.main to its end")
+
+
 def load_run(run: storage.Path) -> tuple[Classifier, Recipe, list[str]]:
     """Rebuilds the classifier that a finished run has exported; returns it with its recipe and label names."""
     config = read_config(run)
     recipe = overrides.from_dict(Recipe, config["recipe"])
+    # Takes seconds: TensorFlow.
+    from trainer.train.checkpoint import load_best
+    from trainer.train.model import build_from_recipe
+
     classifier = build_from_recipe(recipe, num_classes=len(config["labels"]), seed=config["seed"], weights="none")
     load_best(storage.join(run, "checkpoints"), classifier)
     if storage.exists(result := storage.join(run, "result.json")):

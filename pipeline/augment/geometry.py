@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from pipeline.augment import places
 from pipeline.augment.config import AugmentConfig
-from pipeline.decode import RATIOS, ratio_index, resize
+from pipeline.decode import ratio_index, resize
+from pipeline.ratios import RATIOS
 
 
 def _stack_matrix(rows: list[list[tf.Tensor]], like: tf.Tensor) -> tf.Tensor:

@@ -12,9 +12,10 @@ from pipeline.augment import colour, geometry, places
 from pipeline.augment.batch import mix, mix_columns
 from pipeline.augment.config import AugmentConfig
 from pipeline.augment.random_bits import uniforms
-from pipeline.decode import decode_and_resize, decode_jpeg, decode_jpeg_or_png, resize_centre, usable_ratios
+from pipeline.decode import decode_and_resize, decode_jpeg, decode_jpeg_or_png, resize_centre
 from pipeline.format.manifest import Manifest
 from pipeline.preprocess import preprocess
+from pipeline.ratios import usable_ratios
 
 
 def draw(
@@ -93,7 +94,7 @@ class Renderer:
 
     @property
     def ratios(self) -> int:
-        """Counts how many of `decode.RATIOS` can occur."""
+        """Counts how many of `ratios.RATIOS` can occur."""
         return usable_ratios(
             source_height=self.largest[0],
             source_width=self.largest[1],

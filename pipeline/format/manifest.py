@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.command import DataError, UsageError, nearest, printable_line
-from pipeline.format import records, storage
+from pipeline.format import kinds, records, storage
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -209,15 +209,22 @@ def open_dataset(path: storage.Path) -> DatasetVersion:
     """
     root = os.fspath(path)
     if not storage.exists(root):
-        raise UsageError(f"--data={root}: no such directory; build it with python -m beam_jobs.build_tfrecords")
-    version = current_version(root)
+        raise UsageError(
+            f"--data={root}: no such directory; build it with python -m beam_jobs.build_tfrecords."
+            f"{kinds.nearest_sibling(root)}"
+        )
+    try:
+        version = current_version(root)
+    except NotADirectoryError as error:
+        raise UsageError(f"{root}: not a dataset; {kinds.no_dataset(root)}") from error
+    except PermissionError as error:
+        if storage.is_remote(root):
+            raise
+        raise UsageError(f"{root}: cannot be read ({error.strerror}: {error.filename})") from error
     directory = storage.join(root, VERSIONS_DIR, version) if version else root
     file = storage.join(directory, MANIFEST_FILE)
     if not storage.exists(file):
-        raise UsageError(
-            f"{directory}: not a published dataset (no {MANIFEST_FILE}); "
-            f"build one with python -m beam_jobs.build_tfrecords --source=folder --input=PHOTOS --output={root}"
-        )
+        raise UsageError(f"{directory}: not a published dataset (no {MANIFEST_FILE}); {kinds.no_dataset(root)}")
     try:
         manifest = Manifest.from_json(storage.read_text(file))
     except (ValueError, TypeError) as error:

@@ -11,8 +11,8 @@ from pipeline.decode import (
     decode_jpeg_or_png,
     ratio_index,
     resize_centre,
-    usable_ratios,
 )
+from pipeline.ratios import usable_ratios
 from tests.datasets import jpeg, smooth_image
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import reader, resident
+from pipeline import reader, residence, resident
 from pipeline.augment import render
 from pipeline.augment.config import AugmentConfig
 from pipeline.batching import HostSlice
@@ -184,9 +184,9 @@ def _manifest(data, *, examples, side):
 def test_what_does_not_fit_is_refused_with_the_numbers(data, tmp_path):
     of_size = {"height": 32, "width": 32, "centre": 0.0}
     cifar = _manifest(data, examples=60_000, side=32)
-    assert resident.size(cifar) == 60_000 * 32 * 32 * 3
-    assert resident.obstacle(cifar, AugmentConfig(flip=True, shift=0.1), **of_size) is None
-    assert resident.obstacle(cifar, AugmentConfig(), **of_size, limit=100 << 20) == (
+    assert residence.size(cifar) == 60_000 * 32 * 32 * 3
+    assert residence.obstacle(cifar, AugmentConfig(flip=True, shift=0.1), **of_size) is None
+    assert residence.obstacle(cifar, AugmentConfig(), **of_size, limit=100 << 20) == (
         "the decoded images take 175 MiB, and at most 100 MiB are kept on a device"
     )
     photos = _manifest(data, examples=60_000, side=224)
@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_refused_with_the_numbers(data, tmp_path):
         (AugmentConfig(shift=0.4, zoom=0.5), "shift=0.4 with zoom=0.5, above 0.5"),
         (AugmentConfig(policy="augmix"), "policy=augmix"),
     ):
-        assert message in resident.obstacle(cifar, augment, **of_size)
+        assert message in residence.obstacle(cifar, augment, **of_size)
     large = write_dataset(tmp_path, {"train": random_records(4, classes=2, height=64, width=64)}, ["a", "b"])
     with pytest.raises(UsageError, match="64x64 pixels are reduced to 24x32 while decoding"):
         _train(large, AugmentConfig(), batch=2)

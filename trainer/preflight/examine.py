@@ -12,20 +12,19 @@ from collections.abc import Iterator, Sequence
 
 from absl import logging
 
-from pipeline import resident
+from pipeline import residence
 from pipeline.format.manifest import DatasetVersion, Manifest
 from trainer.devices.tpus import Slice
 from trainer.preflight import feeding
 from trainer.preflight.batches import Attempt, largest_batch
 from trainer.preflight.compiling import Compiled, Compiler
-from trainer.preflight.facts import Counts, counts_of, published_counts
+from trainer.preflight.facts import Counts, asked_for
 from trainer.preflight.findings import Report, Searched, Step, Work
 from trainer.preflight.lowering import Lowering, Program
 from trainer.preflight.question import Question
 from trainer.recipes.fitting import fit_to_tpu, fitting_batch, images_a_core
-from trainer.recipes.load import adjust, load_recipe
 from trainer.recipes.recipe import Recipe
-from trainer.train.residence import most_bytes, obstacle
+from trainer.train.obstacle import most_bytes, obstacle
 
 _PARALLEL_COMPILES = 4  # each takes one core and up to 2 GB
 
@@ -98,9 +97,7 @@ class Subject:
 def as_it_runs(question: Question) -> Subject:
     """Says what runs on the slice that is asked about; raises as `examine` does."""
     data, chips = question.data, question.target.chips
-    counts = counts_of(data) if data else _assumed(question.recipe, question.num_train, question.num_classes)
-    recipe = load_recipe(question.recipe, counts.facts, backbone=question.backbone)
-    recipe = adjust(recipe, question.settings)
+    recipe, counts = asked_for(question)
     if not question.recipe.endswith(".json"):
         given = {setting.partition("=")[0] for setting in question.settings}
         recipe = fit_to_tpu(recipe, cores=chips, num_train=counts.train, given=given)
@@ -109,22 +106,9 @@ def as_it_runs(question: Question) -> Subject:
     manifest, limit = data.manifest if data else counts.manifest(), most_bytes(question.target.generation.name)
     if obstacle(recipe, manifest, replicas=chips, limit=limit):
         return Subject(recipe=recipe, counts=counts, kept=None, notes=notes)
-    size = resident.size(manifest) >> 20
+    size = residence.size(manifest) >> 20
     notes += (f"all images, {size} MiB, lie on every chip, which renders them (--cache=none would not)",)
     return Subject(recipe=recipe, counts=counts, kept=manifest, notes=notes)
-
-
-def _assumed(recipe_name: str, num_train: int | None, num_classes: int | None) -> Counts:
-    counts = published_counts(recipe_name)
-    if num_train is None and num_classes is None:
-        return dataclasses.replace(counts, origin=f"{counts.origin}; --data or --num_train and --num_classes say yours")
-    return dataclasses.replace(
-        counts,
-        train=counts.train if num_train is None else num_train,
-        validation=counts.validation if num_train is None else 0,
-        classes=counts.classes if num_classes is None else num_classes,
-        origin="as the flags say",
-    )
 
 
 def split_batch(recipe: Recipe, chips: int) -> tuple[Recipe, tuple[str, ...]]:

@@ -1,4 +1,7 @@
-"""Counts what a recipe is to be trained on: a dataset's own images, or those that the recipe was published with."""
+"""Says what a question is about, and counts what it is to be trained on. Free of TensorFlow.
+
+That is a dataset's own images, or those that the recipe was published with.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import dataclasses
 
 from pipeline.command import UsageError
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, Manifest, Shard
-from trainer.recipes.load import facts_of
-from trainer.recipes.recipe import DataFacts
+from trainer.preflight.question import Question
+from trainer.recipes.load import adjust, facts_of, load_recipe
+from trainer.recipes.recipe import DataFacts, Recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,32 @@ _FLOWERS = Counts(train=2936, validation=367, classes=5, side=500, origin="the c
 def published_counts(recipe: str) -> Counts:
     """Returns the counts of the recipe's own dataset; of a set of 3,670 flowers for recipes for one's own photos."""
     return _PUBLISHED.get(recipe, _FLOWERS)
+
+
+def asked_for(question: Question) -> tuple[Recipe, Counts]:
+    """Returns the recipe that a question is about, before it is fitted to the slice, and what it is trained on.
+
+    Raises:
+      UsageError: no such recipe, backbone or setting.
+      DataError: nothing to train on.
+    """
+    data = question.data
+    counts = counts_of(data) if data else _assumed(question.recipe, question.num_train, question.num_classes)
+    recipe = load_recipe(question.recipe, counts.facts, backbone=question.backbone)
+    return adjust(recipe, question.settings), counts
+
+
+def _assumed(recipe_name: str, num_train: int | None, num_classes: int | None) -> Counts:
+    counts = published_counts(recipe_name)
+    if num_train is None and num_classes is None:
+        return dataclasses.replace(counts, origin=f"{counts.origin}; --data or --num_train and --num_classes say yours")
+    return dataclasses.replace(
+        counts,
+        train=counts.train if num_train is None else num_train,
+        validation=counts.validation if num_train is None else 0,
+        classes=counts.classes if num_classes is None else num_classes,
+        origin="as the flags say",
+    )
 
 
 def counts_of(data: DatasetVersion) -> Counts:

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.command import DataError, UsageError
-from pipeline.format import storage
+from pipeline.format import kinds, storage
 from pipeline.format.manifest import VERSIONS_DIR, DatasetVersion, open_dataset
 from pipeline.format.records import Record, RecordError, decode_example, read_frames
 from trainer.report import charts, scores
@@ -131,6 +131,8 @@ def _read_text(file: str) -> str:
         return storage.read_text(file)
     except FileNotFoundError as error:
         run = os.path.dirname(file)
+        if not storage.exists(storage.join(run, "config.json")):
+            raise UsageError(f"--run={run}: no config.json there; {kinds.no_run(run)}") from error
         raise UsageError(
             f"{file}: no such file, so {run} is no finished run; "
             f"python -m trainer.main --workdir={run} with its --data and --recipe goes on with it"

@@ -17,7 +17,7 @@ from pipeline import preprocess as preprocessing
 from pipeline.command import CommandError, UsageError
 from pipeline.decode import decode_and_resize
 from pipeline.format import storage
-from trainer.models import Classifier
+from trainer.models.classifier import Classifier
 from trainer.models.exported import KERAS_FILE, LABELS_FILE
 from trainer.models.twin import lean_twin
 from trainer.serving.signature import INPUT, SAVED_MODEL, SIGNATURE

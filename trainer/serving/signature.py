@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pipeline.command import UsageError
-from pipeline.format import storage
+from pipeline.format import kinds, storage
 
 SAVED_MODEL = "saved_model"
 SIGNATURE = "serving_default"
@@ -18,22 +18,24 @@ INPUT = "image_bytes"  # TensorFlow Serving's JSON knows by the suffix _bytes th
 Signature = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
 
 
+def find_saved_model(model: storage.Path) -> str:
+    """Returns the SavedModel directory of an export directory, or of itself. Raises UsageError if there is none."""
+    given = os.fspath(model)
+    for directory in (given, storage.join(given, SAVED_MODEL)):
+        if storage.exists(storage.join(directory, "saved_model.pb")):
+            return directory
+    raise UsageError(f"{given}: no exported model there; {kinds.no_model(given)}")
+
+
 def load_signature(model: storage.Path) -> Signature:
     """Loads the serving signature of an export directory, or of a SavedModel directory.
 
     Raises:
       UsageError: there is none.
     """
+    directory = find_saved_model(model)
     import tensorflow as tf  # takes seconds: --help and mistakes in the arguments should not
 
-    directory = os.fspath(model)
-    if not storage.exists(storage.join(directory, "saved_model.pb")):
-        directory = storage.join(directory, SAVED_MODEL)
-    if not storage.exists(storage.join(directory, "saved_model.pb")):
-        raise UsageError(
-            f"{model}: no exported model there; make one with python -m trainer.export --run=RUN, "
-            "or give --model the directory that holds saved_model/"
-        )
     loaded = tf.saved_model.load(directory)
     if SIGNATURE not in loaded.signatures or INPUT not in loaded.signatures[SIGNATURE].structured_input_signature[1]:
         raise UsageError(f"{directory}: not exported by trainer.export (no signature {SIGNATURE} of {INPUT})")

@@ -22,7 +22,7 @@ from absl import logging
 
 from pipeline.command import UsageError, first_line
 from pipeline.format import storage
-from trainer.models import Classifier
+from trainer.models.classifier import Classifier
 from trainer.train.selection import Outcomes
 
 _KEEP = 2  # the newest may turn out to be damaged

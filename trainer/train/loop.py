@@ -16,8 +16,8 @@ from pipeline.batching import HostSlice
 from pipeline.command import TryAgainError
 from pipeline.format import storage
 from pipeline.format.manifest import TRAIN, VALIDATION
-from trainer.devices.cluster import Workers
-from trainer.models import Classifier
+from trainer.devices.workers import Workers
+from trainer.models.classifier import Classifier
 from trainer.recipes.recipe import SELECTION_METRICS
 from trainer.train.checkpoint import Checkpoints, Snapshot, model_weights, training_state
 from trainer.train.evaluation import Metrics, compute_metrics

@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import logging
 
 from trainer.devices.strategy import describe, is_tpu
-from trainer.models import Classifier, build_classifier
+from trainer.models.classifier import Classifier, build_classifier
 from trainer.models.keras_private import all_layers, draw_seeds_by
 from trainer.recipes.recipe import Recipe
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.command import UsageError
-from trainer.models import Classifier
+from trainer.models.classifier import Classifier
 from trainer.recipes.recipe import OptimizerConfig, Phase
 
 

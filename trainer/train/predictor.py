@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.reader import eval_order
-from trainer.devices.cluster import Workers
-from trainer.models import Classifier
+from trainer.devices.workers import Workers
+from trainer.models.classifier import Classifier
 from trainer.train.evaluation import Evaluator
 from trainer.train.feed import FeatureCache
 from trainer.train.plan import Plan

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from pipeline.augment.render import finish
 from pipeline.resident import Resident
-from trainer.models import Classifier, backbone_info
+from trainer.models import backbone_info
+from trainer.models.classifier import Classifier
 from trainer.recipes.recipe import Phase, Recipe
 from trainer.train.model import dropout_seed
 from trainer.train.optimizer import TableSchedule, make_optimizer, trainable_groups

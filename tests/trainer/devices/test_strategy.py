@@ -6,14 +6,18 @@ import json
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.command import TryAgainError, UsageError
 from tests.trainer.runs import small_recipe
+from trainer.devices import choice
 from trainer.devices import strategy as strategy_module
-from trainer.devices.cluster import Cluster, Workers, read_cluster, wait_for_others
-from trainer.devices.strategy import choose, describe, describe_tpu, make_strategy, reads_elsewhere
+from trainer.devices.choice import choose
+from trainer.devices.cluster import Cluster, read_cluster, wait_for_others
+from trainer.devices.strategy import describe, describe_tpu, make_strategy, reads_elsewhere
+from trainer.devices.workers import Workers
 from trainer.recipes.overrides import to_dict
 from trainer.rundir import fit_batch, refuse_another_run
 
@@ -113,7 +117,8 @@ def test_who_does_not_come_in_time_is_named_and_so_is_a_port_that_is_taken():
         ("multiworker", "", TWO, "multiworker"),
     ],
 )
-def test_the_choice_follows_the_flags_then_what_there_is(kind, tpu, cluster, chosen):
+def test_the_choice_follows_the_flags_then_what_there_is(kind, tpu, cluster, chosen, monkeypatch):
+    monkeypatch.setattr(choice, "find_chips", lambda: SimpleNamespace(usable=True))
     assert choose(kind, tpu=tpu, cluster=cluster) == chosen
 
 
@@ -123,6 +128,8 @@ def test_the_choice_follows_the_flags_then_what_there_is(kind, tpu, cluster, cho
         ("cpu", "local", "--strategy=cpu and --tpu=local contradict"),
         ("mirrored", "my-tpu", "--strategy=mirrored and --tpu=my-tpu contradict"),
         ("multiworker", "", "--strategy=multiworker needs .*TF_CONFIG"),
+        ("tpu", "", "--tpu=local: no TPU on this machine"),
+        ("auto", "local", "--tpu=local: no TPU on this machine"),
     ],
 )
 def test_contradictions_are_refused(kind, tpu, message):

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from pipeline.command import UsageError
-from trainer.models import HeadConfig, build_classifier
+from trainer.models import HeadConfig
+from trainer.models.classifier import build_classifier
 from trainer.models.inherit import inherit
 from trainer.serving.export import export_classifier
 

@@ -5,7 +5,9 @@ import pytest
 import tensorflow as tf
 
 from pipeline.command import UsageError
-from trainer.models import build_classifier, pretrained, torch_weights
+from trainer.models import torch_weights
+from trainer.models.classifier import build_classifier
+from trainer.models.weights import find_weights
 
 
 @pytest.mark.parametrize(("name", "size"), [("lite0", 224), ("lite1", 240), ("lite2", 260)])
@@ -14,7 +16,7 @@ def test_equals_the_original_model(shared_data, name, size):
     classifier = build_classifier(
         backbone=f"efficientnet_{name}", weights="imagenet", num_classes=1000, height=size, width=size, seed=0
     )
-    state = torch_weights.read_state_dict(pretrained._lite_file(f"efficientnet_{name}"))
+    state = torch_weights.read_state_dict(find_weights(f"efficientnet_{name}", "imagenet"))
     classifier.head.get_layer("logits").set_weights([state["_fc.weight"].T, state["_fc.bias"]])
 
     panda = tf.io.decode_jpeg((folder / "panda.jpg").read_bytes())
@@ -33,6 +35,6 @@ def test_an_absent_package_says_what_to_install(monkeypatch):
 
 
 def test_another_models_file_is_refused():
-    path = pretrained._lite_file("efficientnet_lite2")
+    path = find_weights("efficientnet_lite2", "imagenet")
     with pytest.raises(UsageError, match="does not fit efficientnet_lite0"):
         build_classifier(backbone="efficientnet_lite0", weights=path, num_classes=2, height=64, width=64, seed=0)

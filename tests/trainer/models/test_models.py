@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from pipeline.command import UsageError
 from pipeline.format import storage
-from trainer.models import BACKBONES, Classifier, HeadConfig, backbone_info, build_classifier, pretrained
+from trainer.models import BACKBONES, HeadConfig, backbone_info, pretrained
+from trainer.models.classifier import Classifier, build_classifier
 
 
 def build(backbone: str, **changes) -> Classifier:
@@ -76,6 +77,9 @@ def _save_legacy(model: keras.Model, path) -> None:
 
 # Parameters of keras.applications' models without top; its EfficientNets count 7 more, those of Normalization.
 PARAMETERS = {"efficientnet_b0": 4_049_571 - 7, "vgg16": 14_714_688, "resnet50": 23_587_712}
+# Of the others: torchvision's without its top and with its statistics; by hand; read off the table.
+PARAMETERS |= {"resnet34": 21_797_672 - 513_000 + 17_024, "cifar10_cnn": 3 * 9 * 64 + 64 + 3 * (64 * 9 * 64 + 64)}
+PARAMETERS |= {f"efficientnet_lite{i}": backbone_info(f"efficientnet_lite{i}").parameters for i in range(3)}
 PARAMETERS_OF_LARGE = {
     "efficientnet_b1": 6_575_239 - 7,
     "efficientnet_b2": 7_768_569 - 7,
@@ -89,7 +93,7 @@ PARAMETERS_OF_LARGE = {
 
 def check_size(name: str, parameters: int) -> None:
     classifier = build(name)
-    assert classifier.backbone.count_params() == parameters
+    assert classifier.backbone.count_params() == parameters == backbone_info(name).parameters
     assert classifier.backbone.output.shape == (None, backbone_info(name).features)
 
 
@@ -120,7 +124,8 @@ def test_every_path_tells_backbone_from_head():
 
 _ANOTHER_PROCESS = """
 from pipeline.command import run_command
-from trainer.models import HeadConfig, build_classifier
+from trainer.models import HeadConfig
+from trainer.models.classifier import build_classifier
 for name in ("efficientnet_b0", "resnet50"):
     c = build_classifier(backbone=name, weights="none", num_classes=3, height=64, width=64, seed=1,
                          head=HeadConfig(hidden=4, dropout=0.5))

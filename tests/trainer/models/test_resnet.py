@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from pipeline.command import UsageError
 from tests.trainer.models import pth
-from trainer.models import build_classifier
+from trainer.models.classifier import build_classifier
 
 BLOCKS = {1: 3, 2: 4, 3: 6, 4: 3}
 HEIGHT, WIDTH = 75, 97  # odd, because padding is where a port goes wrong

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from trainer.models import build_classifier
+from trainer.models.classifier import build_classifier
 from trainer.models.resizing import BilinearResize
 from trainer.models.twin import lean_twin
 

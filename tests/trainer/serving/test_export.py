@@ -20,7 +20,8 @@ from pipeline.decode import decode_and_resize
 from pipeline.format.records import decode_example, read_frames
 from tests import datasets
 from tests.trainer import runs
-from trainer.models import Classifier, HeadConfig, build_classifier
+from trainer.models import HeadConfig
+from trainer.models.classifier import Classifier, build_classifier
 from trainer.models.keras_private import all_layers
 from trainer.recipes.overrides import to_dict
 from trainer.rundir import load_run
@@ -235,7 +236,7 @@ def test_exports_a_model_that_lives_on_two_replicas(tmp_path):
 _EXPORT_FOR_EVER = """
 import sys
 from trainer.serving.export import export_classifier
-from trainer.models import build_classifier
+from trainer.models.classifier import build_classifier
 c = build_classifier(backbone="cifar10_cnn", weights="none", num_classes=3, height=16, width=20, seed=0)
 export_classifier(c, labels=["x", "y", "z"], height=16, width=20, preprocess="unit", directory=sys.argv[1])
 """

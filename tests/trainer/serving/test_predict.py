@@ -18,7 +18,7 @@ from pipeline.decode import decode_and_resize
 from pipeline.images.guarded import Decoder, ImageBudget
 from pipeline.images.policy import PixelPolicy
 from pipeline.preprocess import preprocess
-from trainer.models import build_classifier
+from trainer.models.classifier import build_classifier
 from trainer.serving.export import export_classifier
 from trainer.serving.predict import classify, find_files, predict, read_image
 from trainer.serving.signature import load_signature

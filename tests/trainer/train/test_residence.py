@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import resident
+from pipeline import residence as kept
 from pipeline.command import CommandError, TryAgainError, UsageError
 from pipeline.reader import CACHES
 from tests.trainer.runs import small_recipe, train, weights
 from trainer import request
 from trainer.devices.tpus import GIB
-from trainer.train import residence
+from trainer.train import obstacle, residence
 
 AUGMENT = (
     "augment.rotation=0", "augment.shift=0.1", "augment.zoom=0.2", "augment.flip=true", "augment.contrast=0.3",
@@ -57,7 +57,7 @@ def test_it_trains_as_from_the_hosts_memory(tiny_data, recipe, on_device, tmp_pa
             here.predictor.log_probabilities(split), host.predictor.log_probabilities(split), strict=True
         ):
             np.testing.assert_allclose(one, other, atol=1e-3)
-    size = resident.size(tiny_data.manifest)
+    size = kept.size(tiny_data.manifest)
     assert size == 61 * 16 * 16 * 3
     assert abs(_checkpoint_bytes(run) - _checkpoint_bytes(tmp_path)) < size / 100
 
@@ -96,9 +96,9 @@ def test_a_batch_that_went_wrong_is_kept_with_its_images(tiny_data, tmp_path):
 
 def test_a_chip_gives_a_32nd_of_its_memory_and_cifar_fits():
     cifar = 60_000 * 32 * 32 * 3
-    assert residence.most_bytes("v5e") == int(15.75 * GIB / 32) > cifar
-    assert residence.most_bytes("v5p") == resident.MOST_BYTES == GIB
-    assert residence.most_bytes(None) == residence.most_bytes("v5e")
+    assert obstacle.most_bytes("v5e") == int(15.75 * GIB / 32) > cifar
+    assert obstacle.most_bytes("v5p") == kept.MOST_BYTES == GIB
+    assert obstacle.most_bytes(None) == obstacle.most_bytes("v5e")
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_tpu_takes_small_sets_by_itself(tiny_data, recipe, as_tpu, monkeypatch
         turned = small_recipe()
         assert turned.augment.rotation
         assert residence.place("auto", turned, tiny_data, strategy) == ("auto", None)
-        monkeypatch.setattr(resident, "size", lambda manifest: 600 << 20)
+        monkeypatch.setattr(kept, "size", lambda manifest: 600 << 20)
         assert residence.place("auto", recipe, tiny_data, strategy) == ("auto", None)
     assert "images come from the host: rotation=10 cannot be done" in caplog.text
     assert "images come from the host: the decoded images take 600 MiB, and at most 504 MiB" in caplog.text

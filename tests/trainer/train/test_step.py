@@ -8,7 +8,7 @@ from scipy.special import softmax
 
 from pipeline.batching import HostSlice
 from tests.trainer.runs import small_recipe
-from trainer.models import Classifier
+from trainer.models.classifier import Classifier
 from trainer.train.feed import distribute, feature_batches
 from trainer.train.step import TrainStep
 

