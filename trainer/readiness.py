@@ -15,7 +15,7 @@ from trainer.devices.choice import choose
 from trainer.devices.cluster import read_cluster
 from trainer.devices.tpu.hosts import TpuPlace
 from trainer.models.backbones import backbone_info, check_size
-from trainer.models.weights import find_weights
+from trainer.models.weights import find_export, find_weights
 from trainer.recipes.load import resolve
 from trainer.recipes.recipe import Recipe
 from trainer.request import Request
@@ -45,7 +45,10 @@ def check_model(recipe: Recipe) -> None:
     """Raises UsageError if a recipe's model cannot be built: its weights are absent, its images too small."""
     side = recipe.image_size if recipe.resize_to is None else recipe.resize_to
     check_size(recipe.backbone, side, side)
-    find_weights(recipe.backbone, recipe.weights)
+    if recipe.init:
+        find_export(recipe.init)
+    else:
+        find_weights(recipe.backbone, recipe.weights)
 
 
 def check_run(

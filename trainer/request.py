@@ -34,6 +34,9 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "init", None, "A finished run, an export or MODELS/champion to start from: its backbone and labels' logits."
     )
+    flags.DEFINE_multi_string(
+        "extend", [], "Trains on, a finished run too: the last phase once more, so long, e.g. 5ep (repeatable)."
+    )
     flags.DEFINE_multi_string("set", [], "Overrides a value of the recipe: --set=phases.1.lr_max=0.01 (repeatable).")
     flags.DEFINE_integer(
         "seed", 0, "Seeds data order, augmentation, dropout and the head's first weights.", lower_bound=0
@@ -51,6 +54,7 @@ class Request:
     init: str | None = None
     settings: tuple[str, ...]
     seed: int
+    extend: tuple[str, ...] = ()
     skip_bad_records: bool = False
 
     @classmethod
@@ -64,6 +68,7 @@ class Request:
             init=values.init,
             settings=tuple(values.set),
             seed=values.seed,
+            extend=tuple(values.extend),
             skip_bad_records="skip_bad_records" in values and values.skip_bad_records,
         )
 
@@ -77,6 +82,10 @@ class Request:
         """Says whether `run` was finished by this same request on the same content; spares the import of TensorFlow."""
         file = storage.join(run, FINISHED)
         return storage.exists(file) and storage.read_text(file) == self._text(data)
+
+    def mark_begun(self, run: storage.Path) -> None:
+        """Says that `run`, which may have been finished, is being trained."""
+        storage.delete(storage.join(run, FINISHED))
 
     def mark_done(self, run: storage.Path, data: DatasetVersion) -> None:
         storage.write_atomically(storage.join(run, FINISHED), self._text(data))

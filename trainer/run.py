@@ -119,7 +119,7 @@ def _train_and_evaluate(
     check_schedules(recipe, data)
     content = settings(request, data, recipe, asked_batch_size=asked.batch_size, cores=cores)
     workers.require_same(content, what="flags and dataset")
-    refuse_another_run(directory, content)
+    refuse_another_run(directory, content, extensions=len(request.extend))
     for remark in remarks(recipe, data):
         logging.warning("%s", remark)
     set_precision(recipe, strategy)
@@ -129,6 +129,7 @@ def _train_and_evaluate(
         logging.info("%s", inherit(classifier, data.manifest.labels, recipe.init))
     if workers.is_chief:
         check_owner()
+        request.mark_begun(directory)
         storage.write_atomically(storage.join(directory, "config.json"), json.dumps(content, indent=2) + "\n")
 
     with _named_errors(data):

@@ -130,12 +130,21 @@ def settings(
     }
 
 
-def refuse_another_run(directory: storage.Path, wanted: dict[str, Any]) -> None:
+def refuse_another_run(directory: storage.Path, wanted: dict[str, Any], *, extensions: int = 0) -> None:
     """Raises UsageError, listing what differs, if `directory` holds a run of other settings that has got somewhere.
 
     Where the dataset lies is no setting: its fingerprint says whether it is the same.
+
+    Args:
+      directory: of the run.
+      wanted: what config.json is to hold.
+      extensions: number of phases at the end that the run may not have yet.
     """
     run = _run_in(directory)
+    if run:
+        phases, known = wanted["recipe"]["phases"], len(run["recipe"]["phases"])
+        if len(phases) - extensions <= known < len(phases):
+            wanted = wanted | {"recipe": wanted["recipe"] | {"phases": phases[:known]}}
     if run and (changed := overrides.differences(run | {_DATA: wanted.get(_DATA)}, wanted)):
         lines = "\n  ".join(changed)
         raise UsageError(
@@ -161,7 +170,8 @@ def refuse_another_request(directory: storage.Path, request: Request, data: Data
     size = run["recipe"].get("batch_size", recipe.batch_size)
     recipe = dataclasses.replace(recipe, batch_size=size)
     asked = run.get(_ASKED, size)
-    refuse_another_run(directory, settings(request, data, recipe, asked_batch_size=asked, cores=0))
+    wanted = settings(request, data, recipe, asked_batch_size=asked, cores=0)
+    refuse_another_run(directory, wanted, extensions=len(request.extend))
 
 
 def read_config(run: storage.Path) -> dict[str, Any]:

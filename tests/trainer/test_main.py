@@ -283,3 +283,36 @@ def test_a_damaged_record_is_named_and_can_be_left_out(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "left out 1 damaged records" in result.stderr
     assert json.loads((tmp_path / "run2" / "result.json").read_text())["splits"]["test"]["examples"] == 6
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_extended_as_if_it_had_been_that_long_from_the_start(finished, tiny_data, tmp_path):
+    workdir, _ = finished
+    longer = shutil.copytree(workdir, tmp_path / "longer")
+    flags = training_flags(tiny_data, longer, "--extend=2ep")
+    assert (result := run(*flags)).returncode == 0, result.stderr
+    rows = [json.loads(line) for line in (longer / "metrics.jsonl").read_text().splitlines()]
+    assert {row["phase"]: row["epoch"] for row in rows} == {"head": 2, "all": 4, "all+2ep": 6}
+    assert rows[: len(rows) * 4 // 6] == [
+        json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
+    again = run(*flags)
+    assert (again.returncode, again.stdout.partition(":")[0]) == (0, "nothing to do"), again.stderr
+    whole = tmp_path / "whole"
+    settings = [f"--recipe={longer / 'config.json'}", f"--data={tiny_data.path}", f"--workdir={whole}"]
+    assert (result := run(*settings)).returncode == 0, result.stderr
+    expected, found = best_weights(whole), best_weights(longer)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    refused = run(*training_flags(tiny_data, longer))
+    assert refused.returncode == 64
+    assert "phases" in refused.stderr
+
+
+@pytest.mark.parametrize("text", ["5", "0ep", "10%", "ep"])
+def test_an_extension_is_a_duration(finished, tiny_data, text):
+    workdir, _ = finished
+    result = run(*training_flags(tiny_data, workdir, f"--extend={text}"))
+    assert result.returncode == 64
+    assert f"--extend={text}: " in result.stderr
+    assert (workdir / "_SUCCESS").exists()

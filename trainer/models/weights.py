@@ -1,4 +1,4 @@
-"""Finds a backbone's weights: what `weights=` means, and whether there is such a file. Free of TensorFlow."""
+"""Finds the weights that a model starts from: what `weights=` and `init=` mean, and where it is. Free of TensorFlow."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from trainer.models.backbones import backbone_info
 
 IMAGENET, NONE = "imagenet", "none"
 WORDS = (IMAGENET, NONE)  # what `weights=` takes besides the path of a file
+KERAS_FILE, LABELS_FILE = "model.keras", "labels.txt"  # of an export
 
 
 def find_weights(name: str, weights: str) -> str | None:
@@ -40,6 +41,21 @@ def find_weights(name: str, weights: str) -> str | None:
             "https://download.pytorch.org/models/ and give its path: --weights=resnet34-b627a593.pth"
         )
     raise UsageError(f"{name} has no ImageNet weights; set weights=none or the path of a file")
+
+
+def find_export(source: str) -> str:
+    """Returns the folder of the export that `source` means: itself, a run's, a registry's model.
+
+    Raises:
+      UsageError: there is none.
+    """
+    for folder in (source, storage.join(source, "export")):
+        if storage.exists(storage.join(folder, KERAS_FILE)) and storage.exists(storage.join(folder, LABELS_FILE)):
+            return folder
+    raise UsageError(
+        f"init={source}: no {KERAS_FILE} and {LABELS_FILE} there, nor in its folder export; give a finished run, an "
+        "export, or a model of a registry, e.g. --init=MODELS/champion"
+    )
 
 
 def _check_file(path: str) -> None:

@@ -15,6 +15,7 @@ from trainer import recipes
 from trainer.models import backbone_info
 from trainer.recipes import overrides
 from trainer.recipes.recipe import DataFacts, Recipe
+from trainer.recipes.schedule import Duration
 from trainer.request import Request
 
 _NOT_RECIPES = ("fitting", "load", "overrides", "recipe", "schedule")  # what else lies in the folder
@@ -60,6 +61,26 @@ def adjust(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     return dataclasses.replace(recipe, phases=phases)
 
 
+def extended(recipe: Recipe, durations: Iterable[str]) -> Recipe:
+    """Appends the last phase to a recipe once more for each of `durations`, and so long; a warm restart.
+
+    Restarts: SGDR, arXiv 1608.03983.
+
+    Raises:
+      UsageError: what is no duration of a phase.
+    """
+    *_, last = phases = recipe.phases
+    for text in durations:
+        try:
+            more = dataclasses.replace(last, name=f"{phases[-1].name}+{text}", duration=Duration.parse(text))
+        except ValueError as error:
+            raise UsageError(f"--extend={text}: {error}") from error
+        if not more.duration.value:
+            raise UsageError(f"--extend={text}: no length; give some, e.g. 5ep")
+        phases = (*phases, more)
+    return dataclasses.replace(recipe, phases=phases)
+
+
 def facts_of(data: DatasetVersion) -> DataFacts:
     """Says what a recipe may derive its settings from; DataError if there is nothing to train on."""
     manifest = data.manifest
@@ -85,7 +106,7 @@ def resolve(request: Request, data: DatasetVersion) -> Recipe:
     recipe = load_recipe(request.recipe, facts, backbone=request.backbone)
     start = {"weights": request.weights, "init": request.init}
     given = [f"{name}={value}" for name, value in start.items() if value]
-    recipe = adjust(recipe, [*given, *request.settings])
+    recipe = extended(adjust(recipe, [*given, *request.settings]), request.extend)
     check_schedules(recipe, data)
     return recipe
 

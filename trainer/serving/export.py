@@ -18,8 +18,8 @@ from pipeline.command import CommandError, UsageError
 from pipeline.decode import decode_and_resize
 from pipeline.format import storage
 from trainer.models.classifier import Classifier
-from trainer.models.exported import KERAS_FILE, LABELS_FILE
 from trainer.models.twin import lean_twin
+from trainer.models.weights import KERAS_FILE, LABELS_FILE
 from trainer.serving.signature import INPUT, SAVED_MODEL, SIGNATURE
 from trainer.train.model import float32_policy
 
