@@ -17,6 +17,7 @@ from pipeline.augment.config import AugmentConfig
 from pipeline.augment.render import Renderer
 from pipeline.augment.resampling import resample
 from pipeline.format.manifest import DatasetVersion, Manifest
+from pipeline.view import View
 
 # Decoded before the first step, sent to other hosts in one message (of at most 2 GiB), and held by every replica.
 MOST_BYTES = 1 << 30
@@ -29,16 +30,18 @@ def size(manifest: Manifest) -> int:
 
 
 def obstacle(
-    manifest: Manifest, augment: AugmentConfig, *, height: int, width: int, centre: float, limit: int = MOST_BYTES
+    manifest: Manifest, augment: AugmentConfig, *, height: int, width: int, view: View, limit: int = MOST_BYTES
 ) -> str | None:
     """Says why a dataset cannot be kept on the accelerator and rendered there; None if it can.
 
     Args:
       augment: of training.
       height, width: of the images that come out.
-      centre: which part of an image evaluation sees, see `decode.resize_centre`.
+      view: which part of an image is seen.
       limit: bytes that it may take.
     """
+    if view.pads:
+        return "resize=pad puts grey beside images, which the host does"
     if augment.policy:
         return f"policy={augment.policy} is applied to images on the host"
     if augment.moves and not augment.is_window:
@@ -48,7 +51,7 @@ def obstacle(
             f"{' and '.join(turned) or shifted} cannot be done to rows and columns one after the other, which is how "
             "images are rendered on a device; the host does it"
         )
-    if Renderer.of(manifest, height=height, width=width, centre=centre, augment=augment).ratios > 1:
+    if Renderer.of(manifest, height=height, width=width, view=view, augment=augment).ratios > 1:
         return (
             f"images of up to {manifest.max_height}x{manifest.max_width} pixels are reduced to {height}x{width} while "
             "decoding, and would lie on the device at full size; --max_side of the build makes them smaller"

@@ -45,7 +45,7 @@ def obstacle(
         return why
     size = recipe.image_size
     return resident.obstacle(
-        manifest, recipe.augmentation(augments), height=size, width=size, centre=recipe.eval_centre, limit=limit
+        manifest, recipe.augmentation(augments), height=size, width=size, view=recipe.view, limit=limit
     )
 
 
