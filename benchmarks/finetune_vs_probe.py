@@ -83,7 +83,7 @@ def features(data: DatasetVersion, split: str, recipe: Recipe) -> tuple[np.ndarr
     from trainer.train.model import build_from_recipe
 
     backbone = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=0).backbone
-    size = {"height": recipe.image_size, "width": recipe.image_size, "centre": recipe.eval_centre}
+    size = {"height": recipe.image_size, "width": recipe.image_size, "view": recipe.view}
     preprocess = backbone_info(recipe.backbone).preprocess
     rows, labels = [], []
     for batch in eval_dataset(data, split, **size, preprocess=preprocess, global_batch_size=32):

@@ -22,6 +22,7 @@ from pipeline.augment.render import Renderer
 from pipeline.fonts import font_for
 from pipeline.format import records, storage
 from pipeline.format.manifest import DatasetVersion
+from pipeline.view import View
 
 _TEXT_HEIGHT, _LINE_HEIGHT, _TEXT_SIZE, _LEAST_CELL = 56, 12, 10, 128
 
@@ -43,19 +44,19 @@ def render_epochs(
     config: AugmentConfig,
     height: int,
     width: int,
-    centre: float,
+    view: View,
     seed: int,
     epochs: int,
 ) -> tuple[np.ndarray, list[list[str]]]:
-    """Renders records as evaluation and as the first epochs of training see them; `centre`: as in `train_dataset`.
+    """Renders records as evaluation and as the first epochs of training see them; `view`: as in `train_dataset`.
 
     Returns:
       uint8 `[records, 1 + epochs, height, width, 3]`, and a caption for each.
     """
     manifest = data.manifest
     config = dataclasses.replace(config, on_accelerator=False)  # the same functions, here
-    plain = Renderer.of(manifest, height=height, width=width, centre=centre)
-    renderer = Renderer.of(manifest, height=height, width=width, centre=centre, augment=config)
+    plain = Renderer.of(manifest, height=height, width=width, view=view)
+    renderer = Renderer.of(manifest, height=height, width=width, view=view, augment=config)
     columns = reader.parse(tf.constant(serialized), num_classes=manifest.num_classes)
     names = [manifest.labels[label] for label in columns["label"].numpy()]
 

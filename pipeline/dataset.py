@@ -21,6 +21,7 @@ from pipeline.format.manifest import DatasetVersion, Manifest
 from pipeline.order import file_order
 from pipeline.preprocess import assert_range, check_mode
 from pipeline.preprocess import preprocess as preprocess_images
+from pipeline.view import STRETCH, View
 
 
 def example_ids(data: DatasetVersion, split: str) -> list[str]:
@@ -88,12 +89,12 @@ def _batch_positions(batches: tf.data.Dataset, renderer: Renderer, *, size: int)
     @tf.autograph.experimental.do_not_convert
     def choose(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         if not renderer.augment.moves:
-            batch |= resampling.centre_windows(
+            batch |= resampling.unmoved_windows(
                 batch["height"],
                 batch["width"],
                 height=renderer.height,
                 width=renderer.width,
-                centre=renderer.centre,
+                view=renderer.view,
             )
         return {name: tf.ensure_shape(batch[name], [size, *batch[name].shape[1:]]) for name in kept}
 
@@ -129,7 +130,7 @@ def train_dataset(
     epoch: int,
     global_batch_size: int,
     skip_batches: int = 0,
-    centre: float = 0.0,
+    view: View = STRETCH,
     host: HostSlice = ONE_HOST,
     cache: str = "auto",
 ) -> tf.data.Dataset:
@@ -141,7 +142,7 @@ def train_dataset(
 
     Args:
       skip_batches: batches of this epoch already trained on; skipped before anything is decoded.
-      centre: which part of an image is seen where `augment` moves nothing, as in `eval_dataset`.
+      view: which part of an image is seen, as in `eval_dataset`, where `augment` does not move it.
       host: the part of each global batch that this host feeds.
       cache: one of `reader.CACHES`; changes the speed only ("device": and pixels within rounding).
 
@@ -165,7 +166,7 @@ def train_dataset(
             f"mixup and cutmix mix images in pairs: a host's batch must be even, got {batching.size}; "
             f"batch_size={global_batch_size + host.count} would do"
         )
-    renderer = _renderer(manifest, augment, height=height, width=width, centre=centre, cache=cache)
+    renderer = _renderer(manifest, augment, height=height, width=width, view=view, cache=cache)
     data, columns = reader.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
     order = reader.train_order(manifest, split, batch_size=global_batch_size, seed=seed, epoch=epoch)
     if columns:
@@ -181,12 +182,12 @@ def train_dataset(
 
 
 def _renderer(
-    manifest: Manifest, augment: AugmentConfig, *, height: int, width: int, centre: float, cache: str
+    manifest: Manifest, augment: AugmentConfig, *, height: int, width: int, view: View, cache: str
 ) -> Renderer:
     """Makes the renderer; UsageError where the device, asked for as `cache`, cannot do what it has to."""
-    if cache == "device" and (why := residence.obstacle(manifest, augment, height=height, width=width, centre=centre)):
+    if cache == "device" and (why := residence.obstacle(manifest, augment, height=height, width=width, view=view)):
         raise UsageError(f"cache=device: {why}")
-    return Renderer.of(manifest, height=height, width=width, centre=centre, augment=augment, resident=cache == "device")
+    return Renderer.of(manifest, height=height, width=width, view=view, augment=augment, resident=cache == "device")
 
 
 def eval_dataset(
@@ -197,22 +198,22 @@ def eval_dataset(
     width: int,
     preprocess: str,
     global_batch_size: int,
-    centre: float = 0.0,
+    view: View = STRETCH,
     host: HostSlice = ONE_HOST,
     cache: str = "auto",
     on_accelerator: bool = False,
 ) -> tf.data.Dataset:
     """Makes batches of all examples of a split, without augmentation; elements as in `train_dataset`.
 
-    They come in file order, on several hosts in that of `reader.eval_order`. `centre` says which part of each is seen,
-    see `decode.resize_centre`. `on_accelerator` is as in `AugmentConfig`: images leave as uint8, and are rounded for it
-    where they had to be resized.
+    They come in file order, on several hosts in that of `reader.eval_order`. `view` says which part of each is seen.
+    `on_accelerator` is as in `AugmentConfig`: images leave as uint8, and are rounded for it where they had to be
+    resized.
     """
     check_mode(preprocess)
     manifest = data.manifest
     batching = Batching(examples=manifest.num_examples(split), global_batch_size=global_batch_size, host=host)
     augment = AugmentConfig(on_accelerator=on_accelerator)
-    renderer = _renderer(manifest, augment, height=height, width=width, centre=centre, cache=cache)
+    renderer = _renderer(manifest, augment, height=height, width=width, view=view, cache=cache)
     data, columns = reader.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
     order = reader.eval_order(manifest, split, batch_size=global_batch_size) if host.count > 1 else None
     if columns:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from pipeline import framing
 from pipeline.format.records import Record
 from pipeline.ratios import RATIOS, usable_ratios
+from pipeline.view import FILL, STRETCH, View
 
 
 def ratio_index(factor: tf.Tensor, count: int = len(RATIOS)) -> tf.Tensor:
@@ -74,50 +76,58 @@ def decode_jpeg_or_png(
     return tf.cond(tf.io.is_jpeg(encoded), jpeg, png)
 
 
-def _factor(shape: tf.Tensor, *, height: int, width: int, centre: float) -> tf.Tensor:
-    """Counts source pixels per output pixel, `[...]`, of the axis that has fewer; `shape`: int `[..., 2]`."""
-    sides = tf.cast(shape, tf.float32) / tf.constant([height, width], tf.float32)
-    return tf.reduce_min(sides, axis=-1) * (centre or 1.0)
-
-
-def centre_part(shape: tf.Tensor, *, height: int, width: int, centre: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns which part of an image `resize_centre` resizes: first pixel and size, int32 `[..., 2]` as `shape`."""
-    if not centre:
-        return tf.zeros_like(shape), shape
-    factor = _factor(shape, height=height, width=width, centre=centre)[..., tf.newaxis]
-    part = tf.cast(tf.round(tf.constant([height, width], tf.float32) * factor), tf.int32)
-    part = tf.clip_by_value(part, 1, shape)
-    return (shape - part) // 2, part
-
-
-def resize_centre(image: tf.Tensor, *, height: int, width: int, centre: float) -> tf.Tensor:
-    """Resizes the part of an image that is seen where nothing is augmented.
+def resize_view(image: tf.Tensor, *, height: int, width: int, view: View) -> tf.Tensor:
+    """Resizes what is seen of an image where nothing is augmented.
 
     Args:
       image: uint8 or float32 `[h, w, 3]`.
       height, width: of the output.
-      centre: side of the part, in the centre and of the output's aspect, as a fraction of the largest such part's; its
-        edges are rounded to whole pixels. 0.875 is the usual resize of the shorter side to 256, then a crop of 224.
-        0: the whole image, its aspect not kept.
+      view: which part it is; its edges are rounded to whole pixels.
 
     Returns:
       float32 `[height, width, 3]`.
     """
-    if centre:
-        first, part = centre_part(tf.shape(image)[:2], height=height, width=width, centre=centre)
-        image = image[first[0] : first[0] + part[0], first[1] : first[1] + part[1]]
-    return resize(image, height=height, width=width)
+    if view.is_whole:
+        return resize(image, height=height, width=width)
+    shape = tf.shape(image)[:2]
+    begin, size = framing.box(view, shape, height=height, width=width)
+    if not view.pads:
+        first = tf.cast(begin, tf.int32)
+        image = image[first[0] : first[0] + size[0], first[1] : first[1] + size[1]]
+        return resize(image, height=height, width=width)
+    rows, columns = (
+        framing.placed(-begin[axis], size[axis], -begin[axis], output=output)
+        for axis, output in enumerate((height, width))
+    )
+    return resize_into(image, rows, columns, height=height, width=width)
+
+
+def resize_into(image: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor, *, height: int, width: int) -> tf.Tensor:
+    """Resizes a whole image into a part of the output; the rest is `FILL`.
+
+    Args:
+      image: uint8 or float32 `[h, w, 3]`.
+      rows, columns: int32 `[2]`, first and last + 1 of the part, in pixels of the output.
+      height, width: of the output.
+
+    Returns:
+      float32 `[height, width, 3]`.
+    """
+    size = tf.stack([rows[1] - rows[0], columns[1] - columns[0]])
+    resized = tf.raw_ops.ResizeBilinear(images=image[tf.newaxis], size=size, half_pixel_centers=True)[0]
+    beside = [[rows[0], height - rows[1]], [columns[0], width - columns[1]], [0, 0]]
+    return tf.ensure_shape(tf.pad(resized, beside, constant_values=FILL), [height, width, 3])
 
 
 def decode_and_resize(
-    encoded: tf.Tensor, *, height: int, width: int, centre: float = 0.0, largest: tuple[int, int] | None = None
+    encoded: tf.Tensor, *, height: int, width: int, view: View = STRETCH, largest: tuple[int, int] | None = None
 ) -> tf.Tensor:
-    """Decodes one image and resizes it (bilinear, half-pixel centres), or its centre.
+    """Decodes one image and resizes what is seen of it (bilinear, half-pixel centres).
 
     Args:
       encoded: string scalar: JPEG, PNG, GIF (first frame), BMP; grey, RGB or RGBA (alpha is dropped).
       height, width: of the output.
-      centre: see `resize_centre`.
+      view: which part of it is seen.
       largest: (height, width) that no image exceeds, where that is known: leaves unneeded cases out of the graph.
 
     Returns:
@@ -125,25 +135,23 @@ def decode_and_resize(
     """
     count = len(RATIOS)
     if largest is not None:
-        count = usable_ratios(
-            source_height=largest[0], source_width=largest[1], height=height, width=width, centre=centre
-        )
+        count = usable_ratios(source_height=largest[0], source_width=largest[1], height=height, width=width, view=view)
     if count == 1:
-        return resize_centre(_decode_any(encoded), height=height, width=width, centre=centre)
+        return resize_view(_decode_any(encoded), height=height, width=width, view=view)
 
     def index_for(shape: tf.Tensor) -> tf.Tensor:
-        return ratio_index(_factor(shape[:2], height=height, width=width, centre=centre), count)
+        return ratio_index(framing.factor(view, shape[:2], height=height, width=width), count)
 
     def jpeg() -> tf.Tensor:
         index = index_for(tf.io.extract_jpeg_shape(encoded))
         decoded = decode_jpeg(encoded, index=index, count=count)
-        return resize_centre(decoded, height=height, width=width, centre=centre)
+        return resize_view(decoded, height=height, width=width, view=view)
 
     def other() -> tf.Tensor:
         image = _decode_any(encoded)
         branches = [lambda ratio=ratio: _average(image, ratio) for ratio in RATIOS[:count]]
         reduced = tf.switch_case(index_for(tf.shape(image)), branches)
-        return resize_centre(reduced, height=height, width=width, centre=centre)
+        return resize_view(reduced, height=height, width=width, view=view)
 
     return tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
 

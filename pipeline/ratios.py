@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.view import STRETCH, View
+
 RATIOS = (1, 2, 4, 8)  # what libjpeg scales by while it decodes
 
 
-def usable_ratios(*, source_height: int, source_width: int, height: int, width: int, centre: float = 0.0) -> int:
+def usable_ratios(*, source_height: int, source_width: int, height: int, width: int, view: View = STRETCH) -> int:
     """Counts how many of `RATIOS` a source of at most this size can need: 1 where it is less than twice the target."""
     sides = np.float32(source_height) / np.float32(height), np.float32(source_width) / np.float32(width)
-    factor = float(min(sides) * np.float32(centre or 1.0))  # as `_factor` computes it, to the bit
+    # As `framing.factor` computes it, to the bit.
+    factor = float(max(sides) if view.pads else min(sides) * np.float32(view.eval_centre or 1.0))
     return max(1, sum(factor >= ratio for ratio in RATIOS))

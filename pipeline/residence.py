@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.augment.config import AugmentConfig
 from pipeline.format.manifest import Manifest
 from pipeline.ratios import usable_ratios
+from pipeline.view import View
 
 # Decoded before the first step, sent to other hosts in one message (of at most 2 GiB), and held by every replica.
 MOST_BYTES = 1 << 30
@@ -17,16 +18,18 @@ def size(manifest: Manifest) -> int:
 
 
 def obstacle(
-    manifest: Manifest, augment: AugmentConfig, *, height: int, width: int, centre: float, limit: int = MOST_BYTES
+    manifest: Manifest, augment: AugmentConfig, *, height: int, width: int, view: View, limit: int = MOST_BYTES
 ) -> str | None:
     """Says why a dataset cannot be kept on the accelerator and rendered there; None if it can.
 
     Args:
       augment: of training.
       height, width: of the images that come out.
-      centre: which part of an image evaluation sees, see `decode.resize_centre`.
+      view: which part of an image is seen.
       limit: bytes that it may take.
     """
+    if view.pads:
+        return "resize=pad puts grey beside images, which the host does"
     if augment.policy:
         return f"policy={augment.policy} is applied to images on the host"
     if augment.moves and not augment.is_window:
@@ -37,7 +40,7 @@ def obstacle(
             "images are rendered on a device; the host does it"
         )
     source = {"source_height": manifest.max_height, "source_width": manifest.max_width}
-    if usable_ratios(**source, height=height, width=width, centre=0.0 if augment.moves else centre) > 1:
+    if usable_ratios(**source, height=height, width=width, view=view.moved if augment.moves else view) > 1:
         return (
             f"images of up to {manifest.max_height}x{manifest.max_width} pixels are reduced to {height}x{width} while "
             "decoding, and would lie on the device at full size; --max_side of the build makes them smaller"

@@ -9,7 +9,8 @@ DIR (default RUN/export) then holds
     model.tflite   LiteRT: the same function as model.keras
     labels.txt     label names, one a line, in the order of the probabilities
 
-saved_model/ resizes as evaluation does, with the recipe's eval_centre; the other two are given images of that kind.
+saved_model/ resizes as evaluation does, with the recipe's `resize` and `eval_centre`; the other two are given images
+that have been resized so.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int | None:
         height=recipe.image_size,
         width=recipe.image_size,
         preprocess=backbone_info(recipe.backbone).preprocess,
-        centre=recipe.eval_centre,
+        view=recipe.view,
         directory=directory,
     )
     print(f"exported to {directory}")

@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
         config=recipe.augment,
         height=size,
         width=size,
-        centre=recipe.eval_centre,
+        view=recipe.view,
         seed=_SEED.value,
         epochs=_EPOCHS.value,
     )

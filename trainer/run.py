@@ -219,7 +219,7 @@ def _write_results(
         height=recipe.image_size,
         width=recipe.image_size,
         preprocess=backbone_info(recipe.backbone).preprocess,
-        centre=recipe.eval_centre,
+        view=recipe.view,
         directory=storage.join(directory, "export"),
     )
     storage.write_atomically(storage.join(directory, "provenance.json"), json.dumps(origin, indent=2) + "\n")

@@ -12,10 +12,11 @@ from pipeline.augment import colour, geometry, places
 from pipeline.augment.batch import mix, mix_columns
 from pipeline.augment.config import AugmentConfig
 from pipeline.augment.random_bits import uniforms
-from pipeline.decode import decode_and_resize, decode_jpeg, decode_jpeg_or_png, resize_centre
+from pipeline.decode import decode_and_resize, decode_jpeg, decode_jpeg_or_png, resize_view
 from pipeline.format.manifest import Manifest
 from pipeline.preprocess import preprocess
 from pipeline.ratios import usable_ratios
+from pipeline.view import STRETCH, View
 
 
 def draw(
@@ -25,6 +26,7 @@ def draw(
     key: tf.Tensor,
     aspect: tf.Tensor,
     output_aspect: float,
+    view: View = STRETCH,
 ) -> dict[str, tf.Tensor]:
     """Draws the augmentation parameters of N examples.
 
@@ -33,6 +35,7 @@ def draw(
       key: uint64 scalar, `random_bits.stream_key` of seed, epoch and purpose.
       aspect: float32 `[N]`, width / height of each source image.
       output_aspect: width / height of the output.
+      view: what is seen of an image that nothing moves.
 
     Returns:
       Only what the configuration uses: "map" `[N, 2, 3]`; "matrix" `[N, 3, 3]`, "contrast" `[N]`, "brightness" `[N]`;
@@ -41,7 +44,7 @@ def draw(
     u = uniforms(identities, key=key, draws=places.draws(config.cutout_count))
     parameters = {}
     if config.moves:
-        parameters["map"] = geometry.draw_map(config, u, aspect=aspect, output_aspect=output_aspect)
+        parameters["map"] = geometry.draw_map(config, u, aspect=aspect, output_aspect=output_aspect, view=view)
     if config.recolours:
         parameters["matrix"], parameters["contrast"], parameters["brightness"] = colour.draw_colour(config, u)
     if config.cutout_count:
@@ -58,7 +61,7 @@ class Renderer:
       largest: (height, width) that no record exceeds.
       has_png: whether records may hold PNGs; see `Manifest.has_png`.
       augment: what training does to images; the default, for evaluation, does nothing.
-      centre: which part of an image is seen where the augmentation moves nothing; see `decode.resize_centre`.
+      view: which part of an image is seen where the augmentation moves nothing, which else moves it.
       resident: whether the images lie decoded on the accelerator, which renders them (`pipeline.resident`).
     """
 
@@ -67,7 +70,7 @@ class Renderer:
     largest: tuple[int, int]
     has_png: bool = False
     augment: AugmentConfig = AugmentConfig()
-    centre: float = 0.0
+    view: View = STRETCH
     resident: bool = False
 
     @classmethod
@@ -77,7 +80,7 @@ class Renderer:
         *,
         height: int,
         width: int,
-        centre: float,
+        view: View,
         augment: AugmentConfig | None = None,
         resident: bool = False,
     ) -> Renderer:
@@ -88,7 +91,7 @@ class Renderer:
             largest=(manifest.max_height, manifest.max_width),
             has_png=manifest.has_png,
             augment=augment or AugmentConfig(),
-            centre=centre,
+            view=view,
             resident=resident,
         )
 
@@ -100,7 +103,7 @@ class Renderer:
             source_width=self.largest[1],
             height=self.height,
             width=self.width,
-            centre=0.0 if self.augment.moves else self.centre,
+            view=self.view.moved if self.augment.moves else self.view,
         )
 
     def draw(self, columns: dict[str, tf.Tensor], key: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -117,6 +120,7 @@ class Renderer:
             key=key,
             aspect=tf.cast(widths, tf.float32) / tf.cast(heights, tf.float32),
             output_aspect=self.width / self.height,
+            view=self.view.moved,
         )
         if self.augment.moves:
             drawn |= geometry.source_windows(
@@ -125,6 +129,7 @@ class Renderer:
                 widths,
                 height=self.height,
                 width=self.width,
+                view=self.view.moved,
                 count=self.ratios,
                 parts=self.augment.sees_parts and not self.resident,
             )
@@ -140,9 +145,9 @@ class Renderer:
         config, size = self.augment, {"height": self.height, "width": self.width}
         if not config.moves:
             if pixels is None:
-                image = decode_and_resize(row["encoded"], **size, centre=self.centre, largest=self.largest)
+                image = decode_and_resize(row["encoded"], **size, view=self.view, largest=self.largest)
             else:
-                image = resize_centre(_kept(pixels, row), **size, centre=self.centre)
+                image = resize_view(_kept(pixels, row), **size, view=self.view)
         else:
             part = row["window"] if config.is_window and config.sees_parts else None
             if pixels is None:
@@ -156,7 +161,7 @@ class Renderer:
                 overhangs = config.shift > 0 or config.zoom > 0
                 image = geometry.render_window(decoded, row, **size, overhangs=overhangs)
             else:
-                image = geometry.warp(decoded, row["map"], **size)
+                image = geometry.warp(decoded, row["map"], **size, view=self.view.moved)
         if config.on_accelerator:
             return tf.cast(tf.round(image), tf.uint8)
         return _colour_and_cut(image, row, config, products=True)

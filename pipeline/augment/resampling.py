@@ -13,22 +13,24 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from pipeline.decode import centre_part
+from pipeline.framing import box
+from pipeline.view import View
 
 COLUMNS = ("rows", "columns", "beyond", "flip")  # of `geometry.source_windows`
 
 
-def centre_windows(
-    heights: tf.Tensor, widths: tf.Tensor, *, height: int, width: int, centre: float
+def unmoved_windows(
+    heights: tf.Tensor, widths: tf.Tensor, *, height: int, width: int, view: View
 ) -> dict[str, tf.Tensor]:
     """Returns the windows of what is seen where nothing is augmented, `COLUMNS` of `geometry.source_windows`.
 
     Args:
       heights, widths: int32 `[N]`, of the sources.
       height, width: of the output.
-      centre: see `decode.resize_centre`.
+      view: which part of them that is; none that pads.
     """
-    first, part = centre_part(tf.stack([heights, widths], axis=-1), height=height, width=width, centre=centre)
+    begin, part = box(view, tf.stack([heights, widths], axis=-1), height=height, width=width)
+    first = tf.cast(begin, tf.int32)
     windows = tf.stack([first, first + part], axis=-1)
     zero = tf.zeros_like(heights)
     return {

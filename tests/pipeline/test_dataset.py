@@ -14,6 +14,7 @@ from pipeline.batching import Batching, HostSlice
 from pipeline.command import UsageError
 from pipeline.dataset import eval_dataset, example_ids, train_dataset
 from pipeline.decode import decode_and_resize
+from pipeline.view import View
 from tests.datasets import jpeg, random_records, record, write_dataset
 
 N = 53
@@ -30,6 +31,7 @@ EVERYTHING = AugmentConfig(
     cutout_size=0.3,
 )
 WARPED = AugmentConfig(flip=True, rotation=20.0, shear=0.2, zoom=0.2, shift=0.1, saturation=0.3, hue=0.1)
+CENTRE = View(eval_centre=0.7)
 CONFIGS = {"windows": EVERYTHING, "warped": WARPED}
 
 
@@ -320,14 +322,14 @@ def test_only_the_centre_is_seen_where_nothing_is_moved(tmp_path, side):
     examples = random_records(9, classes=3, height=side, width=side + 20, seed=1)
     data = write_dataset(tmp_path, {"train": examples}, ["a", "b", "c"])
     sizes = {"height": 24, "width": 32}
-    expected = [decode_and_resize(tf.constant(r.image), **sizes, centre=0.7).numpy() / 127.5 - 1 for r in examples]
+    expected = [decode_and_resize(tf.constant(r.image), **sizes, view=CENTRE).numpy() / 127.5 - 1 for r in examples]
     for cache in ("none", "pixels") if side == 40 else ("bytes",):
-        run = _join(_eval(data, 4, cache=cache, centre=0.7))
+        run = _join(_eval(data, 4, cache=cache, view=CENTRE))
         np.testing.assert_allclose(run["image"], expected, atol=1e-5)
-        recoloured = _join(_train(data, 4, augment=AugmentConfig(brightness=1e-9), cache=cache, centre=0.7))
+        recoloured = _join(_train(data, 4, augment=AugmentConfig(brightness=1e-9), cache=cache, view=CENTRE))
         positions = _order(data, batch=4, seed=1, epoch=2)
         np.testing.assert_allclose(recoloured["image"], run["image"][positions], atol=1e-5)
-    _assert_same(_join(_train(data, 4, centre=0.7)), _join(_train(data, 4)))
+    _assert_same(_join(_train(data, 4, view=CENTRE)), _join(_train(data, 4)))
 
 
 @pytest.mark.parametrize("settings", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 0.5}])

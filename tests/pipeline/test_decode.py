@@ -10,9 +10,10 @@ from pipeline.decode import (
     decode_jpeg,
     decode_jpeg_or_png,
     ratio_index,
-    resize_centre,
+    resize_view,
 )
 from pipeline.ratios import usable_ratios
+from pipeline.view import View
 from tests.datasets import jpeg, smooth_image
 
 
@@ -39,8 +40,8 @@ def test_knowing_the_largest_size_changes_no_bit(photo, size, centre):
     encoded = tf.constant(jpeg(photo))
     height, width = size
     np.testing.assert_array_equal(
-        decode_and_resize(encoded, height=height, width=width, centre=centre),
-        decode_and_resize(encoded, height=height, width=width, centre=centre, largest=(93, 131)),
+        decode_and_resize(encoded, height=height, width=width, view=View(eval_centre=centre)),
+        decode_and_resize(encoded, height=height, width=width, view=View(eval_centre=centre), largest=(93, 131)),
     )
 
 
@@ -59,10 +60,10 @@ def test_knowing_the_largest_size_changes_no_bit(photo, size, centre):
 def test_the_centre_is_what_is_left_without_the_borders(photo, size, centre, rows, columns):
     height, width = size
     expected = tf.image.resize(photo[slice(*rows), slice(*columns)], size)
-    found = resize_centre(tf.constant(photo), height=height, width=width, centre=centre)
+    found = resize_view(tf.constant(photo), height=height, width=width, view=View(eval_centre=centre))
     np.testing.assert_allclose(found, expected, atol=1e-3)
     encoded = _encoded(photo, "PNG")
-    decoded = decode_and_resize(tf.constant(encoded), height=height, width=width, centre=centre)
+    decoded = decode_and_resize(tf.constant(encoded), height=height, width=width, view=View(eval_centre=centre))
     np.testing.assert_allclose(decoded, expected, atol=1e-3)
 
 
@@ -74,7 +75,7 @@ def test_seven_eighths_are_the_usual_resize_and_crop(form):
     left = round((resized.width - 56) / 2)
     expected = np.asarray(resized.crop((left, 4, left + 56, 60)), np.float32)
     encoded = tf.constant(_encoded(photo, form))
-    found = decode_and_resize(encoded, height=56, width=56, centre=0.875)
+    found = decode_and_resize(encoded, height=56, width=56, view=View(eval_centre=0.875))
     whole = decode_and_resize(encoded, height=56, width=56)
     assert np.abs(found - expected).mean() < 0.15 * np.abs(whole - expected).mean()
 

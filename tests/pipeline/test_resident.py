@@ -14,6 +14,7 @@ from pipeline.batching import HostSlice
 from pipeline.command import UsageError
 from pipeline.dataset import eval_dataset, train_dataset
 from pipeline.resident import Resident
+from pipeline.view import View
 from tests.datasets import jpeg, random_records, record, smooth_image, write_dataset
 from trainer.recipes.load import load_recipe, recipe_names
 from trainer.recipes.recipe import DataFacts
@@ -74,10 +75,12 @@ def _compare(found, expected, *, most):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_the_device_makes_the_pixels_that_the_host_makes(data, images, name):
-    augment = AugmentConfig(**OPERATIONS[name])
-    host = list(_train(data, augment, cache="pixels"))
-    _compare(_finished(_train(data, augment), augment, images), host, most=0 if name in GEOMETRY else TOLERANCE)
+@pytest.mark.parametrize("resize", ["stretch", "crop"])
+def test_the_device_makes_the_pixels_that_the_host_makes(data, images, name, resize):
+    augment, view = AugmentConfig(**OPERATIONS[name]), View(resize=resize)
+    host = list(_train(data, augment, cache="pixels", view=view))
+    here = _finished(_train(data, augment, view=view), augment, images)
+    _compare(here, host, most=0 if name in GEOMETRY else TOLERANCE)
 
 
 def test_what_is_rounded_on_the_way_is_rounded_here_too(data, images):
@@ -124,9 +127,10 @@ def test_no_pixel_depends_on_the_precision_of_products(data, images, xla, monkey
 def test_evaluation_is_the_same_and_each_split_has_its_own_images(data, images):
     for split in data.manifest.splits:
         sizes = {"height": HEIGHT, "width": WIDTH, "preprocess": "identity", "global_batch_size": 8}
-        for rounded, centre in itertools.product((False, True), (0.0, 0.875, 0.5)):
+        views = (View(), View(eval_centre=0.875), View(eval_centre=0.5), View(resize="crop"))
+        for rounded, view in itertools.product((False, True), views):
             augment = AugmentConfig(on_accelerator=rounded)
-            sizes |= {"on_accelerator": rounded, "centre": centre}
+            sizes |= {"on_accelerator": rounded, "view": view}
             host = list(eval_dataset(data, split, **sizes))
             assert host[0]["image"].dtype == (tf.uint8 if rounded else tf.float32)
             here = _finished(eval_dataset(data, split, **sizes, cache="device"), augment, images)
@@ -182,7 +186,7 @@ def _manifest(data, *, examples, side):
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers(data, tmp_path):
-    of_size = {"height": 32, "width": 32, "centre": 0.0}
+    of_size = {"height": 32, "width": 32, "view": View()}
     cifar = _manifest(data, examples=60_000, side=32)
     assert residence.size(cifar) == 60_000 * 32 * 32 * 3
     assert residence.obstacle(cifar, AugmentConfig(flip=True, shift=0.1), **of_size) is None

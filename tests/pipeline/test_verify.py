@@ -17,6 +17,7 @@ from pipeline.dataset import eval_dataset, example_ids, train_dataset
 from pipeline.decode import why_unusable
 from pipeline.format import records, verify
 from pipeline.format.manifest import DatasetVersion, open_dataset
+from pipeline.view import View
 from tests.datasets import random_records, write_dataset
 from trainer.train.guards import named_errors
 
@@ -176,8 +177,16 @@ def test_deep_finds_images_that_decoders_pass_over(tmp_path, capsys):
 def test_preview_shows_what_training_sees(data, tmp_path):
     config = AugmentConfig(flip=True, shift=0.2, saturation=0.5, cutout_count=1, cutout_size=0.3)
     serialized = first_records(data, "train", 20)
-    pixels, captions = render_epochs(data, serialized, config=config, height=24, width=32, centre=0.8, seed=5, epochs=2)
-    sizes = {"height": 24, "width": 32, "preprocess": "identity", "global_batch_size": 20, "centre": 0.8}
+    pixels, captions = render_epochs(
+        data, serialized, config=config, height=24, width=32, view=View(eval_centre=0.8), seed=5, epochs=2
+    )
+    sizes = {
+        "height": 24,
+        "width": 32,
+        "preprocess": "identity",
+        "global_batch_size": 20,
+        "view": View(eval_centre=0.8),
+    }
     evaluated = next(eval_dataset(data, "train", **sizes).as_numpy_iterator())["image"]
     np.testing.assert_array_equal(pixels[:, 0], np.round(evaluated))
     for epoch in (0, 1):

@@ -112,7 +112,7 @@ def read_sample(data: DatasetVersion, recipe: Recipe, *, count: int, seed: int) 
         augment=AugmentConfig(),
         seed=seed,
         epoch=0,
-        centre=recipe.eval_centre,
+        view=recipe.view,
         global_batch_size=1,  # nothing to pad, nothing decoded in vain
         cache="none",
     )

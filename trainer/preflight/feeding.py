@@ -106,7 +106,7 @@ def _run(recipe: Recipe, data: DatasetVersion, *, cache: str, seconds: float) ->
                 seed=0,
                 epoch=epoch,
                 global_batch_size=batch + batch % 2,
-                centre=recipe.eval_centre,
+                view=recipe.view,
                 cache=cache,
             )
 
@@ -149,7 +149,7 @@ def batch_spec(
         "width": side,
         "preprocess": backbone_info(recipe.backbone).preprocess,
         "global_batch_size": batch * chips_of_host,
-        "centre": recipe.eval_centre,
+        "view": recipe.view,
         "cache": "device" if resident else "none",
     }
     with tempfile.TemporaryDirectory(prefix="preflight-") as directory:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.augment.config import AugmentConfig
 from pipeline.command import UsageError, nearest
+from pipeline.view import View
 from trainer.models import HeadConfig, backbone_info
 from trainer.recipes import schedule
 from trainer.recipes.schedule import Duration
@@ -154,9 +155,10 @@ class Recipe:
       init: a finished run, an export or a model of a registry to start from instead: its backbone and, by label name,
         its head; "" starts from `weights`.
       image_size: pixels; the input pipeline delivers image_size × image_size.
-      eval_centre: which part of an image is seen wherever no augmentation moves pixels: in evaluation, by the export. A
-        square in its centre, this fraction of its shorter side (0.875: the usual "resize to 256, crop 224"); 0: the
-        whole image, its aspect not kept.
+      resize: how an image becomes a square, wherever it is seen; augmentation moves what that shows. stretch: the whole
+        image, its proportions not kept; pad: the whole image, grey beside it; crop: the largest square in its centre.
+      eval_centre: wherever no augmentation moves pixels, in evaluation and by the export, only a square in the centre
+        is seen, this fraction of the shorter side (0.875: the usual "resize to 256, crop 224"); 0: as `resize` says.
       resize_to: pixels the model resizes to on the device (small images travel small), or None.
       head: what sits on the backbone.
       batch_size: global, over all replicas.
@@ -184,6 +186,7 @@ class Recipe:
     weights: str = "imagenet"
     init: str = ""
     image_size: int
+    resize: str = "stretch"
     eval_centre: float = 0.0
     resize_to: int | None = None
     head: HeadConfig
@@ -205,8 +208,7 @@ class Recipe:
     def __post_init__(self) -> None:
         backbone_info(self.backbone)
         _at_least("image_size", self.image_size, 8)
-        if not 0 <= self.eval_centre <= 1:
-            raise ValueError(f"eval_centre must be in 0..1, got {self.eval_centre:g}")
+        View(resize=self.resize, eval_centre=self.eval_centre)  # refuses what cannot be
         _at_least("batch_size", self.batch_size, 1)
         _at_least("steps_per_call", self.steps_per_call, 1)
         _at_least("accumulate", self.accumulate, 1)
@@ -220,6 +222,11 @@ class Recipe:
         for field, value in (("label_smoothing", self.label_smoothing), ("ema_decay", self.ema_decay)):
             if not 0 <= value < 1:
                 raise ValueError(f"{field} must be in [0, 1), got {value:g}")
+
+    @property
+    def view(self) -> View:
+        """Returns what is seen of an image."""
+        return View(resize=self.resize, eval_centre=self.eval_centre)
 
     def augmentation(self, on: bool) -> AugmentConfig:
         """Returns what happens to images in a phase that augments, or (`on` is False) in others and in evaluation."""

@@ -17,6 +17,7 @@ from pipeline import preprocess as preprocessing
 from pipeline.command import CommandError, UsageError
 from pipeline.decode import decode_and_resize
 from pipeline.format import storage
+from pipeline.view import STRETCH, View
 from trainer.models.classifier import Classifier
 from trainer.models.twin import lean_twin
 from trainer.models.weights import KERAS_FILE, LABELS_FILE
@@ -36,7 +37,7 @@ def export_classifier(
     width: int,
     preprocess: str,
     directory: storage.Path,
-    centre: float = 0.0,
+    view: View = STRETCH,
 ) -> None:
     """Writes SavedModel, Keras, LiteRT and labels.txt; `directory` appears, or is replaced, only when all are whole.
 
@@ -46,7 +47,7 @@ def export_classifier(
       height: pixels, as the input pipeline delivers them.
       width: pixels, as the input pipeline delivers them.
       preprocess: mode of `pipeline.preprocess.preprocess`.
-      centre: which part of an image SavedModel sees, see `decode.resize_centre`; the others are given pixels.
+      view: which part of an image SavedModel sees; the others are given pixels.
       directory: local or gs://. On an object store, which cannot rename, saved_model.pb is uploaded last.
 
     Raises:
@@ -59,14 +60,14 @@ def export_classifier(
         raise UsageError(f"label {broken[0]!r} is not one line of text, so {LABELS_FILE} cannot hold it; rename it")
     if storage.is_remote(directory):
         with tempfile.TemporaryDirectory() as made:
-            _write(classifier, labels, height, width, preprocess, centre, pathlib.Path(made))
+            _write(classifier, labels, height, width, preprocess, view, pathlib.Path(made))
             upload(pathlib.Path(made), directory)
         return
     target = pathlib.Path(directory)
     staging = target.parent / f".{target.name}.staging"
     storage.delete(staging)  # of an export that was killed
     staging.mkdir(parents=True)
-    _write(classifier, labels, height, width, preprocess, centre, staging)
+    _write(classifier, labels, height, width, preprocess, view, staging)
     _swap(staging, target)
 
 
@@ -77,11 +78,11 @@ def _write(
     height: int,
     width: int,
     mode: str,
-    centre: float,
+    view: View,
     directory: pathlib.Path,
 ) -> None:
     model = inference_model(classifier, height=height, width=width, preprocess=mode)
-    _write_saved_model(model, labels, height, width, mode, centre, directory / SAVED_MODEL)
+    _write_saved_model(model, labels, height, width, mode, view, directory / SAVED_MODEL)
     model.save(directory / KERAS_FILE)
     (directory / TFLITE_FILE).write_bytes(_to_tflite(model))
     (directory / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
@@ -149,7 +150,7 @@ def _write_saved_model(
     height: int,
     width: int,
     mode: str,
-    centre: float,
+    view: View,
     directory: pathlib.Path,
 ) -> None:
     backbone, head = lean_twin(model.get_layer("backbone")), model.get_layer("head")
@@ -161,7 +162,7 @@ def _write_saved_model(
     def serve(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
         # The evaluation path itself, not another version of it.
         pixels = tf.map_fn(
-            lambda one: decode_and_resize(one, height=height, width=width, centre=centre),
+            lambda one: decode_and_resize(one, height=height, width=width, view=view),
             encoded,
             fn_output_signature=image,
             parallel_iterations=_PARALLEL_DECODES,

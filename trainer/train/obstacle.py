@@ -37,5 +37,5 @@ def obstacle(
         return why
     size = recipe.image_size
     return residence.obstacle(
-        manifest, recipe.augmentation(augments), height=size, width=size, centre=recipe.eval_centre, limit=limit
+        manifest, recipe.augmentation(augments), height=size, width=size, view=recipe.view, limit=limit
     )

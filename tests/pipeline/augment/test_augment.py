@@ -12,6 +12,7 @@ from pipeline.augment.describe import describe
 from pipeline.augment.random_bits import mix_numpy, uniforms
 from pipeline.augment.render import Renderer, draw
 from pipeline.decode import resize
+from pipeline.view import STRETCH
 from tests.datasets import jpeg, smooth_image
 
 IMAGE = smooth_image(np.random.default_rng(5), height=48, width=64)
@@ -124,7 +125,14 @@ def test_windows_equal_a_crop_of_whole_pixels_that_is_resized(config):
 def test_a_crop_of_a_large_photo_is_decoded_at_the_resolution_it_needs():
     maps = tf.constant([[[1.0, 0, 0], [0, 1.0, 0]], [[0.3, 0, 0.2], [0, 0.3, -0.1]]])
     windows = geometry.source_windows(
-        maps, tf.constant([1000, 1000]), tf.constant([1503, 1503]), height=224, width=224, count=4, parts=True
+        maps,
+        tf.constant([1000, 1000]),
+        tf.constant([1503, 1503]),
+        height=224,
+        width=224,
+        view=STRETCH,
+        count=4,
+        parts=True,
     )
     assert windows["ratio"].numpy().tolist() == [2, 0]  # 1000 / 224 = 4.5, so 1/4; 300 / 224 = 1.3, so 1/1
     assert windows["window"].numpy().tolist() == [[0, 0, 250, 376], [250, 826, 300, 453]]
@@ -134,7 +142,9 @@ def test_a_crop_of_a_large_photo_is_decoded_at_the_resolution_it_needs():
 def test_warp_with_the_identity_is_a_resize():
     pixels = tf.constant(DECODED)
     for height, width in ((37, 53), (96, 80)):
-        warped = geometry.warp(pixels, tf.constant([[1.0, 0, 0], [0, 1.0, 0]]), height=height, width=width)
+        warped = geometry.warp(
+            pixels, tf.constant([[1.0, 0, 0], [0, 1.0, 0]]), height=height, width=width, view=STRETCH
+        )
         np.testing.assert_allclose(warped, resize(pixels, height=height, width=width), atol=2e-3)
 
 

@@ -1,5 +1,6 @@
 """Tests recipes, their overrides, and what they refuse."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from pipeline.command import UsageError
 from pipeline.format import storage
+from pipeline.view import View
 from trainer.recipes import overrides
 from trainer.recipes.load import load_recipe, recipe_names
 from trainer.recipes.recipe import DataFacts, Phase, Recipe
@@ -79,6 +81,7 @@ def test_overrides():
         ('phases.1.trainable=[["(", 1.0]]', "not a regular expression"),
         ("label_smoothing=1", r"label_smoothing must be in \[0, 1\)"),
         ("eval_centre=87.5", r"eval_centre must be in 0\.\.1, got 87\.5"),
+        ("resize=letterbox", 'resize must be one of stretch, pad, crop, got "letterbox"'),
         ("batch_size.x=1", r'no setting "batch_size\.x"'),
     ],
 )
@@ -86,6 +89,24 @@ def test_bad_overrides_name_the_value_and_the_fix(assignment, message):
     recipe = overrides.override(load_recipe("photos", FACTS), ["phases.1.lr_max=0.0001", "phases.1.lr_min=0"])
     with pytest.raises(UsageError, match=message):
         overrides.override(recipe, [assignment])
+
+
+def test_whole_images_are_not_seen_by_their_centre():
+    recipe = load_recipe("oxford_pets_resnet", FACTS)
+    with pytest.raises(
+        UsageError, match="--set: resize=pad shows whole images, and eval_centre=0.875 their centre: set"
+    ):
+        overrides.override(recipe, ["resize=pad"])
+    assert overrides.override(recipe, ["resize=pad", "eval_centre=0"]).view == View(resize="pad")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_run_from_before_resize_stretched(name):
+    recipe = dataclasses.replace(load_recipe(name, FACTS), resize="stretch")
+    plain = overrides.to_dict(recipe)
+    del plain["resize"]
+    assert overrides.from_dict(Recipe, plain) == recipe
+    assert recipe.view == View(eval_centre=recipe.eval_centre)
 
 
 def test_an_unknown_recipe_gets_the_nearest_name():

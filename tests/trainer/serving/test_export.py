@@ -18,6 +18,7 @@ from pipeline.command import UsageError
 from pipeline.dataset import eval_dataset
 from pipeline.decode import decode_and_resize
 from pipeline.format.records import decode_example, read_frames
+from pipeline.view import View
 from tests import datasets
 from tests.trainer import runs
 from trainer.models import HeadConfig
@@ -160,9 +161,10 @@ def test_serves_without_our_packages(exported, evaluated, evaluator, encoded, tm
         assert [label.decode() for label in results[f"{kind}_label"]] == [LABELS[i] for i in indices]
 
 
-def test_serves_what_evaluation_sees_where_that_is_the_centre(photos, encoded, tmp_path):
+@pytest.mark.parametrize("view", [View(eval_centre=0.8), View(resize="pad"), View(resize="crop")])
+def test_serves_what_evaluation_sees(photos, encoded, tmp_path, view):
     classifier = small(num_classes=5)
-    sizes = {"height": 16, "width": 20, "preprocess": "unit", "centre": 0.8}
+    sizes = {"height": 16, "width": 20, "preprocess": "unit", "view": view}
     export_classifier(classifier, labels=LABELS, directory=tmp_path / "export", **sizes)
     batch = next(iter(eval_dataset(photos, "test", global_batch_size=40, **sizes)))
     expected = tf.nn.softmax(classifier.head(classifier.backbone(batch["image"], training=False)))
