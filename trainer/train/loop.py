@@ -22,7 +22,8 @@ from trainer.devices.cluster import Workers
 from trainer.models import Classifier
 from trainer.train.checkpoint import Checkpoints, Snapshot, model_weights, training_state
 from trainer.train.evaluation import Evaluator, compute_metrics
-from trainer.train.feed import FeatureCache, distribute
+from trainer.train.features import FeatureCache, FeatureParts
+from trainer.train.feed import distribute
 from trainer.train.guards import check_finite, images_per_second, starvation
 from trainer.train.metrics import MetricsLog, Progress
 from trainer.train.plan import Plan, Position
@@ -58,6 +59,7 @@ class Trainer:
         self._input_checked = False
         head, backbone = classifier.head, classifier.lean_backbone
         images = functools.partial(plan.images, augment=False)
+        self._parts = FeatureParts(plan, classifier, strategy)
         self._features = Evaluator(strategy, lambda x: backbone(x, training=False), images)
         self._on_features = Evaluator(strategy, lambda x: tf.nn.softmax(head(x, training=False)))
         self._on_images = Evaluator(
@@ -85,6 +87,17 @@ class Trainer:
         back = np.argsort(positions[valid])
         return found[0][back], found[1][back]
 
+    def _features_of(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        if self._workers.machines > 1:  # each of which computes other examples of the split
+            return self._evaluate(self._features, split)
+        with self._plan.at_once():
+            return self._parts.features(split, self._features)
+
+    def _remove_features(self, *, from_phase: int) -> None:
+        """Removes features from disk that no phase from `from_phase` on trains on."""
+        if self._workers.is_chief and not any(p.cached_features for p in self._plan.recipe.phases[from_phase:]):
+            self._parts.remove()
+
     def _predict_cached(self, cache: FeatureCache) -> tuple[np.ndarray, np.ndarray]:
         return self._on_features(cache.eval_data(VALIDATION), batches=self._plan.batches(VALIDATION))
 
@@ -105,10 +118,12 @@ class Trainer:
         phases = self._plan.recipe.phases
         try:
             while True:
+                self._remove_features(from_phase=position.phase)
                 self._train_phase(position, step, state)
                 if position.phase + 1 == len(phases):
                     self._save(position, state)
                     self._checkpoints.wait()
+                    self._remove_features(from_phase=len(phases))
                     return position
                 position.begin_next_phase()
                 step, state = self._build(position.phase)
@@ -218,9 +233,7 @@ class Trainer:
         plan = self._plan
         start = time.monotonic()
         splits = {
-            split: self._evaluate(self._features, split)
-            for split in (TRAIN, VALIDATION)
-            if split in plan.data.manifest.splits
+            split: self._features_of(split) for split in (TRAIN, VALIDATION) if split in plan.data.manifest.splits
         }
         count, seconds = sum(len(labels) for _, labels in splits.values()), time.monotonic() - start
         logging.info("cached the features of %d images in %.0f s (%.0f img/s)", count, seconds, count / seconds)

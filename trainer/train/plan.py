@@ -120,8 +120,8 @@ class Plan:
             return 0
         return self.epochs_begun(position) - position.phase_best["epoch"]
 
-    def eval_data(self, split: str) -> Callable[[HostSlice], tf.data.Dataset]:
-        """Returns a factory of the split's un-augmented batches."""
+    def eval_data(self, split: str, *, skip_batches: int = 0) -> Callable[[HostSlice], tf.data.Dataset]:
+        """Returns a factory of the split's un-augmented batches, without the first ones."""
         return lambda host: dataset.eval_dataset(
             self.data,
             split,
@@ -129,6 +129,7 @@ class Plan:
             width=self.recipe.image_size,
             preprocess=backbone_info(self.recipe.backbone).preprocess,
             global_batch_size=self.recipe.batch_size,
+            skip_batches=skip_batches,
             view=self.recipe.view,
             host=host,
             cache=self._cache,
