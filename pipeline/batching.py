@@ -105,8 +105,8 @@ class Batching:
         return stream.batch(self.size).map(parse)
 
     def from_stream(self, stream: tf.data.Dataset, *, num_classes: int) -> tf.data.Dataset:
-        """Cuts all serialized records of a split into the batches of the only host, in order, and parses them."""
-        padded = stream.repeat().take(self.batches * self.size).batch(self.size).enumerate()
+        """Cuts a split's serialized records, without those of skipped batches, into the batches of the only host."""
+        padded = stream.repeat().take((self.batches - self.skip) * self.size).batch(self.size).enumerate(self.skip)
 
         @tf.autograph.experimental.do_not_convert
         def parse(batch: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -198,6 +198,7 @@ def eval_dataset(
     width: int,
     preprocess: str,
     global_batch_size: int,
+    skip_batches: int = 0,
     view: View = STRETCH,
     host: HostSlice = ONE_HOST,
     cache: str = "auto",
@@ -207,11 +208,13 @@ def eval_dataset(
 
     They come in file order, on several hosts in that of `reader.eval_order`. `view` says which part of each is seen.
     `on_accelerator` is as in `AugmentConfig`: images leave as uint8, and are rounded for it where they had to be
-    resized.
+    resized. The first `skip_batches` are left out; of a split that is streamed, what comes before them is not read.
     """
     check_mode(preprocess)
     manifest = data.manifest
-    batching = Batching(examples=manifest.num_examples(split), global_batch_size=global_batch_size, host=host)
+    batching = Batching(
+        examples=manifest.num_examples(split), global_batch_size=global_batch_size, host=host, skip=skip_batches
+    )
     augment = AugmentConfig(on_accelerator=on_accelerator)
     renderer = _renderer(manifest, augment, height=height, width=width, view=view, cache=cache)
     data, columns = reader.open_source(data, split, cache=cache, whole_pixels=renderer.ratios == 1)
@@ -220,10 +223,11 @@ def eval_dataset(
         places = order.batches_of_positions() if order else file_order(batching.examples, global_batch_size)
         batches = batching.from_memory(columns.rows, *places)
     elif order:
-        stream = reader.lane_stream(data, split, order, lanes=batching.lanes(order), skip_batches=0)
+        stream = reader.lane_stream(data, split, order, lanes=batching.lanes(order), skip_batches=skip_batches)
         batches = batching.from_lanes(stream, num_classes=manifest.num_classes)
     else:
-        batches = batching.from_stream(reader.stream(data, split), num_classes=manifest.num_classes)
+        stream = reader.stream(data, split, first=skip_batches * global_batch_size)
+        batches = batching.from_stream(stream, num_classes=manifest.num_classes)
     if renderer.resident:
         return _batch_positions(batches, renderer, size=batching.size)
     return _batch_images(batches, renderer, columns, size=batching.size, mode=preprocess)

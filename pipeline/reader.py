@@ -139,9 +139,12 @@ def eval_order(manifest: Manifest, split: str, *, batch_size: int) -> order.Epoc
     return dataclasses.replace(train_order(manifest, split, batch_size=batch_size, seed=0, epoch=0), shuffled=False)
 
 
-def stream(data: DatasetVersion, split: str) -> tf.data.Dataset:
-    """Streams serialized records in file order."""
-    return tf.data.TFRecordDataset(data.shard_paths(split), buffer_size=_READ_BUFFER)
+def stream(data: DatasetVersion, split: str, *, first: int = 0) -> tf.data.Dataset:
+    """Streams serialized records in file order, from number `first` on; opens no shard that ends before it."""
+    ends = np.cumsum([shard.examples for shard in data.manifest.shards(split)])
+    shard = int(np.searchsorted(ends, first, side="right"))
+    before = first - (int(ends[shard - 1]) if shard else 0)
+    return tf.data.TFRecordDataset(data.shard_paths(split)[shard:], buffer_size=_READ_BUFFER).skip(before)
 
 
 def lane_stream(

@@ -317,6 +317,21 @@ def test_large_images_are_reduced_while_decoding_in_both_paths_alike(tmp_path):
         _eval(data, 4, cache="pixels")
 
 
+@pytest.mark.parametrize("cache", ["none", "bytes"])
+def test_evaluation_goes_on_behind_any_batch(data, cache):
+    whole = _eval(data, 4, cache=cache)
+    for skip in range(len(whole)):
+        rest = _eval(data, 4, cache=cache, skip_batches=skip)
+        assert len(rest) == len(whole) - skip
+        for one, other in zip(rest, whole[skip:], strict=True):
+            real = other["weight"] > 0
+            np.testing.assert_array_equal(one["weight"], other["weight"])
+            for name in ("image", "label"):
+                np.testing.assert_array_equal(one[name][real], other[name][real])
+    host = HostSlice(index=1, count=2)
+    _assert_same(_join(_eval(data, 4, host=host, skip_batches=2)), _join(_eval(data, 4, host=host)[2:]))
+
+
 @pytest.mark.parametrize("side", [40, 120])  # of images that are not reduced, and that are
 def test_only_the_centre_is_seen_where_nothing_is_moved(tmp_path, side):
     examples = random_records(9, classes=3, height=side, width=side + 20, seed=1)

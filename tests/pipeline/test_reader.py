@@ -55,6 +55,17 @@ def test_this_machine_is_sane():
     assert machine.cores >= 1
 
 
+def test_a_stream_begins_at_any_record_and_opens_no_shard_before_it(tmp_path):
+    data = write_dataset(tmp_path, {"train": random_records(11, classes=2)}, ["a", "b"], shards=4)  # 3, 3, 3, 2
+    everything = list(reader.stream(data, "train").as_numpy_iterator())
+    for first in range(11):
+        assert list(reader.stream(data, "train", first=first).as_numpy_iterator()) == everything[first:]
+    for number in range(2):
+        pathlib.Path(data.shard_paths("train")[number]).unlink()
+    for first in (6, 7, 10):
+        assert list(reader.stream(data, "train", first=first).as_numpy_iterator()) == everything[first:]
+
+
 def test_local_copies_are_made_once_and_checked(tmp_path):
     data = write_dataset(tmp_path / "data", {"train": random_records(6, classes=2)}, ["a", "b"])
     local = reader.on_local_disk(data, "train", tmp_path / "cache")

@@ -47,6 +47,7 @@ def train(
     seed: int = 0,
     cache: str = "auto",
     at_once=contextlib.nullcontext,
+    check_owner=lambda: None,
 ) -> tuple[Trainer, Classifier, Position]:
     strategy = strategy or tf.distribute.OneDeviceStrategy("CPU:0")
     with strategy.scope():
@@ -61,6 +62,7 @@ def train(
         class_weights=class_weights(recipe, data),
         stop_requested=stop_requested,
         at_once=at_once,
+        check_owner=check_owner,
         cache=on_host,
         resident=resident,
     )

@@ -40,7 +40,8 @@ from trainer.recipes.load import load_recipe
 from trainer.recipes.recipe import DataFacts
 from trainer.rundir import fit_batch
 from trainer.train.evaluation import Evaluator
-from trainer.train.feed import FeatureCache, distribute
+from trainer.train.features import FeatureCache
+from trainer.train.feed import distribute
 from trainer.train.model import build_from_recipe, set_precision
 from trainer.train.step import TrainStep
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ import tensorflow as tf
 from pipeline.batching import HostSlice
 from trainer.train.feed import distribute
 
-_BATCHES_A_CALL = 16
+_BATCHES_A_CALL = 16  # at most
+_SECONDS_A_CALL = 1.0  # a stop is heard between calls
 _MOST_WHOLE = 120  # labels of a confusion matrix that is written whole
 
 
@@ -114,14 +116,24 @@ class Evaluator:
           batches: how many there are. None is asked for beyond: the end of a dataset on another host is an error that
             comes at any later moment.
         """
-        iterator = iter(distribute(self._strategy, make_dataset))
-        outputs, labels = [], []
-        for first in range(0, batches, _BATCHES_A_CALL):
-            steps = min(_BATCHES_A_CALL, batches - first)
-            output, label, weight = (tensor.numpy() for tensor in self._run(iterator, tf.constant(steps)))
-            outputs.append(output[weight > 0])
-            labels.append(label[weight > 0])
+        outputs, labels = zip(*self.parts(make_dataset, batches=batches), strict=True)
         return np.concatenate(outputs), np.concatenate(labels)
+
+    def parts(
+        self, make_dataset: Callable[[HostSlice], tf.data.Dataset], *, batches: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields what a call returns, part by part, each of whole batches; arguments as there."""
+        iterator = iter(distribute(self._strategy, make_dataset))
+        # Workers of TF_CONFIG do a call together, so a clock, of which each has its own, has no say.
+        together = isinstance(self._strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        done, most = 0, _BATCHES_A_CALL if together else 1
+        while done < batches:
+            steps, started = min(most, batches - done), time.monotonic()
+            output, label, weight = (tensor.numpy() for tensor in self._run(iterator, tf.constant(steps)))
+            done += steps
+            if time.monotonic() - started < _SECONDS_A_CALL / 2:
+                most = min(2 * most, _BATCHES_A_CALL)
+            yield output[weight > 0], label[weight > 0]
 
     def _steps(self, batches: Iterator[Mapping[str, tf.Tensor]], steps: tf.Tensor) -> list[tf.Tensor]:
         columns = [tf.TensorArray(kind, size=steps) for kind in (tf.float32, tf.int32, tf.float32)]

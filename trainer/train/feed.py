@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -60,33 +59,3 @@ def feature_batches(
     options = tf.data.Options()
     options.autotune.enabled = False  # as in pipeline.dataset: an iterator that goes away would wait for the tuner
     return tf.data.Dataset.from_tensor_slices(rows).map(gather).prefetch(2).with_options(options)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureCache:
-    """Holds what a frozen backbone makes of whole splits; the factories match those of `Plan`.
-
-    Attributes:
-      splits: name → features (float32 [N, …]) and labels (int32 [N]), in file order.
-      batch_size: global.
-      seed: of the order of training examples.
-    """
-
-    splits: Mapping[str, tuple[np.ndarray, np.ndarray]]
-    batch_size: int
-    seed: int
-
-    def eval_data(self, split: str) -> Callable[[HostSlice], tf.data.Dataset]:
-        """Returns a factory of the split's batches in file order."""
-        return self._factory(split, order=np.arange(len(self.splits[split][1])), skip_batches=0)
-
-    def train_data(self, split: str, *, epoch: int, skip_batches: int) -> Callable[[HostSlice], tf.data.Dataset]:
-        """Returns a factory of one epoch's batches."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.splits[split][1]))
-        return self._factory(split, order=order, skip_batches=skip_batches)
-
-    def _factory(self, split: str, *, order: np.ndarray, skip_batches: int) -> Callable[[HostSlice], tf.data.Dataset]:
-        features, labels = self.splits[split]
-        return lambda host: feature_batches(
-            features, labels, order=order, batch_size=self.batch_size, skip_batches=skip_batches, host=host
-        )

@@ -21,7 +21,8 @@ from trainer.models.classifier import Classifier
 from trainer.recipes.recipe import SELECTION_METRICS
 from trainer.train.checkpoint import Checkpoints, Snapshot, model_weights, training_state
 from trainer.train.evaluation import Metrics, compute_metrics
-from trainer.train.feed import FeatureCache, distribute
+from trainer.train.features import FeatureCache
+from trainer.train.feed import distribute
 from trainer.train.guards import check_finite, images_per_second, starvation
 from trainer.train.metrics import TRAIN_SAMPLE, MetricsLog, Progress
 from trainer.train.plan import Plan, Position
@@ -78,6 +79,11 @@ class Trainer:
         """Returns the rows of metrics written so far."""
         return self._metrics.rows
 
+    def _remove_features(self, *, from_phase: int) -> None:
+        """Removes features from disk that no phase from `from_phase` on trains on."""
+        if self._workers.is_chief and not any(p.cached_features for p in self._plan.recipe.phases[from_phase:]):
+            self.predictor.remove_features()
+
     def train(self) -> Position:
         """Trains from the newest usable checkpoint (or from the start) to the end.
 
@@ -95,10 +101,12 @@ class Trainer:
         phases = self._plan.recipe.phases
         try:
             while True:
+                self._remove_features(from_phase=position.phase)
                 self._train_phase(position, step, state)
                 if position.phase + 1 == len(phases):
                     self._save(position, state)
                     self._checkpoints.wait()
+                    self._remove_features(from_phase=len(phases))
                     return position
                 position.begin_next_phase()
                 step, state = self._build(position.phase)

@@ -132,8 +132,16 @@ class Plan:
             return 0
         return self.epochs_begun(position) - position.phase_best["epoch"]
 
-    def eval_data(self, split: str, *, in_part: bool = False) -> Callable[[HostSlice], tf.data.Dataset]:
-        """Returns a factory of the split's un-augmented batches; `in_part`: only some of them will be read."""
+    def eval_data(
+        self, split: str, *, skip_batches: int = 0, in_part: bool = False
+    ) -> Callable[[HostSlice], tf.data.Dataset]:
+        """Returns a factory of the split's un-augmented batches, without the first ones.
+
+        Args:
+          split: its name.
+          skip_batches: number of batches to leave out.
+          in_part: whether only some batches will be read, so that there is nothing to be kept.
+        """
         return lambda host: dataset.eval_dataset(
             self.data,
             split,
@@ -141,6 +149,7 @@ class Plan:
             width=self.recipe.image_size,
             preprocess=backbone_info(self.recipe.backbone).preprocess,
             global_batch_size=self.recipe.batch_size,
+            skip_batches=skip_batches,
             view=self.recipe.view,
             host=host,
             cache="none" if in_part and not self.resident else self._cache,

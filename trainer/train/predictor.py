@@ -12,7 +12,7 @@ from pipeline.reader import eval_order
 from trainer.devices.workers import Workers
 from trainer.models.classifier import Classifier
 from trainer.train.evaluation import Evaluator
-from trainer.train.feed import FeatureCache
+from trainer.train.features import FeatureCache, FeatureParts
 from trainer.train.plan import Plan
 from trainer.train.step import evaluation_forward
 
@@ -22,6 +22,7 @@ class Predictor:
 
     def __init__(self, plan: Plan, classifier: Classifier, strategy: tf.distribute.Strategy) -> None:
         self._plan, self._machines = plan, Workers(strategy).machines
+        self._parts = FeatureParts(plan, classifier, strategy)
         head, backbone = classifier.head, classifier.lean_backbone
         images = functools.partial(plan.images, augment=False)
         self._features = Evaluator(strategy, lambda x: backbone(x, training=False), images)
@@ -29,8 +30,18 @@ class Predictor:
         self._on_images = Evaluator(strategy, evaluation_forward(classifier), images)
 
     def features(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the backbone's features (float32 [N, …]) and the labels (int32 [N]) of a split, in file order."""
-        return self._whole(self._features, split)
+        """Returns the backbone's features (float32 [N, …]) and the labels (int32 [N]) of a split, in file order.
+
+        Where one machine computes them all, the run keeps them part by part, until `remove_features`.
+        """
+        if self._machines > 1:  # each of which computes other examples of the split
+            return self._whole(self._features, split)
+        with self._plan.at_once():
+            return self._parts.features(split, self._features)
+
+    def remove_features(self) -> None:
+        """Removes the features that the run keeps."""
+        self._parts.remove()
 
     def log_probabilities(self, split: str, cache: FeatureCache | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Returns log-probabilities (float32 [N, C], nats) and labels (int32 [N]) of a split, in file order.
