@@ -13,10 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import dataset
+from pipeline.augment.own_policy import own_policy
 from pipeline.command import ExitCode, UsageError
 from pipeline.decode import why_unusable
 from pipeline.format import storage, verify
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, open_dataset
+from pipeline.own_code import is_own
 from trainer.devices.chips import find_chips
 from trainer.devices.cluster import read_cluster
 from trainer.devices.stopping import listening
@@ -28,6 +30,7 @@ from trainer.models import backbone_info
 from trainer.models.classifier import Classifier
 from trainer.recipes.fitting import fit_to_tpu
 from trainer.recipes.load import check_schedules, resolve
+from trainer.recipes.own import copy_into, digests, own_code
 from trainer.report.page import write_report
 from trainer.request import Request
 from trainer.rundir import fit_batch, now, provenance, refuse_another_run, settings, tpu_cores
@@ -114,11 +117,14 @@ def _train_and_evaluate(
     content = settings(request, data, recipe, asked_batch_size=asked.batch_size, cores=cores)
     workers.require_same(content, what="flags and dataset")
     refuse_another_run(directory, content)
+    if is_own(recipe.augment.policy):  # refused now, not when a later phase begins
+        own_policy(recipe.augment.policy, height=recipe.image_size, width=recipe.image_size)
     set_precision(recipe, strategy)
     with strategy.scope():
         classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=request.seed)
     if workers.is_chief:
         check_owner()
+        copy_into(directory, own_code(request.recipe, recipe))
         storage.write_atomically(storage.join(directory, "config.json"), json.dumps(content, indent=2) + "\n")
 
     with _named_errors(data):
@@ -150,7 +156,7 @@ def _train_and_evaluate(
             origin = provenance(data, seed=request.seed, devices=devices, started=started)
             with wishes.at_once():
                 _write_results(plan, classifier, trainer.rows, position, scores, origin)
-            request.mark_done(directory, data)
+            request.mark_done(directory, data, digests(own_code(request.recipe, recipe)))
 
 
 @contextlib.contextmanager

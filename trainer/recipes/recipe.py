@@ -148,7 +148,7 @@ class Recipe:
 
     Attributes:
       name: of the recipe.
-      backbone: a key of `trainer.models.BACKBONES`.
+      backbone: a key of `trainer.models.BACKBONES`, or a user's function (`trainer.models.own_backbone`).
       weights: imagenet, none, or the path of a weights file.
       image_size: pixels; the input pipeline delivers image_size × image_size.
       eval_centre: which part of an image is seen wherever no augmentation moves pixels: in evaluation, by the export. A
