@@ -17,11 +17,13 @@ from pipeline import reader
 from pipeline.augment.batch import Mix, keras_cv_policy, mix
 from pipeline.augment.config import AugmentConfig
 from pipeline.augment.describe import describe
+from pipeline.augment.own_policy import own_policy, seeds
 from pipeline.augment.random_bits import stream_key
 from pipeline.augment.render import Renderer
 from pipeline.fonts import font_for
 from pipeline.format import records, storage
 from pipeline.format.manifest import DatasetVersion
+from pipeline.own_code import is_own
 from pipeline.view import View
 
 _TEXT_HEIGHT, _LINE_HEIGHT, _TEXT_SIZE, _LEAST_CELL = 56, 12, 10, 128
@@ -67,7 +69,12 @@ def render_epochs(
     for epoch in range(epochs):
         key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="augment"), tf.uint64)
         images = render(renderer, renderer.draw(columns, key))
-        if config.policy:
+        if is_own(config.policy):
+            own_key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="policy"), tf.uint64)
+            pairs = zip(images, seeds(columns["identity"], key=own_key), strict=True)
+            change = own_policy(config.policy, height=height, width=width)
+            images = tf.stack([change(*pair) for pair in pairs])
+        elif config.policy:
             images = keras_cv_policy(config.policy)(images)
         if config.mixes:
             mix_key = tf.constant(stream_key(seed=seed, epoch=epoch, purpose="mix"), tf.uint64)

@@ -13,13 +13,16 @@ from pipeline import reader, residence
 from pipeline.augment import resampling
 from pipeline.augment.batch import Mix, keras_cv_policy, mix, mix_columns
 from pipeline.augment.config import AugmentConfig
+from pipeline.augment.own_policy import own_policy, seeds
 from pipeline.augment.random_bits import stream_key
 from pipeline.augment.render import Renderer, finish_columns, traced_draw, traced_render
 from pipeline.batching import ONE_HOST, Batching, HostSlice
 from pipeline.command import UsageError
 from pipeline.format.manifest import DatasetVersion, Manifest
+from pipeline.modes import check_mode
 from pipeline.order import file_order
-from pipeline.preprocess import assert_range, check_mode
+from pipeline.own_code import is_own
+from pipeline.preprocess import assert_range
 from pipeline.preprocess import preprocess as preprocess_images
 from pipeline.view import STRETCH, View
 
@@ -56,9 +59,14 @@ def _batch_images(
     trace = traced_render(renderer, None if whole_batch else mode)
     kept = ("label", "weight", *(mix_columns(augment) if mixes else unfinished))
 
+    own = None
+    if is_own(augment.policy):
+        own = own_policy(augment.policy, height=renderer.height, width=renderer.width)
+
     @tf.autograph.experimental.do_not_convert
     def render(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {"image": trace(row, pixels), **{name: row[name] for name in kept}}
+        image = trace(row, pixels)
+        return {"image": own(image, row["policy_seed"]) if own else image, **{name: row[name] for name in kept}}
 
     @tf.autograph.experimental.do_not_convert
     def finish(number: tf.Tensor, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -76,7 +84,7 @@ def _batch_images(
     calls = 2 * len(os.sched_getaffinity(0))
     images = batches.unbatch().map(render, num_parallel_calls=calls, deterministic=True)
     images = images.batch(size, drop_remainder=True)
-    if augment.policy:
+    if augment.policy and not own:
         change = keras_cv_policy(augment.policy)
         images = images.map(lambda batch: {**batch, "image": change(batch["image"])})
     return images.enumerate().map(finish).prefetch(2).with_options(_options())
@@ -104,8 +112,9 @@ def _batch_positions(batches: tf.data.Dataset, renderer: Renderer, *, size: int)
 def _drawn(batches: tf.data.Dataset, renderer: Renderer, *, num_classes: int, seed: int, epoch: int) -> tf.data.Dataset:
     """Adds to batches of columns what is drawn for each example."""
     augment, size = renderer.augment, {"height": renderer.height, "width": renderer.width}
-    key, mix_key = (
-        tf.constant(stream_key(seed=seed, epoch=epoch, purpose=purpose), tf.uint64) for purpose in ("augment", "mix")
+    key, mix_key, policy_key = (
+        tf.constant(stream_key(seed=seed, epoch=epoch, purpose=purpose), tf.uint64)
+        for purpose in ("augment", "mix", "policy")
     )
     mixer = Mix(mixup=augment.mixup, cutmix=augment.cutmix, key=mix_key, num_classes=num_classes)
     trace = traced_draw(renderer)
@@ -113,6 +122,8 @@ def _drawn(batches: tf.data.Dataset, renderer: Renderer, *, num_classes: int, se
     @tf.autograph.experimental.do_not_convert
     def draw(rows: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         drawn = trace(rows, key)
+        if is_own(augment.policy):
+            drawn = {**drawn, "policy_seed": seeds(rows["identity"], key=policy_key)}
         return {**drawn, **mixer.draw(rows["label"], rows["identity"], **size)} if augment.mixes else drawn
 
     return batches.map(draw)

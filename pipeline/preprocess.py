@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from pipeline.command import UsageError, nearest
-
-# name → what the backbone expects. "tf", "caffe" and "torch" are Keras's names (keras.applications.imagenet_utils).
-PREPROCESS = {
-    "identity": "RGB 0..255 (EfficientNet: its own first layer rescales)",
-    "tf": "RGB -1..1",
-    "caffe": "BGR minus the ImageNet mean (VGG16, ResNet50)",
-    "torch": "RGB 0..1 minus the ImageNet mean, by its deviation (torchvision's ResNet34)",
-    "lite": "RGB (x - 127) / 128 (EfficientNet-Lite)",
-    "unit": "RGB 0..1",
-}
+from pipeline.modes import check_mode
 
 IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB 0..1, as is the deviation
 IMAGENET_STDDEV = (0.229, 0.224, 0.225)
-
-
-def check_mode(mode: str) -> None:
-    """Raises UsageError naming the modes if `mode` is none of them."""
-    if mode not in PREPROCESS:
-        raise UsageError(f'no preprocessing "{mode}"; known: {", ".join(PREPROCESS)}.{nearest(mode, list(PREPROCESS))}')
 
 
 def value_range(mode: str) -> tuple[float, float]:
@@ -51,7 +35,7 @@ def preprocess(images: tf.Tensor, mode: str) -> tf.Tensor:
 
     Args:
       images: float32 or uint8 `[..., H, W, 3]`, RGB, 0..255.
-      mode: a key of `PREPROCESS`.
+      mode: a key of `modes.PREPROCESS`.
 
     Returns:
       float32, same shape.

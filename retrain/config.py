@@ -36,7 +36,7 @@ class RetrainConfig:
       models: the registry: numbered models, the `champion` pointer, the decision log.
       gate: when a challenger is promoted.
       source: source of the builder.
-      recipe: recipe of the trainer.
+      recipe: recipe of the trainer, by its name or its file (`.py`, or `.json` of a run).
       seed: seed of the build's split and of the training.
       build: further flags of the builder, flag → value; `split_by: hash` unless given.
       train: further flags of the trainer, flag → value (`tpu: local`).
@@ -122,6 +122,9 @@ def load_config(path: str) -> RetrainConfig:
     for key in ("input", "data", "runs", "models"):
         if key in values:
             values[key] = _resolve(values[key], f"{path}: {key}", base)
+    recipe = values.get("recipe")
+    if isinstance(recipe, str) and recipe.endswith((".py", ".json")):
+        values["recipe"] = _resolve(recipe, f"{path}: recipe", base)
     for key in ("runs", "models"):
         if "://" in values.get(key, ""):
             # Locks, atomic renames and symbolic links are what the guarantees rest on; object stores have none.

@@ -48,8 +48,16 @@ def content_id(manifest: Manifest) -> str:
 
 def run_id(config: RetrainConfig, data: DatasetVersion) -> str:
     """Names a training run: the dataset's version, for people, and everything that shapes the trained model."""
-    shape = [config.recipe, config.seed, dict(config.train), dict(config.settings)]
+    shape = [config.recipe, config.seed, dict(config.train), dict(config.settings), *_own_files(config)]
     return f"{data.manifest.version}-{_digest([content_id(data.manifest), shape])}"
+
+
+def _own_files(config: RetrainConfig) -> list[str]:
+    """Digests the files of code that the configuration names, `FILE.py` and `FILE.py:function`."""
+    values = map(str, (config.recipe, *config.train.values(), *config.settings.values()))
+    named = (value.partition(":")[0] for value in values if value.partition(":")[0].endswith(".py"))
+    files = (pathlib.Path(name).expanduser() for name in named)
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
 
 
 def _note_training_images(data: DatasetVersion, file: pathlib.Path) -> None:

@@ -62,7 +62,7 @@ FREE_OF_TENSORFLOW = (
     "pipeline.command", "pipeline.format", "pipeline.images", "beam_jobs", "retrain",
     # A wrong flag is refused before TensorFlow is imported.
     "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.models.backbones", "trainer.models.weights",
-    "trainer.devices.choice", "trainer.devices.cluster",
+    "trainer.devices.choice", "trainer.devices.cluster", "pipeline.own_code", "pipeline.modes", "pipeline.residence",
 )  # fmt: skip
 _TENSORFLOW = ("tensorflow", "keras", "tf_keras", "keras_cv", "tensorboard")
 

@@ -20,6 +20,8 @@ from trainer.devices.chips import spare_metadata_server
 from trainer.devices.tpu.hosts import TpuPlace, find_place, refuse_own_disks
 from trainer.devices.tpu.server import leave_chips_alone, serve
 from trainer.readiness import check_run
+from trainer.recipes.load import resolve
+from trainer.recipes.own import digests, own_code
 from trainer.request import CACHES, STRATEGIES, Request, define_flags
 
 FLAGS = flags.FLAGS
@@ -57,10 +59,15 @@ def main(arguments: list[str]) -> int | None:
         refuse_own_disks({"data": FLAGS.data, "workdir": FLAGS.workdir})
         if place.trains:
             leave_chips_alone()
+    spare_metadata_server()  # before any code of the user's own, which may import TensorFlow
     data = open_dataset(FLAGS.data)
     workdir = FLAGS.workdir
     request = Request.from_flags(FLAGS)
-    if request.is_done(workdir, data):
+
+    def is_done() -> bool:
+        return request.is_done(workdir, data, lambda: digests(own_code(request.recipe, resolve(request, data))))
+
+    if is_done():
         print(f"nothing to do: {workdir} is finished (results: {storage.join(workdir, 'result.json')})")
         return ExitCode.DONE
 
@@ -73,9 +80,8 @@ def main(arguments: list[str]) -> int | None:
         cache=FLAGS.cache,
         environment=os.environ,
     )
-    spare_metadata_server()
     if place and not place.trains:
-        return _serve(place, lambda: request.is_done(workdir, data))
+        return _serve(place, is_done)
     from trainer.run import train_and_evaluate  # takes seconds: what comes before should not
 
     return train_and_evaluate(

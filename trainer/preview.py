@@ -28,6 +28,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "The training run's seed.", lower_bound=
 
 def main(arguments: list[str]) -> None:
     del arguments
+    spare_metadata_server()  # before any code of the user's own, which may import TensorFlow
     data = open_dataset(_DATA.value)
     recipe = load_recipe(_RECIPE.value, facts_of(data))
     if not data.manifest.num_examples(_SPLIT.value):
@@ -36,7 +37,6 @@ def main(arguments: list[str]) -> None:
     if out.suffix.lower() not in Image.registered_extensions():
         raise UsageError(f"--out={out}: no kind of image; give a name like preview.png")
     check_folder(str(out.parent), flag="out")
-    spare_metadata_server()
     # Takes seconds: TensorFlow.
     from pipeline.contact_sheet import contact_sheet, first_records, render_epochs
 

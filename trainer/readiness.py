@@ -5,12 +5,14 @@ What only devices can tell, such as whether they can share out the batch, is ref
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 
 from pipeline.command import UsageError
 from pipeline.format import kinds
 from pipeline.format.manifest import DatasetVersion
 from pipeline.format.places import check_folder
+from pipeline.own_code import is_own
 from trainer.devices.choice import choose
 from trainer.devices.cluster import read_cluster
 from trainer.devices.tpu.hosts import TpuPlace
@@ -26,6 +28,7 @@ _CHECKPOINTS = 3  # two are kept while the next one is written
 _EXPORTS = 3  # SavedModel, Keras, LiteRT
 _STATES = {"sgd": 1, "adam": 2, "adamw": 2}  # of an optimizer for each weight
 _BYTES = 4  # of a float32
+_LEAST = 16 << 20  # also of a backbone of the user's own, whose size only its layers tell
 _REDUCTION = {"cifar10_cnn": 4}  # of a side by a backbone; else 32
 
 
@@ -42,13 +45,16 @@ def check_request(request: Request, data: DatasetVersion) -> Recipe:
 
 
 def check_model(recipe: Recipe) -> None:
-    """Raises UsageError if a recipe's model cannot be built: its weights are absent, its images too small."""
+    """Raises UsageError if a recipe's weights or a library that it needs are absent, or its images too small."""
     side = recipe.image_size if recipe.resize_to is None else recipe.resize_to
     check_size(recipe.backbone, side, side)
     if recipe.init:
         find_export(recipe.init)
     else:
         find_weights(recipe.backbone, recipe.weights)
+    policy = recipe.augment.policy
+    if policy and not is_own(policy) and not importlib.util.find_spec("keras_cv"):
+        raise UsageError(f"augment.policy={policy} needs keras-cv: pip install keras-cv")
 
 
 def check_run(
@@ -103,4 +109,4 @@ def disk_needs(recipe: Recipe, *, num_classes: int) -> int:
     features, hidden = info.features * positions, recipe.head.hidden
     weights = info.parameters + features * (hidden or num_classes) + hidden * num_classes
     states = 1 + _STATES[recipe.optimizer.name] + (recipe.ema_decay > 0)
-    return weights * _BYTES * (_CHECKPOINTS * states + 1 + _EXPORTS)
+    return max(_LEAST, weights * _BYTES * (_CHECKPOINTS * states + 1 + _EXPORTS))

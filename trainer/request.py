@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Mapping
 
 from absl import flags
 
@@ -27,9 +28,17 @@ def define_flags() -> None:
         "data", None, "Dataset root (or one version directory) written by beam_jobs.build_tfrecords.", required=True
     )
     flags.DEFINE_string(
-        "recipe", "photos", "Name of a recipe in trainer/recipes, or the config.json of an earlier run."
+        "recipe",
+        "photos",
+        "Name of a recipe in trainer/recipes, a file of one's own like those, e.g. ./mine.py, or the config.json of an "
+        "earlier run.",
     )
-    flags.DEFINE_string("backbone", None, "Another backbone than the recipe's own, e.g. efficientnet_b5.")
+    flags.DEFINE_string(
+        "backbone",
+        None,
+        "Another backbone than the recipe's own, e.g. efficientnet_b5, or a function of one's own that builds one with "
+        "Keras: ./mine.py:function, or MODULE:function (see examples/own_code.py).",
+    )
     flags.DEFINE_string("weights", None, "imagenet, none, or the path of a weights file.")
     flags.DEFINE_string(
         "init", None, "A finished run, an export or MODELS/champion to start from: its backbone and labels' logits."
@@ -72,20 +81,32 @@ class Request:
             skip_bad_records="skip_bad_records" in values and values.skip_bad_records,
         )
 
-    def _text(self, data: DatasetVersion) -> str:
+    def _text(self, data: DatasetVersion, own_code: Mapping[str, str]) -> str:
         content = {"version": data.manifest.version, "fingerprint": data.manifest.source_fingerprint}
         asked = dataclasses.asdict(self)
         del asked["data"]  # where it lies, which may change
-        return json.dumps({**asked, "dataset": content}, indent=2, sort_keys=True) + "\n"
+        own = {"own_code": dict(own_code)} if own_code else {}
+        return json.dumps({**asked, "dataset": content, **own}, indent=2, sort_keys=True) + "\n"
 
-    def is_done(self, run: storage.Path, data: DatasetVersion) -> bool:
-        """Says whether `run` was finished by this same request on the same content; spares the import of TensorFlow."""
+    def is_done(
+        self, run: storage.Path, data: DatasetVersion, own_code: Callable[[], Mapping[str, str]] = dict
+    ) -> bool:
+        """Says whether `run` was finished by this same request on the same content; spares the import of TensorFlow.
+
+        Args:
+          run: the run's folder.
+          data: the dataset.
+          own_code: of users that the run rests on (`recipes.own.digests`); only asked where there is some.
+        """
         file = storage.join(run, FINISHED)
-        return storage.exists(file) and storage.read_text(file) == self._text(data)
+        if not storage.exists(file):
+            return False
+        text = storage.read_text(file)
+        return text == self._text(data, own_code() if '"own_code":' in text else {})
 
     def mark_begun(self, run: storage.Path) -> None:
         """Says that `run`, which may have been finished, is being trained."""
         storage.delete(storage.join(run, FINISHED))
 
-    def mark_done(self, run: storage.Path, data: DatasetVersion) -> None:
-        storage.write_atomically(storage.join(run, FINISHED), self._text(data))
+    def mark_done(self, run: storage.Path, data: DatasetVersion, own_code: Mapping[str, str]) -> None:
+        storage.write_atomically(storage.join(run, FINISHED), self._text(data, own_code))

@@ -14,10 +14,12 @@ import tensorflow as tf
 from absl import logging
 
 from pipeline import dataset
+from pipeline.augment.own_policy import own_policy
 from pipeline.command import ExitCode, UsageError
 from pipeline.decode import why_unusable
 from pipeline.format import storage, verify
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, open_dataset
+from pipeline.own_code import is_own
 from trainer.devices.chips import find_chips
 from trainer.devices.cluster import read_cluster
 from trainer.devices.stopping import listening
@@ -30,6 +32,7 @@ from trainer.models.classifier import Classifier
 from trainer.models.inherit import inherit
 from trainer.recipes.fitting import fit_to_tpu
 from trainer.recipes.load import check_schedules, resolve
+from trainer.recipes.own import copy_into, digests, own_code
 from trainer.report.diagnosis import diagnose
 from trainer.report.page import write_report
 from trainer.request import Request
@@ -120,6 +123,8 @@ def _train_and_evaluate(
     content = settings(request, data, recipe, asked_batch_size=asked.batch_size, cores=cores)
     workers.require_same(content, what="flags and dataset")
     refuse_another_run(directory, content, extensions=len(request.extend))
+    if is_own(recipe.augment.policy):  # refused now, not when a later phase begins
+        own_policy(recipe.augment.policy, height=recipe.image_size, width=recipe.image_size)
     for remark in remarks(recipe, data):
         logging.warning("%s", remark)
     set_precision(recipe, strategy)
@@ -130,6 +135,7 @@ def _train_and_evaluate(
     if workers.is_chief:
         check_owner()
         request.mark_begun(directory)
+        copy_into(directory, own_code(request.recipe, recipe))
         storage.write_atomically(storage.join(directory, "config.json"), json.dumps(content, indent=2) + "\n")
 
     with _named_errors(data):
@@ -160,7 +166,7 @@ def _train_and_evaluate(
             origin = provenance(data, seed=request.seed, devices=devices, started=started)
             with wishes.at_once():
                 _write_results(plan, finished, trainer.rows, position, origin)
-            request.mark_done(directory, data)
+            request.mark_done(directory, data, digests(own_code(request.recipe, recipe)))
 
 
 @contextlib.contextmanager

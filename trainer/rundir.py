@@ -22,7 +22,7 @@ from absl import logging
 from pipeline.command import DataError, UsageError
 from pipeline.format import kinds, storage
 from pipeline.format.manifest import DatasetVersion
-from trainer.recipes import overrides
+from trainer.recipes import overrides, own
 from trainer.recipes.recipe import Recipe
 from trainer.request import Request
 
@@ -41,7 +41,7 @@ def _run_in(directory: storage.Path) -> dict[str, Any] | None:
         return None
     run = read_config(directory)
     with contextlib.suppress(ValueError):  # of other code: the comparison will say so
-        run["recipe"] = overrides.to_dict(overrides.from_dict(Recipe, run["recipe"]))
+        run["recipe"] = overrides.to_dict(overrides.from_dict(Recipe, own.recorded_recipe(run, directory)))
     return run
 
 
@@ -126,6 +126,7 @@ def settings(
         "seed": request.seed,
         **rounded,
         **fitted,
+        **own.record(own.own_code(request.recipe, recipe)),
         "recipe": overrides.to_dict(recipe),
     }
 
@@ -133,7 +134,8 @@ def settings(
 def refuse_another_run(directory: storage.Path, wanted: dict[str, Any], *, extensions: int = 0) -> None:
     """Raises UsageError, listing what differs, if `directory` holds a run of other settings that has got somewhere.
 
-    Where the dataset lies is no setting: its fingerprint says whether it is the same.
+    Where the dataset lies is no setting: its fingerprint says whether it is the same. Nor is where code of the user's
+    own lies, whose source says it.
 
     Args:
       directory: of the run.
@@ -141,11 +143,14 @@ def refuse_another_run(directory: storage.Path, wanted: dict[str, Any], *, exten
       extensions: number of phases at the end that the run may not have yet.
     """
     run = _run_in(directory)
-    if run:
-        phases, known = wanted["recipe"]["phases"], len(run["recipe"]["phases"])
-        if len(phases) - extensions <= known < len(phases):
-            wanted = wanted | {"recipe": wanted["recipe"] | {"phases": phases[:known]}}
-    if run and (changed := overrides.differences(run | {_DATA: wanted.get(_DATA)}, wanted)):
+    if run is None:
+        return
+    own.refuse_changed_code(directory, run, wanted)
+    wanted = own.alike(run, wanted)
+    phases, known = wanted["recipe"]["phases"], len(run["recipe"]["phases"])
+    if len(phases) - extensions <= known < len(phases):
+        wanted = wanted | {"recipe": wanted["recipe"] | {"phases": phases[:known]}}
+    if changed := overrides.differences(run | {_DATA: wanted.get(_DATA)}, wanted):
         lines = "\n  ".join(changed)
         raise UsageError(
             f"--workdir={directory} holds a run with another configuration:\n  {lines}\n"
@@ -205,7 +210,7 @@ def check_finished(run: storage.Path) -> None:
 def load_run(run: storage.Path) -> tuple[Classifier, Recipe, list[str]]:
     """Rebuilds the classifier that a finished run has exported; returns it with its recipe and label names."""
     config = read_config(run)
-    recipe = overrides.from_dict(Recipe, config["recipe"])
+    recipe = overrides.from_dict(Recipe, own.recorded_recipe(config, run))
     # Takes seconds: TensorFlow.
     from trainer.train.checkpoint import load_best
     from trainer.train.model import build_from_recipe

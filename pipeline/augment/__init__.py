@@ -4,5 +4,5 @@ Flip, shift, zoom, shear, rotation and random resized crop compose with the resi
 to source (`geometry`); brightness, contrast, saturation and hue into one 3×4 matrix, all cutouts into one mask
 (`colour`). The parameters of many examples are drawn together (`render.draw`), each from the example's own
 counter-based stream (`random_bits`, `places`). `batch` mixes whole images of a batch. `resampling` does the first step
-on the accelerator.
+on the accelerator. `own_policy` lets a user's function have the last word on each image.
 """

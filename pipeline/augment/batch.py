@@ -13,16 +13,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from pipeline.augment.config import AugmentConfig
+from pipeline.augment.config import POLICIES, AugmentConfig
 from pipeline.augment.random_bits import uniforms
-from pipeline.command import UsageError, nearest
-
-# name → class in keras_cv.layers and its arguments.
-POLICIES = {
-    "randaugment": ("RandAugment", {"value_range": (0, 255)}),
-    "augmix": ("AugMix", {"value_range": (0, 255)}),
-    "gridmask": ("GridMask", {}),
-}
+from pipeline.command import UsageError
 
 _LEVELS = 4096
 
@@ -30,13 +23,11 @@ _LEVELS = 4096
 def keras_cv_policy(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a keras-cv layer as a function of a batch, from float32 `[B, H, W, 3]` 0..255 to the same.
 
-    Its random numbers are its own: a policy is not reproducible from (seed, epoch, record).
+    `name`: in `POLICIES`. Its random numbers are its own: a policy is not reproducible from (seed, epoch, record).
 
     Raises:
-      UsageError: unknown name, or keras-cv is not installed.
+      UsageError: keras-cv is not installed.
     """
-    if name not in POLICIES:
-        raise UsageError(f'no policy "{name}"; known: {", ".join(POLICIES)}.{nearest(name, list(POLICIES))}')
     try:
         import keras_cv
     except ImportError as error:

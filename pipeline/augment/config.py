@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.command import nearest
+from pipeline.own_code import FORM, is_own
+
+# name → class in keras_cv.layers and its arguments.
+POLICIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "randaugment": ("RandAugment", {"value_range": (0, 255)}),
+    "augmix": ("AugMix", {"value_range": (0, 255)}),
+    "gridmask": ("GridMask", {}),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +36,8 @@ class AugmentConfig:
       cutout_size: side of a square as a fraction of the image's side; centres uniform, may cross the border.
       cutout_fill: pixel value, 0..255, of what is cut out.
       mixup, cutmix: alpha of the Beta distributions of `batch.Mix`; with both, each image gets one of them.
-      policy: a name in `batch.POLICIES`, applied after all but mixup and cutmix; empty: none.
+      policy: applied after all but mixup and cutmix: a name in `POLICIES`, or a user's function, `FILE.py:function` or
+        `MODULE:function` (`own_policy`); empty: none.
       on_accelerator: leave colours, cutouts, mixing and preprocessing to the training step (`render.finish`): the host
         does less and ships uint8, a quarter of the bytes. Pixels are rounded before they are coloured, not after.
     """
@@ -70,6 +83,11 @@ class AugmentConfig:
         if self.cutout_count < 0 or (self.cutout_count > 0) != (self.cutout_size > 0):
             raise ValueError(
                 f"cutout_count and cutout_size are set together, got {self.cutout_count!r} and {self.cutout_size!r}"
+            )
+        if self.policy and self.policy not in POLICIES and not is_own(self.policy):
+            raise ValueError(
+                f'no policy "{self.policy}"; there are {", ".join(POLICIES)}, or write {FORM}.'
+                f"{nearest(self.policy, list(POLICIES))}"
             )
         if self.on_accelerator and self.policy:
             raise ValueError(f"on_accelerator cannot be combined with policy={self.policy}, which the host applies")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import tensorflow as tf
 
 from pipeline.augment import places
@@ -28,7 +30,7 @@ def describe(config: AugmentConfig, identities: tf.Tensor, *, key: tf.Tensor) ->
             "cutout_count": f"{config.cutout_count} cutouts",
             "mixup": "mixup",
             "cutmix": "cutmix",
-            "policy": config.policy,
+            "policy": os.path.basename(config.policy),
         }
         used = [text for name, text in words.items() if getattr(config, name) and text]
         # Two to a line.

@@ -93,6 +93,9 @@ def no_dataset(path: str) -> str:
     if folder.is_run:
         trained_on = _value(folder.within("config.json"), "data")
         return f"it is a training run{f', whose dataset is {trained_on}' if trained_on else ''}"
+    above = _Folder.look(folder.parent)
+    if above and above.is_dataset:
+        return f"it belongs to the dataset {above.path}"
     known = (folder.is_model and "it is an exported model") or (folder.is_registry and "it is a registry of models")
     return known or _from_known_publisher(folder) or _from_images(folder)
 

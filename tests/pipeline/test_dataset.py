@@ -405,8 +405,8 @@ def test_a_policy_of_keras_cv_stays_in_range_and_is_named(data):
     assert batch["image"].shape == (8, 24, 32, 3)
     assert batch["image"].min() >= -1.0
     assert batch["image"].max() <= 1.0
-    with pytest.raises(UsageError, match='Did you mean "augmix"'):
-        _train(data, 8, augment=AugmentConfig(policy="augmx"))
+    with pytest.raises(ValueError, match='Did you mean "augmix"'):
+        AugmentConfig(policy="augmx")
 
 
 def test_mistakes_are_named(data):

@@ -4,7 +4,8 @@ import pytest
 import tensorflow as tf
 
 from pipeline.command import UsageError
-from pipeline.preprocess import PREPROCESS, assert_range, preprocess, value_range
+from pipeline.modes import PREPROCESS
+from pipeline.preprocess import assert_range, preprocess, value_range
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
 

@@ -31,6 +31,15 @@ def test_paths_are_seen_from_the_file_not_from_the_working_directory(tmp_path, m
     assert config.models == tmp_path / "models"
 
 
+def test_a_recipe_may_be_a_file_beside_it(tmp_path):
+    file = tmp_path / "retrain.yaml"
+    plain = "input: i\ndata: d\nruns: r\nmodels: m\ngate: {minimum_accuracy: 0.5}\n"
+    file.write_text(plain + "recipe: ./mine.py\n")
+    assert load_config(str(file)).recipe == str(tmp_path / "mine.py")
+    file.write_text(plain + "recipe: quick\n")
+    assert load_config(str(file)).recipe == "quick"
+
+
 def test_defaults(tmp_path):
     config = load_config(write(tmp_path, MINIMAL))
     assert (config.recipe, config.source, config.seed, config.gate.alpha) == ("photos", "folder", 0, 0.05)

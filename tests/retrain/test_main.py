@@ -285,3 +285,14 @@ def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_place(tmp_path):
     assert len(calm["log"]) == 2
     stormy = play(World(tmp_path / "stormy"), kills=8)
     assert stormy == calm
+
+
+def test_a_changed_file_of_ones_own_is_another_training(world):
+    world.input(right=290)
+    world.configure(CONFIG + "recipe: ./mine.py\n")
+    (world.folder / "mine.py").write_text("def recipe(facts): ...\n")
+    assert world.run()[0] == 0
+    assert "nothing changed" in world.run()[1]
+    (world.folder / "mine.py").write_text("def recipe(facts): return 1\n")
+    assert "nothing changed" not in world.run()[1]
+    assert len(list((world.folder / "runs").iterdir())) == 2

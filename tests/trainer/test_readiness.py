@@ -91,6 +91,24 @@ WRONG = {
     "extension": (["--extend=5"], 64, "--extend=5: "),
     "selection": (["--set=selection_metric=f1"], 64, "selection_metric must be one of accuracy, balanced_accuracy, "),
     "contradiction": (["--tpu=local", "--strategy=cpu"], 64, "contradict each other"),
+    "own recipe": (["--recipe=./no_such.py"], 64, r"no_such\.py cannot be read \(No such file"),
+    "own recipe by its name": (["--recipe=setup"], 64, "Did you mean --recipe=./setup.py?"),
+    "own backbone": (["--backbone=no_such:net"], 64, 'no module "no_such", neither in '),
+    "own backbone's file": (["--backbone=~/no.py:net"], 64, r"/home/me/no\.py cannot be read"),
+    "own backbone's name": (["--backbone=examples/own_code.py:smal_cnn"], 64, 'Did you mean "small_cnn"?'),
+    "own backbone's weights": (["--backbone=examples/own_code.py:small_cnn", "--weights=imagenet"], 64, "is your own"),
+    "own policy": (["--set=augment.policy=examples/own_code.py:lights"], 64, 'Did you mean "lights_out"?'),
+    "policy": (["--set=augment.policy=randaug"], 64, 'no policy "randaug"; .* Did you mean "randaugment"?'),
+    "own policy on the device": (
+        ["--set=augment.policy=examples/own_code.py:lights_out", "--set=augment.on_accelerator=true"],
+        64,
+        "on_accelerator cannot be combined with policy=.*, which the host applies",
+    ),
+    "own policy in the cache": (
+        ["--set=augment.policy=examples/own_code.py:lights_out", "--cache=device"],
+        64,
+        "--cache=device: policy=.* is applied to images on the host",
+    ),
     "augmentation": (["--set=augment.cutout_count=1"], 64, "cutout_count and cutout_size are set together"),
 }
 
@@ -166,6 +184,11 @@ OTHERS = {
     "preview, out": ("trainer.preview", ["--recipe=photos", "--out=x.mp4"], "no kind of image"),
     "preflight, recipe": ("trainer.preflight", ["--topology=v5e:2x4", "--recipe=phots"], 'Did you mean "photos"'),
     "preflight, setting": ("trainer.preflight", ["--topology=v5e:2x4", "--set=batchsize=1"], 'mean "batch_size"'),
+    "preflight, own": (
+        "trainer.preflight",
+        ["--topology=v5e:2x4", "--backbone=examples/own_code.py:small_cnn"],
+        "preflight knows the package's own backbones and policies only",
+    ),
     "preflight, topology": ("trainer.preflight", ["--topology=v5x:2x4"], "v5x"),
     "evaluate, split": ("trainer.evaluate", ["--model=.", "--output=x", "--split=tst"], 'Did you mean "test"'),
     "evaluate, model": ("trainer.evaluate", ["--model=.", "--output=x"], "no exported model there"),

@@ -49,13 +49,13 @@ def main(arguments: list[str]) -> int | None:
             f"--tpu={FLAGS.tpu}: a slice of {len(place.addresses)} hosts; take one of one host, or leave --tpu out"
         )
     given = parse_rates(FLAGS.rates)
+    spare_metadata_server()  # before any code of the user's own, which may import TensorFlow
     data = open_dataset(FLAGS.data)
     full = check_request(Request.from_flags(FLAGS), data)
     index = find_phase(full, FLAGS.phase)
     choose(FLAGS.strategy, tpu=place.target if place else "", cluster=None)
     if FLAGS.out:
         check_folder(FLAGS.out, flag="out")
-    spare_metadata_server()
     # Takes seconds: TensorFlow.
     from trainer.devices.strategy import make_strategy
     from trainer.fit_check.advice import advise, fits, fitting_accuracy, next_rate, rates_to_try, with_own

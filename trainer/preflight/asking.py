@@ -30,9 +30,9 @@ def ask(question: Question, *, jax_python: str, cache: Cache) -> Iterator[Report
     if stored := cache.get(key):
         yield Report.from_dict(stored)
         return
+    spare_metadata_server()
     asked_for(question)  # refuses what is wrong with it
     compiler = Compiler(jax_python, question.target, cache)
-    spare_metadata_server()
     from trainer.preflight.examine import examine  # imports TensorFlow
 
     for report in examine(question, compiler):

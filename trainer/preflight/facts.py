@@ -9,6 +9,7 @@ import dataclasses
 
 from pipeline.command import UsageError
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, Manifest, Shard
+from pipeline.own_code import is_own
 from trainer.preflight.question import Question
 from trainer.recipes.load import adjust, facts_of, load_recipe
 from trainer.recipes.recipe import DataFacts, Recipe
@@ -89,7 +90,10 @@ def asked_for(question: Question) -> tuple[Recipe, Counts]:
     data = question.data
     counts = counts_of(data) if data else _assumed(question.recipe, question.num_train, question.num_classes)
     recipe = load_recipe(question.recipe, counts.facts, backbone=question.backbone)
-    return adjust(recipe, question.settings), counts
+    recipe = adjust(recipe, question.settings)
+    for name in filter(is_own, (recipe.backbone, recipe.augment.policy)):
+        raise UsageError(f"{name}: preflight knows the package's own backbones and policies only; leave it out here")
+    return recipe, counts
 
 
 def _assumed(recipe_name: str, num_train: int | None, num_classes: int | None) -> Counts:

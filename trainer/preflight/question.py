@@ -56,7 +56,7 @@ class Question:
         answered is no part of it: the answer says so.
         """
         recipe = pathlib.Path(self.recipe)
-        given = recipe.suffix == ".json" and recipe.exists()
+        given = recipe.suffix in (".json", ".py") and recipe.exists()
         own = _ROOT / "trainer" / "recipes" / f"{self.recipe}.py"
         start = [_HERE / "examine.py", _HERE / "worker.py", *([own] if own.is_file() else [])]
         return {

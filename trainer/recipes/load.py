@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 import pkgutil
 from collections.abc import Iterable
 
 from pipeline.command import DataError, UsageError, nearest
 from pipeline.format import storage
 from pipeline.format.manifest import TRAIN, DatasetVersion
+from pipeline.own_code import is_own
 from trainer import recipes
 from trainer.models import backbone_info
-from trainer.recipes import overrides
+from trainer.models.weights import IMAGENET, NONE
+from trainer.recipes import overrides, own
 from trainer.recipes.recipe import DataFacts, Recipe
 from trainer.recipes.schedule import Duration
 from trainer.request import Request
 
-_NOT_RECIPES = ("fitting", "load", "overrides", "recipe", "schedule")  # what else lies in the folder
+_NOT_RECIPES = ("fitting", "load", "overrides", "own", "recipe", "schedule")  # what else lies in the folder
 
 
 def recipe_names() -> list[str]:
@@ -29,21 +32,26 @@ def load_recipe(name: str, facts: DataFacts, *, backbone: str | None = None) -> 
     """Builds the recipe `name` for a data set, or reads one back from a run's config.json.
 
     Args:
-      name: of a file in trainer/recipes, or the path of a config.json.
+      name: of a file in trainer/recipes; the path of a user's own file of that kind (`.py`), or of a config.json, whose
+        own code is that which lies in the run.
       facts: what the recipe may derive its settings from.
       backbone: another one than the recipe's own; sizes that a recipe takes from it follow. A config.json ignores it.
 
     Raises:
-      UsageError: no such recipe (names the nearest) or an invalid file.
+      UsageError: no such recipe (names the nearest), an invalid file, or what the user's own does wrong.
     """
     if name.endswith(".json"):
         try:
-            return overrides.from_dict(Recipe, json.loads(storage.read_text(name))["recipe"])
-        except (OSError, KeyError, ValueError) as error:
+            config = json.loads(storage.read_text(name))
+            return overrides.from_dict(Recipe, own.recorded_recipe(config, os.path.dirname(name)))
+        except (OSError, KeyError, ValueError, TypeError) as error:
             raise UsageError(f"--recipe={name}: not the config.json of a run: {error}") from error
+    if name.endswith(".py"):
+        return own.own_recipe(name, facts, backbone=backbone)
     names = recipe_names()
     if name not in names:
-        raise UsageError(f"--recipe={name}: no such recipe; there are {', '.join(names)}.{nearest(name, names)}")
+        file = f" Did you mean --recipe=./{name}.py?" if os.path.isfile(f"{name}.py") else nearest(name, names)
+        raise UsageError(f"--recipe={name}: no such recipe; there are {', '.join(names)}.{file}")
     build = importlib.import_module(f"trainer.recipes.{name}").recipe
     return build(facts, backbone_info(backbone).name) if backbone else build(facts)
 
@@ -107,8 +115,17 @@ def resolve(request: Request, data: DatasetVersion) -> Recipe:
     start = {"weights": request.weights, "init": request.init}
     given = [f"{name}={value}" for name, value in start.items() if value]
     recipe = extended(adjust(recipe, [*given, *request.settings]), request.extend)
+    if is_own(recipe.backbone) and recipe.weights == IMAGENET:
+        if request.weights or any(setting.startswith("weights=") for setting in request.settings):
+            raise UsageError(
+                f"weights={IMAGENET}: {recipe.backbone} is your own, and has the weights that it gives its layers; "
+                "leave this out, or name a file"
+            )
+        recipe = dataclasses.replace(recipe, weights=NONE)
+    paths = {name: os.path.expanduser(getattr(recipe, name)) for name in ("weights", "init")}
+    recipe = dataclasses.replace(recipe, **paths)
     check_schedules(recipe, data)
-    return recipe
+    return own.spelt_out(recipe)
 
 
 def check_schedules(recipe: Recipe, data: DatasetVersion) -> None:

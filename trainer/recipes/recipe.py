@@ -150,7 +150,7 @@ class Recipe:
 
     Attributes:
       name: of the recipe.
-      backbone: a key of `trainer.models.BACKBONES`.
+      backbone: a key of `trainer.models.BACKBONES`, or a user's function (`trainer.models.own_backbone`).
       weights: imagenet, none, or the path of a weights file.
       init: a finished run, an export or a model of a registry to start from instead: its backbone and, by label name,
         its head; "" starts from `weights`.

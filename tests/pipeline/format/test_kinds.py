@@ -114,6 +114,7 @@ def test_what_tfds_has_prepared_and_archives(tmp_path):
 def test_parts_of_a_dataset_and_a_build_that_never_ended(tmp_path, tiny):
     for file in ("manifest.json", os.path.basename(tiny.shard_paths("train")[0])):
         assert refusal(os.path.join(tiny.path, file)).endswith(f"it is a file of the dataset {tiny.path}")
+    assert refusal(os.path.dirname(tiny.path)).endswith(f"it belongs to the dataset {tmp_path}/tiny")
     (tmp_path / "began" / ".build").mkdir(parents=True)
     assert "run that build's command again" in refusal(tmp_path / "began")
     (tmp_path / "empty").mkdir()

@@ -15,7 +15,7 @@ from pipeline.command import DataError, UsageError
 from tests import datasets
 from tests.trainer.runs import small_recipe, train
 from trainer.fit_check.advice import advise, fitting_accuracy, next_rate, rates_to_try, with_own
-from trainer.fit_check.check import find_phase, parse_rates
+from trainer.fit_check.asked import find_phase, parse_rates
 from trainer.fit_check.sweep import RangeTest, Sweep, Trial, read_sample, unregularised
 from trainer.recipes.load import load_recipe
 from trainer.recipes.overrides import override, to_dict

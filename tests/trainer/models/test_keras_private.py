@@ -44,6 +44,16 @@ def test_a_dropout_counter_takes_our_path():
     assert [variable.path for variable in layer.variables] == ["head/dropout/seed_generator_state"]
 
 
+def test_layers_are_numbered_from_zero_and_then_go_on():
+    def number() -> int:
+        return int(keras.layers.ReLU().name.removeprefix("re_lu").strip("_") or 0)
+
+    before = number()
+    with keras_private.numbered_from_zero():
+        assert [number(), number()] == [0, 1]
+    assert number() == before + 1
+
+
 def test_the_graph_of_a_functional_model_can_be_walked():
     model = _model()
     conv, norm, both = (model.get_layer(name) for name in ("conv", "norm", "both"))

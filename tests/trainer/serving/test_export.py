@@ -18,6 +18,7 @@ from pipeline.command import UsageError
 from pipeline.dataset import eval_dataset
 from pipeline.decode import decode_and_resize
 from pipeline.format.records import decode_example, read_frames
+from pipeline.modes import PREPROCESS
 from pipeline.view import View
 from tests import datasets
 from tests.trainer import runs
@@ -183,7 +184,7 @@ def test_directory_holds_all_forms_and_nothing_else(exported):
     assert (exported / "labels.txt").read_text(encoding="utf-8").splitlines() == LABELS
 
 
-@pytest.mark.parametrize("mode", preprocess.PREPROCESS)
+@pytest.mark.parametrize("mode", PREPROCESS)
 def test_keras_preprocessing_equals_the_pipelines(mode):
     images = keras.Input((5, 7, 3))
     # A layer behind it, because Keras 3.12 refuses a model whose output is its input, as for "identity".

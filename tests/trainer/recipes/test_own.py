@@ -1,0 +1,226 @@
+"""Tests recipes that users write, and what a run keeps of users' code."""
+
+import dataclasses
+import json
+
+import pytest
+
+from pipeline.command import UsageError
+from pipeline.format import storage
+from pipeline.own_code import find
+from tests import datasets
+from trainer.recipes import own
+from trainer.recipes.load import load_recipe, resolve
+from trainer.recipes.overrides import to_dict
+from trainer.recipes.recipe import DataFacts, Recipe
+from trainer.request import Request
+from trainer.rundir import refuse_another_run, settings
+
+FACTS = DataFacts(num_train=100, num_classes=3, max_side=64)
+RECIPE = """
+from trainer.models import HeadConfig
+from trainer.recipes.recipe import Phase, Recipe
+from trainer.recipes.schedule import Duration
+
+def recipe(facts{more}):
+    return Recipe(
+        name="mine", backbone={backbone}, weights={weights}, image_size=32, head=HeadConfig(), batch_size={batch},
+        phases=(Phase(name="all", duration=Duration.parse("1ep"), lr_max=0.01),),
+    )
+"""
+NETS = """
+def net(images, *, image_size=48, preprocess="unit"):
+    return images
+
+def policy(image, seed):
+    return image
+"""
+
+
+def write(folder, name="mine.py", **values):
+    values = {"more": "", "backbone": "'cifar10_cnn'", "weights": "'none'", "batch": "facts.num_train // 10", **values}
+    (folder / name).write_text(RECIPE.format(**values))
+    return str(folder / name)
+
+
+@pytest.fixture
+def data(tmp_path):
+    return datasets.write_dataset(tmp_path / "data", {"train": datasets.coloured_records(20, classes=2)}, ["a", "b"])
+
+
+def request(recipe, *assignments, backbone=None, weights=None):
+    return Request(data="", recipe=recipe, backbone=backbone, weights=weights, settings=assignments, seed=0)
+
+
+def test_a_file_is_a_recipe_like_any_other(tmp_path, monkeypatch, data):
+    path = write(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in (path, "./mine.py", "mine.py", "~/mine.py"):
+        found = load_recipe(name, FACTS)
+        assert isinstance(found, Recipe)
+        assert (found.name, found.batch_size, found.backbone) == ("mine", 10, "cifar10_cnn")
+    assert resolve(request(path, "batch_size=7"), data).batch_size == 7
+    with pytest.raises(UsageError, match=r"--recipe=mine: no such recipe; .* Did you mean --recipe=\./mine\.py"):
+        load_recipe("mine", FACTS)
+
+
+def test_a_backbone_is_handed_over_where_the_recipe_takes_one(tmp_path):
+    path = write(tmp_path, more=", backbone='cifar10_cnn'", backbone="backbone")
+    assert load_recipe(path, FACTS).backbone == "cifar10_cnn"
+    assert load_recipe(path, FACTS, backbone="vgg16").backbone == "vgg16"
+    path = write(tmp_path, "alone.py")
+    with pytest.raises(UsageError, match=r"alone\.py: recipe: it takes no backbone, so --backbone=vgg16"):
+        load_recipe(path, FACTS, backbone="vgg16")
+    path = write(tmp_path, "needs.py", more=", net", backbone="net")
+    assert load_recipe(path, FACTS, backbone="vgg16").backbone == "vgg16"
+    with pytest.raises(UsageError, match=r'needs\.py: recipe: its "net" has no default; give one, or --backbone=NAME'):
+        load_recipe(path, FACTS)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"batch": "0"}, r"mine\.py:7: batch_size must be 1 or more, got 0"),
+        ({"backbone": "'vgg61'"}, r'mine\.py:7: no backbone "vgg61".* Did you mean "vgg16"'),
+        ({"batch": "facts.no_such"}, r"mine\.py:\d+: AttributeError: 'DataFacts' object has no attribute 'no_such'"),
+        ({"batch": "8, no_such=3"}, r"mine\.py:7: TypeError: .*unexpected keyword argument 'no_such'"),
+        ({"batch": "("}, r"mine\.py:\d+: "),
+        ({"backbone": "'./no_such.py:f'"}, r"mine\.py:7: .*no_such\.py cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_its_place(tmp_path, values, says):
+    with pytest.raises(UsageError, match=says) as raised:
+        load_recipe(write(tmp_path, **values), FACTS)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_what_is_no_recipe_is_said(tmp_path):
+    (tmp_path / "none.py").write_text("def recipe(facts):\n    return {'batch_size': 3}\n")
+    with pytest.raises(UsageError, match=r"none\.py: recipe: returns dict, not a trainer\.recipes\.recipe\.Recipe"):
+        load_recipe(str(tmp_path / "none.py"), FACTS)
+    (tmp_path / "empty.py").write_text("def recipes(facts): pass\n")
+    with pytest.raises(UsageError, match='no function "recipe" in it; it defines recipes. Did you mean "recipes"'):
+        load_recipe(str(tmp_path / "empty.py"), FACTS)
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_recipe(str(tmp_path / "absent.py"), FACTS)
+
+
+def test_own_backbones_have_their_own_weights(tmp_path, data):
+    nets = tmp_path / "nets.py"
+    nets.write_text(NETS)
+    recipe = resolve(request("photos", backbone=f"{nets}:net"), data)
+    assert (recipe.backbone, recipe.image_size, recipe.weights) == (f"{nets}:net", 48, "none")
+    assert resolve(request("photos", f"backbone={nets}:net"), data).weights == "none"
+    for asked in (request("photos", backbone=f"{nets}:net", weights="imagenet"),
+                  request("photos", "weights=imagenet", backbone=f"{nets}:net")):  # fmt: skip
+        with pytest.raises(UsageError, match="weights=imagenet: .*nets.py:net is your own"):
+            resolve(asked, data)
+
+
+def test_a_home_is_expanded_in_a_recipes_own_paths(tmp_path, monkeypatch, data):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve(request(write(tmp_path, weights="'~/w.h5'")), data).weights == f"{tmp_path}/w.h5"
+
+
+def run_with(tmp_path, data, nets, recipe_file):
+    """Begins a run that rests on code in all three places; returns its folder, and what its config.json holds."""
+    asked = request(recipe_file, f"augment.policy={nets}:policy", f"backbone={nets}:net")
+    recipe = resolve(asked, data)
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    own.copy_into(run, own.own_code(asked.recipe, recipe))
+    config = settings(asked, data, recipe, asked_batch_size=recipe.batch_size, cores=0)
+    (run / "config.json").write_text(json.dumps(config))
+    return run, config
+
+
+@pytest.fixture
+def began(tmp_path, data):
+    nets = tmp_path / "nets.py"
+    nets.write_text(NETS)
+    return run_with(tmp_path, data, str(nets), write(tmp_path))
+
+
+def test_a_run_keeps_the_sources_and_says_which(began, tmp_path):
+    run, config = began
+    assert sorted(file.name for file in (run / "own_code").iterdir()) == ["backbone.py", "policy.py", "recipe.py"]
+    assert (run / "own_code" / "policy.py").read_text() == NETS
+    assert config["own_code"]["backbone"] == {
+        "file": str(tmp_path / "nets.py"),
+        "function": "net",
+        "sha256": find(f"{tmp_path}/nets.py:net").sha256,
+    }
+    assert own.record({}) == {}
+
+
+def test_a_changed_source_is_refused_by_name(began, tmp_path, data):
+    run, config = began
+    refuse_another_run(run, config)
+    for role, file in (("recipe", "mine.py"), ("backbone", "nets.py"), ("policy", "nets.py")):
+        now = json.loads(json.dumps(config))
+        now["own_code"][role]["sha256"] = "0" * 64
+        with pytest.raises(UsageError, match=rf"{tmp_path}/{file} has changed since .*/own_code/{role}\.py is as it"):
+            refuse_another_run(run, now)
+
+
+def test_where_a_source_lies_is_no_setting(began, tmp_path, data):
+    run, _ = began
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("nets.py", "mine.py"):
+        (tmp_path / name).rename(moved / name)
+    _, config = run_with(moved, data, str(moved / "nets.py"), str(moved / "mine.py"))
+    assert config["recipe"]["backbone"] == f"{moved}/nets.py:net"
+    refuse_another_run(run, config)
+    config["recipe"]["backbone"] = "vgg16"
+    del config["own_code"]["backbone"]
+    with pytest.raises(UsageError, match="recipe.backbone: .*vgg16"):
+        refuse_another_run(run, config)
+
+
+def test_a_run_goes_on_with_its_own_configuration(began, data):
+    run, config = began
+    asked = request(str(run / "config.json"))
+    now = settings(asked, data, resolve(asked, data), asked_batch_size=2, cores=0)
+    assert sorted(now["own_code"]) == ["backbone", "policy"]
+    refuse_another_run(run, now)
+    plain = {key: value for key, value in config.items() if key != "own_code"}
+    (run / "config.json").write_text(json.dumps(plain))  # of a version that knew no such code
+    refuse_another_run(run, config)
+
+
+def test_a_runs_configuration_starts_another_with_its_copies(began, tmp_path):
+    run, _ = began
+    for name in ("nets.py", "mine.py"):
+        (tmp_path / name).unlink()
+    find.cache_clear()
+    recipe = load_recipe(str(run / "config.json"), FACTS)
+    assert recipe.backbone == f"{run}/own_code/backbone.py:net"
+    assert recipe.augment.policy == f"{run}/own_code/policy.py:policy"
+    assert list(own.own_code("config.json", recipe)) == ["backbone", "policy"]
+    for file in ("config.json", "own_code/backbone.py", "own_code/policy.py"):
+        storage.write_atomically(f"memory://own/run/{file}", (run / file).read_bytes())
+    remote = load_recipe("memory://own/run/config.json", FACTS)
+    assert find(remote.backbone).source == NETS.encode()
+
+
+def test_a_finished_run_is_done_by_the_same_code_only(began, data):
+    run, _ = began
+    asked = request("mine.py")
+    code = {"recipe": "recipe 0123"}
+    asked.mark_done(run, data, code)
+    assert asked.is_done(run, data, lambda: code)
+    assert not asked.is_done(run, data, lambda: {"recipe": "recipe 4567"})
+    assert not dataclasses.replace(asked, seed=1).is_done(run, data, lambda: code)
+    asked.mark_done(run, data, {})
+
+    def not_asked():
+        raise AssertionError("a run without such code asks for none")
+
+    assert asked.is_done(run, data, not_asked)
+
+
+def test_own_code_is_none_of_a_recipe_of_ours():
+    assert own.own_code("photos", load_recipe("photos", FACTS)) == {}
+    assert "own_code" not in to_dict(load_recipe("photos", FACTS))
