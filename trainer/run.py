@@ -33,6 +33,7 @@ from trainer.models.inherit import inherit
 from trainer.recipes.fitting import fit_to_tpu
 from trainer.recipes.load import check_schedules, resolve
 from trainer.recipes.own import copy_into, digests, own_code
+from trainer.recipes.recipe import Recipe
 from trainer.report.diagnosis import diagnose
 from trainer.report.page import write_report
 from trainer.request import Request
@@ -110,17 +111,7 @@ def _train_and_evaluate(
     started = now()
     if request.skip_bad_records:
         data = _without_bad_records(request, data, directory, workers)
-    asked = resolve(request, data)
-    num_train = data.manifest.num_examples(TRAIN)
-    replicas = strategy.num_replicas_in_sync
-    cores = tpu_cores(directory, here=replicas if is_tpu(strategy) else 0)
-    if cores and not request.recipe.endswith(".json"):
-        given = {setting.partition("=")[0] for setting in request.settings}
-        asked = fit_to_tpu(asked, cores=cores, num_train=num_train, given=given)
-        check_schedules(asked, data)
-    recipe = fit_batch(asked, replicas=replicas, num_train=num_train, directory=directory)
-    check_schedules(recipe, data)
-    content = settings(request, data, recipe, asked_batch_size=asked.batch_size, cores=cores)
+    recipe, content = _fitted(request, data, directory, strategy)
     workers.require_same(content, what="flags and dataset")
     refuse_another_run(directory, content, extensions=len(request.extend))
     if is_own(recipe.augment.policy):  # refused now, not when a later phase begins
@@ -167,6 +158,24 @@ def _train_and_evaluate(
             with wishes.at_once():
                 _write_results(plan, finished, trainer.rows, position, origin)
             request.mark_done(directory, data, digests(own_code(request.recipe, recipe)))
+
+
+def _fitted(
+    request: Request, data: DatasetVersion, directory: storage.Path, strategy: tf.distribute.Strategy
+) -> tuple[Recipe, dict[str, Any]]:
+    """Returns the recipe, fitted to the devices, and what config.json is to hold."""
+    asked = resolve(request, data)
+    num_train = data.manifest.num_examples(TRAIN)
+    replicas = strategy.num_replicas_in_sync
+    cores = tpu_cores(directory, here=replicas if is_tpu(strategy) else 0)
+    if cores and not request.recipe.endswith(".json"):
+        given = {setting.partition("=")[0] for setting in request.settings}
+        asked = fit_to_tpu(asked, cores=cores, num_train=num_train, given=given)
+        check_schedules(asked, data)
+    recipe = fit_batch(asked, replicas=replicas, num_train=num_train, directory=directory)
+    check_schedules(recipe, data)
+    content = settings(request, data, recipe, asked_batch_size=asked.batch_size, cores=cores)
+    return recipe, content
 
 
 @contextlib.contextmanager
