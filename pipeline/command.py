@@ -110,8 +110,8 @@ def _refused_by_store(text: str) -> UsageError:
     return UsageError(f"{text[:500]} (is the name right? python -m trainer.doctor tests the credentials)")
 
 
-def _full(text: str) -> CommandError:
-    return CommandError(f"{text[:500]} (make room and run the same command again)")
+def _full(text: str) -> TryAgainError:
+    return TryAgainError(f"{text[:500]} (make room and run the same command again)")
 
 
 def _out_of_reach(text: str) -> TryAgainError:

@@ -354,7 +354,7 @@ def test_a_full_disk_is_one_clear_line_and_the_old_version_stays(folder, tmp_pat
         check=False,
         preexec_fn=small_files,
     )
-    assert full.returncode == 70
+    assert full.returncode == 75
     assert full.stderr.count("\n") == 1
     assert "File too large; nothing was published" in full.stderr
     assert (tmp_path / "out/CURRENT").read_text() == "1.0.0\n"

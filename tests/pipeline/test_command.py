@@ -80,7 +80,7 @@ def test_what_storage_raises_for_a_store_is_one_line(tmp_path, number, code, fix
 )
 def test_a_full_disk_is_one_line(tmp_path, body):
     result = _run(tmp_path, body)
-    assert result.returncode == 70
+    assert result.returncode == 75
     (line,) = (line for line in result.stderr.splitlines() if line.startswith("error: "))
     assert "Traceback" not in result.stderr
     assert "/disk/x" in line
