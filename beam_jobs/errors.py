@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from pipeline.command import CommandError, ExitCode
+from pipeline.command import FULL, CommandError, ExitCode
 
 _WHILE = " [while running "  # what Beam adds to the line
 
@@ -38,6 +38,8 @@ def storage_errors(directory: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         message = f"{error.filename or directory}: {reason}; nothing was published"
+        if error.errno in FULL:
+            raise BuildError(ExitCode.AGAIN, f"{message}; make room and run the same command again") from error
         raise BuildError(ExitCode.INTERNAL, message) from error
 
 

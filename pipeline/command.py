@@ -86,13 +86,13 @@ _OUT_OF_REACH = ("AbortedError", "DeadlineExceededError", "FailedPreconditionErr
 
 
 # A disk that takes no more.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def _storage_error(error: Exception) -> CommandError | None:
     """Translates what a store answered, or a disk that takes no more, into the user's terms; None for other errors."""
     kind, text = type(error), " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in FULL:
         return _full(f"{error.filename}: {error.strerror}" if error.filename else text)
     if isinstance(error, OSError) and "://" in str(error.filename):  # of pipeline.format.storage
         refused = isinstance(error, FileNotFoundError | PermissionError)
@@ -100,7 +100,7 @@ def _storage_error(error: Exception) -> CommandError | None:
     if not kind.__module__.startswith("tensorflow."):
         return None
     if "gs://" not in text:
-        return _full(text) if any(os.strerror(number) in text for number in _FULL) else None
+        return _full(text) if any(os.strerror(number) in text for number in FULL) else None
     if kind.__name__ in _REFUSED:
         return _refused_by_store(text)
     return _out_of_reach(text) if kind.__name__ in _OUT_OF_REACH else None
