@@ -29,7 +29,6 @@ from trainer.devices.tpu.server import beside, watched
 from trainer.devices.workers import Workers
 from trainer.models import backbone_info
 from trainer.models.classifier import Classifier
-from trainer.models.inherit import inherit
 from trainer.recipes.fitting import fit_to_tpu
 from trainer.recipes.load import check_schedules, resolve
 from trainer.recipes.own import copy_into, digests, own_code
@@ -45,7 +44,7 @@ from trainer.train.checkpoint import load_best
 from trainer.train.evaluation import Metrics, compute_metrics
 from trainer.train.guards import named_errors
 from trainer.train.loop import Trainer
-from trainer.train.model import build_from_recipe, float32_policy, set_precision
+from trainer.train.model import build_from_recipe, first_model, float32_policy, set_precision
 from trainer.train.outlook import remarks
 from trainer.train.owner import owned
 from trainer.train.plan import Plan, Position, class_weights
@@ -119,10 +118,7 @@ def _train_and_evaluate(
     for remark in remarks(recipe, data):
         logging.warning("%s", remark)
     set_precision(recipe, strategy)
-    with strategy.scope():
-        classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=request.seed)
-    if recipe.init:
-        logging.info("%s", inherit(classifier, data.manifest.labels, recipe.init))
+    classifier = first_model(recipe, labels=data.manifest.labels, seed=request.seed, strategy=strategy)
     if workers.is_chief:
         check_owner()
         request.mark_begun(directory)

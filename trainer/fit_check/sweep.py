@@ -22,7 +22,7 @@ from trainer.models.keras_private import all_layers
 from trainer.recipes.recipe import Recipe
 from trainer.train.evaluation import Evaluator
 from trainer.train.feed import distribute, feature_batches
-from trainer.train.model import build_from_recipe
+from trainer.train.model import first_model
 from trainer.train.step import TrainStep
 
 LOWEST, HIGHEST = 1e-6, 10.0  # of the range test
@@ -154,11 +154,11 @@ class Sweep:
         self.epochs = epochs or max(20, math.ceil(100 / self._per_epoch))
         self._range_steps = max(_RANGE_STEPS, self._per_epoch)
         self._table_size = max(self._range_steps, self.epochs * self._per_epoch)
+        classifier = first_model(recipe, labels=data.manifest.labels, seed=seed, strategy=strategy)
+        for layer in all_layers(classifier.backbone):
+            if isinstance(layer, keras.layers.Dropout):  # the head's is off in the recipe
+                layer.rate = 0.0
         with strategy.scope():
-            classifier = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=seed)
-            for layer in all_layers(classifier.backbone):
-                if isinstance(layer, keras.layers.Dropout):  # the head's is off in the recipe
-                    layer.rate = 0.0
             self._step = TrainStep(
                 classifier=classifier,
                 recipe=recipe,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -16,6 +16,7 @@ from absl import logging
 
 from trainer.devices.strategy import describe, is_tpu
 from trainer.models.classifier import Classifier, build_classifier
+from trainer.models.inherit import inherit
 from trainer.models.keras_private import all_layers, draw_seeds_by
 from trainer.recipes.recipe import Recipe
 
@@ -81,4 +82,13 @@ def build_from_recipe(recipe: Recipe, *, num_classes: int, seed: int, weights: s
     )
     for model in (classifier.backbone, classifier.head):
         seed_dropout(model)
+    return classifier
+
+
+def first_model(recipe: Recipe, *, labels: Sequence[str], seed: int, strategy: tf.distribute.Strategy) -> Classifier:
+    """Builds the recipe's classifier as its training starts: with the recipe's weights, or with an earlier model's."""
+    with strategy.scope():
+        classifier = build_from_recipe(recipe, num_classes=len(labels), seed=seed)
+    if recipe.init:
+        logging.info("%s", inherit(classifier, labels, recipe.init))
     return classifier
