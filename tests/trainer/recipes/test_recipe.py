@@ -98,6 +98,7 @@ def test_whole_images_are_not_seen_by_their_centre():
     ):
         overrides.override(recipe, ["resize=pad"])
     assert overrides.override(recipe, ["resize=pad", "eval_centre=0"]).view == View(resize="pad")
+    assert overrides.override(load_recipe("photos", FACTS), ["resize=pad"]).view == View(resize="pad")
 
 
 @pytest.mark.parametrize("name", recipe_names())

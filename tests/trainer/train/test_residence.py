@@ -115,9 +115,12 @@ def test_a_tpu_takes_small_sets_by_itself(tiny_data, recipe, as_tpu, monkeypatch
         turned = small_recipe()
         assert turned.augment.rotation
         assert residence.place("auto", turned, tiny_data, strategy) == ("auto", None)
+        padded = small_recipe(*AUGMENT, "resize=pad")
+        assert residence.place("auto", padded, tiny_data, strategy) == ("auto", None)
         monkeypatch.setattr(kept, "size", lambda manifest: 600 << 20)
         assert residence.place("auto", recipe, tiny_data, strategy) == ("auto", None)
     assert "images come from the host: rotation=10 cannot be done" in caplog.text
+    assert "images come from the host: resize=pad puts grey beside images" in caplog.text
     assert "images come from the host: the decoded images take 600 MiB, and at most 504 MiB" in caplog.text
 
 
