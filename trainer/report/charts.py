@@ -92,7 +92,7 @@ def learning_curves(rows: Sequence[dict[str, Any]], *, kept_step: int) -> Markup
             axes.set_axisbelow(True)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-        panels[0].legend(frameon=False, loc="upper right")
+        panels[0].legend(frameon=False, loc="best")
         _scale_rates(panels[2], rows)
         return _svg(figure)
 
@@ -113,6 +113,7 @@ def _scale_rates(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
             highest[row["phase"]] = max(highest.get(row["phase"], 0.0), row["learning_rate"])
     if highest and max(highest.values()) > 20 * min(highest.values()):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # its own writes TeX
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
