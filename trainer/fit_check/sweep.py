@@ -191,7 +191,8 @@ class Sweep:
         losses = np.zeros(0, np.float32)
         while len(losses) < len(rates):
             count = min(_STEPS_A_CALL, len(rates) - len(losses))
-            new, _ = self._step(batches, first_step=len(losses), steps=count)
+            sums = self._step(batches, first_step=len(losses), steps=count)
+            new = sums[:, 0] / np.maximum(sums[:, 2], 1)
             losses = np.append(losses, new)
             if not new.mean() <= 2 * _BLOWN_UP * losses[0]:  # or no number
                 break
@@ -210,8 +211,8 @@ class Sweep:
         accuracies: list[float] = []
         for epoch in range(self.epochs):
             batches = self._iterate(self._order(epoch))
-            of_steps, sums = self._step(batches, first_step=epoch * self._per_epoch, steps=self._per_epoch)
-            if not np.isfinite(of_steps).all():
+            sums = self._step(batches, first_step=epoch * self._per_epoch, steps=self._per_epoch).sum(axis=0)
+            if not np.isfinite(sums).all():
                 return Trial(rate=rate, losses=tuple(losses), accuracies=tuple(accuracies), diverged=True)
             losses.append(float(sums[0] / sums[2]))
             accuracies.append(float(sums[1] / sums[2]))

@@ -175,7 +175,8 @@ class Recipe:
       ema_decay: decay per step of a moving average of the weights, which then is evaluated and exported; 0 is off.
       phases: one after the other.
       precision: auto (bfloat16 on TPU, else float32), float32 or bfloat16.
-      steps_per_call: optimizer steps per host call: the larger, the less a TPU waits for its host.
+      steps_per_call: optimizer steps per host call at most: the larger, the less a TPU waits for its host. Fewer where
+        they would take more than a second, which a stop would have to wait for.
       selection: which weights are kept: the last ones (last); or (best) the last ones, too, unless the best epoch's are
         better on the same validation images by more than luck, see `trainer.train.selection`.
       selection_metric: what better means for that, and for `patience`: accuracy, balanced_accuracy, macro_f1 or loss.

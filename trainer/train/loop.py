@@ -25,6 +25,7 @@ from trainer.train.features import FeatureCache
 from trainer.train.feed import distribute
 from trainer.train.guards import check_finite, images_per_second, starvation
 from trainer.train.metrics import TRAIN_SAMPLE, MetricsLog, Progress
+from trainer.train.pace import Pace
 from trainer.train.plan import Plan, Position
 from trainer.train.predictor import Predictor
 from trainer.train.selection import LEVEL, Outcomes, luck
@@ -193,12 +194,13 @@ class Trainer:
         )  # fmt: skip
         begun = position.step < total or position.sums[2]
         cache = self._cache_features() if phase.cached_features and begun else None
+        pace = Pace(plan.recipe.steps_per_call, fixed=self._workers.count > 1)
         progress = Progress(phase=phase.name, first_step=position.step, total_steps=total)
         try:
             while position.step < total or position.sums[2]:
                 rate = 0.0
                 if not plan.is_epoch_trained(position):  # else a stop came while it was validated
-                    rate = self._train_epoch(position, step, state, total, rates, cache, progress)
+                    rate = self._train_epoch(position, step, state, total, rates, cache, progress, pace)
                 try:
                     self._end_epoch(position, step, rates, cache)
                 except TryAgainError:
@@ -239,6 +241,7 @@ class Trainer:
         rates: np.ndarray,
         cache: FeatureCache | None,
         progress: Progress,
+        pace: Pace,
     ) -> float:
         """Trains to the end of the epoch or phase that `position` is in; returns images/s without the first call."""
         plan = self._plan
@@ -247,17 +250,19 @@ class Trainer:
         batches = iter(distribute(self._strategy, self._epoch_data(position, cache)))
         end = min(total, (position.step // plan.steps_per_epoch + 1) * plan.steps_per_epoch)
         while position.step < end:
-            count = min(plan.recipe.steps_per_call, end - position.step)
-            with self._profiled(position):
-                losses, sums = step(batches, first_step=position.step, steps=count)
+            count = min(pace.steps(), end - position.step)
+            with self._profiled(pace), pace.timed(count):
+                sums = step(batches, first_step=position.step, steps=count).astype(np.float64)
+            losses = sums[:, 0] / np.maximum(sums[:, 2], 1)
             check_finite(losses, position, plan, keep_batch=self._workers.is_chief)
-            images = float(sums[2])
+            images = float(sums[:, 2].sum())
             if timed_from is None:  # the first call may compile, and fills the input's buffers
                 timed_from = time.monotonic()
             else:
                 timed_images += images
             position.step += count
-            position.sums = [before + float(new) for before, new in zip(position.sums, sums, strict=True)]
+            for of_step in sums:  # one after the other: the same to the bit, however many steps a call has
+                position.sums = [before + float(new) for before, new in zip(position.sums, of_step, strict=True)]
             loss, hits = (value / position.sums[2] for value in position.sums[:2])
             epoch = plan.epochs_begun(position)
             rate = float(rates[position.step - 1])
@@ -279,9 +284,9 @@ class Trainer:
             logging.warning("%s", text)
 
     @contextlib.contextmanager
-    def _profiled(self, position: Position) -> Iterator[None]:
-        """Profiles the second host call of a phase: the first one also compiles."""
-        if not self._plan.profile or position.step != self._plan.recipe.steps_per_call:
+    def _profiled(self, pace: Pace) -> Iterator[None]:
+        """Profiles the third host call of a phase: the first one also compiles, the second is short."""
+        if not self._plan.profile or pace.calls != 2:
             yield
             return
         tf.profiler.experimental.start(storage.join(self._plan.run, "events"))

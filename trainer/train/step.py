@@ -101,7 +101,7 @@ class TrainStep:
         for average, variable in zip(self.average, self.averaged, strict=True):
             average.assign(variable)
 
-    def __call__(self, batches: Iterator[Batch], *, first_step: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, batches: Iterator[Batch], *, first_step: int, steps: int) -> np.ndarray:
         """Trains on the next `steps` batches.
 
         Args:
@@ -110,20 +110,17 @@ class TrainStep:
           steps: how many.
 
         Returns:
-          float32 [steps]: the mean loss of every step; float32 [3]: sums of loss, correct predictions and weight.
+          float32 [steps, 3]: sums of loss, correct predictions and weight of every step, so that they do not depend on
+          how many are done at a time.
         """
-        losses, sums = self._run(batches, tf.constant(first_step), tf.constant(steps))
-        return losses.numpy(), sums.numpy()
+        return self._run(batches, tf.constant(first_step), tf.constant(steps)).numpy()
 
-    def _steps(self, batches: Iterator[Batch], first_step: tf.Tensor, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        losses = tf.TensorArray(tf.float32, size=steps, element_shape=())
-        total = tf.zeros(3)
+    def _steps(self, batches: Iterator[Batch], first_step: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
+        sums = tf.TensorArray(tf.float32, size=steps, element_shape=(3,))
         for i in tf.range(steps):
             per_replica = self._strategy.run(self.replica_step, args=(next(batches), first_step + i))
-            sums = self._strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
-            losses = losses.write(i, sums[0] / tf.maximum(sums[2], 1.0))
-            total += sums
-        return losses.stack(), total
+            sums = sums.write(i, self._strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None))
+        return sums.stack()
 
     def replica_step(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
         """Trains one replica on its part of a batch; returns sums of loss, hits and weight, float32 [3]."""

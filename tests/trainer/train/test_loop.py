@@ -118,7 +118,7 @@ def test_no_trained_epoch_is_lost_where_validation_is_stopped(tiny_data, tmp_pat
     @contextlib.contextmanager
     def at_once():
         yield
-        if (tmp_path / "metrics.jsonl").exists() and (tmp_path / "metrics.jsonl").read_text().count("\n") == 6:
+        if (tmp_path / "metrics.jsonl").exists() and (tmp_path / "metrics.jsonl").read_text().count("\n") == 9:
             raise TryAgainError("stopped")
 
     with pytest.raises(TryAgainError):
@@ -303,7 +303,7 @@ def test_patience_counts_from_the_best_of_its_own_phase():
 def test_tensorboard_shows_every_step_once_after_a_kill(uninterrupted, tiny_data, tmp_path):
     """Here the run is stopped a step behind an epoch, and the checkpoint of then is lost."""
     with pytest.raises(TryAgainError):
-        train(tiny_data, small_recipe(), tmp_path, stop_requested=_stop_after(3))
+        train(tiny_data, small_recipe(), tmp_path, stop_requested=_stop_after(5))
     shutil.rmtree(tmp_path / "checkpoints")
     train(tiny_data, small_recipe(), tmp_path)
     events = EventAccumulator(str(tmp_path / "events"))
@@ -315,7 +315,7 @@ def test_tensorboard_shows_every_step_once_after_a_kill(uninterrupted, tiny_data
 @pytest.mark.parametrize(("content", "message"), [(b"{", "damaged"), (b"", "0 rows")])
 def test_damaged_metrics_are_named(tiny_data, tmp_path, content, message):
     with pytest.raises(TryAgainError):
-        train(tiny_data, small_recipe(), tmp_path, stop_requested=_stop_after(3))
+        train(tiny_data, small_recipe(), tmp_path, stop_requested=_stop_after(5))
     (tmp_path / "metrics.jsonl").write_bytes(content)
     with pytest.raises(UsageError, match=f"metrics.jsonl: {message}.*take another --workdir"):
         train(tiny_data, small_recipe(), tmp_path)
