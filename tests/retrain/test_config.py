@@ -33,7 +33,7 @@ def test_paths_are_seen_from_the_file_not_from_the_working_directory(tmp_path, m
 
 def test_a_recipe_may_be_a_file_beside_it(tmp_path):
     file = tmp_path / "retrain.yaml"
-    plain = "input: i\ndata: d\nruns: r\nmodels: m\ngate: {minimum_accuracy: 0.5}\n"
+    plain = "input: i\ndata: d\nruns: r\nmodels: m\ngate: {minimum_accuracy: 0.5, margin: 0.02}\n"
     file.write_text(plain + "recipe: ./mine.py\n")
     assert load_config(str(file)).recipe == str(tmp_path / "mine.py")
     file.write_text(plain + "recipe: quick\n")

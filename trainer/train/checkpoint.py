@@ -78,7 +78,7 @@ class Checkpoints:
         self.wait()
         self._writing = self._writer.submit(self._write, json.dumps(progress), snapshot(), number)
 
-    def save_best(self, weights: Snapshot, outcomes: Outcomes | None) -> None:
+    def save_best(self, weights: Snapshot, outcomes: Outcomes | None = None) -> None:
         """Begins to write best.npz: an array for each name of the snapshot, which is of `model_weights`, and outcomes.
 
         Args:

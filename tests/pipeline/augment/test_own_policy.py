@@ -12,6 +12,7 @@ from pipeline.batching import HostSlice
 from pipeline.command import UsageError
 from pipeline.contact_sheet import first_records, render_epochs
 from pipeline.dataset import eval_dataset, train_dataset
+from pipeline.view import STRETCH
 from tests.datasets import random_records, write_dataset
 
 BODY = """
@@ -112,7 +113,9 @@ def test_images_are_mixed_after_it(data, file):
 def test_the_preview_shows_what_training_sees(data, file):
     config = AugmentConfig(flip=True, policy=f"{file}:sometimes")
     serialized = first_records(data, "train", 5)
-    pixels, captions = render_epochs(data, serialized, config=config, height=16, width=16, centre=0.0, seed=3, epochs=2)
+    pixels, captions = render_epochs(
+        data, serialized, config=config, height=16, width=16, view=STRETCH, seed=3, epochs=2
+    )
     for epoch in range(2):
         seen = as_set(np.round(epoch_of(data, config, epoch=epoch)).astype(np.uint8))
         assert as_set(pixels[:, 1 + epoch]) <= seen
@@ -153,7 +156,7 @@ def test_the_device_is_refused_with_the_reason(data, file):
     with pytest.raises(ValueError, match="on_accelerator cannot be combined with policy=.*which the host applies"):
         AugmentConfig(policy=policy, on_accelerator=True)
     augment = AugmentConfig(policy=policy)
-    why = residence.obstacle(data.manifest, augment, height=16, width=16, centre=0.0)
+    why = residence.obstacle(data.manifest, augment, height=16, width=16, view=STRETCH)
     assert why == f"policy={policy} is applied to images on the host"
     with pytest.raises(UsageError, match="cache=device: policy="):
         epoch_of(data, augment, cache="device")

@@ -241,7 +241,7 @@ def test_weights_saved_by_keras_come_back(tmp_path):
     storage.write_atomically("memory://weights/cnn.weights.h5", file.read_bytes())
     loaded = build("cifar10_cnn", seed=2, weights="memory://weights/cnn.weights.h5")
     np.testing.assert_array_equal(loaded.backbone.get_weights()[0], source.backbone.get_weights()[0])
-    with pytest.raises(FileNotFoundError, match="memory://weights/absent"):
+    with pytest.raises(UsageError, match="memory://weights/absent.weights.h5: no such file"):
         build("cifar10_cnn", weights="memory://weights/absent.weights.h5")
 
 
