@@ -91,6 +91,7 @@ def test_the_preview_knows_the_recipe(here, data):
     assert (here / "seen.png").stat().st_size
 
 
+@pytest.mark.slow
 def test_stopped_twice_and_resumed_it_ends_in_the_same_place(data, tmp_path):
     """With the example's backbone and policy in a recipe of two phases, dropout and a moving average."""
     own = ROOT / "examples" / "own_code.py"

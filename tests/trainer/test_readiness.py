@@ -156,6 +156,7 @@ def test_wrong_workdirs_are_refused_before_tensorflow(data, tmp_path):
         assert says in line
 
 
+@pytest.mark.slow
 def test_another_run_in_the_workdir_is_refused_before_tensorflow(data, tmp_path):
     request = Request(data=str(data), recipe="quick", backbone=None, weights=None, settings=(), seed=0)
     opened = open_dataset(data)

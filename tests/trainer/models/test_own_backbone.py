@@ -111,6 +111,7 @@ def test_weights_of_a_file_are_read(file, tmp_path):
         build(f"{file}:tensor", weights="imagenet")
 
 
+@pytest.mark.slow
 def test_paths_and_first_values_are_those_of_any_other_process(file):
     build(f"{file}:mobilenet")  # after which unnamed layers would be numbered on
     program = (

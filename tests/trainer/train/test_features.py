@@ -60,6 +60,7 @@ def _compute(data, recipe, run, *, seed=0, split="train"):
     return *found, sorted((run / "features").glob(f"{split}-*.npz"))
 
 
+@pytest.mark.slow
 def test_stopped_twice_while_it_caches_it_ends_in_the_same_place(
     uninterrupted, tiny_data, tmp_path, every_call, caplog
 ):

@@ -82,7 +82,7 @@ def test_cached_features_train_the_head_as_the_frozen_backbone_would(tiny_data, 
     )
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 6, 9])
+@pytest.mark.parametrize("stop_after", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 9)), 6])
 def test_stopped_and_resumed_gives_the_same_weights_and_metrics(uninterrupted, tiny_data, tmp_path, stop_after):
     run, _, expected, position = uninterrupted
     with pytest.raises(TryAgainError, match="run the same command again"):

@@ -62,6 +62,7 @@ def test_it_trains_as_from_the_hosts_memory(tiny_data, recipe, on_device, tmp_pa
     assert abs(_checkpoint_bytes(run) - _checkpoint_bytes(tmp_path)) < size / 100
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_it_ends_in_the_same_place(tiny_data, recipe, on_device, tmp_path):
     run, _, expected = on_device
     with pytest.raises(TryAgainError):
