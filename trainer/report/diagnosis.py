@@ -48,6 +48,8 @@ def diagnose(
     at_kept = {row["split"]: row for row in rows if row["step"] == kept["step"]}
     if "validation" not in at_kept:
         return "no validation split: over-fitting cannot be told"
+    if "train_sample" not in at_kept:
+        return "the kept weights are of an epoch without a training sample: over-fitting cannot be told"
     return "; ".join([_fit(at_kept["train_sample"], at_kept["validation"], rows), *_too_sure(rows, at_kept)])
 
 

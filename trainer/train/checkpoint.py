@@ -89,11 +89,14 @@ class Checkpoints:
         arrays = {_OUTCOMES + name: value for name, value in vars(outcomes).items()} if outcomes else {}
         self._writing = self._writer.submit(self._write_best, weights(), arrays)
 
-    def best_outcomes(self) -> Outcomes:
-        """Reads the outcomes of the weights saved last by `save_best`."""
+    def best_outcomes(self) -> Outcomes | None:
+        """Reads the outcomes of the weights saved last by `save_best`; None where none were saved with them."""
         self.wait()
+        names = [field.name for field in dataclasses.fields(Outcomes)]
         with np.load(io.BytesIO(storage.read(storage.join(self._directory, _BEST_FILE)))) as arrays:
-            return Outcomes(**{field.name: arrays[_OUTCOMES + field.name] for field in dataclasses.fields(Outcomes)})
+            if _OUTCOMES + names[0] not in arrays:  # of a run that an earlier version began
+                return None
+            return Outcomes(**{name: arrays[_OUTCOMES + name] for name in names})
 
     def is_writing(self) -> bool:
         """Says whether a write is on its way; raises what made it fail."""

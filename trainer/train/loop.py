@@ -356,7 +356,8 @@ class Trainer:
             return
         by = self._plan.recipe.selection_metric
         earlier, last = position.best, getattr(validated.metrics, by)
-        chance = luck(self._checkpoints.best_outcomes(), validated.outcomes, by)
+        known = self._checkpoints.best_outcomes()
+        chance = luck(known, validated.outcomes, by) if known else 1.0
         told = (
             f"validation {by} of epoch {earlier['epoch']} is {earlier[f'validation_{by}']:.4f}, that of the last epoch "
             f"{last:.4f}: luck alone would do as much with a probability of {chance:.2f}"

@@ -138,6 +138,11 @@ def test_the_kept_weights_are_judged_not_the_last():
     assert "over-fitting; more" in judge(found, epoch=2)
 
 
+def test_an_epoch_that_an_earlier_version_trained_is_not_judged():
+    found = [row for row in rows(*LEARNS) if row["split"] != "train_sample"]
+    assert judge(found).startswith("the kept weights are of an epoch without a training sample")
+
+
 def test_without_validation():
     found = [row for row in rows(*LEARNS) if row["split"] == "train"]
     assert judge(found, None) == "no validation split: over-fitting cannot be told"

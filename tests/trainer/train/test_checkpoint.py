@@ -35,6 +35,9 @@ def test_the_best_weights_are_those_of_the_call(tmp_path):
     weights["a/b"].assign([0.0, 0.0])
     for name, values in vars(checkpoints.best_outcomes()).items():
         np.testing.assert_array_equal(values, getattr(outcomes, name))
+    elsewhere = Checkpoints(tmp_path / "earlier version")
+    elsewhere.save_best(Snapshot(weights))
+    assert elsewhere.best_outcomes() is None
     with np.load(tmp_path / "best.npz") as arrays:
         np.testing.assert_array_equal(arrays["a/b"], [1, 2])
 
