@@ -58,6 +58,7 @@ def test_the_exports_answer_alike(here):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_same_command_has_nothing_to_do_until_the_file_changes(here, data, tmp_path):
     folder = shutil.copytree(here, tmp_path / "copy")
     flags = [f"--data={data.path}", "--workdir=run", "--recipe=./mine.py", *SHORT]

@@ -332,6 +332,7 @@ def test_evaluation_goes_on_behind_any_batch(data, cache):
     _assert_same(_join(_eval(data, 4, host=host, skip_batches=2)), _join(_eval(data, 4, host=host)[2:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [40, 120])  # of images that are not reduced, and that are
 def test_only_the_centre_is_seen_where_nothing_is_moved(tmp_path, side):
     examples = random_records(9, classes=3, height=side, width=side + 20, seed=1)

@@ -139,6 +139,7 @@ def test_augmentation_moves_the_view(resize, shape):
     assert 0 < rows["flip"].numpy().sum() < 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(300, 100), (90, 400)])
 def test_a_random_area_of_a_padded_image_is_as_far_inside_of_it_as_it_fits(shape):
     pixels, view = np.full((*shape, 3), 250, np.uint8), View(resize="pad")

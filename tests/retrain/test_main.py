@@ -243,6 +243,7 @@ def test_sigterm_stops_the_command_and_says_run_again(world):
     assert world.run()[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reached", ["published", "pointed", "line torn"])
 def test_killed_between_the_steps_of_a_promotion(world, reached):
     """The three narrow gaps that random kills rarely hit, made by taking back what came after."""

@@ -70,6 +70,7 @@ def test_follows_the_variables_of_the_model():
     )
 
 
+@pytest.mark.slow
 def test_every_phase_can_fold_anew():
     model = _backbone("efficientnet_lite0")
     lean_twin(model)

@@ -82,7 +82,7 @@ def test_cached_features_train_the_head_as_the_frozen_backbone_would(tiny_data, 
     )
 
 
-@pytest.mark.parametrize("stop_after", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 9)), 6])
+@pytest.mark.parametrize("stop_after", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4, 9)), 6])
 def test_stopped_and_resumed_gives_the_same_weights_and_metrics(uninterrupted, tiny_data, tmp_path, stop_after):
     run, _, expected, position = uninterrupted
     with pytest.raises(TryAgainError, match="run the same command again"):
@@ -93,7 +93,7 @@ def test_stopped_and_resumed_gives_the_same_weights_and_metrics(uninterrupted, t
     assert resumed.best == position.best
 
 
-@pytest.mark.parametrize("passes", [2, 3, 4])
+@pytest.mark.parametrize("passes", [*(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4)), 3])
 def test_stopped_while_it_evaluates_and_resumed_gives_the_same(uninterrupted, tiny_data, tmp_path, passes):
     """The second pass computes features of the validation split, the third and fourth validate."""
     run, _, expected, position = uninterrupted
@@ -136,7 +136,7 @@ def test_a_finished_run_trains_no_further(uninterrupted, tiny_data):
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["truncate", "delete"])
+@pytest.mark.parametrize("damage", ["truncate", pytest.param("delete", marks=pytest.mark.slow)])
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(uninterrupted, tiny_data, tmp_path, damage):
     _, _, expected, _ = uninterrupted
     with pytest.raises(TryAgainError):
@@ -188,6 +188,7 @@ def test_replicas_drop_different_units_and_seeds_matter(tiny_data, tmp_path):
     assert _differing(weights(first), weights(other))
 
 
+@pytest.mark.slow
 def test_gradients_are_clipped_by_their_global_norm(tiny_data, tmp_path):
     """One SGD step at rate 1 moves the weights by exactly the gradient, so by the norm it was clipped to."""
     still = ("phases.0.duration=1st", "phases.0.lr_max=0", "phases.0.l2=0", "optimizer.name=sgd",

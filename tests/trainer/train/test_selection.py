@@ -76,6 +76,7 @@ def test_nothing_is_better_than_itself(compared, by):
     assert luck(same, same, by) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["accuracy", "balanced_accuracy", "macro_f1", "loss"])
 def test_equal_weights_are_told_apart_at_most_as_often_as_the_level_says(by):
     rng = np.random.default_rng(1)
