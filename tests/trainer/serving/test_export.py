@@ -162,7 +162,10 @@ def test_serves_without_our_packages(exported, evaluated, evaluator, encoded, tm
         assert [label.decode() for label in results[f"{kind}_label"]] == [LABELS[i] for i in indices]
 
 
-@pytest.mark.parametrize("view", [View(eval_centre=0.8), View(resize="pad"), View(resize="crop")])
+_RESIZED = [pytest.param(View(resize=name), marks=pytest.mark.slow) for name in ("pad", "crop")]
+
+
+@pytest.mark.parametrize("view", [View(eval_centre=0.8), *_RESIZED])
 def test_serves_what_evaluation_sees(photos, encoded, tmp_path, view):
     classifier = small(num_classes=5)
     sizes = {"height": 16, "width": 20, "preprocess": "unit", "view": view}
