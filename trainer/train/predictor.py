@@ -8,6 +8,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from pipeline.batching import HostSlice
 from pipeline.reader import eval_order
 from trainer.devices.workers import Workers
 from trainer.models.classifier import Classifier
@@ -57,13 +58,21 @@ class Predictor:
     def log_probabilities_of_sample(
         self, split: str, examples: int, cache: FeatureCache | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Does the same for the first batches of a split that hold so many examples: always the same ones."""
+        """Does the same for the first batches of a split that hold so many examples: the same ones on any machines."""
         plan = self._plan
         batches = min(plan.batches(split), math.ceil(examples / plan.recipe.batch_size))
         if cache:
             return self._on_features(cache.eval_data(split), batches=batches)
+
+        def part_of(host: HostSlice) -> tf.data.Dataset:
+            # Of all that one host alone would read, for lanes of several hosts begin with other examples.
+            whole = plan.eval_data(split, in_part=True)(HostSlice()).take(batches)
+            share = plan.recipe.batch_size // host.count
+            columns = slice(host.index * share, (host.index + 1) * share)
+            return whole.map(lambda batch: {name: values[columns] for name, values in batch.items()})
+
         with plan.at_once():
-            return self._on_images(plan.eval_data(split, in_part=True), batches=batches)
+            return self._on_images(part_of, batches=batches)
 
     def _whole(self, evaluator: Evaluator, split: str) -> tuple[np.ndarray, np.ndarray]:
         plan = self._plan
