@@ -20,6 +20,7 @@ from pipeline.resident import Resident
 from trainer.models import backbone_info
 from trainer.recipes.recipe import SELECTION_METRICS, Recipe
 from trainer.train.evaluation import Metrics
+from trainer.train.selection import as_score, score
 
 
 @dataclasses.dataclass
@@ -53,12 +54,11 @@ class Position:
           metrics: of validation.
           by: one of `SELECTION_METRICS`.
         """
-        value, key = getattr(metrics, by), f"validation_{by}"
-        sign = -1 if by == "loss" else 1
-        if self.phase_best is None or sign * value > sign * self.phase_best[key]:
-            self.phase_best = {"epoch": where["epoch"], key: value}
+        reached, key = score(metrics, by), f"validation_{by}"
+        if self.phase_best is None or reached > as_score(self.phase_best[key], by):
+            self.phase_best = {"epoch": where["epoch"], key: getattr(metrics, by)}
         # Of equals the later one: it has seen more and is further down the cool-down.
-        if self.best and sign * value < sign * self.best[key]:
+        if self.best and reached < as_score(self.best[key], by):
             return False
         self.keep(where, metrics)
         return True

@@ -37,10 +37,14 @@ class Outcomes:
         return cls(labels=labels, predicted=log_probabilities.argmax(axis=1), losses=-of_truth.astype(np.float64))
 
 
-def score(metrics: Metrics, by: str) -> float:
-    """Returns the metric (one of `SELECTION_METRICS`) as a score, of which more is better."""
-    value = getattr(metrics, by)
+def as_score(value: float, by: str) -> float:
+    """Returns a value of the metric `by` (one of `SELECTION_METRICS`) as a score, of which more is better."""
     return -value if by == "loss" else value
+
+
+def score(metrics: Metrics, by: str) -> float:
+    """Returns the metric `by` as a score, see `as_score`."""
+    return as_score(getattr(metrics, by), by)
 
 
 def luck(one: Outcomes, other: Outcomes, by: str) -> float:
