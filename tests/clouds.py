@@ -1,4 +1,4 @@
-"""Starts servers that answer as the stores do, on loopback only: fake-gcs-server for gs://, moto_server for s3://.
+"""Starts servers that answer as the stores do, on loopback only: fake-gcs-server for gs://, moto for s3://.
 
 They die with the process that started them. What must be built with Go is built once, into a folder outside of the
 repository ($TPU_RETRAINING_TOOLS, else ~/.cache/tpu-retraining/bin), and only by tests that are marked slow.
@@ -107,12 +107,12 @@ def gcs_server(folder: pathlib.Path, *, build: bool = False) -> Iterator[dict[st
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[dict[str, str]]:
-    """Runs moto_server with an empty bucket; yields the environment that leads s3fs to it."""
+    """Runs moto with an empty bucket; yields the environment that leads s3fs to it."""
     if importlib.util.find_spec("s3fs") is None or importlib.util.find_spec("moto") is None:
         pytest.skip("s3fs or moto[server] is not installed (extra [dev])")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with _running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], f"{url}/moto-api/"):
+    with _running([sys.executable, "-m", "tests.s3_front", str(port)], f"{url}/moto-api/"):
         request(f"{url}/{BUCKET}", method="PUT")
         yield s3_environment(url)
 
