@@ -172,7 +172,8 @@ class Sweep:
             backbone = classifier.lean_backbone
             features = Evaluator(strategy, lambda images: backbone(images, training=False))
             order = np.arange(len(self.labels))
-            self._inputs, _ = features(lambda host: self._batches(order, host), batches=self._per_epoch)
+            batches = distribute(strategy, lambda host: self._batches(order, host))
+            self._inputs, _ = features(batches, batches=self._per_epoch)
         self._variables = [*classifier.backbone.variables, *classifier.head.variables]
         self._first_values = [variable.numpy() for variable in self._variables]
 

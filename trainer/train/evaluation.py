@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 import operator
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-
-from pipeline.batching import HostSlice
-from trainer.train.feed import distribute
 
 _BATCHES_A_CALL = 16  # at most
 _SECONDS_A_CALL = 1.0  # a stop is heard between calls
@@ -106,24 +103,20 @@ class Evaluator:
         self._images = images
         self._run = tf.function(self._steps, reduce_retracing=True)
 
-    def __call__(
-        self, make_dataset: Callable[[HostSlice], tf.data.Dataset], *, batches: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, data: Iterable[Any], *, batches: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns outputs (float32 [N, …]) and labels (int32 [N]) in the order of the data, without the padding.
 
         Args:
-          make_dataset: the data of a host, see `feed.distribute`.
+          data: batches for all replicas, see `feed.distribute`.
           batches: how many there are. None is asked for beyond: the end of a dataset on another host is an error that
             comes at any later moment.
         """
-        outputs, labels = zip(*self.parts(make_dataset, batches=batches), strict=True)
+        outputs, labels = zip(*self.parts(data, batches=batches), strict=True)
         return np.concatenate(outputs), np.concatenate(labels)
 
-    def parts(
-        self, make_dataset: Callable[[HostSlice], tf.data.Dataset], *, batches: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def parts(self, data: Iterable[Any], *, batches: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields what a call returns, part by part, each of whole batches; arguments as there."""
-        iterator = iter(distribute(self._strategy, make_dataset))
+        iterator = iter(data)
         # Workers of TF_CONFIG do a call together, so a clock, of which each has its own, has no say.
         together = isinstance(self._strategy, tf.distribute.MultiWorkerMirroredStrategy)
         done, most = 0, _BATCHES_A_CALL if together else 1

@@ -31,7 +31,7 @@ from pipeline.format import storage
 from trainer.models import backbone_info
 from trainer.models.classifier import Classifier
 from trainer.train.evaluation import Evaluator
-from trainer.train.feed import feature_batches
+from trainer.train.feed import distribute, feature_batches
 from trainer.train.plan import Plan
 
 _FOLDER = "features"
@@ -46,12 +46,13 @@ class FeatureCache:
     """Holds what a frozen backbone makes of whole splits; the factories match those of `Plan`.
 
     Attributes:
-      splits: name → features (float32 [N, …]) and labels (int32 [N]), in file order.
+      splits: name → features (float32 [N, …]) and labels (int32 [N]), in file order; as tensors, which every epoch's
+        data share.
       batch_size: global.
       seed: of the order of training examples.
     """
 
-    splits: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    splits: Mapping[str, tuple[tf.Tensor, tf.Tensor]]
     batch_size: int
     seed: int
 
@@ -121,7 +122,8 @@ class FeatureParts:
         """Computes the features and labels of the examples from `first`, which begins a batch, to `last`."""
         size = self._plan.recipe.batch_size
         skipped = first // size
-        return evaluator.parts(self._plan.eval_data(split, skip_batches=skipped), batches=-(-last // size) - skipped)
+        data = distribute(self._strategy, self._plan.eval_data(split, skip_batches=skipped))
+        return evaluator.parts(data, batches=-(-last // size) - skipped)
 
     def _write(self, name: str, first: int, features: np.ndarray, labels: np.ndarray) -> None:
         self._plan.check_owner()

@@ -33,7 +33,13 @@ def _split(dataset: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
 
 
 def feature_batches(
-    features: np.ndarray, labels: np.ndarray, *, order: np.ndarray, batch_size: int, skip_batches: int, host: HostSlice
+    features: np.ndarray | tf.Tensor,
+    labels: np.ndarray | tf.Tensor,
+    *,
+    order: np.ndarray,
+    batch_size: int,
+    skip_batches: int,
+    host: HostSlice,
 ) -> tf.data.Dataset:
     """Batches cached features (or images in memory) in the shape of the pipeline's image batches.
 
@@ -50,7 +56,7 @@ def feature_batches(
     weight = (np.arange(batches * batch_size) < len(order)).astype(np.float32).reshape(batches, batch_size)
     share = batch_size // host.count
     columns = slice(host.index * share, (host.index + 1) * share)
-    all_features, all_labels = tf.constant(features), tf.constant(labels, tf.int32)
+    all_features, all_labels = tf.convert_to_tensor(features), tf.convert_to_tensor(labels, tf.int32)
 
     def gather(indices: tf.Tensor, weight: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"image": tf.gather(all_features, indices), "label": tf.gather(all_labels, indices), "weight": weight}

@@ -218,7 +218,9 @@ class Trainer:
         plan = self._plan
         start = time.monotonic()
         splits = {
-            split: self.predictor.features(split) for split in (TRAIN, VALIDATION) if split in plan.data.manifest.splits
+            split: tuple(tf.constant(array) for array in self.predictor.features(split))
+            for split in (TRAIN, VALIDATION)
+            if split in plan.data.manifest.splits
         }
         count, seconds = sum(len(labels) for _, labels in splits.values()), time.monotonic() - start
         logging.info("cached the features of %d images in %.0f s (%.0f img/s)", count, seconds, count / seconds)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +16,7 @@ from trainer.devices.workers import Workers
 from trainer.models.classifier import Classifier
 from trainer.train.evaluation import Evaluator
 from trainer.train.features import FeatureCache, FeatureParts
+from trainer.train.feed import distribute
 from trainer.train.plan import Plan
 from trainer.train.step import evaluation_forward
 
@@ -22,7 +25,8 @@ class Predictor:
     """Computes what a classifier makes of a plan's images, none of them augmented, on all of a strategy's replicas."""
 
     def __init__(self, plan: Plan, classifier: Classifier, strategy: tf.distribute.Strategy) -> None:
-        self._plan, self._machines = plan, Workers(strategy).machines
+        self._plan, self._strategy, self._machines = plan, strategy, Workers(strategy).machines
+        self._known: dict[str, tuple[FeatureCache | None, Any]] = {}
         self._parts = FeatureParts(plan, classifier, strategy)
         head, backbone = classifier.head, classifier.lean_backbone
         images = functools.partial(plan.images, augment=False)
@@ -52,7 +56,8 @@ class Predictor:
           cache: the split's features, if they are known.
         """
         if cache:
-            return self._on_features(cache.eval_data(split), batches=self._plan.batches(split))
+            data = self._data(f"all of {split}", cache, lambda: cache.eval_data(split))
+            return self._on_features(data, batches=self._plan.batches(split))
         return self._whole(self._on_images, split)
 
     def log_probabilities_of_sample(
@@ -62,7 +67,8 @@ class Predictor:
         plan = self._plan
         batches = min(plan.batches(split), math.ceil(examples / plan.recipe.batch_size))
         if cache:
-            return self._on_features(cache.eval_data(split), batches=batches)
+            data = self._data(f"part of {split}", cache, lambda: cache.eval_data(split))
+            return self._on_features(data, batches=batches)
 
         def part_of(host: HostSlice) -> tf.data.Dataset:
             # Of all that one host alone would read, for lanes of several hosts begin with other examples.
@@ -72,15 +78,32 @@ class Predictor:
             return whole.map(lambda batch: {name: values[columns] for name, values in batch.items()})
 
         with plan.at_once():
-            return self._on_images(part_of, batches=batches)
+            return self._on_images(self._data(f"part of {split}", None, lambda: part_of), batches=batches)
 
     def _whole(self, evaluator: Evaluator, split: str) -> tuple[np.ndarray, np.ndarray]:
         plan = self._plan
         with plan.at_once():
-            found = evaluator(plan.eval_data(split), batches=plan.batches(split))
+            data = self._data(f"all of {split}", None, lambda: plan.eval_data(split))
+            found = evaluator(data, batches=plan.batches(split))
         if self._machines == 1:
             return found
         order = eval_order(plan.data.manifest, split, batch_size=plan.recipe.batch_size)
         positions, valid = order.batches_of_positions()
         back = np.argsort(positions[valid])
         return found[0][back], found[1][back]
+
+    def _data(
+        self, name: str, cache: FeatureCache | None, make: Callable[[], Callable[[HostSlice], tf.data.Dataset]]
+    ) -> Any:
+        """Returns a split's batches for all replicas: made once, as every epoch asks for them again.
+
+        Args:
+          name: tells them from others.
+          cache: the features that they are made of, or None. Other features, or none, let go of these.
+          make: makes the factory of a host's batches.
+        """
+        source, data = self._known.get(name, (None, None))
+        if data is None or source is not cache:
+            data = distribute(self._strategy, make())
+            self._known[name] = cache, data
+        return data

@@ -86,12 +86,8 @@ def evaluator(lite0) -> Evaluator:
 @pytest.fixture(scope="module")
 def evaluated(photos, evaluator) -> np.ndarray:
     """Computes probabilities of the test split, float32 [40, 5], as the trainer evaluates it."""
-    probabilities, _ = evaluator(
-        lambda host: eval_dataset(
-            photos, "test", height=SIZE, width=SIZE, preprocess="lite", global_batch_size=16, host=host
-        ),
-        batches=3,
-    )
+    data = eval_dataset(photos, "test", height=SIZE, width=SIZE, preprocess="lite", global_batch_size=16)
+    probabilities, _ = evaluator(data, batches=3)
     return probabilities
 
 
@@ -149,7 +145,7 @@ def test_serves_without_our_packages(exported, evaluated, evaluator, encoded, tm
         "label": tf.zeros(40, tf.int32),
         "weight": tf.ones(40),
     }
-    of_pngs, _ = evaluator(lambda host: tf.data.Dataset.from_tensors(batch), batches=1)
+    of_pngs, _ = evaluator(tf.data.Dataset.from_tensors(batch), batches=1)
     assert len(set(evaluated.argmax(axis=1))) > 1  # else equal labels would say nothing
     assert results["jpg_probabilities"].dtype == np.float32
     expected = {"jpg_probabilities": evaluated, "keras": evaluated, "png_probabilities": of_pngs, "one": of_pngs[:1]}
