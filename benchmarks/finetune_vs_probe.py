@@ -1,16 +1,18 @@
-"""Compares a fine-tuning recipe with a linear probe on the same splits of real images: is fine-tuning worth it?
+"""Compares a fine-tuning recipe with a linear probe on the same splits of image sets: is fine-tuning worth it?
 
-    python -m benchmarks.finetune_vs_probe --photos=FLOWERS --output=flowers.json
-    python -m benchmarks.finetune_vs_probe --data=CIFAR10 --recipe=cifar10_efficientnet --set=resize_to=64
+    python -m benchmarks.image_sets --flowers=FLOWERS … --output=SETS
+    python -m benchmarks.finetune_vs_probe --photos=SETS/flowers --photos=SETS/digits --output=figures.json
 
-For every seed, `--photos` (a folder of one folder a class) is split anew, 70 % train, 10 % validation, 20 % test, or
-`--data`, a built dataset, is taken as it is; and
- * the trainer fine-tunes EfficientNet-Lite0 with that seed: the train split for the gradient, validation for choosing
-   the checkpoint, test once at the end;
- * scikit-learn's LogisticRegression is fitted on the frozen backbone's features, average-pooled, un-augmented, from
-   images of the recipe's size; its regularisation is chosen on validation, as fine-tuning's checkpoint is. Twice: on
-   the train split, and with the same regularisation on train + validation.
-The second probe is the one to beat: it has seen every image that fine-tuning has.
+For every set (a folder of one folder a class) and every seed, the set is split anew, 70 % train, 10 % validation, 20 %
+test; sets of which no image is larger than 64 pixels are seen at 64, others at the recipe's size. Three contestants:
+ * probe: scikit-learn's LogisticRegression on the frozen EfficientNet-Lite0's features, average-pooled, un-augmented,
+   fitted on train + validation, its regularisation chosen by five-fold cross-validation on these;
+ * head: the recipe's first phase alone, start to export: the time to the first usable model;
+ * recipe: all of it.
+The last two train on the train split, look at validation, and are measured once, on test, by what they report.
+
+Gains over the probe are paired. Their 95 % intervals are a bootstrap over images, 2,000 draws: an image that several
+seeds test is drawn with all its outcomes. They say nothing of other seeds or other sets.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,13 +36,13 @@ from absl import flags
 
 from pipeline.command import CommandError, UsageError, run_command
 from pipeline.format.manifest import DatasetVersion, open_dataset
+from trainer.report import scores
 from trainer.request import Request
 
 if TYPE_CHECKING:
     from trainer.recipes.recipe import Recipe
 
-_PHOTOS = flags.DEFINE_string("photos", None, "Folder that holds one folder of photos a class.")
-_DATA = flags.DEFINE_string("data", None, "Instead of --photos: a dataset with train, validation and test.")
+_PHOTOS = flags.DEFINE_multi_string("photos", [], "Folder that holds one folder of photos a class (repeatable).")
 _RECIPE = flags.DEFINE_string("recipe", "photos", "What to fine-tune with.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of split and training.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where datasets and runs go; a run found there is not repeated.")
@@ -46,22 +50,35 @@ _OUTPUT = flags.DEFINE_string("output", "finetune_vs_probe.json", "Where the fig
 _SET = flags.DEFINE_multi_string("set", [], "Overrides of the recipe, as of the trainer.")
 
 BACKBONE = "efficientnet_lite0"
-PROBE_C = (0.001, 0.01, 0.1, 1.0)  # inverse strengths of regularisation; 1 is scikit-learn's default
+CONTESTANTS = ("probe", "head", "recipe")
+PROBE_C = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)  # inverse strengths of regularisation; 1 is scikit-learn's default
 SPLITS = "train:0.7,validation:0.1,test:0.2"
+SMALL = 64  # pixels
+DRAWS = 2000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
-    """Holds one seed's figures: accuracies on the test split; `minutes`: the trainer's wall time, start to export."""
+class Score:
+    """Holds what a contestant made of the test split of one set and seed.
 
-    seed: int
-    train: int
-    validation: int
-    test: int
-    probe_train: float
-    probe_train_validation: float
-    fine_tuned: float
+    Attributes:
+      correct: id of an image → whether its label was predicted.
+      loss: mean cross-entropy in nats.
+      calibration_error: expected, ten bins.
+      minutes: of wall time, start to export; of the probe, its features' and its fit's.
+    """
+
+    correct: dict[str, bool]
+    loss: float
+    calibration_error: float
     minutes: float
+
+    @property
+    def accuracy(self) -> float:
+        return statistics.mean(self.correct.values())
+
+
+Scores = dict[str, Score]  # of a set and seed: contestant → score
 
 
 def run_module(module: str, *arguments: str) -> float:
@@ -83,117 +100,167 @@ def features(data: DatasetVersion, split: str, recipe: Recipe) -> tuple[np.ndarr
     from trainer.train.model import build_from_recipe
 
     backbone = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=0).backbone
+    run = tf.function(lambda images: backbone(images, training=False))
     size = {"height": recipe.image_size, "width": recipe.image_size, "view": recipe.view}
     preprocess = backbone_info(recipe.backbone).preprocess
     rows, labels = [], []
     for batch in eval_dataset(data, split, **size, preprocess=preprocess, global_batch_size=32):
         real = batch["weight"].numpy() > 0
-        maps = backbone(batch["image"], training=False)
+        maps = run(batch["image"])
         rows.append((maps if maps.shape.rank == 2 else tf.reduce_mean(maps, axis=[1, 2])).numpy()[real])
         labels.append(batch["label"].numpy()[real])
     return np.concatenate(rows), np.concatenate(labels)
 
 
-def probes(data: DatasetVersion, recipe: Recipe) -> tuple[float, float]:
-    """Measures the test accuracy of the linear probe fitted on train, and on train + validation."""
+def probe(data: DatasetVersion, recipe: Recipe) -> Score:
+    """Fits the linear probe on train + validation, and measures it."""
     from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
-    splits = (features(data, split, recipe) for split in ("train", "validation", "test"))
-    (x, y), (x_more, y_more), (x_test, y_test) = splits
-    fitted = [LogisticRegression(C=c, max_iter=5000).fit(x, y) for c in PROBE_C]
-    on_train = max(fitted, key=lambda probe: probe.score(x_more, y_more))
-    on_both = LogisticRegression(C=on_train.C, max_iter=5000)
-    on_both.fit(np.concatenate([x, x_more]), np.concatenate([y, y_more]))
-    return float(on_train.score(x_test, y_test)), float(on_both.score(x_test, y_test))
+    from pipeline.dataset import example_ids
+
+    started = time.monotonic()
+    (x, y), (x_more, y_more), (x_test, truth) = (features(data, s, recipe) for s in ("train", "validation", "test"))
+    x, y = np.concatenate([x, x_more]), np.concatenate([y, y_more])
+    warnings.filterwarnings("ignore", message="The number of unique classes")  # of a handful of images each
+    folds = StratifiedKFold(min(5, np.bincount(y).min()), shuffle=True, random_state=0)
+    search = GridSearchCV(LogisticRegression(max_iter=2000), {"C": PROBE_C}, cv=folds, n_jobs=os.cpu_count())
+    probabilities = search.fit(x, y).predict_proba(x_test)
+    hits = probabilities.argmax(axis=1) == truth
+    return Score(
+        correct=dict(zip(example_ids(data, "test"), hits.tolist(), strict=True)),
+        loss=float(-np.log(probabilities[np.arange(len(truth)), truth]).mean()),
+        calibration_error=scores.calibration_error(scores.reliability(probabilities.max(axis=1), hits)),
+        minutes=(time.monotonic() - started) / 60,
+    )
 
 
-def measure(seed: int, work: pathlib.Path) -> Row:
-    """Builds, probes and fine-tunes for one seed."""
-    from trainer.recipes.load import resolve
-
-    run = work / f"run-{seed}"
-    data_root = _DATA.value or str(work / f"data-{seed}")
-    if _PHOTOS.value:
-        run_module(
-            "beam_jobs.build_tfrecords",
-            "--source=folder",
-            f"--input={_PHOTOS.value}",
-            f"--output={data_root}",
-            f"--splits={SPLITS}",
-            f"--seed={seed}",
-        )
-    data = open_dataset(data_root)
-    minutes_file = work / f"minutes-{seed}.txt"
+def train(data: str, run: pathlib.Path, *, seed: str, settings: Iterable[str]) -> Score:
+    """Trains with the recipe, and reads what the run reports of its test split."""
+    minutes_file = run.with_suffix(".minutes")
     seconds = run_module(
         "trainer.main",
-        f"--data={data_root}",
+        f"--data={data}",
         f"--recipe={_RECIPE.value}",
         f"--backbone={BACKBONE}",
         f"--workdir={run}",
         f"--seed={seed}",
-        *(f"--set={assignment}" for assignment in _SET.value),
+        *(f"--set={assignment}" for assignment in settings),
     )
     if not minutes_file.exists():  # a finished run that is found again takes no time: keep the first one's
         minutes_file.write_text(f"{seconds / 60}")
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    request = Request(
-        data=data_root, recipe=_RECIPE.value, backbone=BACKBONE, weights=None, settings=tuple(_SET.value), seed=seed
-    )
-    probe_train, probe_both = probes(data, resolve(request, data))
-    return Row(
-        seed=seed,
-        train=data.manifest.num_examples("train"),
-        validation=data.manifest.num_examples("validation"),
-        test=data.manifest.num_examples("test"),
-        probe_train=probe_train,
-        probe_train_validation=probe_both,
-        fine_tuned=float(result["splits"]["test"]["accuracy"]),
+    rows = [json.loads(line) for line in (run / "predictions-test.jsonl").read_text(encoding="utf-8").splitlines()]
+    correct = {row["id"]: row["label"] == row["predicted"] for row in rows}
+    confidence = np.array([row["probability"] for row in rows])
+    return Score(
+        correct=correct,
+        loss=result["splits"]["test"]["loss"],
+        calibration_error=scores.calibration_error(scores.reliability(confidence, np.array([*correct.values()]))),
         minutes=float(minutes_file.read_text()),
     )
 
 
-def table(rows: list[Row]) -> str:
-    """Lays out the figures as text, with mean and standard deviation over the seeds."""
-    head = (
-        f"{'seed':>6}{'train':>8}{'valid.':>8}{'test':>7}{'probe':>10}{'probe t+v':>12}{'fine-tuned':>12}{'minutes':>9}"
+def measure(photos: pathlib.Path, seed: str, work: pathlib.Path) -> Scores:
+    """Builds, probes and trains for one set and seed."""
+    from trainer.recipes.load import resolve
+
+    root = str(work / f"{photos.name}-{seed}-data")
+    run_module(
+        "beam_jobs.build_tfrecords", f"--input={photos}", f"--output={root}", f"--splits={SPLITS}", f"--seed={seed}"
     )
-    lines = [head]
-    for r in rows:
-        lines.append(
-            f"{r.seed:>6}{r.train:>8}{r.validation:>8}{r.test:>7}{r.probe_train:>10.4f}{r.probe_train_validation:>12.4f}"
-            f"{r.fine_tuned:>12.4f}{r.minutes:>9.1f}"
-        )
-    columns = [
-        [getattr(r, name) for r in rows] for name in ("probe_train", "probe_train_validation", "fine_tuned", "minutes")
+    data = open_dataset(root)
+    small = data.manifest.max_side <= SMALL
+    settings = (*([f"image_size={SMALL}"] if small else []), *_SET.value)
+    request = Request(
+        data=root, recipe=_RECIPE.value, backbone=BACKBONE, weights=None, settings=settings, seed=int(seed)
+    )
+    recipe = resolve(request, data)
+    later = [f"phases.{index}.duration=0ep" for index in range(1, len(recipe.phases))]
+    run = work / f"{photos.name}-{seed}"
+    return {
+        "probe": probe(data, recipe),
+        "head": train(root, run.with_name(f"{run.name}-head"), seed=seed, settings=(*settings, *later)),
+        "recipe": train(root, run.with_name(f"{run.name}-recipe"), seed=seed, settings=settings),
+    }
+
+
+def gain(sets: Iterable[list[Scores]], contestant: str, *, by_image: bool = False) -> tuple[float, float, float]:
+    """Returns a contestant's mean gain in accuracy over the probe, and its 95 % interval, in points.
+
+    Args:
+      sets: of each set, the scores of all seeds.
+      contestant: head or recipe.
+      by_image: whether all images weigh the same, instead of all sets.
+    """
+    rng = np.random.default_rng(0)
+    means, draws, weights = [], [], []
+    for seeds in sets:
+        gains: dict[str, list[int]] = {}
+        for found in seeds:
+            for key, hit in found[contestant].correct.items():
+                gains.setdefault(key, []).append(int(hit) - int(found["probe"].correct[key]))
+        sums, counts = (np.array([of(values) for values in gains.values()]) for of in (sum, len))
+        chosen = rng.integers(0, len(sums), (DRAWS, len(sums)))
+        means.append(100 * sums.sum() / counts.sum())
+        draws.append(100 * sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1))
+        weights.append(counts.sum() if by_image else 1.0)
+    low, high = np.quantile(np.average(draws, axis=0, weights=weights), [0.025, 0.975])
+    return float(np.average(means, weights=weights)), float(low), float(high)
+
+
+def table(rows: dict[str, list[Scores]]) -> str:
+    """Lays out the figures as text: means over the seeds, and gains in points."""
+    lines = [
+        f"{'set':<10}{'test':>6}  {'contestant':<11}{'accuracy':>15}{'loss':>8}{'ECE':>7}{'minutes':>9}  gain, points"
     ]
-    for name, value in (("mean", statistics.mean), ("± std", statistics.stdev)):
-        if len(rows) > 1:
-            probe, both, tuned, minutes = map(value, columns)
-            lines.append(f"{name:>6}{'':23}{probe:>10.4f}{both:>12.4f}{tuned:>12.4f}{minutes:>9.1f}")
-    gain = statistics.mean(r.fine_tuned - r.probe_train_validation for r in rows)
-    lines.append(f"fine-tuned minus probe on train + validation, mean of the seeds: {gain:+.4f}")
+
+    def told(sets: list[list[Scores]], contestant: str, *, by_image: bool = False) -> str:
+        return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*gain(sets, contestant, by_image=by_image))
+
+    for name, seeds in rows.items():
+        for contestant in CONTESTANTS:
+            mine = [found[contestant] for found in seeds]
+            accuracies = [score.accuracy for score in mine]
+            spread = f" ± {statistics.stdev(accuracies):.3f}" if len(mine) > 1 else ""
+            means = [statistics.mean(getattr(s, f) for s in mine) for f in ("loss", "calibration_error", "minutes")]
+            lines.append(
+                f"{name:<10}{len(mine[0].correct):>6}  {contestant:<11}{statistics.mean(accuracies):.3f}{spread:<10}"
+                + "{:>8.3f}{:>7.3f}{:>9.2f}  ".format(*means)
+                + ("" if contestant == "probe" else told([seeds], contestant))
+            )
+    every = list(rows.values())
+    lines += [
+        f"{c}: mean gain of the sets {told(every, c)}; of all images {told(every, c, by_image=True)}"
+        for c in CONTESTANTS[1:]
+    ]
     return "\n".join(lines)
 
 
 def main(arguments: list[str]) -> None:
-    """Measures every seed, prints the table, writes the JSON."""
-    if bool(_PHOTOS.value) == bool(_DATA.value):
-        raise UsageError("give either --photos=FOLDER or --data=DATASET")
-    if _PHOTOS.value and not pathlib.Path(_PHOTOS.value).is_dir():
-        raise UsageError(f"--photos={_PHOTOS.value}: no such folder")
+    """Measures every set and seed, prints the table, writes the JSON."""
+    del arguments
+    folders = [pathlib.Path(folder) for folder in _PHOTOS.value]
+    if not folders:
+        raise UsageError("give --photos=FOLDER")
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"--photos={folder}: no such folder")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with tempfile.TemporaryDirectory(prefix="finetune_vs_probe-") as temporary:
         work = pathlib.Path(_WORKDIR.value or temporary)
         work.mkdir(parents=True, exist_ok=True)
-        rows = [measure(int(seed), work) for seed in _SEEDS.value]
+        rows = {folder.name: [measure(folder, seed, work) for seed in _SEEDS.value] for folder in folders}
     print(table(rows))
     figures = {
         "command": ["python", "-m", "benchmarks.finetune_vs_probe", *sys.argv[1:]],
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        "settings": _SET.value,
-        "rows": [dataclasses.asdict(row) for row in rows],
+        "rows": {
+            name: [{c: dataclasses.asdict(score) for c, score in found.items()} for found in seeds]
+            for name, seeds in rows.items()
+        },
     }
-    pathlib.Path(_OUTPUT.value).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    pathlib.Path(_OUTPUT.value).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(f"written to {_OUTPUT.value}")
 
 

@@ -176,7 +176,7 @@ def test_another_run_in_the_workdir_is_refused_before_tensorflow(data, tmp_path)
 
 OTHERS = {
     "fit_check, recipe": ("trainer.fit_check", ["--recipe=phots"], 'Did you mean "photos"'),
-    "fit_check, phase": ("trainer.fit_check", ["--phase=al"], 'Did you mean "all"'),
+    "fit_check, phase": ("trainer.fit_check", ["--phase=uper"], 'Did you mean "upper"'),
     "fit_check, rates": ("trainer.fit_check", ["--rates=0.1,x"], "x is no learning rate"),
     "fit_check, weights": ("trainer.fit_check", ["--weights=/no.h5"], "no such file"),
     "fit_check, out": ("trainer.fit_check", ["--out=/proc/x"], "nothing can be written"),

