@@ -170,7 +170,7 @@ def measure(photos: pathlib.Path, seed: str, work: pathlib.Path) -> Scores:
         "beam_jobs.build_tfrecords", f"--input={photos}", f"--output={root}", f"--splits={SPLITS}", f"--seed={seed}"
     )
     data = open_dataset(root)
-    small = data.manifest.max_side <= SMALL
+    small = max(data.manifest.max_height, data.manifest.max_width) <= SMALL
     settings = (*([f"image_size={SMALL}"] if small else []), *_SET.value)
     request = Request(
         data=root, recipe=_RECIPE.value, backbone=BACKBONE, weights=None, settings=settings, seed=int(seed)
