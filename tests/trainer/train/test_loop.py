@@ -267,18 +267,26 @@ def test_patience_that_ends_the_last_phase_keeps_its_last_weights(tiny_data, tmp
             np.testing.assert_array_equal(kept[path], value)
 
 
-def test_an_earlier_epoch_that_is_better_by_more_than_luck_is_kept(tiny_data, tmp_path):
-    """Here fine-tuning ruins what the head had learnt. Killed before its last epoch, a run keeps the same weights."""
+def _ruined():
+    """Returns a recipe whose fine-tuning ruins what its head has learnt."""
     learns = ("phases.0.duration=12ep", "phases.0.lr_max=0.03", "head.hidden=0", "optimizer.name=sgd")
     forgets = ("phases.1.lr_max=3", "phases.1.lr_min=3", "optimizer.clip_norm=1")
-    ruined = small_recipe("selection=best", *learns, *forgets)
-    trainer, _, position = train(tiny_data, ruined, tmp_path / "whole")
+    return small_recipe("selection=best", *learns, *forgets)
+
+
+def test_an_earlier_epoch_that_is_better_by_more_than_luck_is_kept(tiny_data, tmp_path):
+    trainer, _, position = train(tiny_data, _ruined(), tmp_path)
     accuracies = {row["step"]: row["accuracy"] for row in trainer.rows if row["split"] == "validation"}
     assert position.best["phase"] == "head"
     assert position.best["validation_accuracy"] == accuracies[position.best["step"]] > accuracies[70] + 0.3
+
+
+@pytest.mark.slow
+def test_killed_before_its_last_epoch_a_run_keeps_the_same_weights(tiny_data, tmp_path):
+    _, _, position = train(tiny_data, _ruined(), tmp_path / "whole")
     with pytest.raises(TryAgainError):
-        train(tiny_data, ruined, tmp_path / "killed", stop_requested=_stop_after(33))
-    _, _, again = train(tiny_data, ruined, tmp_path / "killed")
+        train(tiny_data, _ruined(), tmp_path / "killed", stop_requested=_stop_after(33))
+    _, _, again = train(tiny_data, _ruined(), tmp_path / "killed")
     assert again.best == position.best
     kept = [np.load(tmp_path / name / "checkpoints" / "best.npz") for name in ("whole", "killed")]
     for name in kept[0]:
