@@ -73,6 +73,7 @@ def test_the_same_command_has_nothing_to_do_until_the_file_changes(here, data, t
     )
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_from_its_copy_when_the_file_is_gone(here, tmp_path):
     folder = shutil.copytree(here, tmp_path / "copy")
     (folder / "mine.py").write_text("raise SystemExit('not this one')\n")

@@ -164,6 +164,7 @@ def test_encoded_images_come_from_the_version_before(folder, tmp_path):
     assert "cat/6.png" in {record.source for split in read_records(second.directory).values() for record in split}
 
 
+@pytest.mark.slow
 def test_by_hash_images_stay_in_their_splits_when_others_come(tmp_path):
     make_folder(tmp_path / "in", images=60)
     first = run_build(tmp_path / "in", tmp_path / "out", split_by="hash")

@@ -125,6 +125,7 @@ def test_a_class_that_is_none_is_refused_before_anything_is_inspected(tmp_path, 
     assert caught.value.exit_code is ExitCode.DATA
 
 
+@pytest.mark.slow
 def test_the_command_says_what_came_of_it(tmp_path, folder):
     exclude, relabel = decided(tmp_path, folder)
     with open(exclude, "a") as file:

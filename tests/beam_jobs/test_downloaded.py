@@ -45,7 +45,8 @@ def settings(tmp_path, source, **changes):
 
 
 @pytest.mark.parametrize(
-    "engine", ["in_memory", "bundle_repeat", pytest.param("multi_processing", marks=pytest.mark.slow)]
+    "engine",
+    ["in_memory", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bundle_repeat", "multi_processing"))],
 )
 def test_every_url_is_asked_for_once(server, tmp_path, engine):
     source = source_of(tmp_path, server, f"{server.url}/status/404,cat")

@@ -85,11 +85,13 @@ def folder(tmp_path_factory) -> pathlib.Path:
     ("name", "changes"),
     [
         ("default", {}),
-        ("keep", {"near_duplicates": "keep"}),
-        ("drop", {"near_duplicates": "drop"}),
+        pytest.param("keep", {"near_duplicates": "keep"}, marks=pytest.mark.slow),
+        pytest.param("drop", {"near_duplicates": "drop"}, marks=pytest.mark.slow),
         ("max_side", {"policy": PixelPolicy(max_side=16)}),
-        ("hash", {"split_by": "hash"}),
-        ("seed", {"seed": 7, "fractions": SplitFractions.parse("train:0.5,test:0.5")}),
+        pytest.param("hash", {"split_by": "hash"}, marks=pytest.mark.slow),
+        pytest.param(
+            "seed", {"seed": 7, "fractions": SplitFractions.parse("train:0.5,test:0.5")}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_folder_gives_what_it_gave(folder, tmp_path, name, changes):
@@ -117,6 +119,7 @@ class Some:
         return Some, (self.source, self.step)
 
 
+@pytest.mark.slow
 def test_cifar10_gives_what_it_gave(shared_data, tmp_path):
     source = open_source(
         "cifar10", input_path=str(shared_data / "cifar-10-python.tar.gz"), options={"work_dir": str(tmp_path / "work")}
@@ -150,8 +153,8 @@ def expected(folder, tmp_path_factory) -> str:
 @pytest.mark.parametrize(
     "engine",
     [
-        {"runner": lambda: FnApiRunner(bundle_repeat=1)},
-        {"runner": lambda: FnApiRunner(use_state_iterables=True)},
+        pytest.param({"runner": lambda: FnApiRunner(bundle_repeat=1)}, marks=pytest.mark.slow),
+        pytest.param({"runner": lambda: FnApiRunner(use_state_iterables=True)}, marks=pytest.mark.slow),
         {"beam_arguments": ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]},
     ],
     ids=["bundle_repeat", "use_state_iterables", "multi_processing"],

@@ -118,7 +118,7 @@ def test_killed_at_twenty_random_moments(folder, expected, tmp_path, seed, mode)
     ("number", "returncode", "message"),
     [
         (signal.SIGTERM, 75, "error: terminated; run the same command again to continue\n"),
-        (signal.SIGKILL, -9, ""),
+        pytest.param(signal.SIGKILL, -9, "", marks=pytest.mark.slow),
         (signal.SIGINT, 130, "interrupted; run the same command again to continue\n"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_dead_worker_ends_the_build_in_one_line(folder, tmp_path):
     assert still_there(workers) == []
 
 
-@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("same", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_two_builds_at_once_end_as_one_version_or_as_two(folder, tmp_path, expected, same):
     """Each is a process; with equal input and flags they make one version together, otherwise one each."""
     out = tmp_path / "out"

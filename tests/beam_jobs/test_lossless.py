@@ -40,6 +40,7 @@ def pixels_of(record: Record) -> np.ndarray:
     return np.asarray(image)
 
 
+@pytest.mark.slow
 def test_cifar_comes_back_to_the_bit(cifar):
     data, expected = cifar
     assert data.manifest.has_png

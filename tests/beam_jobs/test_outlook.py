@@ -85,6 +85,7 @@ def test_a_class_that_no_model_can_learn_is_refused_and_one_never_tested_is_name
         run_build(tmp_path / "in", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_splits_that_do_not_apply_are_said(tmp_path):
     make_folder(tmp_path / "in/train", images=5)
     make_folder(tmp_path / "in/test", images=5, first=5_000)

@@ -34,6 +34,7 @@ def test_three_files_a_reason_are_named_and_all_stand_in_a_file_beside_the_root(
     assert sorted(codes) == ["not_an_image"] * 5 + ["unreadable"] * 4
 
 
+@pytest.mark.slow
 def test_a_root_that_was_there_stays_and_keeps_the_file(tmp_path):
     make_folder(tmp_path / "in", images=10)
     first = run_build(tmp_path / "in", tmp_path / "data")

@@ -104,7 +104,9 @@ def test_addresses_are_refused_by_default_and_failures_count(server, tmp_path):
     ("number", "code", "message"),
     [
         (signal.SIGTERM, 75, "error: terminated; run the same command again to continue\n"),
-        (signal.SIGINT, 130, "interrupted; run the same command again to continue\n"),
+        pytest.param(
+            signal.SIGINT, 130, "interrupted; run the same command again to continue\n", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_download_ends_at_once_when_told_to(server, tmp_path, number, code, message):

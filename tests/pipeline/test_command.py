@@ -45,7 +45,7 @@ def test_every_end_has_its_code_and_no_traceback(tmp_path, body, code, message):
 @pytest.mark.parametrize(
     ("error", "code", "fix"),
     [
-        ("PermissionDeniedError", 64, "trainer.doctor"),
+        pytest.param("PermissionDeniedError", 64, "trainer.doctor", marks=pytest.mark.slow),
         ("FailedPreconditionError", 75, "run the same command again"),
     ],
 )

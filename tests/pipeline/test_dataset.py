@@ -122,7 +122,17 @@ def test_the_batch_size_changes_no_bit(data, config, epoch, batch):
     _assert_same(_sorted(epoch), _sorted(_join(_train(data, batch, augment=config))))
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
+@pytest.mark.parametrize(
+    ("config", "hosts"),
+    [
+        ("windows", 4),
+        pytest.param("warped", 4, marks=pytest.mark.slow),
+        ("warped", 2),
+        pytest.param("windows", 2, marks=pytest.mark.slow),
+    ],
+    indirect=["config"],
+    scope="module",
+)
 def test_hosts_share_every_global_batch(data, config, epoch, hosts):
     parts = [_train(data, 8, augment=config, host=HostSlice(index=i, count=hosts)) for i in range(hosts)]
     assert parts[0][0]["image"].shape[0] == 8 // hosts
@@ -142,7 +152,7 @@ def test_the_cache_changes_no_bit(data, config, epoch, cache, tmp_path, monkeypa
     _assert_same(epoch, _join(_train(data, 8, augment=config, cache=cache)))
 
 
-@pytest.mark.parametrize("cache", ["none", "bytes"])
+@pytest.mark.parametrize("cache", ["none", pytest.param("bytes", marks=pytest.mark.slow)])
 def test_resuming_at_any_step_gives_the_rest_of_the_epoch(data, cache):
     whole = _train(data, 16, cache=cache)
     for skip in range(len(whole) + 1):
@@ -243,7 +253,7 @@ def test_hosts_read_their_lanes_only_and_every_record_once(tmp_path, monkeypatch
     assert len(set(seen)) == len(records)
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 8, pytest.param(64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("hosts", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 64)), 8])
 def test_batches_are_those_of_one_host_also_after_a_resume(tmp_path, hosts):
     image = jpeg(np.zeros((24, 32, 3), np.uint8))
     records = [record(image, i % 11, name=str(i)) for i in range(1500)]
@@ -317,7 +327,7 @@ def test_large_images_are_reduced_while_decoding_in_both_paths_alike(tmp_path):
         _eval(data, 4, cache="pixels")
 
 
-@pytest.mark.parametrize("cache", ["none", "bytes"])
+@pytest.mark.parametrize("cache", ["none", pytest.param("bytes", marks=pytest.mark.slow)])
 def test_evaluation_goes_on_behind_any_batch(data, cache):
     whole = _eval(data, 4, cache=cache)
     for skip in range(len(whole)):
@@ -366,7 +376,13 @@ def test_mixed_labels_match_mixed_pixels(tmp_path, settings):
 
 
 @pytest.mark.parametrize(
-    "config", [EVERYTHING, WARPED, dataclasses.replace(EVERYTHING, mixup=0.4, cutmix=1.0)], ids=[*CONFIGS, "mixed"]
+    "config",
+    [
+        pytest.param(EVERYTHING, marks=pytest.mark.slow),
+        WARPED,
+        dataclasses.replace(EVERYTHING, mixup=0.4, cutmix=1.0),
+    ],
+    ids=[*CONFIGS, "mixed"],
 )
 def test_what_the_accelerator_finishes_is_what_the_host_would_have_made(data, config, xla):
     host = _train(data, 8, augment=config)
@@ -388,7 +404,7 @@ def test_what_the_accelerator_finishes_is_what_the_host_would_have_made(data, co
         AugmentConfig(on_accelerator=True, policy="augmix")
 
 
-@pytest.mark.parametrize("cache", ["none", "bytes"])
+@pytest.mark.parametrize("cache", ["none", pytest.param("bytes", marks=pytest.mark.slow)])
 def test_mixing_does_not_depend_on_cache_or_hosts(data, cache):
     augment = dataclasses.replace(EVERYTHING, mixup=0.4, cutmix=1.0)
     whole = _join(_train(data, 8, augment=augment))

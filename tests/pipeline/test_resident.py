@@ -74,8 +74,13 @@ def _compare(found, expected, *, most):
         assert np.abs(one["image"].numpy() - other["image"].numpy()).max() <= most
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-@pytest.mark.parametrize("resize", ["stretch", "crop"])
+@pytest.mark.parametrize(
+    ("resize", "name"),
+    [
+        pair if pair in (("stretch", "colour"), ("crop", "both")) else pytest.param(*pair, marks=pytest.mark.slow)
+        for pair in itertools.product(("stretch", "crop"), OPERATIONS)
+    ],
+)
 def test_the_device_makes_the_pixels_that_the_host_makes(data, images, name, resize):
     augment, view = AugmentConfig(**OPERATIONS[name]), View(resize=resize)
     host = list(_train(data, augment, cache="pixels", view=view))
@@ -90,7 +95,13 @@ def test_what_is_rounded_on_the_way_is_rounded_here_too(data, images):
     _compare(_finished(_train(data, augment), augment, images), _finished(shipped, augment, None), most=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("oxford_pets_resnet", "oxford_pets_resnet50") else name
+        for name in recipe_names()
+    ],
+)
 def test_every_recipe_is_rendered_alike_or_refused(data, images, name):
     augment = load_recipe(name, DataFacts(num_train=30, num_classes=3, max_side=44)).augment
     if augment.rotation or augment.shear:

@@ -203,8 +203,18 @@ def data(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("data"), {"train": records}, ["a", "b"])
 
 
-@pytest.mark.parametrize("view", [View(resize="pad"), View(resize="crop"), View(resize="crop", eval_centre=0.8)])
-@pytest.mark.parametrize("on_accelerator", [False, True])
+@pytest.mark.parametrize(
+    ("on_accelerator", "view"),
+    [
+        (False, View(resize="pad")),
+        pytest.param(False, View(resize="crop"), marks=pytest.mark.slow),
+        (False, View(resize="crop", eval_centre=0.8)),
+        pytest.param(True, View(resize="pad"), marks=pytest.mark.slow),
+        pytest.param(True, View(resize="crop"), marks=pytest.mark.slow),
+        (True, View(resize="crop", eval_centre=0.8)),
+    ],
+    ids=[f"{on_accelerator}-view{number}" for on_accelerator in (False, True) for number in range(3)],
+)
 def test_every_cache_shows_the_same(data, view, on_accelerator):
     sizes = {"height": 32, "width": 32, "preprocess": "identity", "global_batch_size": 4, "view": view}
     evaluated = {}

@@ -288,6 +288,7 @@ def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_place(tmp_path):
     assert stormy == calm
 
 
+@pytest.mark.slow
 def test_a_changed_file_of_ones_own_is_another_training(world):
     world.input(right=290)
     world.configure(CONFIG + "recipe: ./mine.py\n")

@@ -83,7 +83,7 @@ def test_p_value_is_the_maximum_over_the_nuisance_parameter(wins, losses, pairs,
     assert p_value(counts, difference=difference) >= brute - 1e-9
 
 
-@pytest.mark.parametrize(("pairs", "margin"), [(40, 0.1), (60, 0.05)])
+@pytest.mark.parametrize(("pairs", "margin"), [(40, 0.1), pytest.param(60, 0.05, marks=pytest.mark.slow)])
 def test_a_model_worse_by_exactly_the_margin_passes_at_most_alpha_of_the_time(pairs, margin):
     """Every outcome is judged and its probability added up: no sampling error."""
     outcomes = [(w, x) for w in range(pairs + 1) for x in range(pairs + 1 - w)]

@@ -52,7 +52,7 @@ def store(tmp_path):
     return DownloadStore(str(tmp_path / "store"))
 
 
-@pytest.mark.parametrize("kind", ["local", "gcs", "s3"])
+@pytest.mark.parametrize("kind", ["local", "gcs", pytest.param("s3", marks=pytest.mark.slow)])
 def test_everything_comes_back(request, tmp_path, kind):
     place = tmp_path if kind == "local" else request.getfixturevalue(kind)
     store = DownloadStore(f"{place}/{uuid.uuid4().hex}")

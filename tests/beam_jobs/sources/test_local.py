@@ -78,6 +78,7 @@ def test_a_build_leaves_them_out_within_bounded_memory_and_time(tmp_path):
     assert rejects.count("\n") == len(found)
 
 
+@pytest.mark.slow
 def test_a_build_needs_few_open_files(tmp_path):
     """256 is what macOS gives a process; the names are such that each folder is listed by itself."""
     for number in range(10):

@@ -106,6 +106,7 @@ def odd(shared_data, tmp_path_factory):
     return results, out, results.pop("peak")
 
 
+@pytest.mark.slow
 def test_no_odd_file_takes_long_or_much_memory(odd):
     results, _, peak = odd
     assert len(results) > 700

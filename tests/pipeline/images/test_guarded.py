@@ -112,7 +112,14 @@ FORMATS = {
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces a limit on address space")
-@pytest.mark.parametrize("form", [form for form in FORMATS if form != "AVIF" or features.check("avif")])
+@pytest.mark.parametrize(
+    "form",
+    [
+        form if form in ("JPEG", "JPEG2000") else pytest.param(form, marks=pytest.mark.slow)
+        for form in FORMATS
+        if form != "AVIF" or features.check("avif")
+    ],
+)
 def test_an_image_over_its_memory_is_refused_for_that_reason_in_every_format(form):
     """Decoders in C say of a failed allocation that the file is broken, or nothing."""
     big = large("JPEG" if form == "progressive" else form, **FORMATS[form])
@@ -139,11 +146,16 @@ def kill_while_it_decodes(opened, number, times):
     ("number", "times", "outcome"),
     [
         (signal.SIGSEGV, 1, (RejectCode.CORRUPT, "the decoder crashed (SIGSEGV)")),
-        (signal.SIGABRT, 1, (RejectCode.CORRUPT, "the decoder crashed (SIGABRT)")),
-        (signal.SIGKILL, 2, (RejectCode.TOO_MUCH_MEMORY, "decoding takes more than 1024 MiB of memory")),
+        pytest.param(signal.SIGABRT, 1, (RejectCode.CORRUPT, "the decoder crashed (SIGABRT)"), marks=pytest.mark.slow),
+        pytest.param(
+            signal.SIGKILL,
+            2,
+            (RejectCode.TOO_MUCH_MEMORY, "decoding takes more than 1024 MiB of memory"),
+            marks=pytest.mark.slow,
+        ),
         # Once may be somebody else's doing: the image gets a second chance, and exceeds its time. SIGTERM reaches the
         # whole group of processes, and is not heeded.
-        (signal.SIGKILL, 1, (RejectCode.TOO_SLOW, "decoding takes more than 3 s")),
+        pytest.param(signal.SIGKILL, 1, (RejectCode.TOO_SLOW, "decoding takes more than 3 s"), marks=pytest.mark.slow),
         (
             signal.SIGTERM,
             1,

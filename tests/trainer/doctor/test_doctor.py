@@ -233,6 +233,7 @@ def test_an_import_that_aborts_is_reported_with_its_reason(tmp_path, monkeypatch
     assert finding.exit_code == ExitCode.INTERNAL
 
 
+@pytest.mark.slow
 def test_an_import_that_hangs_is_given_up(tmp_path, monkeypatch):
     fake_tensorflow(tmp_path, "import sys, time; print('asking', file=sys.stderr, flush=True); time.sleep(60)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -46,7 +46,9 @@ def _kinds(model):
     return [type(layer).__name__ for layer in model.layers]
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_b0", "resnet50"])
+@pytest.mark.parametrize(
+    "name", ["efficientnet_lite0", "efficientnet_b0", pytest.param("resnet50", marks=pytest.mark.slow)]
+)
 def test_gives_the_outputs_and_the_gradients_of_the_model(name):
     model = _backbone(name, "float64")  # in float32 a unit at the corner of its activation may fall on another side
     folded = lean_twin(model)

@@ -29,7 +29,7 @@ STATISTICS, COUNTER = r".*(moving_mean|moving_variance)$", r".*seed_generator_st
     ("name", "settings", "trained"),
     [
         ("cifar10_cnn", (), ALL_OF_IT),
-        ("scraped_vgg16", (), LAST_BLOCK),
+        pytest.param("scraped_vgg16", (), LAST_BLOCK, marks=pytest.mark.slow),
         ("big_cats_vgg16", (), LAST_BLOCK),
         pytest.param("oxford_pets_resnet", (), ALL_OF_IT, marks=pytest.mark.slow),
         pytest.param("oxford_pets_resnet50", (), ALL_OF_IT, marks=pytest.mark.slow),

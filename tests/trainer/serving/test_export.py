@@ -172,6 +172,7 @@ def test_serves_what_evaluation_sees(photos, encoded, tmp_path, view):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_tflite_agrees(exported, evaluated, encoded):
     content = (exported / "model.tflite").read_bytes()
     np.testing.assert_allclose(run_tflite(content, decoded(encoded)), evaluated, rtol=0, atol=1e-5)

@@ -93,6 +93,7 @@ def test_command_on_a_mixed_folder(model, classifier, shared_data, tmp_path):
     assert len({row["label"] for row in rows}) > 1
 
 
+@pytest.mark.slow
 def test_nothing_readable_exits_65(model, tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     done = run(f"--model={model / 'saved_model'}", tmp_path)

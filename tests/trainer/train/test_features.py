@@ -92,6 +92,7 @@ def _after(calls):
     return lambda: next(counter) >= calls
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_a_later_phase_has_no_use_for_them(uninterrupted, tiny_data, tmp_path, every_call):
     _, expected = uninterrupted
     recipe = small_recipe("phases.1.duration=1ep")

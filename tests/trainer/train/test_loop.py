@@ -232,6 +232,7 @@ def test_balanced_class_weights_are_scikit_learns(tmp_path):
     np.testing.assert_array_equal(class_weights(small_recipe(), data), 1)
 
 
+@pytest.mark.slow
 def test_class_weights_scale_the_gradient(tiny_data, tmp_path):
     """One SGD step at rate 1 moves the logits' bias by minus the mean of weight · (probability - truth)."""
     still = ("phases.0.duration=1st", "phases.0.lr_max=0", "phases.0.l2=0", "optimizer.name=sgd", "batch_size=37",

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -47,13 +49,20 @@ def test_luck_with_accuracy_is_mcnemars(compared):
     assert luck(other, one, "accuracy") > 0.5
 
 
+REFERENCES = {
+    "balanced_accuracy": lambda labels, found: metrics.balanced_accuracy_score(labels, found.argmax(axis=1)),
+    "macro_f1": lambda labels, found: metrics.f1_score(labels, found.argmax(axis=1), average="macro"),
+    "loss": lambda labels, found: -metrics.log_loss(labels, np.exp(found), labels=range(4)),
+}
+
+
 @pytest.mark.parametrize(
-    ("by", "reference"),
+    ("compared", "by", "reference"),
     [
-        ("balanced_accuracy", lambda labels, found: metrics.balanced_accuracy_score(labels, found.argmax(axis=1))),
-        ("macro_f1", lambda labels, found: metrics.f1_score(labels, found.argmax(axis=1), average="macro")),
-        ("loss", lambda labels, found: -metrics.log_loss(labels, np.exp(found), labels=range(4))),
+        pytest.param(size, by, reference, marks=pytest.mark.slow if size == 400 and by != "balanced_accuracy" else ())
+        for size, (by, reference) in itertools.product((30, 400), REFERENCES.items())
     ],
+    indirect=["compared"],
 )
 def test_luck_is_scipys_permutation_test(compared, by, reference):
     labels, *found = compared
