@@ -154,7 +154,8 @@ def refuse_another_run(directory: storage.Path, wanted: dict[str, Any], *, exten
         lines = "\n  ".join(changed)
         raise UsageError(
             f"--workdir={directory} holds a run with another configuration:\n  {lines}\n"
-            "take another --workdir, or the old configuration to go on with it"
+            "take another --workdir, or go on with the old configuration; its recipe is "
+            f"--recipe={storage.join(directory, 'config.json')}, in place of --recipe and --set"
         )
 
 

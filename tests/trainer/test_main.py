@@ -4,43 +4,16 @@ import dataclasses
 import json
 import os
 import pathlib
-import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
 from tests import datasets
-from tests.trainer.runs import SMALL
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-_ON_TWO_CPUS = "from tests import two_cpus; import runpy; runpy.run_module('trainer.main', run_name='__main__')"
-
-
-def command(*flags, module="trainer.main", replicas=1):
-    program = ["-m", module] if replicas == 1 else ["-c", _ON_TWO_CPUS, "--strategy=mirrored"]
-    return [sys.executable, *program, *map(str, flags)]
-
-
-def run(*flags, module="trainer.main", replicas=1):
-    whole = command(*flags, module=module, replicas=replicas)
-    return subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def training_flags(data, workdir, *more):
-    settings = [f"--set={setting}" for setting in (*SMALL, "eval_centre=0.8", "precision=bfloat16")]
-    return [f"--data={data.path}", "--recipe=quick", f"--workdir={workdir}", *settings, *more]
-
-
-def best_weights(workdir):
-    with np.load(workdir / "checkpoints" / "best.npz") as arrays:
-        return {name: arrays[name] for name in arrays}
+from tests.trainer.commands import ROOT, assert_same_end, best_weights, command, kill_and_rerun, run, training_flags
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +64,8 @@ def test_another_configuration_or_dataset_in_the_same_workdir_is_refused_with_a_
     result = run(*training_flags(tiny_data, workdir, "--set=phases.1.lr_max=0.002"))
     assert result.returncode == 64
     assert "phases.1.lr_max: 0.001 → 0.002" in result.stderr
+    assert (recipe := f"--recipe={workdir / 'config.json'}") in result.stderr
+    assert run(f"--data={tiny_data.path}", recipe, f"--workdir={workdir}").returncode == 0
     records = datasets.coloured_records(20, classes=2, seed=9)
     other = datasets.write_dataset(tmp_path, {"train": records}, ["black", "white"])
     result = run(*training_flags(other, workdir))
@@ -121,51 +96,15 @@ def finished_on_two(tiny_data, tmp_path_factory):
     return workdir
 
 
-def _wait_for_a_checkpoint_write(process, directory):
-    """Returns as soon as TensorFlow has made a file of a new checkpoint, under whatever temporary name."""
-
-    def names():
-        return set(os.listdir(directory)) if directory.exists() else set()
-
-    before = names()
-    while process.poll() is None and not {name for name in names() - before if name.startswith("ckpt")}:
-        pass
-
-
-def _kill_and_rerun(data, workdir, *, kills, seed, replicas):
-    """Starts the run and kills it (SIGKILL) `kills` times, then lets it end.
-
-    Every second time at a random moment of its training, else while it writes a checkpoint or just after.
-    """
-    rng = random.Random(seed)
-    whole = command(*training_flags(data, workdir), replicas=replicas)
-    for number in range(kills):
-        with subprocess.Popen(whole, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
-            for line in process.stderr:
-                if b"phase " in line:
-                    break
-            if number % 2:
-                _wait_for_a_checkpoint_write(process, workdir / "checkpoints" / "state")
-                time.sleep(rng.choice([0, 0, 0.001, 0.003]))
-            else:
-                time.sleep(rng.uniform(0, 6))
-            process.send_signal(signal.SIGKILL)
-    return run(*training_flags(data, workdir), replicas=replicas)
-
-
 @pytest.mark.parametrize(
     ("replicas", "kills"),
     [(1, 1), pytest.param(1, 10, marks=pytest.mark.slow), pytest.param(2, 10, marks=pytest.mark.slow)],
 )
 def test_killed_at_random_and_run_again_ends_in_the_same_place(request, tiny_data, tmp_path, replicas, kills):
     expected = request.getfixturevalue("finished")[0] if replicas == 1 else request.getfixturevalue("finished_on_two")
-    result = _kill_and_rerun(tiny_data, tmp_path / "run", kills=kills, seed=kills, replicas=replicas)
+    result = kill_and_rerun(training_flags(tiny_data, tmp_path / "run"), kills=kills, seed=kills, replicas=replicas)
     assert result.returncode == 0, result.stderr
-    for name in ("metrics.jsonl", "metrics.csv", "result.json", "predictions-test.jsonl"):
-        assert (tmp_path / "run" / name).read_bytes() == (expected / name).read_bytes(), name
-    found, wanted = best_weights(tmp_path / "run"), best_weights(expected)
-    assert found.keys() == wanted.keys()
-    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    assert_same_end(tmp_path / "run", expected)
 
 
 @pytest.mark.slow
