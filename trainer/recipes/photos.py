@@ -4,8 +4,8 @@
 
 Linear probing, then fine-tuning (arXiv 2202.10054): the head is trained to convergence on cached features of the frozen
 ImageNet backbone, then the backbone's upper stages are fine-tuned gently from there. The lower ones, whose maps are an
-eighth of the image's side and larger, stay as they are: that saves a third of the time and was no worse, while freezing
-all but the last two stages was worse on images unlike ImageNet's (`benchmarks/RESULTS.md`, "Probe").
+eighth of the image's side and larger, stay as they are: that saves half of a step's time and was no worse, while
+freezing all but the last two stages was worse on images unlike ImageNet's (`benchmarks/RESULTS.md`, "Probe").
 
 Of an image the largest square in its middle is seen. Stretched to a square instead, images lose their proportions, and
 probes were worse: by 0.02 on flowers, 0.05 on pets, 0.3 and more where classes differ by proportions
