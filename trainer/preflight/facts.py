@@ -11,7 +11,7 @@ from pipeline.command import UsageError
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, Manifest, Shard
 from pipeline.own_code import is_own
 from trainer.preflight.question import Question
-from trainer.recipes.load import adjust, facts_of, load_recipe
+from trainer.recipes.load import adjust, facts_of, load_recipe, named_backbone
 from trainer.recipes.recipe import DataFacts, Recipe
 
 
@@ -89,7 +89,8 @@ def asked_for(question: Question) -> tuple[Recipe, Counts]:
     """
     data = question.data
     counts = counts_of(data) if data else _assumed(question.recipe, question.num_train, question.num_classes)
-    recipe = load_recipe(question.recipe, counts.facts, backbone=question.backbone)
+    backbone = named_backbone(question.recipe, question.backbone, question.settings)
+    recipe = load_recipe(question.recipe, counts.facts, backbone=backbone)
     recipe = adjust(recipe, question.settings)
     for name in filter(is_own, (recipe.backbone, recipe.augment.policy)):
         raise UsageError(f"{name}: preflight knows the package's own backbones and policies only; leave it out here")

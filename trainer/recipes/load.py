@@ -56,6 +56,24 @@ def load_recipe(name: str, facts: DataFacts, *, backbone: str | None = None) -> 
     return build(facts, backbone_info(backbone).name) if backbone else build(facts)
 
 
+def named_backbone(name: str, backbone: str | None, settings: Iterable[str]) -> str | None:
+    """Returns the backbone that flags name: `--set=backbone=NAME` counts before `--backbone=NAME`.
+
+    A recipe derives sizes and what it freezes from its backbone, so it has to know it before it is overridden. A user's
+    own file may take none; its recipe is only overridden.
+
+    Args:
+      name: of the recipe.
+      backbone: the value of --backbone.
+      settings: the values of --set.
+    """
+    if name.endswith(".py"):
+        return backbone
+    assignments = (setting.partition("=") for setting in settings)
+    given = [value.strip().strip('"') for field, _, value in assignments if field.strip() == "backbone"]
+    return given[-1] if given else backbone
+
+
 def adjust(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     """Applies `--set` assignments to a recipe; a phase that is given no length (`0ep`) is left out then.
 
@@ -111,7 +129,8 @@ def resolve(request: Request, data: DatasetVersion) -> Recipe:
     facts = facts_of(data)
     if facts.num_classes < 2:
         raise DataError(f"{data.path}: one label only ({data.manifest.labels[0]}); a classifier needs two or more")
-    recipe = load_recipe(request.recipe, facts, backbone=request.backbone)
+    backbone = named_backbone(request.recipe, request.backbone, request.settings)
+    recipe = load_recipe(request.recipe, facts, backbone=backbone)
     start = {"weights": request.weights, "init": request.init}
     given = [f"{name}={value}" for name, value in start.items() if value]
     recipe = extended(adjust(recipe, [*given, *request.settings]), request.extend)

@@ -9,10 +9,12 @@ import pytest
 from pipeline.command import UsageError
 from pipeline.format import storage
 from pipeline.view import View
+from tests import datasets
 from trainer.recipes import overrides
-from trainer.recipes.load import load_recipe, recipe_names
+from trainer.recipes.load import load_recipe, recipe_names, resolve
 from trainer.recipes.recipe import DataFacts, Phase, Recipe
 from trainer.recipes.schedule import Duration
+from trainer.request import Request
 
 FACTS = DataFacts(num_train=1000, num_classes=5, max_side=400)
 
@@ -26,6 +28,14 @@ def test_every_recipe_survives_a_round_trip_through_json(name):
         rates = phase.learning_rates(steps_per_epoch=32)
         assert len(rates) == phase.steps(steps_per_epoch=32)
         assert rates.max() == pytest.approx(phase.lr_max)
+
+
+@pytest.mark.parametrize("flags", [{"backbone": "resnet50"}, {"settings": ("backbone=resnet50",)}])
+def test_a_recipe_knows_the_backbone_wherever_it_is_named(tmp_path, flags):
+    data = datasets.write_dataset(tmp_path, {"train": datasets.random_records(20, classes=2)}, ["a", "b"])
+    given = {"backbone": None, "settings": (), **flags}
+    recipe = resolve(Request(data=str(tmp_path), recipe="photos", weights=None, seed=0, **given), data)
+    assert (recipe.backbone, recipe.phases[1].trainable[0]) == ("resnet50", ("backbone/conv[123]_", None))
 
 
 def test_cifar10_efficientnet_is_the_published_schedule():
@@ -74,7 +84,7 @@ def test_overrides():
         ("batch_size=0", "batch_size must be 1 or more, got 0"),
         ("phases.1.duration=5", '"5" is not a duration'),
         ("phases.1.duration=10%", "give its duration in epochs"),
-        ("phases.1.schedule=cosin", "schedule of phase all must be one of"),
+        ("phases.1.schedule=cosin", "schedule of phase upper must be one of"),
         ("optimizer.name=sdg", 'Did you mean "sgd"'),
         ("phases.1.lr_min=5", "lr_max 0.0001 is below lr_min 5"),
         ("backbone=efficientnet_lite9", "no backbone"),
