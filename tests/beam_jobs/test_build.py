@@ -340,6 +340,7 @@ def test_the_command_says_what_it_did_and_nothing_else(folder, tmp_path, built):
     assert second.stdout.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_line_and_the_old_version_stays(folder, tmp_path):
     run_build(folder, tmp_path / "out")
     before = files_of(tmp_path / "out/versions/1.0.0")

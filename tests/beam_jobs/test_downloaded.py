@@ -64,6 +64,7 @@ def test_every_url_is_asked_for_once(server, tmp_path, engine):
     assert files_of(fresh.directory) == files_of(outcome.directory)
 
 
+@pytest.mark.slow
 def test_what_a_person_leaves_out_is_not_asked_for(server, tmp_path):
     source = source_of(tmp_path, server)
     out = f"{server.url}/file/cat/3.jpg"

@@ -57,6 +57,7 @@ def rejects_of(built: Built) -> dict[str, str]:
     return {row["uri"].rpartition("/")[2]: row["code"] for row in map(json.loads, file.read_text().splitlines())}
 
 
+@pytest.mark.slow
 def test_training_and_testing_are_splits(run):
     built = run("split_folders_training_testing")
     assert built.data.manifest.labels == ("healthy", "lesion")

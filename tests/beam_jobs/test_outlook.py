@@ -107,6 +107,7 @@ def test_many_copies_in_a_class_are_a_warning_with_examples(tmp_path):
     assert "near_duplicates" not in note  # equal pixels are copies, whatever the flag says
 
 
+@pytest.mark.slow
 def test_small_classes_are_counted_and_can_be_kept_for_training_or_left_out(tmp_path):
     make_folder(tmp_path / "in", images=12)
     make_folder(tmp_path / "in", labels=[f"rare_{number}" for number in range(5)], images=1, first=50_000)

@@ -33,6 +33,7 @@ def folder(tmp_path) -> pathlib.Path:
     return tmp_path / "in"
 
 
+@pytest.mark.slow
 def test_a_log_gets_a_line_now_and_then(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(inspect, "TOGETHER", 8)
     monkeypatch.setattr(inspect, "_FINDINGS", 8)

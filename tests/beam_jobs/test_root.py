@@ -160,7 +160,7 @@ print(root.claim(base, key))
 """
 
 
-@pytest.mark.parametrize("store", ["local", "gcs", "s3"])
+@pytest.mark.parametrize("store", ["local", "gcs", pytest.param("s3", marks=pytest.mark.slow)])
 def test_of_processes_that_claim_at_once_each_key_gets_one_number(request, tmp_path, store):
     base = str(tmp_path) if store == "local" else f"{request.getfixturevalue(store)}/{uuid.uuid4().hex}"
     at = str(time.time() + (1 if store == "local" else 4))

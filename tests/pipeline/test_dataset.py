@@ -417,6 +417,7 @@ def test_mixing_does_not_depend_on_cache_or_hosts(data, cache):
         _train(data, 14, augment=augment, host=HostSlice(index=0, count=2))
 
 
+@pytest.mark.slow
 def test_a_policy_of_keras_cv_stays_in_range_and_is_named(data):
     batch = _train(data, 8, augment=AugmentConfig(policy="randaugment"))[0]
     assert batch["image"].shape == (8, 24, 32, 3)

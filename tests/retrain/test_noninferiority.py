@@ -150,6 +150,7 @@ def test_interval_agrees_with_the_test(wins, losses, pairs, margin):
     assert (low >= -margin) == (p_value(counts, difference=-margin) <= ALPHA)
 
 
+@pytest.mark.slow
 def test_interval_is_close_to_tangos_for_many_images():
     counts = PairedCounts(pairs=5000, wins=150, losses=180)
     z = stats.norm.isf(ALPHA)

@@ -47,7 +47,8 @@ def _kinds(model):
 
 
 @pytest.mark.parametrize(
-    "name", ["efficientnet_lite0", "efficientnet_b0", pytest.param("resnet50", marks=pytest.mark.slow)]
+    "name",
+    ["efficientnet_lite0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("efficientnet_b0", "resnet50"))],
 )
 def test_gives_the_outputs_and_the_gradients_of_the_model(name):
     model = _backbone(name, "float64")  # in float32 a unit at the corner of its activation may fall on another side
