@@ -119,7 +119,9 @@ def test_killed_at_twenty_random_moments(folder, expected, tmp_path, seed, mode)
     [
         (signal.SIGTERM, 75, "error: terminated; run the same command again to continue\n"),
         pytest.param(signal.SIGKILL, -9, "", marks=pytest.mark.slow),
-        (signal.SIGINT, 130, "interrupted; run the same command again to continue\n"),
+        pytest.param(
+            signal.SIGINT, 130, "interrupted; run the same command again to continue\n", marks=pytest.mark.slow
+        ),
     ],
 )
 @pytest.mark.parametrize("mode", [_ALONE, pytest.param(_PROCESSES, marks=pytest.mark.slow)])

@@ -30,7 +30,7 @@ STATISTICS, COUNTER = r".*(moving_mean|moving_variance)$", r".*seed_generator_st
     [
         ("cifar10_cnn", (), ALL_OF_IT),
         pytest.param("scraped_vgg16", (), LAST_BLOCK, marks=pytest.mark.slow),
-        ("big_cats_vgg16", (), LAST_BLOCK),
+        pytest.param("big_cats_vgg16", (), LAST_BLOCK, marks=pytest.mark.slow),
         pytest.param("oxford_pets_resnet", (), ALL_OF_IT, marks=pytest.mark.slow),
         pytest.param("oxford_pets_resnet50", (), ALL_OF_IT, marks=pytest.mark.slow),
         pytest.param("cifar10_efficientnet", ("resize_to=40", *FIRST_ONLY), HEAD, marks=pytest.mark.slow),
