@@ -56,7 +56,7 @@ class Predictor:
           cache: the split's features, if they are known.
         """
         if cache:
-            data = self._data(f"all of {split}", cache, lambda: cache.eval_data(split))
+            data = self._data(f"all of {split}", cache.eval_data(split), cache)
             return self._on_features(data, batches=self._plan.batches(split))
         return self._whole(self._on_images, split)
 
@@ -67,7 +67,7 @@ class Predictor:
         plan = self._plan
         batches = min(plan.batches(split), math.ceil(examples / plan.recipe.batch_size))
         if cache:
-            data = self._data(f"part of {split}", cache, lambda: cache.eval_data(split))
+            data = self._data(f"part of {split}", cache.eval_data(split), cache)
             return self._on_features(data, batches=batches)
 
         def part_of(host: HostSlice) -> tf.data.Dataset:
@@ -78,12 +78,12 @@ class Predictor:
             return whole.map(lambda batch: {name: values[columns] for name, values in batch.items()})
 
         with plan.at_once():
-            return self._on_images(self._data(f"part of {split}", None, lambda: part_of), batches=batches)
+            return self._on_images(self._data(f"part of {split}", part_of), batches=batches)
 
     def _whole(self, evaluator: Evaluator, split: str) -> tuple[np.ndarray, np.ndarray]:
         plan = self._plan
         with plan.at_once():
-            data = self._data(f"all of {split}", None, lambda: plan.eval_data(split))
+            data = self._data(f"all of {split}", plan.eval_data(split))
             found = evaluator(data, batches=plan.batches(split))
         if self._machines == 1:
             return found
@@ -93,17 +93,17 @@ class Predictor:
         return found[0][back], found[1][back]
 
     def _data(
-        self, name: str, cache: FeatureCache | None, make: Callable[[], Callable[[HostSlice], tf.data.Dataset]]
+        self, name: str, make_dataset: Callable[[HostSlice], tf.data.Dataset], cache: FeatureCache | None = None
     ) -> Any:
         """Returns a split's batches for all replicas: made once, as every epoch asks for them again.
 
         Args:
           name: tells them from others.
+          make_dataset: the data of a host, see `feed.distribute`.
           cache: the features that they are made of, or None. Other features, or none, let go of these.
-          make: makes the factory of a host's batches.
         """
         source, data = self._known.get(name, (None, None))
         if data is None or source is not cache:
-            data = distribute(self._strategy, make())
+            data = distribute(self._strategy, make_dataset)
             self._known[name] = cache, data
         return data
