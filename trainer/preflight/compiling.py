@@ -25,6 +25,8 @@ _VERSIONS = (
     "import importlib.metadata as m, json; print(json.dumps({n: m.version(n) for n in ('jax', 'jaxlib', 'libtpu')}))"
 )
 _OUT_OF_MEMORY = re.compile(r"([\d.]+)([KMGT]?)\) exceeds available (?:HBM|memory) \(([\d.]+)([KMGT]?)")
+# Status codes (https://abseil.io/docs/cpp/guides/status-codes) with which libtpu refuses a program.
+_JUDGEMENTS = ("RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "INTERNAL", "INVALID_ARGUMENT")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 
 
@@ -76,8 +78,11 @@ class Compiled:
 
     @property
     def final(self) -> bool:
-        """Says whether another try would end the same way; other failures may be this machine's."""
-        return self.fits or self.out_of_memory
+        """Says whether another try would end the same way: the compiler has judged the program.
+
+        Other failures, such as a file that cannot be written or memory that this machine lacks, may pass.
+        """
+        return self.fits or any(f"{status}:" in self.error for status in _JUDGEMENTS)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Compiled:

@@ -27,6 +27,21 @@ def test_a_program_that_does_not_compile_is_no_matter_of_memory(tmp_path):
     assert (compiled.fits, compiled.out_of_memory) == (False, False)
 
 
+@pytest.mark.parametrize(
+    ("error", "final"),
+    [
+        (OOM, True),
+        ("JaxRuntimeError: UNIMPLEMENTED: no such custom call: X", True),
+        ("JaxRuntimeError: INTERNAL: Mosaic failed to compile TPU kernel", True),
+        ("JaxRuntimeError: UNAVAILABLE: connection to server lost", False),
+        ("MemoryError: ", False),
+        ("OSError: [Errno 28] No space left on device: 'optimized.txt'", False),
+    ],
+)
+def test_what_the_compiler_refuses_is_not_compiled_again(tmp_path, error, final):
+    assert compiling.summarize({"error": error}, tmp_path, batch=8).final == final
+
+
 def test_an_interpreter_that_cannot_be_run_is_refused():
     with pytest.raises(UsageError, match="--jax_python=/nowhere/python: cannot be run"):
         compiling.find_versions("/nowhere/python")
