@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from tests.trainer.commands import ROOT, assert_same_end, kill_and_rerun, run, training_flags
+from tests.trainer.runs import SOLVED
 
 pytestmark = pytest.mark.slow
 OWN = ROOT / "examples" / "own_code.py"
@@ -17,6 +18,7 @@ OPTIONS = {
     "images on the device": ["--cache=device", "--set=augment.rotation=0"],
     "averaged": ["--set=ema_decay=0.9", "--set=accumulate=2", "--set=optimizer.clip_norm=1"],
     "statistics": ["--set=phases.1.batch_norm=train", "--set=sam_rho=0.05"],
+    "solved": [f"--set={assignment}" for assignment in SOLVED],
     "own recipe": [f"--recipe={OWN}", "--set=phases.0.duration=4ep"],
     "own backbone": [f"--backbone={OWN}:small_cnn", "--set=image_size=32"],
     "own augmentation": [f"--set=augment.policy={OWN}:lights_out"],

@@ -193,7 +193,7 @@ def _trace(job: str, strategy: tf.distribute.Strategy, known: dict[str, Any]) ->
             with strategy.scope():
                 data_options["cache"], resident = "device", Resident.load(data, height=side, width=side)
         for phase in recipe.phases:
-            if wanted and phase.name != wanted:
+            if phase.solves or (wanted and phase.name != wanted):
                 continue
             with strategy.scope():
                 step = TrainStep(

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from pipeline.command import TryAgainError, UsageError
@@ -46,6 +47,13 @@ class Workers:
             return [value]
         own = self._strategy.experimental_distribute_values_from_function(lambda _: tf.constant([value], tf.int64))
         return self._gather(own).numpy().tolist()
+
+    def from_chief(self, values: np.ndarray) -> np.ndarray:
+        """Returns the chief's `values`, an array of one shape and type on all workers. All must call it."""
+        if self.count == 1:
+            return values
+        own = self._strategy.experimental_distribute_values_from_function(lambda _: tf.constant(values[np.newaxis]))
+        return self._gather(own).numpy()[0]  # in the order of workers, of which the chief is the first
 
     def wait(self) -> None:
         """Waits until all workers have come here."""

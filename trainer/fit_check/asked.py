@@ -9,15 +9,23 @@ from trainer.recipes.recipe import Recipe
 
 
 def find_phase(recipe: Recipe, name: str | None) -> int:
-    """Finds a phase's index by its name, the last one if None; UsageError with the nearest name if there is none."""
+    """Finds a phase's index by its name, the last one if None.
+
+    Raises:
+      UsageError: there is no such phase (names the nearest), or it takes no steps.
+    """
     names = [phase.name for phase in recipe.phases]
-    if name is None:
-        return len(names) - 1
-    if name not in names:
+    if name is not None and name not in names:
         raise UsageError(
             f"--phase={name}: recipe {recipe.name} has the phases {', '.join(names)}.{nearest(name, names)}"
         )
-    return names.index(name)
+    index = len(names) - 1 if name is None else names.index(name)
+    if recipe.phases[index].solves:
+        raise UsageError(
+            f"phase {names[index]} of recipe {recipe.name} solves for the head at once: it has no learning rate to be "
+            f"checked, unless --set=phases.{index}.method=descent with an lr_max and a duration"
+        )
+    return index
 
 
 def parse_rates(texts: Sequence[str]) -> list[float]:

@@ -103,6 +103,11 @@ def as_it_runs(question: Question) -> Subject:
         recipe = fit_to_tpu(recipe, cores=chips, num_train=counts.train, given=given)
     recipe, notes = split_batch(recipe, chips)
     notes += notes_on_batch(recipe, chips=chips, num_train=counts.train)
+    notes += tuple(
+        f"phase {phase.name}: the host solves for the head, which takes no chip; its time is not in this"
+        for phase in recipe.phases
+        if phase.solves
+    )
     manifest, limit = data.manifest if data else counts.manifest(), most_bytes(question.target.generation.name)
     if obstacle(recipe, manifest, replicas=chips, limit=limit):
         return Subject(recipe=recipe, counts=counts, kept=None, notes=notes)
@@ -155,7 +160,8 @@ class _Study:
         self._recipe, self._counts, self._target, self._compiler = recipe, counts, target, compiler
         self.programs: list[str] = []
         self._per_epoch = math.ceil(counts.train / recipe.batch_size)
-        self._names = [f"phase {phase.name}" for phase in recipe.phases] + ["evaluation"]
+        self._phases = [phase for phase in recipe.phases if not phase.solves]
+        self._names = [f"phase {phase.name}" for phase in self._phases] + ["evaluation"]
         self._lowering = Lowering(
             recipe,
             num_classes=counts.classes,
@@ -173,7 +179,7 @@ class _Study:
         waiting: collections.deque[tuple[Step, concurrent.futures.Future[Compiled]]] = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(min(_PARALLEL_COMPILES, os.cpu_count() or 1)) as pool:
             for index, name in enumerate(self._names):
-                evaluation = index == len(self._recipe.phases)
+                evaluation = index == len(self._phases)
                 program = self._lowering.forward(batch=batch) if evaluation else self._train(index, batch)
                 self.programs.append(program.digest)
                 waiting.append((_uncompiled(name, program), pool.submit(self._compile, name, program)))
@@ -184,13 +190,16 @@ class _Study:
 
     def work(self) -> Iterator[Work]:
         """Yields how often each step is done; the last step is evaluation."""
-        evaluation = len(self._recipe.phases)
+        evaluation = len(self._phases)
         passes = math.ceil(self._counts.validation / self._recipe.batch_size)
-        for index, phase in enumerate(self._recipe.phases):
-            name, count = self._names[index], phase.steps(steps_per_epoch=self._per_epoch)
+        for phase in self._recipe.phases:
+            name, count = f"phase {phase.name}", phase.steps(steps_per_epoch=self._per_epoch)
             if phase.cached_features:
                 all_images = self._per_epoch + passes
                 yield Work(name=f"{name}: features", step=evaluation, count=all_images, needs_input=True)
+            if phase.solves:
+                continue
+            index = self._phases.index(phase)
             yield Work(name=name, step=index, count=count, needs_input=not phase.cached_features)
             if passes and not phase.cached_features:
                 repeated = passes * math.ceil(count / self._per_epoch)
@@ -201,8 +210,10 @@ class _Study:
 
     def search(self, steps: Sequence[Step], *, compiles: int) -> Searched | None:
         """Looks for the largest batch a chip of the phase that takes the most memory."""
-        phases = [i for i, phase in enumerate(self._recipe.phases) if not phase.cached_features]
-        phases = phases or list(range(len(self._recipe.phases)))
+        if not self._phases:
+            return None
+        phases = [i for i, phase in enumerate(self._phases) if not phase.cached_features]
+        phases = phases or list(range(len(self._phases)))
         index = max(phases, key=lambda i: steps[i].compiled.needed)
         first = steps[index].compiled
         if not first.fits and not first.out_of_memory:
@@ -232,7 +243,7 @@ class _Study:
         )
 
     def _train(self, index: int, batch: int) -> Program:
-        phase = self._recipe.phases[index]
+        phase = self._phases[index]
         return self._lowering.train_step(phase, batch=batch, steps_per_epoch=self._per_epoch)
 
     def _compile(self, name: str, program: Program) -> Compiled:

@@ -19,6 +19,7 @@ SCHEDULES = ("warmup_flat_cooldown", "constant", "step_decay")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 PRECISIONS = ("auto", "float32", "bfloat16")
 BATCH_NORM_MODES = ("inference", "train")
+METHODS = ("descent", "regression")
 SELECTION_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
 FROZEN = None
 
@@ -75,6 +76,8 @@ class Phase:
       augment: whether training images are augmented in this phase.
       batch_norm: inference (moving statistics, right for fine-tuning) or train.
       cached_features: compute the frozen backbone's features once, un-augmented, and train on those.
+      method: descent, step by step; or regression: the head, which has no hidden layer then, is solved for on cached
+        features, with the l2 that cross-validation finds. That takes a `duration` of 1st and has no learning rate.
       l2: coefficient of 0.5·‖kernel‖² over the trainable kernels, added to the mean loss.
       patience: end the phase when validation has not improved for this many epochs; 0 never does.
     """
@@ -92,6 +95,7 @@ class Phase:
     augment: bool = True
     batch_norm: str = "inference"
     cached_features: bool = False
+    method: str = "descent"
     l2: float = 0.0
     patience: int = 0
 
@@ -118,6 +122,30 @@ class Phase:
                 _at_least(f'phase {self.name}: multiplier of "{pattern}"', multiplier, 0)
         if self.cached_features and self.batch_norm == "train":
             raise ValueError(f"phase {self.name}: cached features need a frozen backbone, so batch_norm=inference")
+
+        _choose(f"method of phase {self.name}", self.method, METHODS)
+        if self.solves:
+            self._check_regression()
+
+    def _check_regression(self) -> None:
+        if not self.cached_features:
+            raise ValueError(f"phase {self.name}: method=regression needs cached_features=true")
+        if self.duration not in (Duration.parse("1st"), Duration.parse("0ep"), Duration.parse("0st")):
+            raise ValueError(
+                f"phase {self.name} is solved for at once: its duration is 1st, or 0ep, which leaves it out, got "
+                f"{self.duration}; with method=descent and an lr_max (say 0.003) it takes steps"
+            )
+        for name in ("lr_min", "lr_max", "l2"):
+            if value := getattr(self, name):
+                raise ValueError(
+                    f"phase {self.name}: {name}={value:g} means nothing where method=regression finds the weights and "
+                    "their l2; leave it out, or set method=descent"
+                )
+
+    @property
+    def solves(self) -> bool:
+        """Says whether the phase solves for the head instead of taking steps."""
+        return self.method == "regression"
 
     def steps(self, *, steps_per_epoch: int) -> int:
         return max(1, self.duration.steps(steps_per_epoch=steps_per_epoch))
@@ -220,6 +248,11 @@ class Recipe:
         _choose("selection_metric", self.selection_metric, SELECTION_METRICS)
         if not self.phases:
             raise ValueError("a recipe needs at least one phase")
+        if self.head.hidden and (solved := next((phase.name for phase in self.phases if phase.solves), None)):
+            raise ValueError(
+                f"head.hidden={self.head.hidden}: phase {solved} solves for a head without hidden layers; set its "
+                "method to descent"
+            )
         for field, value in (("label_smoothing", self.label_smoothing), ("ema_decay", self.ema_decay)):
             if not 0 <= value < 1:
                 raise ValueError(f"{field} must be in [0, 1), got {value:g}")

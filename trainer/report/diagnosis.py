@@ -47,10 +47,23 @@ def diagnose(
         return "; ".join(faults)
     at_kept = {row["split"]: row for row in rows if row["step"] == kept["step"]}
     if "validation" not in at_kept:
-        return "no validation split: over-fitting cannot be told"
+        return "no validation split: over-fitting cannot be told" + _cross_validated(rows)
     if "train_sample" not in at_kept:
         return "the kept weights are of an epoch without a training sample: over-fitting cannot be told"
     return "; ".join([_fit(at_kept["train_sample"], at_kept["validation"], rows), *_too_sure(rows, at_kept)])
+
+
+def _cross_validated(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Says how good the head alone was on images that it had not seen, where that is known."""
+    found = [row for row in rows if row["split"] == "cross_validation"]
+    if not found:
+        return ""
+    row = found[-1]
+    low, high = wilson_interval(round(row["accuracy"] * row["examples"]), row["examples"])
+    return (
+        f"; the head alone, after phase {row['phase']}, had an accuracy of {row['accuracy']:.3f} "
+        f"({low:.3f} to {high:.3f}) in cross-validation"
+    )
 
 
 def _divergence(rows: Sequence[Mapping[str, Any]], kept: Mapping[str, Any], *, classes: int) -> Iterator[str]:

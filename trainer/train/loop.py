@@ -24,11 +24,12 @@ from trainer.train.evaluation import Metrics, compute_metrics
 from trainer.train.features import FeatureCache
 from trainer.train.feed import distribute
 from trainer.train.guards import check_finite, images_per_second, starvation
-from trainer.train.metrics import TRAIN_SAMPLE, MetricsLog, Progress
+from trainer.train.metrics import CROSS_VALIDATION, TRAIN_SAMPLE, MetricsLog, Progress
 from trainer.train.pace import Pace
 from trainer.train.plan import Plan, Position
 from trainer.train.predictor import Predictor
 from trainer.train.selection import LEVEL, Outcomes, luck
+from trainer.train.solve import solve_head
 from trainer.train.step import TrainStep
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0  # at least; more where training waits for them for more than this share
@@ -188,12 +189,15 @@ class Trainer:
         per_epoch = plan.steps_per_epoch
         total = phase.steps(steps_per_epoch=per_epoch)
         rates = phase.learning_rates(steps_per_epoch=per_epoch)
-        logging.info(
-            "phase %s: %s = %d steps of %d, learning rate %g to %g", phase.name, phase.duration, total,
-            plan.recipe.batch_size, rates.min(), rates.max(),
-        )  # fmt: skip
+        if not phase.solves:
+            logging.info(
+                "phase %s: %s = %d steps of %d, learning rate %g to %g", phase.name, phase.duration, total,
+                plan.recipe.batch_size, rates.min(), rates.max(),
+            )  # fmt: skip
         begun = position.step < total or position.sums[2]
         cache = self._cache_features() if phase.cached_features and begun else None
+        if phase.solves and cache and position.step < total:
+            self._solve(position, cache)
         pace = Pace(plan.recipe.steps_per_call, fixed=self._workers.count > 1)
         progress = Progress(phase=phase.name, first_step=position.step, total_steps=total)
         try:
@@ -213,6 +217,21 @@ class Trainer:
         finally:
             progress.close()
         step.keep_average()
+
+    def _solve(self, position: Position, cache: FeatureCache) -> None:
+        solved = solve_head(self._classifier, cache, self._plan, self._workers)
+        position.step, position.sums = 1, solved.sums
+        if solved.cross_validation:
+            self._metrics.add(**self._where(position), split=CROSS_VALIDATION, **_values(solved.cross_validation))
+
+    def _where(self, position: Position) -> dict[str, Any]:
+        """Returns what the metrics' rows of an epoch begin with."""
+        plan = self._plan
+        return {
+            "step": plan.first_step(position.phase) + position.step,
+            "epoch": plan.epochs_begun(position),
+            "phase": plan.recipe.phases[position.phase].name,
+        }
 
     def _cache_features(self) -> FeatureCache:
         plan = self._plan
@@ -308,14 +327,11 @@ class Trainer:
         plan = self._plan
         plan.check_owner()
         phase = plan.recipe.phases[position.phase]
-        where = {
-            "step": plan.first_step(position.phase) + position.step,
-            "epoch": plan.epochs_begun(position),
-            "phase": phase.name,
-        }
+        where = self._where(position)
         loss, hits, weight = position.sums
-        rate = float(rates[position.step - 1])
-        of_training = {"loss": loss / weight, "accuracy": hits / weight, "learning_rate": rate}
+        of_training = {"loss": loss / weight, "accuracy": hits / weight}
+        if not phase.solves:
+            of_training["learning_rate"] = float(rates[position.step - 1])
         text = f"train loss {loss / weight:.4f} accuracy {hits / weight:.4f}"
         with step.averaged_weights():
             validated = self._validate(cache) if VALIDATION in plan.data.manifest.splits else None

@@ -19,6 +19,7 @@ from pipeline.format import storage
 from trainer.recipes.recipe import SELECTION_METRICS
 
 TRAIN_SAMPLE = "train_sample"  # the split of rows about training images that are looked at as validation's are
+CROSS_VALIDATION = "cross_validation"  # of rows about training images by heads that had not seen them
 _COLUMNS = ("step", "epoch", "phase", "split", "examples", *SELECTION_METRICS, "learning_rate")
 _SECONDS_BETWEEN_LINES = 30.0
 

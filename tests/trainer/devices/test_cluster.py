@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pipeline.format.manifest import open_dataset
-from tests.trainer.runs import SMALL
+from tests.trainer.runs import SMALL, SOLVED
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 # Dropout draws another mask for every replica, so without it the number of replicas changes the rounding only.
@@ -45,7 +45,7 @@ def _command(data, workdir, *more):
     return [sys.executable, "-m", "trainer.main", *flags]
 
 
-def _start_two(data, workdir, logs, *more, directories=(ROOT, ROOT)):
+def _start_two(data, workdir, logs, *more, always=(), directories=(ROOT, ROOT)):
     """Starts both workers, each in its directory; their output goes to logs/0 and logs/1."""
     logs.mkdir(parents=True, exist_ok=True)
     workers = [f"localhost:{port}" for port in _free_ports(2)]
@@ -55,7 +55,7 @@ def _start_two(data, workdir, logs, *more, directories=(ROOT, ROOT)):
         with (logs / str(index)).open("w") as log:
             processes.append(
                 subprocess.Popen(
-                    _command(data, workdir, *more[index : index + 1]),
+                    _command(data, workdir, *always, *more[index : index + 1]),
                     cwd=directories[index],
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -113,6 +113,19 @@ def _assert_same_run(run, alone, *, atol=1e-5):
         for one, two in zip(*rows, strict=True):
             assert two.pop("probability") == pytest.approx(one.pop("probability"), abs=1e-4)
             assert one == two
+
+
+def test_two_workers_have_the_head_that_the_chief_solves_for(tiny_data, tmp_path):
+    solved = [f"--set={assignment}" for assignment in (*SOLVED, "phases.1.duration=2ep")]
+    alone = tmp_path / "alone"
+    result = subprocess.run(
+        [*_command(tiny_data, alone), *solved], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    processes = _start_two(tiny_data, tmp_path / "run", tmp_path / "logs", always=solved)
+    codes = [process.wait(timeout=400) for process in processes]
+    assert codes == [0, 0], [(tmp_path / "logs" / str(index)).read_text() for index in range(2)]
+    _assert_same_run(tmp_path / "run", alone, atol=1e-4)  # features of other batches are rounded otherwise
 
 
 def test_only_the_chief_writes_and_prints_the_result(together):

@@ -166,7 +166,7 @@ def test_a_sample_of_one_label_is_refused(tmp_path):
 
 
 def test_nothing_that_regularises_is_left():
-    recipe = override(load_recipe("photos", FACTS), ["optimizer.name=adamw", "optimizer.weight_decay=0.1"])
+    recipe = override(load_recipe("quick", FACTS), ["optimizer.name=adamw", "optimizer.weight_decay=0.1"])
     plain = to_dict(unregularised(recipe, 0))
     assert plain["head"]["dropout"] == plain["label_smoothing"] == plain["ema_decay"] == 0
     assert plain["optimizer"]["weight_decay"] == plain["phases"][0]["l2"] == 0

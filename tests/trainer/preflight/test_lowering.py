@@ -226,7 +226,7 @@ LOSS = 2 * 4 * 3  # class weights, one product for each image and class
 @pytest.fixture(scope="module")
 def recipe():
     facts = DataFacts(num_train=100, num_classes=3, max_side=16)
-    return override(load_recipe("photos", facts, backbone="cifar10_cnn"), ("image_size=16", "head.hidden=16"))
+    return override(load_recipe("quick", facts, backbone="cifar10_cnn"), ("image_size=16", "head.hidden=16"))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,7 +11,7 @@ from pipeline.format import storage
 from pipeline.view import View
 from tests import datasets
 from trainer.recipes import overrides
-from trainer.recipes.load import load_recipe, recipe_names, resolve
+from trainer.recipes.load import adjust, extended, load_recipe, recipe_names, resolve
 from trainer.recipes.recipe import DataFacts, Phase, Recipe
 from trainer.recipes.schedule import Duration
 from trainer.request import Request
@@ -55,19 +55,19 @@ def test_any_b0_to_b7_by_flag_resizes_to_its_own_size():
 
 
 def test_overrides():
-    recipe = load_recipe("photos", FACTS)
+    recipe = load_recipe("quick", FACTS)
     changed = overrides.override(
         recipe,
-        ["phases.1.lr_max=0.01", "phases.0.duration=120st", "augment.flip=false", "head.hidden=64", "resize_to=260"],
+        ["phases.1.lr_max=0.01", "phases.0.duration=120st", "augment.shift=0", "head.hidden=64", "resize_to=260"],
     )
     assert changed.phases[1].lr_max == 0.01
     assert changed.phases[0].steps(steps_per_epoch=7) == 120
-    assert changed.augment.flip is False
+    assert changed.augment.shift == 0
     assert (changed.head.hidden, changed.resize_to) == (64, 260)
     assert overrides.differences(overrides.to_dict(recipe), overrides.to_dict(changed)) == [
-        "augment.flip: true → false",
+        "augment.shift: 0.08 → 0.0",
         "head.hidden: 0 → 64",
-        'phases.0.duration: "30ep" → "120st"',
+        'phases.0.duration: "20ep" → "120st"',
         "phases.1.lr_max: " + json.dumps(recipe.phases[1].lr_max) + " → 0.01",
         "resize_to: null → 260",
     ]
@@ -141,6 +141,33 @@ def test_a_run_s_configuration_starts_an_identical_one(tmp_path):
     file.write_text("{}")
     with pytest.raises(UsageError, match=r"not the config\.json of a run"):
         load_recipe(str(file), FACTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("phases.0.duration=5ep", "its duration is 1st, or 0ep, which leaves it out, got 5ep; with method=descent"),
+        ("phases.0.lr_max=0.003", "lr_max=0.003 means nothing where method=regression"),
+        ("phases.0.l2=0.1", "l2=0.1 means nothing"),
+        ("phases.0.cached_features=false", "needs cached_features=true"),
+        ("head.hidden=16", "phase head solves for a head without hidden layers"),
+        ("phases.0.method=regresion", 'Did you mean "regression"'),
+    ],
+)
+def test_what_a_head_that_is_solved_for_cannot_have_is_refused(change, message):
+    with pytest.raises(UsageError, match=message):
+        overrides.override(load_recipe("photos", FACTS), [change])
+
+
+def test_a_head_that_is_solved_for_can_be_left_out_or_descended_to():
+    (only,) = adjust(load_recipe("photos", FACTS), ["phases.0.duration=0ep"]).phases
+    assert only.name == "upper"
+    descent = ("phases.0.method=descent", "phases.0.duration=9ep", "phases.0.lr_max=0.003", "head.hidden=16")
+    assert adjust(load_recipe("photos", FACTS), descent).phases[0].steps(steps_per_epoch=10) == 90
+    (head,) = adjust(load_recipe("photos", FACTS), ["phases.1.duration=0ep"]).phases
+    assert (head.solves, head.steps(steps_per_epoch=10)) == (True, 1)
+    with pytest.raises(UsageError, match="--extend=5ep: phase head.5ep is solved for at once"):
+        extended(dataclasses.replace(load_recipe("photos", FACTS), phases=(head,)), ["5ep"])
 
 
 def test_step_decay_and_constant_phases():

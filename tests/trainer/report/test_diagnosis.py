@@ -148,6 +148,11 @@ def test_without_validation():
     assert judge(found, None) == "no validation split: over-fitting cannot be told"
     assert "diverged" in judge([*found, found[-1] | {"loss": 9.0, "epoch": 4}], None)
     assert "never found" in judge(found, confusion([9, 0, 0], [0, 9, 0], [2, 2, 0]), labels="abc")
+    unseen = found[0] | {"split": "cross_validation", "examples": 50, "accuracy": 0.9}
+    assert judge([unseen, *found], None) == (
+        "no validation split: over-fitting cannot be told; the head alone, after phase all, had an accuracy of 0.900 "
+        "(0.786 to 0.957) in cross-validation"  # scipy.stats.binomtest(45, 50)
+    )
 
 
 def test_intervals_of_differences_are_newcombes():

@@ -7,15 +7,18 @@ import shutil
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.command import CommandError, TryAgainError, UsageError
 from tests import datasets
-from tests.trainer.runs import small_recipe, train, weights
+from tests.trainer.runs import SOLVED, small_recipe, train, weights
 from trainer.train.evaluation import Metrics
 from trainer.train.loop import next_save
 from trainer.train.plan import Position, class_weights
+from trainer.train.regression import STRENGTHS
 
 
 def _differing(before, after):
@@ -80,6 +83,55 @@ def test_cached_features_train_the_head_as_the_frozen_backbone_would(tiny_data, 
     assert np.linalg.norm(a["head/logits/kernel"] - b["head/logits/kernel"]) < 0.25 * np.linalg.norm(
         a["head/logits/kernel"]
     )
+
+
+def test_a_head_that_is_solved_for_is_scikit_learns(tiny_data, tmp_path):
+    recipe = small_recipe(*SOLVED, "phases.1.duration=1st", "phases.1.lr_min=0", "phases.1.lr_max=0")
+    trainer, _, position = train(tiny_data, recipe, tmp_path)
+    rows = [(row["phase"], row["split"], row["step"], row["epoch"]) for row in trainer.rows]
+    splits = ("train", "train_sample", "validation")
+    assert rows == [
+        ("head", "cross_validation", 1, 1),
+        *(("head", split, 1, 1) for split in splits),
+        *(("all", split, 2, 2) for split in splits),
+    ]
+    unseen, known = trainer.rows[:2]
+    assert (unseen["examples"], "learning_rate" in known) == (37, False)
+
+    features, labels = trainer.predictor.features("train")
+    size = (features.astype(float) ** 2).sum(axis=1).mean()
+    losses = []
+    for strength in STRENGTHS:
+        head = LogisticRegression(C=1 / (strength * size), max_iter=5000, tol=1e-8).fit(features, labels)
+        losses.append(log_loss(labels, head.predict_proba(features)))
+    assert min(abs(known["loss"] / loss - 1) for loss in losses) < 0.02
+
+    # The next phase begins with it.
+    solved, kept = (row for row in trainer.rows if row["split"] == "validation")
+    assert (solved["accuracy"], position.best["step"]) == (kept["accuracy"], 2)
+    assert solved["loss"] == pytest.approx(kept["loss"], rel=1e-4)
+    assert solved["loss"] < 0.5 * np.log(3)
+
+
+@pytest.mark.parametrize("passes", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4, 5))])
+def test_stopped_about_the_solution_and_resumed_gives_the_same(tiny_data, tmp_path, passes):
+    """The third pass solves for the head, the first two compute features, the next ones validate."""
+    counter = itertools.count(1)
+
+    @contextlib.contextmanager
+    def at_once():
+        if next(counter) == passes:
+            raise TryAgainError("stopped")
+        yield
+
+    recipe = small_recipe(*SOLVED, "phases.1.duration=1ep")
+    _, expected, _ = train(tiny_data, recipe, tmp_path / "whole")
+    with pytest.raises(TryAgainError):
+        train(tiny_data, recipe, tmp_path / "run", at_once=at_once)
+    _, classifier, _ = train(tiny_data, recipe, tmp_path / "run")
+    assert _differing(weights(expected), weights(classifier)) == set()
+    whole, again = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "run"))
+    assert again == whole
 
 
 @pytest.mark.parametrize("stop_after", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4, 9)), 6])

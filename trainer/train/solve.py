@@ -1,0 +1,61 @@
+"""Solves for a classifier's head on cached features where a phase's method is regression."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from absl import logging
+
+from pipeline.format.manifest import TRAIN
+from trainer.devices.workers import Workers
+from trainer.models.classifier import LOGITS, Classifier
+from trainer.train.evaluation import Metrics, compute_metrics
+from trainer.train.features import FeatureCache
+from trainer.train.plan import Plan
+from trainer.train.regression import LinearHead, cross_validate, fit_head
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Solved:
+    """Holds what is known of a head once it is solved for.
+
+    Attributes:
+      sums: loss, correct predictions and weight, summed over the training split, as `Position.sums`.
+      cross_validation: metrics of training images that the heads compared had not seen; None where no label has two.
+    """
+
+    sums: list[float]
+    cross_validation: Metrics | None
+
+
+def solve_head(classifier: Classifier, cache: FeatureCache, plan: Plan, workers: Workers) -> Solved:
+    """Gives the head the weights of a regression on the training split's features; all workers the chief's.
+
+    Raises:
+      TryAgainError: asked to stop; nothing is changed.
+    """
+    features, labels = (tensor.numpy() for tensor in cache.splits[TRAIN])
+    with plan.at_once():
+        found = cross_validate(features, labels, class_weights=plan.class_weights, seed=plan.seed)
+        head = fit_head(features, labels, class_weights=plan.class_weights, strength=found.strength)
+    # Other machines may round otherwise.
+    head = LinearHead(kernel=workers.from_chief(head.kernel), bias=workers.from_chief(head.bias))
+    layer = classifier.head.get_layer(LOGITS)
+    layer.kernel.assign(head.kernel)
+    layer.bias.assign(head.bias)
+    log_probabilities = head.log_probabilities(features)
+    losses = -log_probabilities[np.arange(len(labels)), labels] * plan.class_weights[labels]
+    hits = np.count_nonzero(log_probabilities.argmax(axis=1) == labels)
+    unseen = compute_metrics(found.log_probabilities, labels[found.examples]) if len(found.examples) else None
+    logging.info("the head is solved for, with an l2 of %g images' worth%s", found.strength, _told(unseen))
+    return Solved(sums=[float(losses.sum(dtype=np.float64)), float(hits), float(len(labels))], cross_validation=unseen)
+
+
+def _told(unseen: Metrics | None) -> str:
+    if unseen is None:
+        return ": no label has two images, so it was not looked for"
+    return (
+        f": in cross-validation, of {unseen.examples} images not seen, loss {unseen.loss:.4f} "
+        f"accuracy {unseen.accuracy:.4f}"
+    )
