@@ -29,7 +29,7 @@ from trainer.train.pace import Pace
 from trainer.train.plan import Plan, Position
 from trainer.train.predictor import Predictor
 from trainer.train.selection import LEVEL, Outcomes, luck
-from trainer.train.solve import solve_head
+from trainer.train.solve import soften_head, solve_head
 from trainer.train.step import TrainStep
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0  # at least; more where training waits for them for more than this share
@@ -194,7 +194,7 @@ class Trainer:
                 "phase %s: %s = %d steps of %d, learning rate %g to %g", phase.name, phase.duration, total,
                 plan.recipe.batch_size, rates.min(), rates.max(),
             )  # fmt: skip
-        begun = position.step < total or position.sums[2]
+        begun = position.step < total or position.sums[2] or phase.solves
         cache = self._cache_features() if phase.cached_features and begun else None
         if phase.solves and cache and position.step < total:
             self._solve(position, cache)
@@ -217,6 +217,8 @@ class Trainer:
         finally:
             progress.close()
         step.keep_average()
+        if phase.solves and cache and position.phase + 1 < len(plan.recipe.phases):
+            soften_head(self._classifier, cache, plan, self._workers)
 
     def _solve(self, position: Position, cache: FeatureCache) -> None:
         solved = solve_head(self._classifier, cache, self._plan, self._workers)

@@ -1,4 +1,8 @@
-"""Solves for a classifier's head on cached features where a phase's method is regression."""
+"""Solves for a classifier's head on cached features where a phase's method is regression.
+
+The best head on these features and the best head to fine-tune from are two: the phase ends with the first, the phase
+after it begins with the second.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from trainer.models.classifier import LOGITS, Classifier
 from trainer.train.evaluation import Metrics, compute_metrics
 from trainer.train.features import FeatureCache
 from trainer.train.plan import Plan
-from trainer.train.regression import LinearHead, cross_validate, fit_head
+from trainer.train.regression import GENTLE, LinearHead, cross_validate, fit_head
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,18 +42,32 @@ def solve_head(classifier: Classifier, cache: FeatureCache, plan: Plan, workers:
     features, labels = (tensor.numpy() for tensor in cache.splits[TRAIN])
     with plan.at_once():
         found = cross_validate(features, labels, class_weights=plan.class_weights, seed=plan.seed)
-        head = fit_head(features, labels, class_weights=plan.class_weights, strength=found.strength)
-    # Other machines may round otherwise.
-    head = LinearHead(kernel=workers.from_chief(head.kernel), bias=workers.from_chief(head.bias))
-    layer = classifier.head.get_layer(LOGITS)
-    layer.kernel.assign(head.kernel)
-    layer.bias.assign(head.bias)
+    head = _give_head(classifier, cache, plan, workers, strength=found.strength)
     log_probabilities = head.log_probabilities(features)
     losses = -log_probabilities[np.arange(len(labels)), labels] * plan.class_weights[labels]
     hits = np.count_nonzero(log_probabilities.argmax(axis=1) == labels)
     unseen = compute_metrics(found.log_probabilities, labels[found.examples]) if len(found.examples) else None
     logging.info("the head is solved for, with an l2 of %g images' worth%s", found.strength, _told(unseen))
     return Solved(sums=[float(losses.sum(dtype=np.float64)), float(hits), float(len(labels))], cross_validation=unseen)
+
+
+def soften_head(classifier: Classifier, cache: FeatureCache, plan: Plan, workers: Workers) -> None:
+    """Gives the head the weights of a regression that is less sure of itself, to fine-tune from; raises as above."""
+    _give_head(classifier, cache, plan, workers, strength=GENTLE)
+
+
+def _give_head(
+    classifier: Classifier, cache: FeatureCache, plan: Plan, workers: Workers, *, strength: float
+) -> LinearHead:
+    features, labels = (tensor.numpy() for tensor in cache.splits[TRAIN])
+    with plan.at_once():
+        head = fit_head(features, labels, class_weights=plan.class_weights, strength=strength)
+    # Other machines may round otherwise.
+    head = LinearHead(kernel=workers.from_chief(head.kernel), bias=workers.from_chief(head.bias))
+    layer = classifier.head.get_layer(LOGITS)
+    layer.kernel.assign(head.kernel)
+    layer.bias.assign(head.bias)
+    return head
 
 
 def _told(unseen: Metrics | None) -> str:
