@@ -28,6 +28,7 @@ from trainer.train.selection import Outcomes
 _KEEP = 2  # the newest may turn out to be damaged
 _PROGRESS_KEY = "progress/.ATTRIBUTES/VARIABLE_VALUE"
 _BEST_FILE = "best.npz"
+_HEAD_FILE = "head.npz"  # as best.npz; gone when the run has decided
 _OUTCOMES = "validation:"  # begins names of arrays that are no weights
 
 
@@ -85,9 +86,30 @@ class Checkpoints:
           weights: to be kept.
           outcomes: of validation by these weights, where there is one.
         """
+        self._begin(_BEST_FILE, weights, outcomes)
+
+    def save_head(self, weights: Snapshot, outcomes: Outcomes) -> None:
+        """Begins to write what `save_best` does to a file beside best.npz, for `keep_head`."""
+        self._begin(_HEAD_FILE, weights, outcomes)
+
+    def _begin(self, name: str, weights: Snapshot, outcomes: Outcomes | None) -> None:
         self.wait()
-        arrays = {_OUTCOMES + name: value for name, value in vars(outcomes).items()} if outcomes else {}
-        self._writing = self._writer.submit(self._write_best, weights(), arrays)
+        arrays = {_OUTCOMES + field: value for field, value in vars(outcomes).items()} if outcomes else {}
+        self._writing = self._writer.submit(self._write_weights, name, weights(), arrays)
+
+    def keep_head(self) -> bool:
+        """Makes the weights of `save_head` the selected ones; returns False if they are not there any more."""
+        self.wait()
+        try:
+            content = storage.read(storage.join(self._directory, _HEAD_FILE))
+        except FileNotFoundError:
+            return False
+        storage.write_atomically(storage.join(self._directory, _BEST_FILE), content)
+        return True
+
+    def remove_head(self) -> None:
+        """Removes the weights of `save_head`, if there are any."""
+        storage.delete(storage.join(self._directory, _HEAD_FILE))
 
     def best_outcomes(self) -> Outcomes | None:
         """Reads the outcomes of the weights saved last by `save_best`; None where none were saved with them."""
@@ -124,13 +146,13 @@ class Checkpoints:
             raise
         return time.monotonic() - started
 
-    def _write_best(self, weights: Mapping[str, tf.Tensor], outcomes: Mapping[str, np.ndarray]) -> float:
+    def _write_weights(self, name: str, weights: Mapping[str, tf.Tensor], outcomes: Mapping[str, np.ndarray]) -> float:
         started = time.monotonic()
         buffer = io.BytesIO()
-        arrays = {name: value.numpy() for name, value in weights.items()}
+        arrays = {path: value.numpy() for path, value in weights.items()}
         np.savez(buffer, **arrays | dict(outcomes))
         storage.make_folder(self._directory)
-        storage.write_atomically(storage.join(self._directory, _BEST_FILE), buffer.getvalue())
+        storage.write_atomically(storage.join(self._directory, name), buffer.getvalue())
         return time.monotonic() - started
 
     def candidates(self) -> list[tuple[str, dict[str, Any]]]:

@@ -24,11 +24,11 @@ from trainer.train.evaluation import Metrics, compute_metrics
 from trainer.train.features import FeatureCache
 from trainer.train.feed import distribute
 from trainer.train.guards import check_finite, images_per_second, starvation
+from trainer.train.keep import Keeper, Validated
 from trainer.train.metrics import CROSS_VALIDATION, TRAIN_SAMPLE, MetricsLog, Progress
 from trainer.train.pace import Pace
 from trainer.train.plan import Plan, Position
 from trainer.train.predictor import Predictor
-from trainer.train.selection import LEVEL, Outcomes, luck
 from trainer.train.solve import soften_head, solve_head
 from trainer.train.step import TrainStep
 
@@ -54,15 +54,6 @@ def _values(metrics: Metrics) -> dict[str, Any]:
     return {name: getattr(metrics, name) for name in ("examples", *SELECTION_METRICS)}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Validated:
-    """Holds what validation found: its metrics and outcomes, and the metrics of a sample of the training split."""
-
-    metrics: Metrics
-    outcomes: Outcomes
-    sample: Metrics
-
-
 class Trainer:
     """Runs the phases of a plan on a classifier."""
 
@@ -71,7 +62,9 @@ class Trainer:
         self._workers = Workers(strategy)
         self._metrics = MetricsLog(plan.run, writes=self._workers.is_chief)
         self._checkpoints = Checkpoints(storage.join(plan.run, "checkpoints"))
-        self._weights = Snapshot(model_weights(classifier))
+        self._keeper = Keeper(
+            self._checkpoints, Snapshot(model_weights(classifier)), plan.recipe, is_chief=self._workers.is_chief
+        )
         self._save_next_at = time.monotonic() + _SECONDS_BETWEEN_CHECKPOINTS
         self._input_checked = False
         self.predictor = Predictor(plan, classifier, strategy)
@@ -109,6 +102,8 @@ class Trainer:
                     self._save(position, state)
                     self._checkpoints.wait()
                     self._remove_features(from_phase=len(phases))
+                    if self._workers.is_chief:
+                        self._checkpoints.remove_head()
                     return position
                 position.begin_next_phase()
                 step, state = self._build(position.phase)
@@ -164,10 +159,6 @@ class Trainer:
             number = self._plan.first_step(position.phase) + position.step + position.phase
             self._checkpoints.save(dataclasses.asdict(position), state, number=number)
         self._save_next_at = next_save(started, time.monotonic(), written=self._checkpoints.seconds)
-
-    def _save_best(self, outcomes: Outcomes | None = None) -> None:
-        if self._workers.is_chief:
-            self._checkpoints.save_best(self._weights, outcomes)
 
     def _save_if_due(self, position: Position, state: Snapshot) -> None:
         """Saves now and then; when asked to stop, saves and raises TryAgainError."""
@@ -345,46 +336,20 @@ class Trainer:
                 self._metrics.add(**where, split=TRAIN_SAMPLE, **_values(sample))
                 self._metrics.add(**where, split=VALIDATION, **_values(metrics))
                 text += f", validation loss {metrics.loss:.4f} accuracy {metrics.accuracy:.4f}"
-                if position.select(where, metrics, by=plan.recipe.selection_metric):
+                if self._keeper.after_epoch(position, where, validated):
                     text += " (best so far)"
-                    if plan.recipe.selection == "best":
-                        self._save_best(validated.outcomes)
                 if phase.patience and (stale := plan.stale_epochs(position)) >= phase.patience:
                     logging.info("phase %s: no better validation for %d epochs, stopping it early", phase.name, stale)
                     position.step = phase.steps(steps_per_epoch=plan.steps_per_epoch)
             logging.info("%s: epoch %d, %s", phase.name, where["epoch"], text)
-            last = position.step == phase.steps(steps_per_epoch=plan.steps_per_epoch)
-            if last and position.phase + 1 == len(plan.recipe.phases):
-                self._keep(position, where, validated)
+            if position.step == phase.steps(steps_per_epoch=plan.steps_per_epoch):
+                if position.phase + 1 == len(plan.recipe.phases):
+                    self._keeper.at_the_end(position, where, validated)
+                elif cache and validated:
+                    self._keeper.after_head(position, where, validated)
 
     def _validate(self, cache: FeatureCache | None) -> Validated:
         """Asks the model about validation, and about as many training images in the same way."""
         log_probabilities, labels = self.predictor.log_probabilities(VALIDATION, cache)
         sample = self.predictor.log_probabilities_of_sample(TRAIN, min(len(labels), _SAMPLE), cache)
-        return Validated(
-            metrics=compute_metrics(log_probabilities, labels),
-            outcomes=Outcomes.of(log_probabilities, labels),
-            sample=compute_metrics(*sample),
-        )
-
-    def _keep(self, position: Position, where: dict[str, Any], validated: Validated | None) -> None:
-        """Keeps the run's last weights, unless it has kept earlier ones that are better by more than luck."""
-        if validated is None or self._plan.recipe.selection == "last":
-            self._save_best()
-            return
-        if not self._workers.is_chief or not position.best or position.best["step"] == where["step"]:
-            return
-        by = self._plan.recipe.selection_metric
-        earlier, last = position.best, getattr(validated.metrics, by)
-        known = self._checkpoints.best_outcomes()
-        chance = luck(known, validated.outcomes, by) if known else 1.0
-        told = (
-            f"validation {by} of epoch {earlier['epoch']} is {earlier[f'validation_{by}']:.4f}, that of the last epoch "
-            f"{last:.4f}: luck alone would do as much with a probability of {chance:.2f}"
-        )
-        if chance <= LEVEL:
-            logging.info("%s; the weights of epoch %d are kept", told, earlier["epoch"])
-            return
-        logging.info("%s; the last weights are kept", told)
-        position.keep(where, validated.metrics)
-        self._save_best(validated.outcomes)
+        return Validated(log_probabilities=log_probabilities, labels=labels, sample=compute_metrics(*sample))

@@ -33,6 +33,7 @@ class Position:
       sums: loss, correct predictions and weight summed over the epoch so far.
       rows: metrics rows written.
       best: validation metrics, and where, of the weights kept so far; None before the first validation.
+      head: validation metrics of the head beside its frozen backbone, its `calibrated_loss`, and where; None before.
       phase_best: best value of the selection's metric in the phase, and the epoch that reached it first; None at first.
     """
 
@@ -42,6 +43,7 @@ class Position:
     rows: int = 0
     best: dict[str, Any] | None = None
     phase_best: dict[str, Any] | None = None
+    head: dict[str, Any] | None = None
 
     def begin_next_phase(self) -> None:
         self.phase, self.step, self.phase_best = self.phase + 1, 0, None
@@ -60,12 +62,12 @@ class Position:
         # Of equals the later one: it has seen more and is further down the cool-down.
         if self.best and reached < as_score(self.best[key], by):
             return False
-        self.keep(where, metrics)
+        self.best = self.noted(where, metrics)
         return True
 
-    def keep(self, where: dict[str, Any], metrics: Metrics) -> None:
-        """Notes as `best` the weights of these metrics."""
-        self.best = where | {f"validation_{name}": getattr(metrics, name) for name in SELECTION_METRICS}
+    def noted(self, where: dict[str, Any], metrics: Metrics) -> dict[str, Any]:
+        """Returns what `best` says of weights with these metrics."""
+        return where | {f"validation_{name}": getattr(metrics, name) for name in SELECTION_METRICS}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
