@@ -29,6 +29,7 @@ from trainer.devices.tpu.server import beside, watched
 from trainer.devices.workers import Workers
 from trainer.models import backbone_info
 from trainer.models.classifier import Classifier
+from trainer.recipes import overrides
 from trainer.recipes.fitting import fit_to_tpu
 from trainer.recipes.load import check_schedules, resolve
 from trainer.recipes.own import copy_into, digests, own_code
@@ -165,8 +166,7 @@ def _fitted(
     replicas = strategy.num_replicas_in_sync
     cores = tpu_cores(directory, here=replicas if is_tpu(strategy) else 0)
     if cores and not request.recipe.endswith(".json"):
-        given = {setting.partition("=")[0] for setting in request.settings}
-        asked = fit_to_tpu(asked, cores=cores, num_train=num_train, given=given)
+        asked = fit_to_tpu(asked, cores=cores, num_train=num_train, given=overrides.split(request.settings))
         check_schedules(asked, data)
     recipe = fit_batch(asked, replicas=replicas, num_train=num_train, directory=directory)
     check_schedules(recipe, data)

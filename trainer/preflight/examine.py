@@ -22,6 +22,7 @@ from trainer.preflight.facts import Counts, asked_for
 from trainer.preflight.findings import Report, Searched, Step, Work
 from trainer.preflight.lowering import Lowering, Program
 from trainer.preflight.question import Question
+from trainer.recipes import overrides
 from trainer.recipes.fitting import fit_to_tpu, fitting_batch, images_a_core
 from trainer.recipes.recipe import Recipe
 from trainer.train.obstacle import most_bytes, obstacle
@@ -99,8 +100,7 @@ def as_it_runs(question: Question) -> Subject:
     data, chips = question.data, question.target.chips
     recipe, counts = asked_for(question)
     if not question.recipe.endswith(".json"):
-        given = {setting.partition("=")[0] for setting in question.settings}
-        recipe = fit_to_tpu(recipe, cores=chips, num_train=counts.train, given=given)
+        recipe = fit_to_tpu(recipe, cores=chips, num_train=counts.train, given=overrides.split(question.settings))
     recipe, notes = split_batch(recipe, chips)
     notes += notes_on_batch(recipe, chips=chips, num_train=counts.train)
     notes += tuple(

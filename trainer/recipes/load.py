@@ -69,9 +69,8 @@ def named_backbone(name: str, backbone: str | None, settings: Iterable[str]) -> 
     """
     if name.endswith(".py"):
         return backbone
-    assignments = (setting.partition("=") for setting in settings)
-    given = [value.strip().strip('"') for field, _, value in assignments if field.strip() == "backbone"]
-    return given[-1] if given else backbone
+    given = overrides.split(settings).get("backbone")
+    return backbone if given is None else given.strip('"')
 
 
 def adjust(recipe: Recipe, settings: Iterable[str]) -> Recipe:
@@ -135,7 +134,7 @@ def resolve(request: Request, data: DatasetVersion) -> Recipe:
     given = [f"{name}={value}" for name, value in start.items() if value]
     recipe = extended(adjust(recipe, [*given, *request.settings]), request.extend)
     if is_own(recipe.backbone) and recipe.weights == IMAGENET:
-        if request.weights or any(setting.startswith("weights=") for setting in request.settings):
+        if request.weights or "weights" in overrides.split(request.settings):
             raise UsageError(
                 f"weights={IMAGENET}: {recipe.backbone} is your own, and has the weights that it gives its layers; "
                 "leave this out, or name a file"

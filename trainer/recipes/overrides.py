@@ -76,6 +76,21 @@ def _scalar(kind: Any, value: Any, path: str) -> Any:
     return value
 
 
+def split(assignments: Iterable[str]) -> dict[str, str]:
+    """Returns path → value, as text, of `path=value` assignments, of which the last of a path counts.
+
+    Raises:
+      UsageError: one is no assignment.
+    """
+    found = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--set={assignment}: write it as path=value, e.g. --set=phases.0.duration=5ep")
+        found[path.strip()] = text.strip()
+    return found
+
+
 def override(settings: Settings, assignments: Iterable[str]) -> Settings:
     """Applies `path=value` assignments, e.g. `phases.1.lr_max=0.01`, `phases.0.duration=120st`, `augment.flip=false`.
 
@@ -85,11 +100,8 @@ def override(settings: Settings, assignments: Iterable[str]) -> Settings:
       UsageError: an unknown path (names the nearest key), or a value that the dataclass refuses.
     """
     plain = to_dict(settings)
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals:
-            raise UsageError(f"--set={assignment}: write it as path=value, e.g. --set=phases.0.duration=5ep")
-        _assign(plain, path.split("."), text, assignment)
+    for path, text in split(assignments).items():
+        _assign(plain, path.split("."), text, f"{path}={text}")
     try:
         return from_dict(type(settings), plain)
     except ValueError as error:
