@@ -8,15 +8,19 @@ Killed or pre-empted, the same command goes on where it stopped; a finished run 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 
 from absl import flags
 
-from pipeline.command import ExitCode, TryAgainError, run_command
+from pipeline.command import ExitCode, TryAgainError, UsageError, run_command
 from pipeline.format import storage
-from pipeline.format.manifest import open_dataset
+from pipeline.format.manifest import DatasetVersion, open_dataset
+from trainer.auto.choice import AUTO, Candidate, Choice, seconds_of
+from trainer.auto.choice import check as check_choice
 from trainer.devices.chips import spare_metadata_server
+from trainer.devices.cluster import read_cluster
 from trainer.devices.tpu.hosts import TpuPlace, find_place, refuse_own_disks
 from trainer.devices.tpu.server import leave_chips_alone, serve
 from trainer.readiness import check_run
@@ -48,6 +52,9 @@ flags.DEFINE_enum(
     "memory, encoded or decoded; disk: a local copy; device: decoded on every TPU, GPU or CPU that trains, which "
     "renders them; auto: by size, and on the device on TPUs only.",
 )
+flags.DEFINE_string(
+    "time_budget", None, "With --backbone=auto: backbones whose run would take longer (90s, 30m, 2h) are not taken."
+)
 flags.DEFINE_bool("skip_bad_records", False, "Train without damaged records, which are counted and logged.")
 flags.DEFINE_bool("profile", False, "Write a TensorBoard profile of a few steps of every phase.")
 
@@ -62,7 +69,7 @@ def main(arguments: list[str]) -> int | None:
     spare_metadata_server()  # before any code of the user's own, which may import TensorFlow
     data = open_dataset(FLAGS.data)
     workdir = FLAGS.workdir
-    request = Request.from_flags(FLAGS)
+    request = _with_backbone(Request.from_flags(FLAGS), data, place)
 
     def is_done() -> bool:
         return request.is_done(workdir, data, lambda: digests(own_code(request.recipe, resolve(request, data))))
@@ -87,6 +94,40 @@ def main(arguments: list[str]) -> int | None:
     return train_and_evaluate(
         request, data, workdir, strategy=FLAGS.strategy, tpu=place, profile=FLAGS.profile, cache=FLAGS.cache
     )
+
+
+def _with_backbone(request: Request, data: DatasetVersion, place: TpuPlace | None) -> Request:
+    """Returns the request with what --backbone=auto comes to."""
+    if request.backbone != AUTO:
+        if FLAGS.time_budget:
+            raise UsageError(f"--time_budget={FLAGS.time_budget} limits what --backbone=auto picks; give that, too")
+        return request
+    if place or read_cluster(os.environ):
+        raise UsageError(
+            "--backbone=auto looks for a backbone on one machine without a TPU; let it choose there, then name what it "
+            "has taken here"
+        )
+    check_choice(request)
+    budget = seconds_of(FLAGS.time_budget) if FLAGS.time_budget else None
+    choice = Choice(request=request, data=data, run=FLAGS.workdir, budget=budget)
+    if recorded := choice.recorded():
+        return recorded
+    check_run(
+        dataclasses.replace(request, backbone=None),
+        data,
+        FLAGS.workdir,
+        strategy=FLAGS.strategy,
+        tpu=None,
+        cache=FLAGS.cache,
+        environment=os.environ,
+    )
+
+    def measure(backbone: str) -> Candidate:
+        from trainer.auto import probe  # takes seconds: TensorFlow
+
+        return probe.measure(request, data, backbone)
+
+    return choice.made(measure)
 
 
 def _serve(place: TpuPlace, is_done: Callable[[], bool]) -> ExitCode:

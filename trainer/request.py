@@ -37,7 +37,8 @@ def define_flags() -> None:
         "backbone",
         None,
         "Another backbone than the recipe's own, e.g. efficientnet_b5, or a function of one's own that builds one with "
-        "Keras: ./mine.py:function, or MODULE:function (see examples/own_code.py).",
+        "Keras: ./mine.py:function, or MODULE:function (see examples/own_code.py). trainer.main takes auto as well: "
+        "the best, by cross-validated probes, of those whose ImageNet weights are on this machine.",
     )
     flags.DEFINE_string("weights", None, "imagenet, none, or the path of a weights file.")
     flags.DEFINE_string(

