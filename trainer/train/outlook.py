@@ -31,10 +31,13 @@ def remarks(recipe: Recipe, data: DatasetVersion) -> Iterator[str]:
             + "".join(f"; {remedy}" for remedy in remedies)
         )
     if VALIDATION not in manifest.splits or not manifest.num_examples(VALIDATION):
+        solved = any(phase.solves for phase in recipe.phases)
         yield (
             "no validation split: nothing will tell over-fitting, which epoch is better, or the right temperature; the "
-            "last weights are kept (a build with --validation_fraction=0.1, or with --splits=train:0.9,validation:0.1, "
-            "holds some images out)"
+            "last weights are kept"
+            + ("; of the head alone cross-validation will tell" if solved else "")
+            + " (a build with --validation_fraction=0.1, or with --splits=train:0.9,validation:0.1, holds some images "
+            "out)"
         )
     elif (few := manifest.num_examples(VALIDATION)) < _FEW_TO_VALIDATE:
         points = 196 * (0.9 * 0.1 / few) ** 0.5

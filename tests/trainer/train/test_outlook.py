@@ -2,7 +2,7 @@ import json
 import pathlib
 
 from tests import datasets
-from tests.trainer.runs import small_recipe
+from tests.trainer.runs import SOLVED, small_recipe
 from trainer.train.outlook import remarks
 
 
@@ -31,6 +31,9 @@ def test_without_validation_and_with_little(tmp_path):
     (text,) = remarks(small_recipe(), _dataset(tmp_path / "a", common=5, rare=5, validation=0))
     assert "no validation split" in text
     assert "--validation_fraction=0.1" in text
+    assert "cross-validation" not in text
+    (text,) = remarks(small_recipe(*SOLVED), _dataset(tmp_path / "c", common=5, rare=5, validation=0))
+    assert "of the head alone cross-validation will tell" in text
     (text,) = remarks(small_recipe(), _dataset(tmp_path / "b", common=5, rare=5, validation=49))
     assert text == "49 validation images: an accuracy of 90 % on them is uncertain by 8 points either way"
 
