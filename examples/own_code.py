@@ -8,8 +8,8 @@ recipe of the package, by flags:
     python -m trainer.main --data=DATA --workdir=RUN --recipe=photos \
         --backbone=examples/own_code.py:small_cnn --set=augment.policy=examples/own_code.py:lights_out
 
-A run keeps a copy of the file, in RUN/own_code/, and goes on only with the file that it began with. Copy this one, and
-write FILE.py:function, or MODULE:function for a module that Python finds (in the current folder first).
+A run keeps a copy of the file and of those beside it that it imports, in RUN/own_code/, and goes on only with the files
+that it began with. Copy this one, and write FILE.py:function, or MODULE:function for a module that Python finds (in the current folder first).
 """
 
 import keras

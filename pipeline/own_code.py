@@ -1,8 +1,8 @@
 """Finds and runs functions that users have written: `FILE.py:function` or `MODULE:function`. Free of TensorFlow.
 
 A function is known by its source, which a run records: its file is read once a process, and what was read is what is
-run and recorded. That file may import whatever is installed; what it imports is not recorded. A module is looked for
-as Python does, in the current folder first.
+run and recorded. So are the files that it imports from beside it or from the current folder, though Python reads those
+anew; what is installed is not. A module is looked for as Python does, in the current folder first.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import os
 import sys
 import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pipeline.command import ExpectedError, UsageError, nearest, printable_line
+from pipeline.own_imports import Imported, imports_of
 
 _SHOWN = 500  # characters of what an error says
+IMPORTED = "imported"  # in a run, beside copies of own code: what these import
 FORM = "FILE.py:function or MODULE:function"
 
 
@@ -37,6 +39,7 @@ class OwnCode:
       file: the path of the source.
       function: its name in there.
       source: what the file holds.
+      imports: the user's files that it imports.
       defaults: the function's arguments that have plain values as defaults.
     """
 
@@ -44,6 +47,7 @@ class OwnCode:
     file: str
     function: str
     source: bytes
+    imports: tuple[Imported, ...]
     defaults: dict[str, Any]
 
     @property
@@ -53,8 +57,9 @@ class OwnCode:
     def load(self) -> Callable[..., Any]:
         """Imports the file or the module; UsageError, with file and line, if that fails."""
         place, _, _ = self.name.rpartition(":")
-        with self.blamed(), _current_folder_first():
-            module = _run_file(self.file, self.source) if place == self.file else importlib.import_module(place)
+        in_file = place == self.file
+        with self.blamed(), _first(_folders(self.file if in_file else None)):
+            module = _run_file(self.file, self.source) if in_file else importlib.import_module(place)
         function: Callable[..., Any] = getattr(module, self.function)
         return function
 
@@ -118,13 +123,14 @@ def find(name: str) -> OwnCode:
         file=file,
         function=function,
         source=source,
+        imports=imports_of(file, source, _folders(file if in_file else None)),
         defaults=_defaults(functions[function]),
     )
 
 
 def _file_of_module(module: str) -> str:
     try:
-        with _current_folder_first():
+        with _first(_folders(None)):
             found = importlib.util.find_spec(module)
     except (ImportError, ValueError, AttributeError):  # of a package on the way
         found = None
@@ -136,14 +142,20 @@ def _file_of_module(module: str) -> str:
     return found.origin
 
 
+def _folders(file: str | None) -> list[str]:
+    """Lists where a user's code looks for modules first: beside its file, if it is named by that, and here."""
+    beside = [os.path.dirname(file), os.path.join(os.path.dirname(file), IMPORTED)] if file else []
+    return [folder for folder in (*beside, os.getcwd()) if os.path.isdir(folder)]
+
+
 @contextlib.contextmanager
-def _current_folder_first() -> Iterator[None]:
-    here = os.getcwd()
-    sys.path.insert(0, here)
+def _first(folders: Sequence[str]) -> Iterator[None]:
+    before = list(sys.path)
+    sys.path[:0] = folders
     try:
         yield
     finally:
-        sys.path.remove(here)
+        sys.path[:] = before
 
 
 def _run_file(file: str, source: bytes) -> types.ModuleType:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import hashlib
 import inspect
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.command import UsageError
 from pipeline.format import storage
-from pipeline.own_code import OwnCode, find, is_own
+from pipeline.own_code import IMPORTED, OwnCode, find, is_own
 from trainer.models import backbone_info
 from trainer.recipes.recipe import DataFacts, Recipe
 
@@ -65,23 +66,37 @@ def spelt_out(recipe: Recipe) -> Recipe:
 
 def record(code: Mapping[str, OwnCode]) -> dict[str, Any]:
     """Returns what config.json says of a run's own code; nothing where there is none."""
-    entries = {
-        role: {"file": one.file, "function": one.function, "sha256": one.sha256} for role, one in sorted(code.items())
-    }
+    entries = {role: _entry(one) for role, one in sorted(code.items())}
     return {RECORD: entries} if entries else {}
 
 
+def _entry(code: OwnCode) -> dict[str, Any]:
+    imports = {one.name: hashlib.sha256(one.source).hexdigest() for one in code.imports}
+    return {
+        "file": code.file,
+        "function": code.function,
+        "sha256": code.sha256,
+        **({"imports": imports} if imports else {}),
+    }
+
+
 def digests(code: Mapping[str, OwnCode]) -> dict[str, str]:
-    """Returns what tells code from other code, wherever it lies: role → function and sha256."""
-    return {role: f"{one.function} {one.sha256}" for role, one in sorted(code.items())}
+    """Returns what tells code from other code, wherever it lies: role → function, sha256 and those of its imports."""
+    entries = {role: _entry(one) for role, one in sorted(code.items())}
+    return {
+        role: " ".join([entry["function"], entry["sha256"], *(f"{k} {v}" for k, v in entry.get("imports", {}).items())])
+        for role, entry in entries.items()
+    }
 
 
 def copy_into(run: storage.Path, code: Mapping[str, OwnCode]) -> None:
-    """Keeps the sources with the run, as `own_code/<role>.py`."""
+    """Keeps the sources with the run, as `own_code/<role>.py` and `own_code/imported/…`."""
     for role, one in code.items():
-        file = storage.join(run, FOLDER, f"{role}.py")
-        storage.make_folder(os.path.dirname(file))
-        storage.write_atomically(file, one.source)
+        copies = {f"{role}.py": one.source, **{f"{IMPORTED}/{more.name}": more.source for more in one.imports}}
+        for name, source in copies.items():
+            file = storage.join(run, FOLDER, *name.split("/"))
+            storage.make_folder(os.path.dirname(file))
+            storage.write_atomically(file, source)
 
 
 def recorded_recipe(config: Mapping[str, Any], run: storage.Path) -> dict[str, Any]:
@@ -95,11 +110,11 @@ def recorded_recipe(config: Mapping[str, Any], run: storage.Path) -> dict[str, A
     """
     recipe = dict(config["recipe"])
     for role, entry in config.get(RECORD, {}).items():
-        name = f"{storage.join(run, FOLDER, role)}.py"
+        names = [f"{role}.py", *(f"{IMPORTED}/{name}" for name in entry.get("imports", {}))]
         if role == _BACKBONE:
-            recipe["backbone"] = f"{_local(name)}:{entry['function']}"
+            recipe["backbone"] = f"{_local(run, names)}:{entry['function']}"
         elif role == _POLICY:
-            recipe["augment"] = {**recipe["augment"], "policy": f"{_local(name)}:{entry['function']}"}
+            recipe["augment"] = {**recipe["augment"], "policy": f"{_local(run, names)}:{entry['function']}"}
     return recipe
 
 
@@ -113,12 +128,20 @@ def refuse_changed_code(run: storage.Path, before: Mapping[str, Any], now: Mappi
     """
     for role, old in before.get(RECORD, {}).items():
         new = now.get(RECORD, {}).get(role)
-        if new and new["function"] == old["function"] and new["sha256"] != old["sha256"]:
-            copy = storage.join(run, FOLDER, f"{role}.py")
-            raise UsageError(
-                f"{new['file']} has changed since the run in {run} began with it; {copy} is as it was: put that back, "
-                "or take another --workdir"
-            )
+        if not new or new["function"] != old["function"]:
+            continue
+        changed, copy = new["file"], f"{role}.py"
+        if new["sha256"] == old["sha256"]:
+            # A run that an earlier version began has not recorded them.
+            imports, was = new.get("imports", {}), old.get("imports", {})
+            other = sorted(name for name in was if imports.get(name) != was[name])
+            if not other:
+                continue
+            changed, copy = f"{other[0]}, which {new['file']} imports,", f"{IMPORTED}/{other[0]}"
+        raise UsageError(
+            f"{changed} has changed since the run in {run} began with it; {storage.join(run, FOLDER, copy)} is as it "
+            "was: put that back, or take another --workdir"
+        )
 
 
 def alike(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,13 +161,15 @@ def alike(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, "recipe": recipe, **({RECORD: old} if old else {})}
 
 
-def _local(file: str) -> str:
-    """Returns a file, or for the time of this process a copy of it on the disk."""
-    if not storage.is_remote(file):
-        return os.path.abspath(file)
+def _local(run: storage.Path, names: Sequence[str]) -> str:
+    """Returns the first of some files of a run's own code; remote ones are copied to the disk for this process."""
+    if not storage.is_remote(run):
+        return os.path.abspath(storage.join(run, FOLDER, names[0]))
     folder = tempfile.mkdtemp(prefix="own_code-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    copy = os.path.join(folder, os.path.basename(file))
-    with open(copy, "wb") as opened:
-        opened.write(storage.read(file))
-    return copy
+    for name in names:
+        copy = os.path.join(folder, *name.split("/"))
+        os.makedirs(os.path.dirname(copy), exist_ok=True)
+        with open(copy, "wb") as opened:
+            opened.write(storage.read(storage.join(run, FOLDER, *name.split("/"))))
+    return os.path.join(folder, names[0])

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+import sys
 
 import pytest
 
@@ -162,6 +164,54 @@ def test_a_changed_source_is_refused_by_name(began, tmp_path, data):
         now["own_code"][role]["sha256"] = "0" * 64
         with pytest.raises(UsageError, match=rf"{tmp_path}/{file} has changed since .*/own_code/{role}\.py is as it"):
             refuse_another_run(run, now)
+
+
+@pytest.fixture
+def with_helpers(tmp_path, data, monkeypatch):
+    """A run with a backbone that imports a file beside it, which imports another one; started elsewhere."""
+    code = tmp_path / "code"
+    (code / "own_helpers").mkdir(parents=True)
+    (code / "nets.py").write_text("from own_helpers.sizes import SIDE\n" + NETS.replace("return images", "return SIDE"))
+    (code / "own_helpers" / "sizes.py").write_text("from own_numbers import SIDE\n")
+    (code / "own_numbers.py").write_text("SIDE = 48\n")
+    monkeypatch.chdir(tmp_path)
+    yield code, *run_with(tmp_path, data, str(code / "nets.py"), write(code))
+    for name in ("own_helpers", "own_helpers.sizes", "own_numbers"):
+        sys.modules.pop(name, None)
+
+
+def test_what_own_code_imports_is_kept_and_runs_from_the_run(with_helpers):
+    code, run, config = with_helpers
+    assert sorted(config["own_code"]["backbone"]["imports"]) == ["own_helpers/sizes.py", "own_numbers.py"]
+    assert "imports" not in config["own_code"]["recipe"]
+    shutil.rmtree(code)
+    find.cache_clear()
+    recipe = load_recipe(str(run / "config.json"), FACTS)
+    assert find(recipe.backbone).load()(None) == 48
+    for file in ("config.json", "own_code/backbone.py", "own_code/policy.py", "own_code/imported/own_numbers.py",
+                 "own_code/imported/own_helpers/sizes.py"):  # fmt: skip
+        storage.write_atomically(f"memory://own/helped/{file}", (run / file).read_bytes())
+    for name in ("own_helpers", "own_helpers.sizes", "own_numbers"):
+        del sys.modules[name]
+    remote = load_recipe("memory://own/helped/config.json", FACTS)
+    assert find(remote.backbone).load()(None) == 48
+
+
+def test_a_change_of_what_own_code_imports_is_refused_by_name(with_helpers, tmp_path, data):
+    code, run, config = with_helpers
+    refuse_another_run(run, config)
+    before = own.digests({"backbone": find(f"{code}/nets.py:net")})
+    (code / "own_numbers.py").write_text("SIDE = 64\n")
+    find.cache_clear()
+    assert own.digests({"backbone": find(f"{code}/nets.py:net")}) != before
+    _, now = run_with(tmp_path / "other", data, str(code / "nets.py"), str(code / "mine.py"))
+    said = rf"own_numbers\.py, which {code}/nets\.py imports, has changed .*/imported/own_numbers\.py is as it was"
+    with pytest.raises(UsageError, match=said):
+        refuse_another_run(run, now)
+    for role in ("backbone", "policy"):
+        del config["own_code"][role]["imports"]
+    (run / "config.json").write_text(json.dumps(config))  # of a version that did not record them
+    refuse_another_run(run, now)
 
 
 def test_where_a_source_lies_is_no_setting(began, tmp_path, data):
