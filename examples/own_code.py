@@ -9,7 +9,8 @@ recipe of the package, by flags:
         --backbone=examples/own_code.py:small_cnn --set=augment.policy=examples/own_code.py:lights_out
 
 A run keeps a copy of the file and of those beside it that it imports, in RUN/own_code/, and goes on only with the files
-that it began with. Copy this one, and write FILE.py:function, or MODULE:function for a module that Python finds (in the current folder first).
+that it began with. Copy this one, and write FILE.py:function, or MODULE:function for a module that Python finds (in the
+current folder first).
 """
 
 import keras

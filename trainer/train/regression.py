@@ -8,9 +8,11 @@ Features are divided by one number only: divided by a deviation each, they made 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 
 import numpy as np
+from absl import logging
 
 from trainer.train.calibration import with_temperature
 from trainer.train.lbfgs import minimize
@@ -23,9 +25,10 @@ _STRENGTH_UNTRIED = 10**-1.5
 GENTLE = 1.0
 _FOLDS = 5
 _MOST_EXAMPLES = 5_000  # more would not move the choice by a rung of the ladder
-_MOST_LOGITS = 500_000  # examples × labels of all folds that are left out: fewer folds of many labels
+_MOST_LOGITS = 100_000  # examples × labels of all folds that are left out: fewer folds of many labels
 _RISES = 2  # rungs in a row with a higher loss: the rest of the ladder is left out
 _ROWS = 16_384  # at a time
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,7 @@ def cross_validate(features: np.ndarray, labels: np.ndarray, *, class_weights: n
         )
     heads: list[LinearHead | None] = [None] * affordable
     truth, factors = y[left_out], class_weights[y[left_out]]
-    answers, losses = [], []
+    answers, losses, told = [], [], time.monotonic()
     for strength in STRENGTHS:
         unseen = np.zeros((len(y), classes), np.float32)
         for fold in range(affordable):
@@ -95,6 +98,12 @@ def cross_validate(features: np.ndarray, labels: np.ndarray, *, class_weights: n
             heads[fold] = head
         answers.append(unseen[left_out])
         losses.append(-factors * answers[-1][np.arange(len(truth)), truth])
+        if time.monotonic() > told + _SECONDS_BETWEEN_LINES:
+            told = time.monotonic()
+            logging.info(
+                "comparing heads on %d images: %d of at most %d strengths of l2, loss %.4f, best %.4f", len(truth),
+                len(losses), len(STRENGTHS), losses[-1].mean(), losses[_best(losses)].mean(),
+            )  # fmt: skip
         if len(losses) - 1 - _best(losses) == _RISES:
             break
     rung = _strongest_as_good(losses)
