@@ -187,8 +187,8 @@ OTHERS = {
     "preflight, setting": ("trainer.preflight", ["--topology=v5e:2x4", "--set=batchsize=1"], 'mean "batch_size"'),
     "preflight, own": (
         "trainer.preflight",
-        ["--topology=v5e:2x4", "--backbone=examples/own_code.py:small_cnn"],
-        "preflight knows the package's own backbones and policies only",
+        ["--topology=v5e:2x4", "--backbone=examples/own_code.py:smal_cnn"],
+        'Did you mean "small_cnn"',
     ),
     "preflight, topology": ("trainer.preflight", ["--topology=v5x:2x4"], "v5x"),
     "evaluate, split": ("trainer.evaluate", ["--model=.", "--output=x", "--split=tst"], 'Did you mean "test"'),

@@ -9,7 +9,6 @@ import dataclasses
 
 from pipeline.command import UsageError
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, Manifest, Shard
-from pipeline.own_code import is_own
 from trainer.preflight.question import Question
 from trainer.recipes.load import adjust, facts_of, load_recipe, named_backbone
 from trainer.recipes.recipe import DataFacts, Recipe
@@ -91,10 +90,7 @@ def asked_for(question: Question) -> tuple[Recipe, Counts]:
     counts = counts_of(data) if data else _assumed(question.recipe, question.num_train, question.num_classes)
     backbone = named_backbone(question.recipe, question.backbone, question.settings)
     recipe = load_recipe(question.recipe, counts.facts, backbone=backbone)
-    recipe = adjust(recipe, question.settings)
-    for name in filter(is_own, (recipe.backbone, recipe.augment.policy)):
-        raise UsageError(f"{name}: preflight knows the package's own backbones and policies only; leave it out here")
-    return recipe, counts
+    return adjust(recipe, question.settings), counts
 
 
 def _assumed(recipe_name: str, num_train: int | None, num_classes: int | None) -> Counts:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from pipeline.augment.config import AugmentConfig
 from pipeline.command import CommandError, UsageError
+from tests.trainer.commands import ROOT
 from trainer.preflight import feeding, flops, hlo
 from trainer.preflight.cache import installed
 from trainer.preflight.facts import Counts
@@ -293,6 +294,15 @@ def test_the_program_does_not_grow_with_the_slice(recipe, whole):
     phase = dataclasses.replace(recipe.phases[1], l2=0.0)  # whose share depends on the number of chips
     many = Lowering(recipe, num_classes=3, chips=4096).train_step(phase, batch=4, steps_per_epoch=10)
     assert len(many.text) == pytest.approx(len(whole.text), rel=0.01)
+
+
+@pytest.mark.slow
+def test_a_backbone_and_a_recipe_of_ones_own_are_lowered_like_ours(xla):
+    own = load_recipe(str(ROOT / "examples" / "own_code.py"), DataFacts(num_train=100, num_classes=3, max_side=64))
+    lowering = Lowering(own, num_classes=3)
+    program = lowering.train_step(own.phases[0], batch=8, steps_per_epoch=10)
+    assert "8,64,64,3" in program.text
+    assert program.flops > lowering.forward(batch=8).flops > 0
 
 
 def test_evaluation_exchanges_nothing(lowering):
