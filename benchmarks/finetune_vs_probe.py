@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
+from benchmarks.frozen import BACKBONE, SMALL, features
 from pipeline.command import CommandError, UsageError, run_command
 from pipeline.format.manifest import DatasetVersion, open_dataset
 from trainer.report import scores
@@ -49,11 +50,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where datasets and runs go; a r
 _OUTPUT = flags.DEFINE_string("output", "finetune_vs_probe.json", "Where the figures go.")
 _SET = flags.DEFINE_multi_string("set", [], "Overrides of the recipe, as of the trainer.")
 
-BACKBONE = "efficientnet_lite0"
 CONTESTANTS = ("probe", "head", "recipe")
 PROBE_C = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)  # inverse strengths of regularisation; 1 is scikit-learn's default
 SPLITS = "train:0.7,validation:0.1,test:0.2"
-SMALL = 64  # pixels
 DRAWS = 2000
 
 
@@ -103,27 +102,6 @@ def run_module(module: str, *arguments: str) -> float:
     if code:
         raise CommandError(f"{module} ended with exit code {code}; its own message stands above")
     return time.monotonic() - started
-
-
-def features(data: DatasetVersion, split: str, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
-    """Computes the frozen backbone's pooled features (float32 [N, 1280]); returns them and labels (int [N])."""
-    import tensorflow as tf
-
-    from pipeline.dataset import eval_dataset
-    from trainer.models import backbone_info
-    from trainer.train.model import build_from_recipe
-
-    backbone = build_from_recipe(recipe, num_classes=data.manifest.num_classes, seed=0).backbone
-    run = tf.function(lambda images: backbone(images, training=False))
-    size = {"height": recipe.image_size, "width": recipe.image_size, "view": recipe.view}
-    preprocess = backbone_info(recipe.backbone).preprocess
-    rows, labels = [], []
-    for batch in eval_dataset(data, split, **size, preprocess=preprocess, global_batch_size=32):
-        real = batch["weight"].numpy() > 0
-        maps = run(batch["image"])
-        rows.append((maps if maps.shape.rank == 2 else tf.reduce_mean(maps, axis=[1, 2])).numpy()[real])
-        labels.append(batch["label"].numpy()[real])
-    return np.concatenate(rows), np.concatenate(labels)
 
 
 def probe(data: DatasetVersion, recipe: Recipe) -> Score:

@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 from scipy import optimize
 
-from benchmarks.finetune_vs_probe import BACKBONE, SMALL, features
+from benchmarks.frozen import BACKBONE, SMALL, features
 from pipeline.command import UsageError, run_command
 from pipeline.format.manifest import open_dataset
 from trainer.recipes.load import resolve
