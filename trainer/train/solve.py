@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 from absl import logging
 
+from pipeline.command import CommandError
 from pipeline.format.manifest import TRAIN
 from trainer.devices.workers import Workers
 from trainer.models.classifier import LOGITS, Classifier
@@ -38,8 +39,14 @@ def solve_head(classifier: Classifier, cache: FeatureCache, plan: Plan, workers:
 
     Raises:
       TryAgainError: asked to stop; nothing is changed.
+      CommandError: the features are no finite numbers.
     """
     features, labels = (tensor.numpy() for tensor in cache.splits[TRAIN])
+    if not np.isfinite(features.sum(dtype=np.float64)):
+        raise CommandError(
+            f"the backbone's features of {TRAIN} are not finite numbers; look at its weights "
+            f"(weights={plan.recipe.weights}), or set precision=float32"
+        )
     with plan.at_once():
         found = cross_validate(features, labels, class_weights=plan.class_weights, seed=plan.seed)
     head = _give_head(classifier, cache, plan, workers, strength=found.strength)

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
@@ -15,10 +16,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pipeline.command import CommandError, TryAgainError, UsageError
 from tests import datasets
 from tests.trainer.runs import SOLVED, small_recipe, train, weights
+from trainer.devices.workers import Workers
 from trainer.train.evaluation import Metrics
+from trainer.train.features import FeatureCache
 from trainer.train.loop import next_save
-from trainer.train.plan import Position, class_weights
+from trainer.train.model import build_from_recipe
+from trainer.train.plan import Plan, Position, class_weights
 from trainer.train.regression import GENTLE, STRENGTHS
+from trainer.train.solve import solve_head
 
 
 def _differing(before, after):
@@ -114,6 +119,19 @@ def test_a_head_that_is_solved_for_is_scikit_learns(tiny_data, tmp_path):
     solved, last = (row for row in trainer.rows if row["split"] == "validation")
     assert last["loss"] == pytest.approx(log_loss(truth, gentle.predict_proba(inputs)), rel=0.01)
     assert solved["loss"] < 0.9 * last["loss"]
+
+
+def test_features_that_are_no_numbers_are_refused(tiny_data, tmp_path):
+    recipe = small_recipe(*SOLVED)
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    with strategy.scope():
+        classifier = build_from_recipe(recipe, num_classes=3, seed=0)
+    features = np.array([[1, 2], [3, np.inf], [5, 6], [-np.inf, 7]], np.float32)
+    cache = FeatureCache(splits={"train": (tf.constant(features), tf.constant([0, 1, 2, 0]))}, batch_size=4, seed=0)
+    plan = Plan(recipe=recipe, data=tiny_data, seed=0, run=tmp_path, class_weights=np.ones(3),
+                stop_requested=lambda: False)  # fmt: skip
+    with pytest.raises(CommandError, match="not finite numbers; look at its weights"):
+        solve_head(classifier, cache, plan, Workers(strategy))
 
 
 @pytest.mark.parametrize("passes", [3, 5, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4, 6, 7))])
