@@ -69,17 +69,18 @@ def _features(recipe: Recipe, data: DatasetVersion, *, seed: int) -> tuple[np.nd
         host=HostSlice(),
         cache="none",
     )
-    columns, started, timed = [], 0.0, 0
+    columns, started = [], 0.0
     for batch in batches.take(-(-_SAMPLE // recipe.batch_size)):
         real = batch["weight"].numpy() > 0
         columns.append((run(batch["image"]).numpy()[real], batch["label"].numpy()[real]))
-        if started:
-            timed += len(columns[-1][1])
-        else:
-            started = time.monotonic()
+        started = started or time.monotonic()
+    timed = len(columns) - 1
+    if not timed:  # the only batch once more, without the compiling
+        run(batch["image"]).numpy()
+        timed = 1
+    seconds = (time.monotonic() - started) / (timed * recipe.batch_size)  # the last batch is filled up
     features, labels = (np.concatenate(parts) for parts in zip(*columns, strict=True))
-    seconds = (time.monotonic() - started) / timed if timed else 0.0
-    return features, labels, seconds or 1e-3
+    return features, labels, seconds
 
 
 def _forward_passes(recipe: Recipe, data: DatasetVersion) -> float:
