@@ -97,13 +97,13 @@ def test_two_workers_equal_one_process_with_the_same_global_batch(together, tiny
     _assert_same_run(together / "run", alone)
 
 
-def _assert_same_run(run, alone, *, atol=1e-5):
+def _assert_same_run(run, alone, *, atol=1e-5, of_loss=1e-4):
     expected, found = _weights(alone), _weights(run)
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=atol, err_msg=name)
     for a, b in zip(*((r / "metrics.jsonl").read_text().splitlines() for r in (alone, run)), strict=True):
         one, two = json.loads(a), json.loads(b)
-        assert two.pop("loss") == pytest.approx(one.pop("loss"), rel=1e-4, abs=1e-6)  # float32 near 1
+        assert two.pop("loss") == pytest.approx(one.pop("loss"), rel=of_loss, abs=1e-6)  # float32 near 1
         assert one == two
     for split in ("validation", "test"):  # every example once, in file order
         rows = [
@@ -111,7 +111,7 @@ def _assert_same_run(run, alone, *, atol=1e-5):
             for r in (alone, run)
         ]
         for one, two in zip(*rows, strict=True):
-            assert two.pop("probability") == pytest.approx(one.pop("probability"), abs=1e-4)
+            assert two.pop("probability") == pytest.approx(one.pop("probability"), abs=of_loss)
             assert one == two
 
 
@@ -125,7 +125,8 @@ def test_two_workers_have_the_head_that_the_chief_solves_for(tiny_data, tmp_path
     processes = _start_two(tiny_data, tmp_path / "run", tmp_path / "logs", always=solved)
     codes = [process.wait(timeout=400) for process in processes]
     assert codes == [0, 0], [(tmp_path / "logs" / str(index)).read_text() for index in range(2)]
-    _assert_same_run(tmp_path / "run", alone, atol=1e-4)  # features of other batches are rounded otherwise
+    # Features of other batches are rounded otherwise, and so is where the minimiser ends.
+    _assert_same_run(tmp_path / "run", alone, atol=1e-4, of_loss=0.01)
 
 
 def test_only_the_chief_writes_and_prints_the_result(together):
