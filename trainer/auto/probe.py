@@ -17,6 +17,7 @@ from trainer.models import backbone_info
 from trainer.recipes.load import resolve
 from trainer.recipes.recipe import Phase, Recipe
 from trainer.request import Request
+from trainer.train.evaluation import compute_metrics
 from trainer.train.model import first_model
 from trainer.train.regression import cross_validate
 
@@ -37,16 +38,16 @@ def measure(request: Request, data: DatasetVersion, backbone: str) -> Candidate:
     features, labels, seconds = _features(recipe, data, seed=request.seed)
     weights = np.ones(data.manifest.num_classes, np.float32)
     unseen = cross_validate(features, labels, class_weights=weights, seed=request.seed)
-    truth = labels[unseen.examples]
-    answers = unseen.log_probabilities
+    # Where no label has two images, nothing is known: that is guessing.
+    metrics = compute_metrics(unseen.log_probabilities, labels[unseen.examples]) if len(unseen.examples) else None
     candidate = Candidate(
         backbone=backbone,
         image_size=recipe.resize_to or recipe.image_size,
         images_per_second=1 / seconds,
         seconds=seconds * _forward_passes(recipe, data),
-        examples=max(1, len(truth)),
-        correct=int((answers.argmax(axis=1) == truth).sum()),
-        loss=float(-answers[np.arange(len(truth)), truth].mean()) if len(truth) else float(np.log(len(weights))),
+        examples=metrics.examples if metrics else 1,
+        correct=int(metrics.confusion.trace()) if metrics else 0,
+        loss=metrics.loss if metrics else float(np.log(len(weights))),
     )
     logging.info("%s: cross-validated loss %.4f of %d images", backbone, candidate.loss, candidate.examples)
     return candidate
