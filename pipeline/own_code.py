@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pipeline.command import ExpectedError, UsageError, nearest, printable_line
-from pipeline.own_imports import Imported, imports_of
+from pipeline.own_imports import Imported, imports_of, package_of
 
 _SHOWN = 500  # characters of what an error says
 IMPORTED = "imported"  # in a run, beside copies of own code: what these import
@@ -38,6 +38,7 @@ class OwnCode:
       name: `FILE.py:function` with the file's absolute path, or `MODULE:function`.
       file: the path of the source.
       function: its name in there.
+      package: that its relative imports start from, with dots; "" where it has none.
       source: what the file holds.
       imports: the user's files that it imports.
       defaults: the function's arguments that have plain values as defaults.
@@ -46,6 +47,7 @@ class OwnCode:
     name: str
     file: str
     function: str
+    package: str
     source: bytes
     imports: tuple[Imported, ...]
     defaults: dict[str, Any]
@@ -59,7 +61,7 @@ class OwnCode:
         place, _, _ = self.name.rpartition(":")
         in_file = place == self.file
         with self.blamed(), _first(_folders(self.file if in_file else None)):
-            module = _run_file(self.file, self.source) if in_file else importlib.import_module(place)
+            module = _run_file(self) if in_file else importlib.import_module(place)
         function: Callable[..., Any] = getattr(module, self.function)
         return function
 
@@ -113,6 +115,8 @@ def find(name: str) -> OwnCode:
         tree = ast.parse(source, file)
     except (SyntaxError, ValueError) as error:
         raise UsageError(_blame(error, file)) from error
+    in_package = any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree))
+    package = package_of(file)[0] if in_file else place.rpartition(".")[0]
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     if function not in functions:
         names = list(functions)
@@ -122,6 +126,7 @@ def find(name: str) -> OwnCode:
         name=f"{file if in_file else place}:{function}",
         file=file,
         function=function,
+        package=package if in_package else "",
         source=source,
         imports=imports_of(file, source, _folders(file if in_file else None)),
         defaults=_defaults(functions[function]),
@@ -143,8 +148,11 @@ def _file_of_module(module: str) -> str:
 
 
 def _folders(file: str | None) -> list[str]:
-    """Lists where a user's code looks for modules first: beside its file, if it is named by that, and here."""
-    beside = [os.path.dirname(file), os.path.join(os.path.dirname(file), IMPORTED)] if file else []
+    """Lists where a user's code looks for modules first: beside its package or file, where that is named, and here."""
+    if file is None:
+        return [os.getcwd()]
+    folder = os.path.dirname(file)
+    beside = package_of(file)[1], folder, os.path.join(folder, IMPORTED)
     return [folder for folder in (*beside, os.getcwd()) if os.path.isdir(folder)]
 
 
@@ -158,13 +166,14 @@ def _first(folders: Sequence[str]) -> Iterator[None]:
         sys.path[:] = before
 
 
-def _run_file(file: str, source: bytes) -> types.ModuleType:
+def _run_file(code: OwnCode) -> types.ModuleType:
     """Runs a file as a module, once for all its functions."""
+    file, source = code.file, code.source
     name = f"own_code_{hashlib.sha256(os.fsencode(file) + source).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     module = types.ModuleType(name)
-    module.__file__ = file
+    module.__file__, module.__package__ = file, code.package  # from which its relative imports start
     sys.modules[name] = module  # where dataclasses, and readers of source, look
     linecache.cache[file] = (len(source), None, source.decode("utf-8", "replace").splitlines(keepends=True), file)
     try:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 
+_INIT = "__init__.py"
 OURS = ("pipeline", "beam_jobs", "trainer", "retrain")
 
 
@@ -24,6 +26,23 @@ class Imported:
     name: str
     file: str
     source: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.source).hexdigest()
+
+
+def package_of(file: str) -> tuple[str, str]:
+    """Returns the package that a file lies in, with dots, and the folder that it is imported from.
+
+    Args:
+      file: its absolute path. In a folder without `__init__.py` it lies in no package, "".
+    """
+    folder, names = os.path.dirname(file), list[str]()
+    while os.path.isfile(os.path.join(folder, _INIT)):
+        folder, name = os.path.split(folder)
+        names.insert(0, name)
+    return ".".join(names), folder
 
 
 def imports_of(file: str, source: bytes, folders: Sequence[str]) -> tuple[Imported, ...]:
@@ -90,7 +109,7 @@ def _files(module: str, folders: Sequence[str]) -> Iterator[Imported]:
 
 
 def _read(folder: str, parts: Sequence[str]) -> Imported | None:
-    for name in ("/".join((*parts, "__init__.py")), "/".join(parts) + ".py"):
+    for name in ("/".join((*parts, _INIT)), "/".join(parts) + ".py"):
         file = os.path.join(folder, *name.split("/"))
         with contextlib.suppress(OSError), open(file, "rb") as opened:
             return Imported(name=name, file=file, source=opened.read())

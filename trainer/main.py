@@ -19,8 +19,9 @@ from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion, open_dataset
 from trainer.auto.choice import AUTO, Candidate, Choice, seconds_of
 from trainer.auto.choice import check as check_choice
-from trainer.devices.chips import spare_metadata_server
+from trainer.devices.chips import find_chips, spare_metadata_server
 from trainer.devices.cluster import read_cluster
+from trainer.devices.stopping import Wishes, listening
 from trainer.devices.tpu.hosts import TpuPlace, find_place, refuse_own_disks
 from trainer.devices.tpu.server import leave_chips_alone, serve
 from trainer.readiness import check_run
@@ -61,6 +62,37 @@ flags.DEFINE_bool("profile", False, "Write a TensorBoard profile of a few steps 
 
 def main(arguments: list[str]) -> int | None:
     del arguments
+    with listening(on_cloud=find_chips().on_bus > 0) as wishes:
+        try:
+            return _train(wishes)
+        except TryAgainError as error:
+            if wishes.stop:
+                wishes.end(error)
+            raise
+
+
+def _train(wishes: Wishes) -> ExitCode:
+    with wishes.at_once():
+        ready = _ready()
+        if isinstance(ready, ExitCode):
+            return ready
+        from trainer.run import train_and_evaluate  # takes seconds: what comes before should not
+
+    request, data, place = ready
+    return train_and_evaluate(
+        request,
+        data,
+        FLAGS.workdir,
+        wishes,
+        strategy=FLAGS.strategy,
+        tpu=place,
+        profile=FLAGS.profile,
+        cache=FLAGS.cache,
+    )
+
+
+def _ready() -> tuple[Request, DatasetVersion, TpuPlace | None] | ExitCode:
+    """Returns what is to be trained, on what and where; an exit code where there is nothing to train."""
     place = find_place(FLAGS.tpu, os.environ) if FLAGS.tpu else None
     if place and place.addresses:
         refuse_own_disks({"data": FLAGS.data, "workdir": FLAGS.workdir})
@@ -89,11 +121,7 @@ def main(arguments: list[str]) -> int | None:
     )
     if place and not place.trains:
         return _serve(place, is_done)
-    from trainer.run import train_and_evaluate  # takes seconds: what comes before should not
-
-    return train_and_evaluate(
-        request, data, workdir, strategy=FLAGS.strategy, tpu=place, profile=FLAGS.profile, cache=FLAGS.cache
-    )
+    return request, data, place
 
 
 def _with_backbone(request: Request, data: DatasetVersion, place: TpuPlace | None) -> Request:

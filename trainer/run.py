@@ -20,9 +20,8 @@ from pipeline.decode import why_unusable
 from pipeline.format import storage, verify
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, open_dataset
 from pipeline.own_code import is_own
-from trainer.devices.chips import find_chips
 from trainer.devices.cluster import read_cluster
-from trainer.devices.stopping import listening
+from trainer.devices.stopping import Wishes, handled
 from trainer.devices.strategy import is_tpu, make_strategy
 from trainer.devices.tpu.hosts import TpuPlace
 from trainer.devices.tpu.server import beside, watched
@@ -57,6 +56,7 @@ def train_and_evaluate(
     request: Request,
     data: DatasetVersion,
     directory: storage.Path,
+    wishes: Wishes,
     *,
     strategy: str,
     tpu: TpuPlace | None,
@@ -69,6 +69,7 @@ def train_and_evaluate(
       request: what to train.
       data: the dataset that it names.
       directory: of the run.
+      wishes: whether to stop.
       strategy: one of `request.STRATEGIES`.
       tpu: where the TPU is that trains, if one does.
       profile: whether to write a TensorBoard profile.
@@ -80,35 +81,42 @@ def train_and_evaluate(
       TryAgainError: stopped by SIGTERM or Ctrl-C, the state is saved; another process trains the run already; another
         machine is gone.
     """
+    started = now()
     cluster = read_cluster(os.environ)
     with contextlib.ExitStack() as stack:
         check_owner = _nobody_else
-        if cluster is None or cluster.index == 0 or strategy not in ("auto", "multiworker"):
-            check_owner = stack.enter_context(owned(directory)).check
-        if tpu and tpu.serves is not None:
-            stack.enter_context(beside(tpu.serves, tpu.addresses))
-        devices = make_strategy(tpu.target if tpu else "", kind=strategy, cluster=cluster)
-        workers = Workers(devices)
-        if tpu and tpu.addresses:
-            stack.enter_context(watched(tpu.addresses))
-        stack.enter_context(workers.or_try_again())
-        _train_and_evaluate(request, data, directory, devices, workers, check_owner, profile=profile, cache=cache)
+        with wishes.at_once():
+            if cluster is None or cluster.index == 0 or strategy not in ("auto", "multiworker"):
+                check_owner = stack.enter_context(owned(directory)).check
+            if tpu and tpu.serves is not None:
+                stack.enter_context(beside(tpu.serves, tpu.addresses))
+            devices = make_strategy(tpu.target if tpu else "", kind=strategy, cluster=cluster)
+            stack.enter_context(handled(wishes))
+            workers = Workers(devices)
+            if tpu and tpu.addresses:
+                stack.enter_context(watched(tpu.addresses))
+            stack.enter_context(workers.or_try_again())
+            plan, classifier = _prepare(
+                request, data, directory, devices, workers, check_owner, wishes, profile=profile, cache=cache
+            )
+        _train(request, plan, classifier, devices, workers, started=started)
         workers.wait()  # whoever leaves earlier looks like a crash to the others
     return ExitCode.DONE
 
 
-def _train_and_evaluate(
+def _prepare(
     request: Request,
     data: DatasetVersion,
     directory: storage.Path,
     strategy: tf.distribute.Strategy,
     workers: Workers,
     check_owner: Callable[[], None],
+    wishes: Wishes,
     *,
     profile: bool,
     cache: str,
-) -> None:
-    started = now()
+) -> tuple[Plan, Classifier]:
+    """Returns what is to be done and the model that it begins with; says in `directory` that it is begun."""
     if request.skip_bad_records:
         data = _without_bad_records(request, data, directory, workers)
     recipe, content = _fitted(request, data, directory, strategy)
@@ -125,36 +133,49 @@ def _train_and_evaluate(
         request.mark_begun(directory)
         copy_into(directory, own_code(request.recipe, recipe))
         storage.write_atomically(storage.join(directory, "config.json"), json.dumps(content, indent=2) + "\n")
-
     with _named_errors(data):
         cache, on_devices = place(cache, recipe, data, strategy)
-    with listening(on_cloud=find_chips().on_bus > 0) as wishes:
-        plan = Plan(
-            recipe=recipe,
-            data=data,
-            seed=request.seed,
-            run=directory,
-            class_weights=class_weights(recipe, data),
-            stop_requested=lambda: wishes.stop,
-            save_requested=wishes.save,
-            at_once=wishes.at_once,
-            check_owner=check_owner,
-            profile=profile,
-            cache=cache,
-            resident=on_devices,
-        )
-        trainer = Trainer(plan, classifier, strategy)
-        with _named_errors(data):
-            position = trainer.train()
-            workers.wait()  # for the weights that the chief has written
+    plan = Plan(
+        recipe=recipe,
+        data=data,
+        seed=request.seed,
+        run=directory,
+        class_weights=class_weights(recipe, data),
+        stop_requested=lambda: wishes.stop,
+        save_requested=wishes.save,
+        at_once=wishes.at_once,
+        saving=wishes.saving,
+        check_owner=check_owner,
+        profile=profile,
+        cache=cache,
+        resident=on_devices,
+    )
+    return plan, classifier
+
+
+def _train(
+    request: Request,
+    plan: Plan,
+    classifier: Classifier,
+    strategy: tf.distribute.Strategy,
+    workers: Workers,
+    *,
+    started: str,
+) -> None:
+    """Trains, evaluates, and has the chief write what comes of it."""
+    trainer = Trainer(plan, classifier, strategy)
+    with _named_errors(plan.data):
+        position = trainer.train()
+        workers.wait()  # for the weights that the chief has written
+        with plan.at_once():
             finished = _finish(trainer, plan, classifier, strategy)
-        if workers.is_chief:
-            check_owner()
-            devices = [device.name for device in tf.config.list_logical_devices()]
-            origin = provenance(data, seed=request.seed, devices=devices, started=started)
-            with wishes.at_once():
-                _write_results(plan, finished, trainer.rows, position, origin)
-            request.mark_done(directory, data, digests(own_code(request.recipe, recipe)))
+    if workers.is_chief:
+        plan.check_owner()
+        devices = [device.name for device in tf.config.list_logical_devices()]
+        origin = provenance(plan.data, seed=plan.seed, devices=devices, started=started)
+        with plan.at_once():
+            _write_results(plan, finished, trainer.rows, position, origin)
+        request.mark_done(plan.run, plan.data, digests(own_code(request.recipe, plan.recipe)))
 
 
 def _fitted(

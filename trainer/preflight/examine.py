@@ -192,6 +192,7 @@ class _Study:
         """Yields how often each step is done; the last step is evaluation."""
         evaluation = len(self._phases)
         passes = math.ceil(self._counts.validation / self._recipe.batch_size)
+        index = -1  # among the phases that are compiled
         for phase in self._recipe.phases:
             name, count = f"phase {phase.name}", phase.steps(steps_per_epoch=self._per_epoch)
             if phase.cached_features:
@@ -199,7 +200,7 @@ class _Study:
                 yield Work(name=f"{name}: features", step=evaluation, count=all_images, needs_input=True)
             if phase.solves:
                 continue
-            index = self._phases.index(phase)
+            index += 1
             yield Work(name=name, step=index, count=count, needs_input=not phase.cached_features)
             if passes and not phase.cached_features:
                 repeated = passes * math.ceil(count / self._per_epoch)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
-import hashlib
 import inspect
+import itertools
 import os
 import shutil
 import tempfile
@@ -71,13 +71,26 @@ def record(code: Mapping[str, OwnCode]) -> dict[str, Any]:
 
 
 def _entry(code: OwnCode) -> dict[str, Any]:
-    imports = {one.name: hashlib.sha256(one.source).hexdigest() for one in code.imports}
+    imports = {one.name: one.sha256 for one in code.imports}
     return {
         "file": code.file,
         "function": code.function,
         "sha256": code.sha256,
+        **({"package": code.package} if code.package else {}),
         **({"imports": imports} if imports else {}),
     }
+
+
+def _copies(role: str, entry: Mapping[str, Any]) -> list[str]:
+    """Lists the files that a run keeps of one function's code, in `FOLDER`; the first is its own."""
+    imports = [f"{IMPORTED}/{name}" for name in entry.get("imports", {})]
+    if "package" not in entry:
+        return [f"{role}.py", *imports]
+    # Where its relative imports, and those of what it imports, find each other.
+    folders = entry["package"].split(".")
+    inits = ["/".join((IMPORTED, *folders[:depth], "__init__.py")) for depth in range(1, len(folders) + 1)]
+    own = "/".join((IMPORTED, *folders, os.path.basename(entry["file"])))
+    return [own, *imports, *(init for init in inits if init not in imports and init != own)]
 
 
 def digests(code: Mapping[str, OwnCode]) -> dict[str, str]:
@@ -92,8 +105,8 @@ def digests(code: Mapping[str, OwnCode]) -> dict[str, str]:
 def copy_into(run: storage.Path, code: Mapping[str, OwnCode]) -> None:
     """Keeps the sources with the run, as `own_code/<role>.py` and `own_code/imported/…`."""
     for role, one in code.items():
-        copies = {f"{role}.py": one.source, **{f"{IMPORTED}/{more.name}": more.source for more in one.imports}}
-        for name, source in copies.items():
+        sources = itertools.chain([one.source], (more.source for more in one.imports), itertools.repeat(b""))
+        for name, source in zip(_copies(role, _entry(one)), sources, strict=False):
             file = storage.join(run, FOLDER, *name.split("/"))
             storage.make_folder(os.path.dirname(file))
             storage.write_atomically(file, source)
@@ -110,7 +123,7 @@ def recorded_recipe(config: Mapping[str, Any], run: storage.Path) -> dict[str, A
     """
     recipe = dict(config["recipe"])
     for role, entry in config.get(RECORD, {}).items():
-        names = [f"{role}.py", *(f"{IMPORTED}/{name}" for name in entry.get("imports", {}))]
+        names = _copies(role, entry)
         if role == _BACKBONE:
             recipe["backbone"] = f"{_local(run, names)}:{entry['function']}"
         elif role == _POLICY:
@@ -130,7 +143,7 @@ def refuse_changed_code(run: storage.Path, before: Mapping[str, Any], now: Mappi
         new = now.get(RECORD, {}).get(role)
         if not new or new["function"] != old["function"]:
             continue
-        changed, copy = new["file"], f"{role}.py"
+        changed, copy = new["file"], _copies(role, old)[0]
         if new["sha256"] == old["sha256"]:
             # A run that an earlier version began has not recorded them.
             imports, was = new.get("imports", {}), old.get("imports", {})

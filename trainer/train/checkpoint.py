@@ -12,7 +12,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -60,8 +60,19 @@ class Checkpoints:
       seconds: that the last finished write took.
     """
 
-    def __init__(self, directory: storage.Path) -> None:
-        self._directory = directory
+    def __init__(
+        self,
+        directory: storage.Path,
+        *,
+        writing: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        """Prepares to read and write there.
+
+        Args:
+          directory: RUN/checkpoints.
+          writing: opens the block in which the thread writes.
+        """
+        self._directory, self._guarded = directory, writing
         self._states = storage.join(directory, "state")
         # The interpreter waits at its end for what is still to be written.
         self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -77,7 +88,7 @@ class Checkpoints:
           number: grows from save to save.
         """
         self.wait()
-        self._writing = self._writer.submit(self._write, json.dumps(progress), snapshot(), number)
+        self._submit(self._write, json.dumps(progress), snapshot(), number)
 
     def save_best(self, weights: Snapshot, outcomes: Outcomes | None = None) -> None:
         """Begins to write best.npz: an array for each name of the snapshot, which is of `model_weights`, and outcomes.
@@ -95,7 +106,14 @@ class Checkpoints:
     def _begin(self, name: str, weights: Snapshot, outcomes: Outcomes | None) -> None:
         self.wait()
         arrays = {_OUTCOMES + field: value for field, value in vars(outcomes).items()} if outcomes else {}
-        self._writing = self._writer.submit(self._write_weights, name, weights(), arrays)
+        self._submit(self._write_weights, name, weights(), arrays)
+
+    def _submit(self, write: Callable[..., float], *values: Any) -> None:
+        def guarded() -> float:
+            with self._guarded():
+                return write(*values)
+
+        self._writing = self._writer.submit(guarded)
 
     def keep_head(self) -> bool:
         """Makes the weights of `save_head` the selected ones; returns False if they are not there any more."""

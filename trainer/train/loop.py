@@ -61,7 +61,7 @@ class Trainer:
         self._plan, self._classifier, self._strategy = plan, classifier, strategy
         self._workers = Workers(strategy)
         self._metrics = MetricsLog(plan.run, writes=self._workers.is_chief)
-        self._checkpoints = Checkpoints(storage.join(plan.run, "checkpoints"))
+        self._checkpoints = Checkpoints(storage.join(plan.run, "checkpoints"), writing=plan.saving)
         self._keeper = Keeper(
             self._checkpoints, Snapshot(model_weights(classifier)), plan.recipe, is_chief=self._workers.is_chief
         )
@@ -164,9 +164,12 @@ class Trainer:
         """Saves now and then; when asked to stop, saves and raises TryAgainError."""
         stop = any(self._workers.gather(self._plan.stop_requested()))  # one worker's signal stops all
         due = not self._checkpoints.is_writing() and time.monotonic() > self._save_next_at
-        if stop or self._plan.save_requested() or due:
+        if not stop:
+            if self._plan.save_requested() or due:
+                self._save(position, state)
+            return
+        with self._plan.saving():
             self._save(position, state)
-        if stop:
             self._checkpoints.wait()
             self._workers.wait()  # nobody leaves before the chief has saved: it would look like a crash
             raise TryAgainError(
@@ -199,8 +202,9 @@ class Trainer:
                 try:
                     self._end_epoch(position, step, rates, cache)
                 except TryAgainError:
-                    self._save(position, state)
-                    self._checkpoints.wait()
+                    with plan.saving():
+                        self._save(position, state)
+                        self._checkpoints.wait()
                     raise
                 if rate and cache is None and self._workers.is_chief and not self._input_checked:
                     self._check_input(position, rate)

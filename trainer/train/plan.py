@@ -83,6 +83,7 @@ class Plan:
       stop_requested: asked after every host call; True saves a checkpoint and stops.
       save_requested: asked after every host call; True saves a checkpoint.
       at_once: opens a block that a stop ends at once, where there is no state to be saved.
+      saving: opens a block that comes to its end before a stop ends the process, see `Wishes`.
       check_owner: asked before anything is written; raises TryAgainError where the run is another process' by now.
       profile: whether to write a TensorBoard profile of a few steps of every phase.
       cache: of images between epochs on the host, see `reader.CACHES`.
@@ -97,6 +98,7 @@ class Plan:
     stop_requested: Callable[[], bool]
     save_requested: Callable[[], bool] = lambda: False
     at_once: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    saving: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     check_owner: Callable[[], None] = lambda: None
     profile: bool = False
     cache: str = "auto"

@@ -130,7 +130,8 @@ def test_two_workers_have_the_head_that_the_chief_solves_for(tiny_data, tmp_path
 
 
 def test_only_the_chief_writes_and_prints_the_result(together):
-    assert len(list((together / "run" / "events").iterdir())) == 1
+    writers = {file.name.split(".")[-3] for file in (together / "run" / "events").iterdir()}  # process numbers
+    assert len(writers) == 1
     logs = [(together / "logs" / str(index)).read_text() for index in range(2)]
     assert "this is worker 0 of 2" in logs[0]
     assert "2 replicas on CPU, 2 workers" in logs[0]
@@ -154,8 +155,9 @@ def test_one_worker_goes_then_both_end_with_75_and_the_rerun_in_the_same_place(
     assert codes[1 - victim] == 75
     assert codes[victim] == (75 if number == signal.SIGTERM else -signal.SIGKILL)
     survivor = (tmp_path / "first" / str(1 - victim)).read_text()
-    message = "the state is saved" if number == signal.SIGTERM else "another machine is gone"
-    assert message in survivor
+    # Told to stop where a step is being made, the one ends without the other.
+    messages = {"another machine is gone"} | ({"the state is saved"} if number == signal.SIGTERM else set())
+    assert any(message in survivor for message in messages), survivor
     assert "Traceback" not in survivor
     assert not (tmp_path / "run" / "_SUCCESS").exists()
 
@@ -199,7 +201,8 @@ def test_a_worker_that_waits_for_the_others_ends_on_sigterm(tiny_data, tmp_path)
         time.sleep(0.1)
     time.sleep(1)
     processes[0].send_signal(signal.SIGTERM)
-    assert processes[0].wait(timeout=30) == -signal.SIGTERM
+    assert processes[0].wait(timeout=30) == 75
+    assert "run the same command again" in log.read_text()
 
 
 def _damage(data, *places):

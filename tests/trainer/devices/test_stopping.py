@@ -2,9 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
+import time
 
 import pytest
+import tensorflow as tf
 
 from pipeline.command import TryAgainError
 from trainer.devices import notices
@@ -35,6 +40,24 @@ def test_where_nothing_is_to_be_saved_a_signal_ends_the_block():
         stopped()
 
 
+@pytest.mark.parametrize("place", ["traced", "called", "called in a graph"])
+def test_it_ends_so_too_where_tensorflow_runs_python(place):
+    """TensorFlow makes errors of its own of those that are raised there, or tells where they come from."""
+
+    def stopped(value):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        return value
+
+    def calling(value):
+        return tf.numpy_function(stopped, [value], tf.float32)
+
+    function = {"traced": tf.function(stopped), "called": calling, "called in a graph": tf.function(calling)}[place]
+    with listening(on_cloud=False) as wishes, pytest.raises(TryAgainError, match="^stopped on request"):
+        with wishes.at_once():
+            function(1.0)
+
+
 def test_what_was_wished_before_ends_the_block_where_it_begins():
     with listening(on_cloud=False) as wishes:
         wishes.on_notice(notices.PREEMPTED)
@@ -59,3 +82,64 @@ def test_another_thread_runs_without_signals():
     thread.start()
     thread.join()
     assert found == [(False, signal.getsignal(signal.SIGTERM))]
+
+
+# It releases the interpreter's lock, and looks at no signal: as TensorFlow's compilers do.
+COMPILER = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
+
+
+def _run(body: str, *, afterwards: str = "") -> subprocess.Popen:
+    """Runs Python code that has `wishes` with a short grace, and prints "ready" when it is to be stopped."""
+    head = (
+        "import time\nfrom trainer.devices.stopping import listening\n"
+        "with listening(on_cloud=False, grace=0.5) as wishes:\n"
+    )
+    program = f"{head}{textwrap.indent(textwrap.dedent(body), '    ')}\n{afterwards}\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("block", ["wishes.at_once()", "open('/dev/null')"])
+def test_a_process_that_python_cannot_reach_is_ended(number, block):
+    process = _run(f"with {block}:\n    print('ready', flush=True)\n    {COMPILER}")
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert errors.splitlines()[-1].startswith("error: stopped on request; what was saved before is kept")
+    assert "Traceback" not in errors
+
+
+def test_what_is_being_saved_is_saved_in_any_thread(tmp_path):
+    process = _run(f"""
+        import pathlib, threading
+        def save():
+            with wishes.saving():
+                print('ready', flush=True)
+                time.sleep(2)
+                pathlib.Path({str(tmp_path / "saved")!r}).touch()
+        threading.Thread(target=save).start()
+        {COMPILER}
+    """)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_run_that_saves_in_time_is_not_ended():
+    process = _run(
+        """
+        print('ready', flush=True)
+        while not wishes.stop:
+            time.sleep(0.01)
+        """,
+        afterwards="time.sleep(1); print('goes on')",
+    )
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output) == (0, "goes on\n")
+    assert "saving the state and stopping" in errors

@@ -9,6 +9,7 @@ import pytest
 from pipeline.command import UsageError
 from tests.trainer.runs import SMALL
 from trainer import run as trainer_run
+from trainer.devices.stopping import Wishes
 from trainer.recipes.fitting import fit_to_tpu, fitting_batch, images_a_core
 from trainer.recipes.load import load_recipe, recipe_names
 from trainer.recipes.overrides import override
@@ -87,7 +88,9 @@ def test_a_run_goes_on_elsewhere_as_it_began(tiny_data, tmp_path, monkeypatch):
 
     def train(*, on_tpu):
         monkeypatch.setattr(trainer_run, "is_tpu", lambda strategy: on_tpu)
-        trainer_run.train_and_evaluate(request, tiny_data, str(tmp_path), strategy="cpu", tpu=None, profile=False)
+        trainer_run.train_and_evaluate(
+            request, tiny_data, str(tmp_path), Wishes(), strategy="cpu", tpu=None, profile=False
+        )
         return json.loads((tmp_path / "config.json").read_text())
 
     began = train(on_tpu=True)

@@ -197,6 +197,45 @@ def test_what_own_code_imports_is_kept_and_runs_from_the_run(with_helpers):
     assert find(remote.backbone).load()(None) == 48
 
 
+def forget_own_nets():
+    for name in [name for name in sys.modules if name.partition(".")[0] == "own_nets"]:
+        del sys.modules[name]
+    find.cache_clear()
+
+
+@pytest.fixture
+def forgotten():
+    forget_own_nets()
+    yield
+    forget_own_nets()
+
+
+@pytest.mark.parametrize("place", ["own_nets.models.large", "own_nets/models/large.py"])
+@pytest.mark.parametrize("has_init", [True, False])
+def test_relative_imports_work_from_the_run(tmp_path, data, monkeypatch, forgotten, place, has_init):
+    package = tmp_path / "own_nets" / "models"
+    package.mkdir(parents=True)
+    (package / "large.py").write_text("from ..parts.sizes import SIDE\n" + NETS.replace("return images", "return SIDE"))
+    (tmp_path / "own_nets" / "parts").mkdir()
+    (tmp_path / "own_nets" / "parts" / "sizes.py").write_text("SIDE = 48\n")
+    for folder in ("", "models", "parts"):
+        if has_init:
+            (tmp_path / "own_nets" / folder / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    if place.endswith(".py") and not has_init:
+        with pytest.raises(UsageError, match=r"large\.py:1: ImportError: attempted relative import"):
+            find(f"{place}:net").load()
+        return
+    assert find(f"{place}:net").load()(None) == 48
+    run, config = run_with(tmp_path, data, place, write(tmp_path))
+    refuse_another_run(run, config)
+    shutil.rmtree(tmp_path / "own_nets")
+    forget_own_nets()
+    recipe = load_recipe(str(run / "config.json"), FACTS)
+    assert find(recipe.backbone).load()(None) == 48
+    assert recipe.backbone == f"{run}/own_code/imported/own_nets/models/large.py:net"
+
+
 def test_a_change_of_what_own_code_imports_is_refused_by_name(with_helpers, tmp_path, data):
     code, run, config = with_helpers
     refuse_another_run(run, config)
