@@ -115,15 +115,11 @@ class Checkpoints:
 
         self._writing = self._writer.submit(guarded)
 
-    def keep_head(self) -> bool:
-        """Makes the weights of `save_head` the selected ones; returns False if they are not there any more."""
+    def keep_head(self) -> None:
+        """Makes the weights of `save_head` the selected ones."""
         self.wait()
-        try:
-            content = storage.read(storage.join(self._directory, _HEAD_FILE))
-        except FileNotFoundError:
-            return False
+        content = storage.read(storage.join(self._directory, _HEAD_FILE))
         storage.write_atomically(storage.join(self._directory, _BEST_FILE), content)
-        return True
 
     def remove_head(self) -> None:
         """Removes the weights of `save_head`, if there are any."""
@@ -131,9 +127,19 @@ class Checkpoints:
 
     def best_outcomes(self) -> Outcomes | None:
         """Reads the outcomes of the weights saved last by `save_best`; None where none were saved with them."""
+        return self._outcomes(_BEST_FILE)
+
+    def head_outcomes(self) -> Outcomes | None:
+        """Reads the outcomes of the weights of `save_head`; None if they are not there any more."""
+        try:
+            return self._outcomes(_HEAD_FILE)
+        except FileNotFoundError:
+            return None
+
+    def _outcomes(self, name: str) -> Outcomes | None:
         self.wait()
         names = [field.name for field in dataclasses.fields(Outcomes)]
-        with np.load(io.BytesIO(storage.read(storage.join(self._directory, _BEST_FILE)))) as arrays:
+        with np.load(io.BytesIO(storage.read(storage.join(self._directory, name)))) as arrays:
             if _OUTCOMES + names[0] not in arrays:  # of a run that an earlier version began
                 return None
             return Outcomes(**{name: arrays[_OUTCOMES + name] for name in names})

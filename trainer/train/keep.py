@@ -1,7 +1,8 @@
 """Keeps the weights that a run ends with, in best.npz: which ones, `trainer.train.selection` decides.
 
 Candidates are the last weights, those of the best epoch, and, where a frozen backbone's head was trained first, that
-head: fine-tuning on few images may leave a model that is surer of itself than it is right.
+head, by its loss: fine-tuning may leave a model that is surer of itself than it is right. The last are kept, unless
+another is better by more than luck.
 """
 
 from __future__ import annotations
@@ -39,15 +40,11 @@ class Validated:
     def metrics(self) -> Metrics:
         return compute_metrics(self.log_probabilities, self.labels)
 
-    @property
-    def outcomes(self) -> Outcomes:
-        return Outcomes.of(self.log_probabilities, self.labels)
-
     @functools.cached_property
-    def calibrated_loss(self) -> float:
-        """Returns the mean cross-entropy at the temperature that suits these weights best, nats."""
+    def outcomes(self) -> Outcomes:
+        """Returns what these weights make of each example, at the temperature that suits them best."""
         temperature = fit_temperature(self.log_probabilities, self.labels)
-        return compute_metrics(with_temperature(self.log_probabilities, temperature), self.labels).loss
+        return Outcomes.of(with_temperature(self.log_probabilities, temperature), self.labels)
 
 
 class Keeper:
@@ -68,7 +65,7 @@ class Keeper:
         """Keeps a trained head beside its frozen backbone, for the run's end."""
         if self._recipe.selection == "last":
             return
-        position.head = position.noted(where, validated.metrics) | {"calibrated_loss": validated.calibrated_loss}
+        position.head = position.noted(where, validated.metrics)
         if self._is_chief:
             self._checkpoints.save_head(self._weights, validated.outcomes)
 
@@ -82,13 +79,9 @@ class Keeper:
         if position.best["step"] != where["step"]:
             position.best = position.noted(where, validated.metrics)
             self._save(validated.outcomes)
-        head = position.head
-        if head and head["calibrated_loss"] < validated.calibrated_loss and self._checkpoints.keep_head():
-            logging.info(
-                "the head of phase %s is kept: its validation loss, at its best temperature, is %.4f, that of the last "
-                "epoch %.4f", head["phase"], head["calibrated_loss"], validated.calibrated_loss,
-            )  # fmt: skip
-            position.best = {key: value for key, value in head.items() if key != "calibrated_loss"}
+        if position.head and self._head_is_better(position.head, validated):
+            self._checkpoints.keep_head()
+            position.best = position.head
 
     def _earlier_is_better(self, position: Position, where: dict[str, Any], validated: Validated) -> bool:
         by, earlier = self._recipe.selection_metric, position.best
@@ -100,6 +93,17 @@ class Keeper:
             "validation %s of epoch %d is %.4f, that of the last epoch %.4f: luck alone would do as much with a "
             "probability of %.2f; the %s weights are kept", by, earlier["epoch"], earlier[f"validation_{by}"],
             getattr(validated.metrics, by), chance, "earlier" if chance <= LEVEL else "last",
+        )  # fmt: skip
+        return chance <= LEVEL
+
+    def _head_is_better(self, head: dict[str, Any], validated: Validated) -> bool:
+        if (known := self._checkpoints.head_outcomes()) is None:
+            return False
+        chance = luck(known, validated.outcomes, "loss")
+        logging.info(
+            "validation loss, at its best temperature, of the head of phase %s is %.4f, that of the last epoch %.4f: "
+            "luck alone would do as much with a probability of %.2f; the %s is kept", head["phase"],
+            known.losses.mean(), validated.outcomes.losses.mean(), chance, "head" if chance <= LEVEL else "last epoch",
         )  # fmt: skip
         return chance <= LEVEL
 

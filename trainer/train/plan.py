@@ -33,7 +33,7 @@ class Position:
       sums: loss, correct predictions and weight summed over the epoch so far.
       rows: metrics rows written.
       best: validation metrics, and where, of the weights kept so far; None before the first validation.
-      head: validation metrics of the head beside its frozen backbone, its `calibrated_loss`, and where; None before.
+      head: validation metrics of the head beside its frozen backbone, and where; None before.
       phase_best: best value of the selection's metric in the phase, and the epoch that reached it first; None at first.
     """
 

@@ -69,6 +69,8 @@ def test_every_phase_of_every_recipe_compiles_for_a_slice_with_the_operations_an
 ):
     compiler, lowering = Compiler(jax_python, V5E, compiled_once), lowering_of(name)
     for phase in recipe_of(name).phases:
+        if phase.solves:  # on the host
+            continue
         program = lowering.train_step(phase, batch=BATCH, steps_per_epoch=100)
         compiled = compile_for(compiler, program)
         assert compiled.fits, compiled.error

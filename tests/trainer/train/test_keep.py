@@ -14,10 +14,11 @@ from trainer.train.plan import Position
 LABELS = np.arange(90) % 3
 
 
-def _validated(*, right, sure):
-    """Answers that are right in a share of cases, and as sure of all of them."""
+def _validated(*, right, sure, of_wrong=None):
+    """Answers that are right in a share of cases, and as sure of all of them, or otherwise of wrong ones."""
     answers = np.where(np.arange(90) < round(90 * right), LABELS, (LABELS + 1) % 3)
-    log_probabilities = log_softmax(sure * np.eye(3)[answers], axis=1).astype(np.float32)
+    sureness = np.where(answers == LABELS, sure, of_wrong or sure)
+    log_probabilities = log_softmax(sureness[:, np.newaxis] * np.eye(3)[answers], axis=1).astype(np.float32)
     return Validated(
         log_probabilities=log_probabilities, labels=LABELS, sample=compute_metrics(log_probabilities, LABELS)
     )
@@ -54,9 +55,9 @@ def test_fine_tuning_that_is_better_is_kept(tmp_path):
     assert (run.position.best["phase"], run.position.best["step"]) == ("all", 2)
 
 
-def test_the_head_is_kept_where_validation_loss_prefers_it(tmp_path):
+def test_the_head_is_kept_where_its_validation_loss_is_lower_by_more_than_luck(tmp_path):
     run = _Run(tmp_path)
-    assert run.ends(HEAD, _validated(right=0.92, sure=3), _validated(right=0.88, sure=3)) == 1
+    assert run.ends(HEAD, _validated(right=0.92, sure=3), _validated(right=0.91, sure=1, of_wrong=12)) == 1
     assert (run.position.best["phase"], run.position.best["step"]) == ("head", 1)
     assert run.position.best["validation_accuracy"] == pytest.approx(0.9)
     assert run.position.best.keys() == _fresh_keys(tmp_path / "other")
@@ -70,7 +71,11 @@ def _fresh_keys(directory):
 
 def test_how_sure_weights_are_does_not_matter_as_a_temperature_is_fitted(tmp_path):
     assert _Run(tmp_path / "a").ends(HEAD, _validated(right=0.9 + 1 / 90, sure=30)) == 2
-    assert _Run(tmp_path / "b").ends(_validated(right=0.9, sure=30), _validated(right=0.9 - 1 / 90, sure=3)) == 1
+    assert _Run(tmp_path / "b").ends(_validated(right=0.9, sure=30), _validated(right=0.7, sure=3)) == 1
+
+
+def test_luck_is_no_reason_to_fall_back_to_the_head(tmp_path):
+    assert _Run(tmp_path).ends(HEAD, _validated(right=0.88, sure=3)) == 2
 
 
 def test_an_earlier_epoch_beyond_luck_comes_before_the_head(tmp_path):
@@ -87,9 +92,9 @@ def test_the_last_weights_are_kept_where_they_are_asked_for(tmp_path):
 def test_a_head_that_an_earlier_version_did_not_keep_is_not_missed(tmp_path):
     run = _Run(tmp_path)
     run.checkpoints.remove_head()
-    found = _validated(right=0.88, sure=3)
+    found = _validated(right=0.91, sure=1, of_wrong=12)
     run.keeper.after_epoch(run.position, {"step": 1, "epoch": 1, "phase": "head"}, HEAD)
-    run.position.head = {"calibrated_loss": 0.0, "phase": "head"}
+    run.position.head = {"phase": "head"}
     run.weight.assign(2.0)
     run.keeper.at_the_end(run.position, {"step": 2, "epoch": 2, "phase": "all"}, found)
     assert run.position.best["step"] == 2
