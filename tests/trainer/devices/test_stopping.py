@@ -87,13 +87,24 @@ def test_another_thread_runs_without_signals():
 COMPILER = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
 
 
+# It ends as the trainer does where the interpreter is reached in time.
+PROGRAM = """
+import time
+from pipeline.command import TryAgainError
+from trainer.devices.stopping import listening
+
+with listening(on_cloud=False, grace=0.5) as wishes:
+    try:
+{body}
+    except TryAgainError as error:
+        wishes.end(error)
+{afterwards}
+"""
+
+
 def _run(body: str, *, afterwards: str = "") -> subprocess.Popen:
     """Runs Python code that has `wishes` with a short grace, and prints "ready" when it is to be stopped."""
-    head = (
-        "import time\nfrom trainer.devices.stopping import listening\n"
-        "with listening(on_cloud=False, grace=0.5) as wishes:\n"
-    )
-    program = f"{head}{textwrap.indent(textwrap.dedent(body), '    ')}\n{afterwards}\n"
+    program = PROGRAM.format(body=textwrap.indent(textwrap.dedent(body), " " * 8), afterwards=afterwards)
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
