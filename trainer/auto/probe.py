@@ -1,4 +1,4 @@
-"""Measures a backbone for `trainer.auto.choice`: features of some training images, and heads on them."""
+"""Measures a backbone for `trainer.auto.choice`: features of some images, heads on them, and steps of training."""
 
 from __future__ import annotations
 
@@ -14,20 +14,34 @@ from pipeline.dataset import eval_dataset
 from pipeline.format.manifest import TRAIN, VALIDATION, DatasetVersion
 from trainer.auto.choice import Candidate
 from trainer.models import backbone_info
+from trainer.models.classifier import Classifier
 from trainer.recipes.load import resolve
 from trainer.recipes.recipe import Phase, Recipe
 from trainer.request import Request
 from trainer.train.evaluation import compute_metrics
 from trainer.train.model import first_model
+from trainer.train.optimizer import trainable_groups
 from trainer.train.regression import cross_validate
 
 _SAMPLE = 1_000  # training images
-# Forward passes that a step takes: with the gradients of all layers, of the upper stages alone (benchmarks.freezing).
-_PASSES_OF_ALL, _PASSES_OF_SOME = 3.0, 1.6
+_REST_SECONDS = 30.0  # of a run for what is not timed here: starting, a head, writing, export
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Timed:
+    """Holds how long something takes.
+
+    Attributes:
+      first: seconds of the first time, which compiles.
+      each: seconds of any other.
+    """
+
+    first: float
+    each: float
 
 
 def measure(request: Request, data: DatasetVersion, backbone: str) -> Candidate:
-    """Computes the features of up to 1,000 training images, and cross-validates a head on them.
+    """Computes the features of up to 1,000 training images, cross-validates a head on them, and times steps.
 
     Args:
       request: what a run would do, with whatever backbone.
@@ -35,7 +49,9 @@ def measure(request: Request, data: DatasetVersion, backbone: str) -> Candidate:
       backbone: the one to measure.
     """
     recipe = resolve(dataclasses.replace(request, backbone=backbone), data)
-    features, labels, seconds = _features(recipe, data, seed=request.seed)
+    strategy = tf.distribute.get_strategy()
+    classifier = first_model(recipe, labels=data.manifest.labels, seed=request.seed, strategy=strategy)
+    features, labels, forward = _features(recipe, data, classifier)
     weights = np.ones(data.manifest.num_classes, np.float32)
     unseen = cross_validate(features, labels, class_weights=weights, seed=request.seed)
     # Where no label has two images, nothing is known: that is guessing.
@@ -43,8 +59,8 @@ def measure(request: Request, data: DatasetVersion, backbone: str) -> Candidate:
     candidate = Candidate(
         backbone=backbone,
         image_size=recipe.resize_to or recipe.image_size,
-        images_per_second=1 / seconds,
-        seconds=seconds * _forward_passes(recipe, data),
+        images_per_second=recipe.batch_size / forward.each,
+        seconds=_seconds(recipe, data, classifier, forward),
         examples=metrics.examples if metrics else 1,
         correct=int(metrics.confusion.trace()) if metrics else 0,
         loss=metrics.loss if metrics else float(np.log(len(weights))),
@@ -53,10 +69,9 @@ def measure(request: Request, data: DatasetVersion, backbone: str) -> Candidate:
     return candidate
 
 
-def _features(recipe: Recipe, data: DatasetVersion, *, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Returns features (float32 [N, F]) and labels (int [N]) of a sample, and seconds an image, compiling left out."""
-    strategy = tf.distribute.get_strategy()
-    backbone = first_model(recipe, labels=data.manifest.labels, seed=seed, strategy=strategy).lean_backbone
+def _features(recipe: Recipe, data: DatasetVersion, classifier: Classifier) -> tuple[np.ndarray, np.ndarray, Timed]:
+    """Returns features (float32 [N, F]) and labels (int [N]) of a sample, and the time of a batch."""
+    backbone = classifier.lean_backbone
     run = tf.function(lambda images: backbone(images, training=False))
     info = backbone_info(recipe.backbone)
     batches = eval_dataset(
@@ -70,7 +85,7 @@ def _features(recipe: Recipe, data: DatasetVersion, *, seed: int) -> tuple[np.nd
         host=HostSlice(),
         cache="none",
     )
-    columns, started = [], 0.0
+    columns, begun, started = [], time.monotonic(), 0.0
     for batch in batches.take(-(-_SAMPLE // recipe.batch_size)):
         real = batch["weight"].numpy() > 0
         columns.append((run(batch["image"]).numpy()[real], batch["label"].numpy()[real]))
@@ -79,26 +94,44 @@ def _features(recipe: Recipe, data: DatasetVersion, *, seed: int) -> tuple[np.nd
     if not timed:  # the only batch once more, without the compiling
         run(batch["image"]).numpy()
         timed = 1
-    seconds = (time.monotonic() - started) / (timed * recipe.batch_size)  # the last batch is filled up
+    forward = Timed(first=started - begun, each=(time.monotonic() - started) / timed)  # the last batch is filled up
     features, labels = (np.concatenate(parts) for parts in zip(*columns, strict=True))
-    return features, labels, seconds
+    return features, labels, forward
 
 
-def _forward_passes(recipe: Recipe, data: DatasetVersion) -> float:
-    """Counts the passes of one image forward through the backbone that take as long as a whole run."""
-    training = data.manifest.num_examples(TRAIN)
-    validation = data.manifest.num_examples(VALIDATION) if VALIDATION in data.manifest.splits else 0
-    per_epoch = -(-training // recipe.batch_size)
-    passes = 0.0
+def _seconds(recipe: Recipe, data: DatasetVersion, classifier: Classifier, forward: Timed) -> float:
+    """Estimates how long a whole run takes: what it compiles, its steps, and what it predicts meanwhile and after."""
+    counts = {split: -(-data.manifest.num_examples(split) // recipe.batch_size) for split in data.manifest.splits}
+    per_epoch, validation = counts[TRAIN], counts.get(VALIDATION, 0)
+    seconds = _REST_SECONDS + 2 * forward.first + (sum(counts.values()) - per_epoch) * forward.each  # features, then images
     for phase in recipe.phases:
         if phase.cached_features:
-            passes += training + validation
-        else:
-            steps = phase.steps(steps_per_epoch=per_epoch)
-            passes += steps * recipe.batch_size * _passes_of_a_step(phase) + steps / per_epoch * 2 * validation
-    return passes
+            seconds += (per_epoch + validation) * forward.each
+        elif steps := phase.steps(steps_per_epoch=per_epoch):
+            step = _step(recipe, phase, classifier)
+            # After each epoch validation, and as many images of training.
+            seconds += step.first + steps * step.each + steps / per_epoch * 2 * validation * forward.each
+    return seconds
 
 
-def _passes_of_a_step(phase: Phase) -> float:
-    some = any(multiplier is None and pattern.startswith("backbone/") for pattern, multiplier in phase.trainable)
-    return _PASSES_OF_SOME if some else _PASSES_OF_ALL
+def _step(recipe: Recipe, phase: Phase, classifier: Classifier) -> Timed:
+    """Times the gradient of what a phase trains, on a batch of blank images."""
+    trained = [variable.value for group in trainable_groups(classifier, phase).values() for variable in group]
+    images = tf.zeros([recipe.batch_size, recipe.image_size, recipe.image_size, 3])
+    labels = tf.zeros([recipe.batch_size], tf.int32)
+
+    @tf.function
+    def gradient() -> list[tf.Tensor]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(trained)
+            logits = classifier.head(classifier.backbone(images, training=False), training=False)
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        return tape.gradient(loss, trained)
+
+    seconds = []
+    for _ in range(2):
+        started = time.monotonic()
+        for tensor in gradient():
+            tensor.numpy()
+        seconds.append(time.monotonic() - started)
+    return Timed(first=seconds[0] - seconds[1], each=seconds[1])
