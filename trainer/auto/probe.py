@@ -103,7 +103,8 @@ def _seconds(recipe: Recipe, data: DatasetVersion, classifier: Classifier, forwa
     """Estimates how long a whole run takes: what it compiles, its steps, and what it predicts meanwhile and after."""
     counts = {split: -(-data.manifest.num_examples(split) // recipe.batch_size) for split in data.manifest.splits}
     per_epoch, validation = counts[TRAIN], counts.get(VALIDATION, 0)
-    seconds = _REST_SECONDS + 2 * forward.first + (sum(counts.values()) - per_epoch) * forward.each  # features, then images
+    seconds = _REST_SECONDS + 2 * forward.first  # of features, and of images
+    seconds += (sum(counts.values()) - per_epoch) * forward.each
     for phase in recipe.phases:
         if phase.cached_features:
             seconds += (per_epoch + validation) * forward.each
