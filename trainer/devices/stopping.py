@@ -115,14 +115,15 @@ class Wishes:
             self._saved.wait_for(lambda: not self._saving)
             if not self._end.finished.is_set():
                 if sys.stderr.isatty():
-                    print(file=sys.stderr)  # below the bar that shows progress
+                    sys.stderr.write("\n")  # below the bar that shows progress
                 self.end(_STOPPED)
 
     def end(self, message: object) -> NoReturn:
         """Ends the process when nothing is being saved any more, without TensorFlow, which takes seconds to go."""
         with self._saved:
             self._saved.wait_for(lambda: not self._saving)
-            print(f"error: {message}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"error: {message}\n")  # in one piece: other threads write there, too
+            sys.stderr.flush()
             os._exit(ExitCode.AGAIN)
 
 
