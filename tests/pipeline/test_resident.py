@@ -135,6 +135,7 @@ def test_no_pixel_depends_on_the_precision_of_products(data, images, xla, monkey
         np.testing.assert_array_equal(eight_bits(batch), expected["image"])
 
 
+@pytest.mark.slow
 def test_evaluation_is_the_same_and_each_split_has_its_own_images(data, images):
     for split in data.manifest.splits:
         sizes = {"height": HEIGHT, "width": WIDTH, "preprocess": "identity", "global_batch_size": 8}

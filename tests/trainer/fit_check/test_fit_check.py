@@ -96,6 +96,7 @@ def test_phases_go_by_name_and_the_last_is_the_default():
         find_phase(recipe, "haed")
 
 
+@pytest.mark.slow
 def test_random_labels_under_a_small_head_do_not_fit(tmp_path):
     rng = np.random.default_rng(0)
     records = [dataclasses.replace(r, label=int(rng.integers(3))) for r in datasets.coloured_records(150, classes=3)]

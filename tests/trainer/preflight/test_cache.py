@@ -64,6 +64,7 @@ def test_code_that_matters_is_another_key(tmp_path, file, text, same):
     assert (digest({}) == digest({file: text})) == same
 
 
+@pytest.mark.slow
 def test_the_key_holds_the_code_that_makes_and_reads_the_program_and_no_other():
     root = pathlib.Path(__file__).resolve().parents[3]
     start = root / "trainer/preflight/examine.py"

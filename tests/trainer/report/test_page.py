@@ -16,7 +16,9 @@ from sklearn import metrics
 from pipeline.command import DataError, UsageError
 from tests import datasets
 from trainer.report import charts
-from trainer.report.page import _percent, data_uri, flatten, write_report
+from trainer.report.page import flatten, write_report
+from trainer.report.pictures import data_uri
+from trainer.report.templates import percent
 from trainer.train.evaluation import Metrics
 
 ROWS = [
@@ -349,7 +351,7 @@ def test_curves_show_every_phase_and_stay_small_however_long_the_training():
 
 @pytest.mark.parametrize(("share", "shown"), [(1.0, "100.0"), (0.99999, "99.9"), (0.0, "0.0"), (0.973, "97.3")])
 def test_nothing_short_of_all_is_shown_as_all(share, shown):
-    assert _percent(share) == f"{shown}\u00a0%"
+    assert percent(share) == f"{shown}\u00a0%"
 
 
 def test_flat_keys_are_those_that_set_takes():

@@ -150,7 +150,10 @@ def test_damaged_parts_are_computed_anew_and_named(tiny_data, tmp_path, every_ca
 
 @pytest.mark.parametrize(
     "change",
-    ["resize=crop", "eval_centre=0.8", "image_size=20", "head.pooling=flatten", "batch_size=4", "weights", "split"],
+    [
+        *("resize=crop", "batch_size=4", "weights", "split"),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("eval_centre=0.8", "image_size=20", "head.pooling=flatten")),
+    ],
 )
 def test_other_features_are_never_taken_for_these(tiny_data, tmp_path, every_call, caplog, change):
     recipe = small_recipe()

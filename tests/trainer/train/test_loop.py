@@ -134,7 +134,7 @@ def test_features_that_are_no_numbers_are_refused(tiny_data, tmp_path):
         solve_head(classifier, cache, plan, Workers(strategy))
 
 
-@pytest.mark.parametrize("passes", [3, 5, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4, 6, 7))])
+@pytest.mark.parametrize("passes", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4, 5, 6, 7))])
 def test_stopped_about_the_solution_and_resumed_gives_the_same(tiny_data, tmp_path, passes):
     """The first two passes compute features, the next two compare and solve, the fifth makes a gentler head."""
     counter = itertools.count(1)
@@ -331,6 +331,7 @@ def test_a_phase_ends_when_validation_has_not_improved_for_its_patience(tiny_dat
     assert epochs == [3, 4, 5]  # the first one is the best of the phase
 
 
+@pytest.mark.slow
 def test_patience_that_ends_the_last_phase_keeps_its_last_weights(tiny_data, tmp_path):
     frozen = ("phases.1.lr_min=0", "phases.1.lr_max=0", "phases.1.duration=50ep", "phases.1.patience=2")
     trainer, classifier, position = train(tiny_data, small_recipe(*frozen, "selection=last"), tmp_path)
@@ -348,6 +349,7 @@ def _ruined():
     return small_recipe("selection=best", *learns, *forgets)
 
 
+@pytest.mark.slow
 def test_an_earlier_epoch_that_is_better_by_more_than_luck_is_kept(tiny_data, tmp_path):
     trainer, _, position = train(tiny_data, _ruined(), tmp_path)
     accuracies = {row["step"]: row["accuracy"] for row in trainer.rows if row["split"] == "validation"}

@@ -59,7 +59,7 @@ REFERENCES = {
 @pytest.mark.parametrize(
     ("compared", "by", "reference"),
     [
-        pytest.param(size, by, reference, marks=pytest.mark.slow if size == 400 and by != "balanced_accuracy" else ())
+        pytest.param(size, by, reference, marks=pytest.mark.slow if size == 400 or by == "loss" else ())
         for size, (by, reference) in itertools.product((30, 400), REFERENCES.items())
     ],
     indirect=["compared"],
