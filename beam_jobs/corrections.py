@@ -86,7 +86,9 @@ def _choose(names: Sequence[str], *, labels: bool) -> _Names:
     """Chooses the columns. Raises ValueError."""
     # Records call a URI `source`.
     uri = _usual("uri", names) or next((name for name in names if name == "source"), None)
-    found = _Names(id=_usual("id", names), uri=uri, label=_usual("label", names) if labels else None)
+    # A table of label issues has both labels of an image, the one that it has and the one that it should have.
+    label = next((name for name in names if name == "suggested"), None) or _usual("label", names)
+    found = _Names(id=_usual("id", names), uri=uri, label=label if labels else None)
     if not (found.id or found.uri):
         raise ValueError(f'no column "id" or "uri"; {listed(names)}')
     if labels and not found.label:
@@ -139,7 +141,7 @@ def _entry(line: int, names: _Names, fields: Mapping[str, str]) -> _Entry:
 
 
 def read_corrections(exclude: str | None, relabel: str | None) -> Corrections:
-    """Reads the files of --exclude (columns id or uri) and --relabel (id or uri, label).
+    """Reads the files of --exclude (columns id or uri) and --relabel (id or uri, and suggested, else label).
 
     Raises:
       UsageError: a file is not there.

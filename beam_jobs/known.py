@@ -20,6 +20,7 @@ from beam_jobs.findings import read_findings
 from beam_jobs.settings import Settings
 from beam_jobs.version import table
 from pipeline.format import storage
+from pipeline.format.rows import is_table
 from pipeline.images.policy import Reject as Refusal
 
 
@@ -32,7 +33,7 @@ def _files(settings: Settings) -> Iterator[str]:
 
 
 def _read(path: str, settings: Settings) -> Iterable[Finding]:
-    if table.is_table(path.rpartition("/")[2]):
+    if is_table(path.rpartition("/")[2]):
         return table.read_table(path, inspection=settings.inspection)
     return read_findings(path)
 

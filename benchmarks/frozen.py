@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.format.manifest import DatasetVersion
+from pipeline.format.manifest import DatasetVersion, open_dataset
+from trainer.recipes.load import resolve
+from trainer.request import Request
 
 if TYPE_CHECKING:
     from trainer.recipes.recipe import Recipe
 
 BACKBONE = "efficientnet_lite0"
 SMALL = 64  # pixels: images no larger are seen at this size
+
+Split = tuple[np.ndarray, np.ndarray]  # features float32 [N, F], labels int [N]
 
 
 def features(data: DatasetVersion, split: str, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
@@ -34,3 +38,14 @@ def features(data: DatasetVersion, split: str, recipe: Recipe) -> tuple[np.ndarr
         rows.append((maps if maps.shape.rank == 2 else tf.reduce_mean(maps, axis=[1, 2])).numpy()[real])
         labels.append(batch["label"].numpy()[real])
     return np.concatenate(rows), np.concatenate(labels)
+
+
+def read(root: str) -> dict[str, Split]:
+    """Returns features and labels of every split."""
+    data = open_dataset(root)
+    small = max(data.manifest.max_height, data.manifest.max_width) <= SMALL
+    settings = (f"image_size={SMALL}",) if small else ()
+    recipe = resolve(
+        Request(data=root, recipe="photos", backbone=BACKBONE, weights=None, settings=settings, seed=0), data
+    )
+    return {split: features(data, split, recipe) for split in ("train", "validation", "test")}

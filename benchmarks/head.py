@@ -24,30 +24,14 @@ import numpy as np
 from absl import flags
 from scipy import optimize
 
-from benchmarks.frozen import BACKBONE, SMALL, features
+from benchmarks.frozen import Split, read
 from pipeline.command import UsageError, run_command
-from pipeline.format.manifest import open_dataset
-from trainer.recipes.load import resolve
-from trainer.request import Request
 from trainer.train import regression
 from trainer.train.calibration import fit_temperature, with_temperature
 from trainer.train.lbfgs import Objective
 
 _DATA = flags.DEFINE_multi_string("data", [], "Dataset with train, validation and test (repeatable).")
 _OUTPUT = flags.DEFINE_string("output", "head.json", "Where the figures go.")
-
-Split = tuple[np.ndarray, np.ndarray]
-
-
-def read(root: str) -> dict[str, Split]:
-    """Returns features and labels of every split."""
-    data = open_dataset(root)
-    small = max(data.manifest.max_height, data.manifest.max_width) <= SMALL
-    settings = (f"image_size={SMALL}",) if small else ()
-    recipe = resolve(
-        Request(data=root, recipe="photos", backbone=BACKBONE, weights=None, settings=settings, seed=0), data
-    )
-    return {split: features(data, split, recipe) for split in ("train", "validation", "test")}
 
 
 def scipys(objective: Objective, start: np.ndarray) -> np.ndarray:

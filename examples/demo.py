@@ -3,8 +3,8 @@
     python -m examples.demo --output=demo-output
 
 scikit-learn's 1,797 handwritten digits (8×8 pixels, from the UCI Optical Recognition of Handwritten Digits set) become
-image files in class folders, with a few faults planted among them; then the two commands that one would type for one's
-own photos build the dataset and fine-tune EfficientNet-Lite0. Run again, it finds all of it done and sums up.
+image files in class folders, with a few faults planted among them; then the commands that one would type for one's own
+photos build the dataset, check it and fine-tune EfficientNet-Lite0. Run again, it finds all of it done and sums up.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from PIL import Image
 
 from pipeline.command import CommandError, ExitCode, run_command
 from pipeline.format.manifest import open_dataset
+from pipeline.format.rows import checks_folder
 
 _OUTPUT = flags.DEFINE_string("output", "demo-output", "Where everything goes.")
 
@@ -94,7 +95,7 @@ def _rejects(directory: pathlib.Path) -> list[str]:
 def summary(output: pathlib.Path) -> tuple[str, float]:
     """Sums up what came out, for people; returns the text and the test accuracy."""
     dataset = open_dataset(output / "data")
-    run = output / "run"
+    run, checks = output / "run", pathlib.Path(checks_folder(dataset))
     test = json.loads((run / "result.json").read_text(encoding="utf-8"))["splits"]["test"]
     accuracy = float(test["accuracy"])
     sizes = ", ".join(f"{dataset.manifest.num_examples(split)} {split}" for split in ("train", "validation", "test"))
@@ -108,12 +109,15 @@ def summary(output: pathlib.Path) -> tuple[str, float]:
             f"  {row['label']}   {row['accuracy']:.3f}  ({row['correct']} of {row['examples']})"
             for row in test["per_class"]
         ),
+        f"Check     {json.loads((checks / 'check.json').read_text(encoding='utf-8'))['verdict']}",
+        f"          {checks / 'report.html'}",
         f"Report    {run / 'report.html'}",
         f"Model     {run / 'export'}",
         f"Metrics   {run / 'metrics.csv'}  (tensorboard --logdir={run})",
         "",
         "Next, your own photos, one folder a class:",
         "  python -m beam_jobs.build_tfrecords --source=folder --input=PHOTOS --output=DATA",
+        "  python -m trainer.check --data=DATA",
         "  python -m trainer.main --data=DATA --recipe=photos --workdir=RUN",
     ]
     return "\n".join(lines), accuracy
@@ -136,6 +140,7 @@ def main(arguments: list[str]) -> ExitCode:
         # Centred digits of 8×8 pixels all look alike to a perceptual hash; for photos the default, group, is right.
         "--near_duplicates=keep",
     )
+    run_module("trainer.check", f"--data={output / 'data'}", "--recipe=quick")
     run_module("trainer.main", f"--data={output / 'data'}", "--recipe=quick", f"--workdir={output / 'run'}")
     text, accuracy = summary(output)
     print(text)

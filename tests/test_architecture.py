@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "trainer.readiness": ("pipeline", *_TRAIN, "trainer.rundir"),
     "trainer.serving": ("pipeline", *_TRAIN),
     "trainer.fit_check": ("pipeline", *_TRAIN, "trainer.rundir", "trainer.readiness"),
+    "trainer.check": ("pipeline", *_TRAIN, "trainer.rundir", "trainer.readiness"),
     "trainer.preflight": ("pipeline", *_TRAIN),
     "trainer.doctor": ("pipeline", "trainer.devices"),
     "trainer.run": ("pipeline", *_TRAIN, "trainer.rundir", "trainer.serving"),

@@ -12,9 +12,7 @@ from typing import Protocol, runtime_checkable
 from beam_jobs.download.store import DownloadStore
 from beam_jobs.sources.left_out import LeftOut
 from pipeline.command import UsageError, nearest
-
-# Begins the stamp of an image that has no file: the sha256 of its raw pixels follows, which is the record's id.
-RAW_PIXELS = "pixels:"
+from pipeline.format.rows import RAW_PIXELS
 
 
 def nfc(label: str) -> str:

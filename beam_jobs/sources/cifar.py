@@ -19,10 +19,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from beam_jobs.sources import RAW_PIXELS, SourceItem
+from beam_jobs.sources import SourceItem
 from beam_jobs.sources.cifar_batches import Batch, BatchError, read_binary, read_names, read_pickled_meta, read_python
 from beam_jobs.sources.tar_files import tar_files
 from pipeline.command import DataError, FormatError, UsageError
+from pipeline.format.rows import RAW_PIXELS
 from pipeline.images.policy import ReadError, RejectCode
 
 SIDE = 32

@@ -13,6 +13,7 @@ from typing import Any
 
 from beam_jobs.elements import Finding, Item, Reject, Row
 from pipeline.format import storage
+from pipeline.format.rows import is_table
 from pipeline.images.facts import ImageFacts
 from pipeline.images.policy import Reject as Refusal
 from pipeline.images.policy import RejectCode
@@ -49,11 +50,6 @@ _NO_FACTS = (None,) * len(_FACT_NAMES)
 def table_name(split: str, number: int, count: int) -> str:
     """Names a table: `rows-train-00000-of-00008.parquet`."""
     return f"rows-{split}-{number:05d}-of-{count:05d}.parquet"
-
-
-def is_table(name: str) -> bool:
-    """Says whether a file of a version is one of its tables."""
-    return name.startswith("rows-") and name.endswith(".parquet")
 
 
 def tables(directory: str) -> list[str]:

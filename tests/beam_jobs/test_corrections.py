@@ -50,6 +50,15 @@ def test_images_are_named_by_id_or_uri(tmp_path):
     assert read_corrections(write(tmp_path / "none.csv", "id\n"), None).digest == ""
 
 
+def test_a_table_of_label_issues_gives_the_suggested_label(tmp_path):
+    table = write(
+        tmp_path / "label_issues.csv",
+        f"id,source,label,suggested,probability,split\n{ID.hex()},cat/0.jpg,cat,dog,0.01,train\n",
+    )
+    assert read_corrections(None, table).label("any", ID) == "dog"
+    assert read_corrections(table, None).excludes("any", ID)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -24,10 +24,10 @@ from beam_jobs.sources import open_source
 from beam_jobs.sources.folder import FolderSource
 from beam_jobs.splits import SplitFractions
 from beam_jobs.version import write
-from beam_jobs.version.table import is_table
 from pipeline.command import CommandError, DataError, UsageError
 from pipeline.format import records, storage
 from pipeline.format.manifest import current_version
+from pipeline.format.rows import is_table
 from pipeline.images.guarded import Decoder
 from pipeline.images.policy import PixelPolicy
 from tests.beam_jobs.image_folders import config, files_of, make_folder, save_image

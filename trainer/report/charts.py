@@ -18,6 +18,7 @@ from trainer.report.scores import ConfidenceBin
 
 TRAIN_COLOUR, VALIDATION_COLOUR, KEPT_COLOUR = "#8a94a6", "#1f5fbf", "#d0441c"
 INK, GRID = "#39424e", "#e4e8ee"
+BAND_COLOUR = "#1f5fbf"
 _CURVES = {
     "train": (TRAIN_COLOUR, ":", "while training"),
     "train_sample": (TRAIN_COLOUR, "-", "training sample"),
@@ -33,6 +34,7 @@ _STYLE: Any = {
     "text.parse_math": False,  # a label may hold "$"
     "axes.edgecolor": GRID,
     "axes.labelcolor": INK,
+    "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
     "axes.spines.top": False,
@@ -44,6 +46,7 @@ def _svg(figure: Figure) -> Markup:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
+    text = text.replace(INK, "currentColor").replace(GRID, "var(--line)")  # of the page: light or dark
     return Markup(text[text.index("<svg") :])  # without the XML prologue
 
 
@@ -152,4 +155,36 @@ def reliability_diagram(bins: Sequence[ConfidenceBin]) -> Markup:
         for axes in (upper, lower):
             axes.grid(axis="y", color=GRID)
             axes.set_axisbelow(True)
+        return _svg(figure)
+
+
+def photos_curve(
+    counts: np.ndarray,
+    accuracies: np.ndarray,
+    intervals: np.ndarray,
+    *,
+    beyond: Sequence[tuple[float, float, float, float]],
+) -> Markup:
+    """Draws accuracy against the number of photos learnt from: what was measured, and what a law tells beyond.
+
+    Args:
+      counts: float [S], photos.
+      accuracies: float [S].
+      intervals: float [S, 2], their 95 % intervals.
+      beyond: (photos, accuracy, lower and upper end of its 95 % interval), by the law.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+        axes = figure.subplots()
+        photos, law, low, high = map(np.array, zip(*beyond, strict=True))
+        axes.fill_between(photos, low, high, color=BAND_COLOUR, alpha=0.15, linewidth=0)
+        axes.plot(photos, law, color=VALIDATION_COLOUR, linewidth=1.4)
+        spread = np.abs(intervals.T - accuracies)
+        axes.errorbar(counts, accuracies, yerr=spread, fmt="o", color=KEPT_COLOUR, elinewidth=1, markersize=5)
+        axes.set_xlabel("photos learnt from")
+        axes.set_ylabel("right, not seen before")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.grid(axis="y", color=GRID)
+        axes.set_axisbelow(True)
         return _svg(figure)

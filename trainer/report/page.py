@@ -5,34 +5,27 @@ The page is one file without scripts and without anything to download.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import datetime
-import io
 import json
 import os
-import pathlib
-import re
-import shlex
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
-from PIL import Image
 
-from pipeline.command import DataError, UsageError
+from pipeline.command import UsageError
 from pipeline.format import kinds, storage
 from pipeline.format.manifest import VERSIONS_DIR, DatasetVersion, open_dataset
-from pipeline.format.records import Record, RecordError, decode_example, read_frames
+from pipeline.format.records import Record
 from trainer.report import charts, scores
+from trainer.report.pictures import data_uri, find_records
+from trainer.report.templates import environment
 
 _GALLERY_MISTAKES, _GALLERY_UNSURE, _LISTED_CONFUSIONS = 24, 12, 15
-_THUMBNAIL_PIXELS = 168
 _MOST_MATRIX_LABELS = 120  # a larger matrix shows nothing that the list of confusions does not
 _MATRIX_LABEL = 26  # columns
-_RATES_DIGITS = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,17 +57,9 @@ def write_report(run: storage.Path, data: DatasetVersion) -> None:
       DataError: a shard is damaged.
     """
     context = _context(run, data)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=jinja2.select_autoescape(enabled_extensions=(".html.j2",)),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(percent=_percent, number=_number, md=_escape_markdown, quote=shlex.quote)
+    pages = environment()
     for template, name in (("report.html.j2", "report.html"), ("model_card.md.j2", "model_card.md")):
-        text = environment.get_template(template).render(context)
+        text = pages.get_template(template).render(context)
         storage.write_atomically(storage.join(run, name), text)
 
 
@@ -109,7 +94,7 @@ def _context(run: storage.Path, data: DatasetVersion) -> dict[str, Any]:
     classes = scores.class_scores(result["labels"], confusion)
     bins = scores.reliability(confidence, correct)
     mistakes, unsure = gallery(predictions)
-    records = _find_records(data, split, {p["id"] for p in (*mistakes, *unsure)})
+    records = find_records(data, split, {p["id"] for p in (*mistakes, *unsure)})
     return context | {
         "classes": sorted(classes, key=lambda c: (c.f1 is None, c.f1 or 0.0, c.label)),
         "weakest": min((c for c in classes if c.recall is not None), key=lambda c: (c.recall, -c.examples)),
@@ -169,24 +154,6 @@ def gallery(predictions: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str,
     return surest, sorted(others, key=lambda p: p["probability"])[:_GALLERY_UNSURE]
 
 
-def _find_records(data: DatasetVersion, split: str, ids: Iterable[str]) -> dict[str, Record]:
-    wanted = set(ids)
-    found: dict[str, Record] = {}
-    if split not in data.manifest.splits:
-        return {}
-    for path in data.shard_paths(split):
-        if len(found) == len(wanted):
-            break
-        with storage.open_file(path) as file:
-            try:
-                for record in map(decode_example, read_frames(file)):
-                    if record.id in wanted:
-                        found[record.id] = record
-            except RecordError as error:
-                raise DataError(f"{path}: {error}; run the build's command again with --repair") from error
-    return found
-
-
 def _thumbnail(prediction: Mapping[str, Any], record: Record | None) -> Thumbnail:
     return Thumbnail(
         id=prediction["id"],
@@ -196,19 +163,6 @@ def _thumbnail(prediction: Mapping[str, Any], record: Record | None) -> Thumbnai
         source=record.source if record else "not in this dataset version",
         uri=data_uri(record.image) if record else None,
     )
-
-
-def data_uri(encoded: bytes) -> str:
-    """Encodes the image, at most `_THUMBNAIL_PIXELS` on its longer side, as a data: URI; tiny ones stay lossless."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        image.draft("RGB", (_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
-        small = image.convert("RGB")
-    lossless = max(small.size) <= 64
-    small.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
-    buffer = io.BytesIO()
-    small.save(buffer, format="PNG" if lossless else "JPEG", quality=80)
-    kind = "png" if lossless else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _confusion(metrics: Mapping[str, Any], classes: int) -> np.ndarray:
@@ -279,24 +233,6 @@ def _duration(started: str, finished: str) -> str:
         return f"{seconds} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _percent(share: float | None, digits: int = 1) -> str:
-    """Formats a share as `97.3 %`; nothing short of all is shown as 100."""
-    if share is None:
-        return "–"
-    shown = f"{100 * share:.{digits}f}"
-    if share < 1 and float(shown) == 100:
-        shown = f"{100 - 10**-digits:.{digits}f}"
-    return f"{shown}\u00a0%"
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.{_RATES_DIGITS}g}"
-
-
-def _escape_markdown(text: object) -> str:
-    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(str(text).split()))
 
 
 def open_data_of(run: storage.Path, path: str | None) -> DatasetVersion:

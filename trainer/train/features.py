@@ -1,8 +1,9 @@
 """Keeps what a frozen backbone makes of whole splits: in memory, and part by part on disk, where a stopped run goes on.
 
-Parts lie in RUN/features until no phase is left that trains on them. A part's name says what it was made of and which
-examples it holds, so one that something else was made of is never read. Where several machines compute a split, nothing
-is kept on disk: each has other examples of it.
+Parts lie in RUN/features until no phase is left that trains on them; what `trainer.check` has computed lies beside the
+dataset and is read as well. A part's name says what it was made of and which examples it holds, so one that something
+else was made of is never read. Where several machines compute a split, nothing is kept on disk: each has other examples
+of it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tqdm import tqdm
 from pipeline.batching import HostSlice
 from pipeline.command import first_line
 from pipeline.format import storage
+from pipeline.format.rows import checks_folder
 from trainer.models import backbone_info
 from trainer.models.classifier import Classifier
 from trainer.train.evaluation import Evaluator
@@ -79,34 +81,40 @@ class FeatureParts:
         """Takes the run, the model whose backbone is frozen now, and the devices that compute."""
         self._plan, self._classifier, self._strategy = plan, classifier, strategy
         self._folder = storage.join(plan.run, _FOLDER)
+        self._known = storage.join(checks_folder(plan.data), _FOLDER)
 
     def remove(self) -> None:
         """Removes all parts of the run."""
         storage.delete(self._folder)
 
-    def features(self, split: str, evaluator: Evaluator) -> tuple[np.ndarray, np.ndarray]:
+    def features(self, split: str, evaluator: Evaluator, *, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Returns features (float32 [N, …]) and labels (int32 [N]) of a split, in file order; reads what parts hold.
 
         Args:
           split: its name.
           evaluator: makes features of the plan's images.
+          most: how many examples, rounded up to whole batches; None for all.
         """
         examples = self._plan.data.manifest.num_examples(split)
+        if most is not None:
+            size = self._plan.recipe.batch_size
+            examples = min(examples, -(-most // size) * size)
         shape = tuple(self._classifier.backbone.output.shape[1:])
         features, labels = np.zeros((examples, *shape), np.float32), np.zeros(examples, np.int32)
         known = np.zeros(examples, bool)
         name = f"{split}-{digest(self._made_of(split))}"
         for file, first in self._listed(name):
             if part := _read(file, name, first):
-                place = slice(first, first + len(part[1]))
-                features[place], labels[place], known[place] = *part, True
+                place = slice(first, min(first + len(part[1]), examples))
+                held = max(0, place.stop - first)
+                features[place], labels[place], known[place] = part[0][:held], part[1][:held], True
         if known.any():
             logging.info("%s: %d of %d images have features from before", split, known.sum(), examples)
         shown = _Progress(split, done=int(known.sum()), total=examples)
         with contextlib.closing(shown):
             for first, last in _gaps(known):
                 begin, end, written = first, first, time.monotonic()
-                for values, truth in self._computed(split, evaluator, first=first, last=last):
+                for values, truth in self._computed(split, evaluator, first=first, last=last, in_part=most is not None):
                     place = slice(end, end + len(truth))
                     features[place], labels[place], end = values, truth, place.stop
                     shown.add(len(truth))
@@ -117,12 +125,12 @@ class FeatureParts:
         return features, labels
 
     def _computed(
-        self, split: str, evaluator: Evaluator, *, first: int, last: int
+        self, split: str, evaluator: Evaluator, *, first: int, last: int, in_part: bool
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Computes the features and labels of the examples from `first`, which begins a batch, to `last`."""
         size = self._plan.recipe.batch_size
         skipped = first // size
-        data = distribute(self._strategy, self._plan.eval_data(split, skip_batches=skipped))
+        data = distribute(self._strategy, self._plan.eval_data(split, skip_batches=skipped, in_part=in_part))
         return evaluator.parts(data, batches=-(-last // size) - skipped)
 
     def _write(self, name: str, first: int, features: np.ndarray, labels: np.ndarray) -> None:
@@ -135,10 +143,11 @@ class FeatureParts:
     def _listed(self, name: str) -> list[tuple[str, int]]:
         """Lists the parts of that name, and which example each begins with."""
         found = []
-        with contextlib.suppress(FileNotFoundError):
-            for entry in storage.list_folder(self._folder):
-                if of_name := re.fullmatch(rf"{name}-([0-9]+)\.npz", entry.name):
-                    found.append((storage.join(self._folder, entry.name), int(of_name[1])))
+        for folder in dict.fromkeys((self._known, self._folder)):
+            with contextlib.suppress(FileNotFoundError):
+                for entry in storage.list_folder(folder):
+                    if of_name := re.fullmatch(rf"{name}-([0-9]+)\.npz", entry.name):
+                        found.append((storage.join(folder, entry.name), int(of_name[1])))
         return found
 
     def _made_of(self, split: str) -> dict[str, Any]:

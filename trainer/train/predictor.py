@@ -34,15 +34,19 @@ class Predictor:
         self._on_features = Evaluator(strategy, lambda x: tf.nn.log_softmax(head(x, training=False)))
         self._on_images = Evaluator(strategy, evaluation_forward(classifier), images)
 
-    def features(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+    def features(self, split: str, *, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Returns the backbone's features (float32 [N, …]) and the labels (int32 [N]) of a split, in file order.
 
         Where one machine computes them all, the run keeps them part by part, until `remove_features`.
+
+        Args:
+          split: its name.
+          most: how many examples one machine computes, rounded up to whole batches; None for all.
         """
         if self._machines > 1:  # each of which computes other examples of the split
             return self._whole(self._features, split)
         with self._plan.at_once():
-            return self._parts.features(split, self._features)
+            return self._parts.features(split, self._features, most=most)
 
     def remove_features(self) -> None:
         """Removes the features that the run keeps."""

@@ -36,7 +36,7 @@ def _key(monkeypatch, **question):
 
 
 @pytest.mark.parametrize(
-    "place", [pytest.param("settings", marks=pytest.mark.slow), pytest.param("backbone", marks=pytest.mark.slow), "recipe"]
+    "place", ["recipe", *(pytest.param(p, marks=pytest.mark.slow) for p in ("settings", "backbone"))]
 )
 def test_a_change_of_own_code_asks_anew(tmp_path, monkeypatch, place):
     file = shutil.copy(ROOT / "examples" / "own_code.py", tmp_path / "mine.py")

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+import pathlib
 import resource
 import shutil
 import signal
@@ -12,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.command import ExitCode, TryAgainError, _storage_error
+from pipeline.format.rows import checks_folder
 from tests.trainer.runs import small_recipe, train, weights
 from trainer.devices.stopping import listening
 from trainer.train import features
@@ -45,7 +47,7 @@ def _stopped_at(call):
     return check
 
 
-def _compute(data, recipe, run, *, seed=0, split="train"):
+def _compute(data, recipe, run, *, seed=0, split="train", most=None):
     """Returns features, labels and the files of the parts."""
     strategy = tf.distribute.OneDeviceStrategy("CPU:0")
     with strategy.scope():
@@ -56,7 +58,7 @@ def _compute(data, recipe, run, *, seed=0, split="train"):
     )  # fmt: skip
     backbone = classifier.lean_backbone
     evaluator = Evaluator(strategy, lambda x: backbone(x, training=False), lambda b: plan.images(b, augment=False))
-    found = FeatureParts(plan, classifier, strategy).features(split, evaluator)
+    found = FeatureParts(plan, classifier, strategy).features(split, evaluator, most=most)
     return *found, sorted((run / "features").glob(f"{split}-*.npz"))
 
 
@@ -148,12 +150,12 @@ def test_damaged_parts_are_computed_anew_and_named(tiny_data, tmp_path, every_ca
     assert f"{parts[1].name}: damaged (" in caplog.text
 
 
+SLOWER = ("eval_centre=0.8", "image_size=20", "head.pooling=flatten")
+
+
 @pytest.mark.parametrize(
     "change",
-    [
-        *("resize=crop", "batch_size=4", "weights", "split"),
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("eval_centre=0.8", "image_size=20", "head.pooling=flatten")),
-    ],
+    [*("resize=crop", "batch_size=4", "weights", "split"), *(pytest.param(c, marks=pytest.mark.slow) for c in SLOWER)],
 )
 def test_other_features_are_never_taken_for_these(tiny_data, tmp_path, every_call, caplog, change):
     recipe = small_recipe()
@@ -166,6 +168,23 @@ def test_other_features_are_never_taken_for_these(tiny_data, tmp_path, every_cal
     expected, truth, _ = _compute(tiny_data, other, tmp_path / "two", **options)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(labels, truth)
+
+
+def test_what_a_check_has_computed_beside_the_dataset_is_read(tiny_data, tmp_path, every_call):
+    data = dataclasses.replace(tiny_data, path=tmp_path / "data" / "versions" / "1.0.0")
+    shutil.copytree(tiny_data.path, data.path)
+    recipe = small_recipe()
+    whole, labels, _ = _compute(data, recipe, tmp_path / "elsewhere")
+    assert checks_folder(data) == str(tmp_path / "data" / "checks" / "1.0.0")
+    checked, again, parts = _compute(data, recipe, pathlib.Path(checks_folder(data)), most=9)
+    assert len(checked) == 16  # whole batches
+    np.testing.assert_array_equal(checked, whole[:16])
+    np.testing.assert_array_equal(again, labels[:16])
+    found, again, rest = _compute(data, recipe, tmp_path / "run")
+    np.testing.assert_array_equal(found, whole)
+    np.testing.assert_array_equal(again, labels)
+    assert min(int(part.stem.rpartition("-")[2]) for part in rest) == 16
+    assert all(part.exists() for part in parts)
 
 
 def test_sigterm_ends_it_at_once_and_leaves_no_half(tiny_data, tmp_path, every_call):

@@ -1,0 +1,164 @@
+"""Reads what a build knows of a version's images (`rows-*.parquet`) and what two versions differ in.
+
+Free of TensorFlow and of Beam.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from absl import logging
+
+from pipeline.command import CommandError, DataError
+from pipeline.format import storage
+from pipeline.format.manifest import VERSIONS_DIR, DatasetVersion, open_dataset
+
+RAW_PIXELS = "pixels:"  # begins the stamp of an image without a file: the sha256 of its raw pixels follows, its id
+FACTS = ("brightness", "sharpness")
+
+
+def is_table(name: str) -> bool:
+    """Says whether a file of a version is one of its tables."""
+    return name.startswith("rows-") and name.endswith(".parquet")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KnownImages:
+    """Holds what is known of the images of a version, one column each, in no order.
+
+    Attributes:
+      ids: of the records, hex.
+      sources: of the records.
+      labels: names.
+      splits: names.
+      groups: digests, equal for images that look alike; b"" where no table says it.
+      facts: name in `FACTS` → float64 [N], see `ImageFacts`; NaN where no table says it.
+    """
+
+    ids: tuple[str, ...]
+    sources: tuple[str, ...]
+    labels: tuple[str, ...]
+    splits: tuple[str, ...]
+    groups: tuple[bytes, ...]
+    facts: Mapping[str, np.ndarray]
+
+
+def known_images(data: DatasetVersion) -> KnownImages:
+    """Reads what is known of all images of a version: from its tables, or where it has none from its records.
+
+    Raises:
+      DataError: a table or a shard is damaged.
+    """
+    examples = sum(data.manifest.num_examples(split) for split in data.manifest.splits)
+    found = _of_tables(data)
+    # A copy without damaged records has tables of more images than are left.
+    return found if found and len(found.ids) == examples else _of_records(data)
+
+
+def _of_tables(data: DatasetVersion) -> KnownImages | None:
+    import pyarrow as pa  # not above: it takes 40 MB
+    import pyarrow.parquet as pq
+
+    names = sorted(entry.name for entry in storage.list_folder(data.path) if is_table(entry.name))
+    columns: dict[str, list] = {name: [] for name in ("uri", "label", "split", "group", "stamp", "sha256", *FACTS)}
+    for name in names:
+        file = storage.join(data.path, name)
+        try:
+            table = pq.read_table(io.BytesIO(storage.read(file)), columns=list(columns), filters=[("split", "!=", "")])
+        except (ValueError, KeyError, pa.ArrowException) as error:
+            raise DataError(f"{file}: damaged ({error}); run the build's command again with --repair") from error
+        for column in columns:
+            columns[column] += table.column(column).to_pylist()
+    if not names:
+        return None
+    return KnownImages(
+        ids=tuple(map(_id, columns["stamp"], columns["sha256"])),
+        sources=tuple(columns["uri"]),
+        labels=tuple(columns["label"]),
+        splits=tuple(columns["split"]),
+        groups=tuple(columns["group"]),
+        facts={name: np.array(columns[name], np.float64) for name in FACTS},
+    )
+
+
+def _id(stamp: str, sha256: bytes) -> str:
+    return stamp.removeprefix(RAW_PIXELS) if stamp.startswith(RAW_PIXELS) else sha256.hex()
+
+
+def _of_records(data: DatasetVersion) -> KnownImages:
+    found = [(record, split) for split in data.manifest.splits for record in data.read(split)]
+    return KnownImages(
+        ids=tuple(record.id for record, _ in found),
+        sources=tuple(record.source for record, _ in found),
+        labels=tuple(data.manifest.labels[record.label] for record, _ in found),
+        splits=tuple(split for _, split in found),
+        groups=(b"",) * len(found),
+        facts={name: np.full(len(found), np.nan) for name in FACTS},
+    )
+
+
+def checks_folder(data: DatasetVersion) -> str:
+    """Returns the folder in which what is known of a version lies beside it: DATA/checks/<version>."""
+    versions, name = os.path.split(os.fspath(data.path))
+    if os.path.basename(versions) == VERSIONS_DIR:
+        return storage.join(os.path.dirname(versions), "checks", name)
+    return storage.join(data.path, "checks")
+
+
+def version_before(data: DatasetVersion) -> DatasetVersion | None:
+    """Opens the version before this one in its dataset root; None where there is none, or none that is whole."""
+    versions, name = os.path.split(os.fspath(data.path))
+    if os.path.basename(versions) != VERSIONS_DIR:
+        return None
+    numbered = {entry.name: _number_of(entry.name) for entry in storage.list_folder(versions)}
+    before = [of for of in numbered if numbered[of] and numbered[of] < _number_of(name)]
+    if not before:
+        return None
+    latest = max(before, key=lambda of: numbered[of])
+    try:
+        return open_dataset(storage.join(versions, latest))
+    except CommandError as error:
+        logging.warning("%s is not compared: %s", latest, error)
+        return None
+
+
+def _number_of(version: str) -> tuple[int, ...]:
+    """Returns the numbers of a version, () of what is none."""
+    parts = version.split(".")
+    return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Changes:
+    """Says what two versions differ in, by the ids of their images, sorted.
+
+    Attributes:
+      added: in the later one only.
+      removed: in the earlier one only.
+      relabelled: of another label in the later one.
+      moved: in another split in the later one.
+    """
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    relabelled: tuple[str, ...]
+    moved: tuple[str, ...]
+
+
+def changes_between(before: KnownImages, after: KnownImages) -> Changes:
+    """Compares two versions image by image: the same id, the same content."""
+    old, new = (
+        {image: (label, split) for image, label, split in zip(of.ids, of.labels, of.splits, strict=True)}
+        for of in (before, after)
+    )
+    both = sorted(old.keys() & new.keys())
+    return Changes(
+        added=tuple(sorted(new.keys() - old.keys())),
+        removed=tuple(sorted(old.keys() - new.keys())),
+        relabelled=tuple(image for image in both if old[image][0] != new[image][0]),
+        moved=tuple(image for image in both if old[image][1] != new[image][1]),
+    )

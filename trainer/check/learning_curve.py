@@ -1,0 +1,118 @@
+"""Tells what more images would bring: the error of heads that learnt from a part of them, and a power law through it.
+
+Hestness et al. 2017 (arXiv 1712.00409): the error falls as a power of the number of examples. NumPy only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from trainer.check.probe import FOLDS
+from trainer.train.regression import LinearHead, fit_head
+
+SHARES = (0.25, 0.5, 0.75, 1.0)  # of the images that a fold's head may learn from
+_REPEATS = 3  # parts drawn of each share but the whole
+_RESAMPLES = 500
+_STEEPEST = 1.0  # no steeper law was seen; few points would allow any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearningCurve:
+    """Holds how often heads err, by how many images they have learnt from.
+
+    Attributes:
+      counts: float [S], images learnt from, rising.
+      errors: float [S], shares of unseen images that are given a wrong label.
+      intervals: float [S, 2], 95 %, by resampling the images.
+      laws: float [R, 2], (log a, b) of error = a · images^−b for each resampling, the first for all images as they are.
+    """
+
+    counts: np.ndarray
+    errors: np.ndarray
+    intervals: np.ndarray
+    laws: np.ndarray
+
+    def error_at(self, count: float) -> np.ndarray:
+        """Returns the error, float [R], that each law tells for so many images."""
+        return np.exp(self.laws[:, 0] - self.laws[:, 1] * np.log(count))
+
+    def gain(self, more: int) -> tuple[float, float, float]:
+        """Tells by how much the error falls with so many more images than all: the best guess, and a 95 % interval."""
+        gains = self.error_at(self.counts[-1]) - self.error_at(self.counts[-1] + more)
+        low, high = np.quantile(gains[1:], (0.025, 0.975))
+        return float(gains[0]), float(low), float(high)
+
+
+def measure(
+    features: np.ndarray, labels: np.ndarray, folds: np.ndarray, *, num_classes: int, strength: float, seed: int
+) -> LearningCurve:
+    """Measures the learning curve of heads; every image is asked about by heads that have not seen its fold.
+
+    Args:
+      features: float32 [N, F].
+      labels: int [N].
+      folds: int [N]; −1 is learnt from only.
+      num_classes: C.
+      strength: of the heads' l2.
+      seed: of the parts and the resampling.
+    """
+    random = np.random.default_rng(seed)
+    asked = folds >= 0
+    wrong = np.zeros((len(SHARES), len(labels)))
+    learnt = np.zeros(len(SHARES))
+    for number, share in enumerate(SHARES):
+        repeats = _REPEATS if share < 1 else 1
+        for _ in range(repeats):
+            rank = _ranks(labels, folds, random)
+            start: LinearHead | None = None
+            for fold in range(FOLDS):
+                known = np.flatnonzero((folds != fold) & (rank < share))
+                if not np.any(folds == fold):
+                    continue
+                start = fit_head(
+                    features[known],
+                    labels[known],
+                    class_weights=np.ones(num_classes, np.float32),
+                    strength=strength,
+                    start=start,
+                )
+                unseen = folds == fold
+                answers = start.log_probabilities(features[unseen]).argmax(axis=1)
+                wrong[number, unseen] += (answers != labels[unseen]) / repeats
+                learnt[number] += len(known) / repeats / FOLDS
+    return _curve(learnt, wrong[:, asked], random)
+
+
+def _ranks(labels: np.ndarray, folds: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Ranks the images of each label and fold at random, float [N] in [0, 1); the first of each label is 0."""
+    rank = np.zeros(len(labels))
+    for label in np.unique(labels):
+        for fold in np.unique(folds[labels == label]):
+            members = random.permutation(np.flatnonzero((labels == label) & (folds == fold)))
+            rank[members] = np.arange(len(members)) / len(members)
+    return rank
+
+
+def _curve(counts: np.ndarray, wrong: np.ndarray, random: np.random.Generator) -> LearningCurve:
+    """Fits the laws; `wrong`, float [S, n], says how often each image was given a wrong label by each share's heads."""
+    images = wrong.shape[1]
+    resampled = [wrong.mean(axis=1)]
+    resampled += [wrong[:, random.integers(images, size=images)].mean(axis=1) for _ in range(_RESAMPLES)]
+    errors = np.array(resampled)
+    # Half an image more of each outcome: no error at all has no logarithm.
+    laws = np.array([_law(counts, (row * images + 0.5) / (images + 1), images) for row in errors])
+    return LearningCurve(
+        counts=counts, errors=errors[0], intervals=np.quantile(errors[1:], (0.025, 0.975), axis=0).T, laws=laws
+    )
+
+
+def _law(counts: np.ndarray, errors: np.ndarray, images: int) -> tuple[float, float]:
+    """Fits log error = log a − b · log count by least squares, weighted by what binomial noise allows."""
+    x, y = np.log(counts), np.log(errors)
+    weights = images * errors / (1 - errors)
+    middle_x, middle_y = np.average(x, weights=weights), np.average(y, weights=weights)
+    slope = np.sum(weights * (x - middle_x) * (y - middle_y)) / np.sum(weights * (x - middle_x) ** 2)
+    power = float(np.clip(-slope, 0.0, _STEEPEST))  # more images never make a head worse in the long run
+    return float(middle_y + power * middle_x), power

@@ -1,0 +1,236 @@
+"""Judges a dataset by what was measured: one line a subject, green, amber or red, and one verdict over all."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping, Sequence
+
+from trainer.check.learning_curve import LearningCurve
+from trainer.check.shortcuts import Shortcut
+from trainer.report.scores import wilson_interval
+
+_FEW_LABEL_ISSUES = 0.01  # of the images: about as many are doubted where every label is right
+_MUCH_NOISE = 0.2  # of the labels
+_SURE_GAIN = 0.01  # of accuracy
+_MUCH_OF_SKILL = (0.5, 0.8)  # of what pictures tell beyond chance, told without them
+_UNEVEN = 10  # times as many images of one label as of another
+_RARE = 20  # training images of a label
+_FEW_VALIDATION = 200  # images; an accuracy of 0.9 is then known to 4 points
+_MUCH_LOST = 0.2  # of the images of the version before
+
+
+class Level(enum.StrEnum):
+    """Says how serious a finding is."""
+
+    GREEN = "green"
+    AMBER = "amber"
+    RED = "red"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Says what was found of one subject.
+
+    Attributes:
+      level: how serious it is.
+      subject: names the section of the page that shows it.
+      text: in one line.
+      short: in a few words, for the verdict; "" for a green one.
+    """
+
+    level: Level
+    subject: str
+    text: str
+    short: str = ""
+
+
+def verdict_of(findings: Sequence[Finding]) -> str:
+    """Sums findings up in one line."""
+    stops = [one.short for one in findings if one.level is Level.RED]
+    looks = [one.short for one in findings if one.level is Level.AMBER]
+    if stops:
+        more = f"; and to look at: {'; '.join(looks)}" if looks else ""
+        return f"Not ready to train. {_things(len(stops))} first: {'; '.join(stops)}{more}."
+    if looks:
+        return f"Ready to train. {_things(len(looks))} to look at: {'; '.join(looks)}."
+    return "Ready to train."
+
+
+def _things(count: int) -> str:
+    words = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+    number = words[count] if count < len(words) else str(count)
+    return f"{number} thing{'' if count == 1 else 's'}"
+
+
+def too_few() -> Finding:
+    """Says that no head could be asked about an image that it had not seen."""
+    return Finding(
+        level=Level.RED,
+        subject="ceiling",
+        text="every label has a single image, so nothing can be said of images not seen",
+        short="more images of every label",
+    )
+
+
+def judge_labels(issues: int, *, noise: float, images: int) -> Finding:
+    """Judges how many labels look wrong; `noise`: estimated share, `images`: how many were asked about."""
+    if issues <= _FEW_LABEL_ISSUES * images:
+        text = (
+            f"{_count(issues, 'label looks', 'labels look')} wrong, of {images:,}"
+            if issues
+            else (f"none of {images:,} labels looks wrong")
+        )
+        return Finding(level=Level.GREEN, subject="labels", text=text)
+    text = f"{issues:,} of {images:,} labels look wrong"
+    much = noise > _MUCH_NOISE
+    return Finding(
+        level=Level.RED if much else Level.AMBER,
+        subject="labels",
+        text=f"{text}: every {round(1 / noise)}th label or so" if much else text,
+        short=f"{_count(issues, 'label that looks', 'labels that look')} wrong",
+    )
+
+
+def judge_ceiling(correct: int, *, images: int, commonest: float) -> Finding:
+    """Judges what a linear probe on the frozen backbone knows; `commonest`: share of the commonest label."""
+    low, high = wilson_interval(correct, images)
+    text = (
+        f"a linear probe on the frozen backbone gets {correct / images:.3f} right ({low:.3f} to {high:.3f}) of "
+        f"{images:,} images that it has not seen; always the commonest label would get {commonest:.3f}"
+    )
+    if low > commonest:
+        return Finding(level=Level.GREEN, subject="ceiling", text=text)
+    return Finding(
+        level=Level.RED, subject="ceiling", text=text, short="what the pictures show does not tell the labels apart"
+    )
+
+
+def judge_curve(curve: LearningCurve, *, more: int) -> Finding:
+    """Judges whether so many more photos would help."""
+    gain, low, high = curve.gain(more)
+    text = (
+        f"{more:,} more photos: about {100 * gain:+.1f} points of the probe's accuracy "
+        f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
+    )
+    if low < _SURE_GAIN:
+        return Finding(level=Level.GREEN, subject="more", text=text)
+    return Finding(level=Level.AMBER, subject="more", text=text, short="more photos would surely help")
+
+
+def judge_shortcuts(found: Sequence[Shortcut], *, probe: float, classes: int) -> Finding:
+    """Judges what is known without the pictures; `probe`: balanced accuracy of the probe that sees them."""
+    if not found:
+        return Finding(
+            level=Level.GREEN, subject="shortcuts", text="size, brightness and the like are the same for all images"
+        )
+    chance, best = 1 / classes, found[0]
+    text = (
+        f"{_listed(best.facts)} alone tell {best.accuracy:.3f} of the labels right (balanced; chance {chance:.3f}, the "
+        f"pictures {probe:.3f})"
+    )
+    if len(found) > 1 and len(best.facts) > 1:
+        text += f", most of all {found[1].facts[0]} ({found[1].accuracy:.3f})"
+    share = max(0.0, best.accuracy - chance) / max(probe - chance, 1e-9)
+    level = Level.RED if share > _MUCH_OF_SKILL[1] else Level.AMBER if share > _MUCH_OF_SKILL[0] else Level.GREEN
+    short = f"{found[-1 if len(found) == 1 else 1].facts[0]} gives the labels away"
+    return Finding(level=level, subject="shortcuts", text=text, short="" if level is Level.GREEN else short)
+
+
+def judge_alike(groups: int) -> Finding:
+    """Judges how many groups of look-alikes have several labels."""
+    if not groups:
+        return Finding(level=Level.GREEN, subject="alike", text="no images that look alike have different labels")
+    what = _count(groups, "group of look-alikes has", "groups of look-alikes have")
+    return Finding(
+        level=Level.AMBER,
+        subject="alike",
+        text=f"{what} different labels",
+        short=f"{_count(groups, 'group', 'groups')} of look-alikes under different labels",
+    )
+
+
+def judge_outliers(count: int, *, images: int) -> Finding:
+    """Judges how many images are unlike all others."""
+    if not count:
+        return Finding(level=Level.GREEN, subject="outliers", text=f"none of {images:,} images is unlike all others")
+    text = f"{_count(count, 'image is', 'images are')} unlike all others, of {images:,}"
+    return Finding(level=Level.AMBER, subject="outliers", text=text, short=f"{_count(count, 'outlier', 'outliers')}")
+
+
+def judge_balance(counts: Mapping[str, Sequence[int]], labels: Sequence[str]) -> Finding:
+    """Judges how many images each label has; `counts`: split → images of each label."""
+    train = counts.get("train", [0] * len(labels))
+    most, least = max(train), min(train)
+    rarest = labels[train.index(least)]
+    text = f"{least:,} to {most:,} training images a label" if least < most else f"{most:,} training images a label"
+    if most > _UNEVEN * max(least, 1):
+        return Finding(
+            level=Level.AMBER,
+            subject="balance",
+            text=f"{text}, the fewest of {rarest}; --set=class_weights=balanced lets rare labels weigh as much",
+            short=f"{rarest} has few images",
+        )
+    if least < _RARE:
+        return Finding(
+            level=Level.AMBER, subject="balance", text=f"{text}, the fewest of {rarest}", short="few images a label"
+        )
+    return Finding(level=Level.GREEN, subject="balance", text=text)
+
+
+def judge_splits(counts: Mapping[str, Sequence[int]], labels: Sequence[str]) -> Finding:
+    """Judges whether training can be judged: is there validation, is there a test, and of all labels."""
+    sizes = {split: sum(of) for split, of in counts.items()}
+    text = ", ".join(f"{split} {size:,}" for split, size in sizes.items()) + " images"
+    missing = [split for split in ("validation", "test") if not sizes.get(split)]
+    if missing:
+        return Finding(
+            level=Level.AMBER,
+            subject="balance",
+            text=f"{text}; without {' and '.join(missing)}: --splits of the build makes them",
+            short=f"no {' and no '.join(missing)} split",
+        )
+    without = [
+        f"{label} in {split}"
+        for split in ("validation", "test")
+        for label, count in zip(labels, counts[split], strict=True)
+        if not count
+    ]
+    if without:
+        first = f"{without[0]}{f' and {len(without) - 1} more' if len(without) > 1 else ''}"
+        return Finding(
+            level=Level.AMBER, subject="balance", text=f"{text}; no image of {first}", short=f"no image of {first}"
+        )
+    if sizes["validation"] < _FEW_VALIDATION:
+        low, high = wilson_interval(round(0.9 * sizes["validation"]), sizes["validation"])
+        return Finding(
+            level=Level.AMBER,
+            subject="balance",
+            text=f"{text}; on so few of validation an accuracy of 0.9 means anything from {low:.2f} to {high:.2f}",
+            short=f"only {sizes['validation']} validation images",
+        )
+    return Finding(level=Level.GREEN, subject="balance", text=text)
+
+
+def judge_changes(changes: Mapping[str, int], *, before: str, images: int) -> Finding:
+    """Judges what became of a version's images since; `changes`: added, removed, relabelled, moved → how many."""
+    told = ", ".join(f"{count:,} {what}" for what, count in changes.items() if count)
+    text = f"since version {before}: {told or 'no image has changed'}"
+    if changes["removed"] > _MUCH_LOST * images:
+        return Finding(
+            level=Level.AMBER, subject="changes", text=text, short=f"{changes['removed']:,} images of {before} are gone"
+        )
+    if changes["relabelled"] or changes["moved"]:
+        what = "relabelled" if changes["relabelled"] else "moved"
+        return Finding(
+            level=Level.AMBER, subject="changes", text=text, short=f"{changes[what]:,} images {what} since {before}"
+        )
+    return Finding(level=Level.GREEN, subject="changes", text=text)
+
+
+def _count(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

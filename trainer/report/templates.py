@@ -1,0 +1,52 @@
+"""Makes the environment that pages are rendered in: their style, and how numbers and names are shown."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import shlex
+
+import jinja2
+from markupsafe import Markup, escape
+
+_HERE = pathlib.Path(__file__).parent
+_RATES_DIGITS = 4
+
+
+def environment(folder: pathlib.Path = _HERE) -> jinja2.Environment:
+    """Returns what renders the templates of a folder; they may include those of this one."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([folder, _HERE]),
+        autoescape=jinja2.select_autoescape(enabled_extensions=(".html.j2",)),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters.update(percent=percent, number=number, md=escape_markdown, quote=shlex.quote, name=name)
+    return made
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Formats a share as `97.3 %`; nothing short of all is shown as 100."""
+    if share is None:
+        return "–"
+    shown = f"{100 * share:.{digits}f}"
+    if share < 1 and float(shown) == 100:
+        shown = f"{100 - 10**-digits:.{digits}f}"
+    return f"{shown}\u00a0%"
+
+
+def number(value: float) -> str:
+    """Formats a number: whole ones with commas, others by their first digits."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{_RATES_DIGITS}g}"
+
+
+def escape_markdown(text: object) -> str:
+    """Escapes what means something in Markdown, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(str(text).split()))
+
+
+def name(text: object) -> Markup:
+    """Returns a label that may be broken after its underscores and slashes, as it is between words."""
+    return Markup(re.sub("([_/])", r"\1<wbr>", str(escape(text))))
