@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from pipeline.command import DataError
-from retrain.noninferiority import PairedCounts, images_needed, lower_limit, p_value
+from pipeline.noninferiority import PairedCounts, images_needed, lower_limit, p_value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "pipeline.images": (_COMMAND, _FORMAT),
     "pipeline": ("pipeline",),
     "beam_jobs": (_COMMAND, _FORMAT, _IMAGES),
-    "retrain": (_COMMAND, _FORMAT),
+    "retrain": (_COMMAND, _FORMAT, "pipeline.noninferiority"),
     "trainer.request": ("pipeline",),
     "trainer.devices": ("pipeline",),
     "trainer.report": ("pipeline",),
@@ -60,7 +60,7 @@ STARTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 FREE_OF_TENSORFLOW = (
-    "pipeline.command", "pipeline.format", "pipeline.images", "beam_jobs", "retrain",
+    "pipeline.command", "pipeline.format", "pipeline.images", "pipeline.noninferiority", "beam_jobs", "retrain",
     # A wrong flag is refused before TensorFlow is imported.
     "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.models.backbones", "trainer.models.weights",
     "trainer.devices.choice", "trainer.devices.cluster", "pipeline.own_code", "pipeline.modes", "pipeline.residence",

@@ -1,34 +1,63 @@
-r"""Scores an exported model, this run's or another's, on a split of a dataset.
+r"""Evaluates a run by what it has answered, or scores an exported model on a split of a dataset.
 
+    python -m trainer.evaluate --run=RUN [--split=test] [--output=figures.json]
     python -m trainer.evaluate --model=RUN/export --data=DATA --split=test --output=predictions.jsonl
 
-Labels are compared by name: the model's may differ from the dataset's.
+The first reads files only: accuracy and its interval, top-k, macro-F1, log-loss, Brier score, calibration before and
+after the temperature, average precision, how many images can be answered at 95 % right, and how dark, blurred and small
+images fare, if --data (by default the run's dataset) is still there. The second asks the model; labels are compared by
+name: the model's may differ from the dataset's.
 """
 
 from __future__ import annotations
 
+import json
+
 from absl import flags
 
-from pipeline.command import DataError, run_command
-from pipeline.format.manifest import open_dataset
+from pipeline.command import DataError, UsageError, run_command
+from pipeline.format import storage
+from pipeline.format.manifest import VALIDATION, DatasetVersion, open_dataset
 from pipeline.format.places import check_file
 from trainer.devices.chips import spare_metadata_server
+from trainer.report.evaluation import figures, lines
+from trainer.report.files import open_data_of
+from trainer.report.predictions import Predictions, read_predictions
 from trainer.serving.signature import find_saved_model
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "An export directory, as trainer.main and trainer.export write it.", required=True)
-flags.DEFINE_string("data", None, "Dataset root, or one version directory.", required=True)
+flags.DEFINE_string("run", None, "A finished run, to be evaluated by its predictions.")
+flags.DEFINE_string("model", None, "An export directory, as trainer.main and trainer.export write it, to be asked.")
+flags.DEFINE_string("data", None, "Dataset root, or one version directory; with --run by default the run's own.")
 flags.DEFINE_string("split", "test", "Which split to score.")
-flags.DEFINE_string("output", None, "The JSON lines file to write: id, label, predicted, probability.", required=True)
+flags.DEFINE_bool("tta", False, "With --run: asks its model about every image and its mirror image, anew.")
+flags.DEFINE_string(
+    "output", None, "With --model the JSON lines to write: id, label, predicted, probability; with --run the figures."
+)
 
 
 def main(arguments: list[str]) -> int | None:
     del arguments
+    if (FLAGS.run is None) == (FLAGS.model is None):
+        raise UsageError("give either --run=RUN or --model=RUN/export (--help lists the flags)")
+    if FLAGS.output:
+        check_file(FLAGS.output, flag="output")
+    if FLAGS.run is None:
+        _score_model()
+    else:
+        _evaluate_run()
+    return None
+
+
+def _score_model() -> None:
+    for name in ("data", "output"):
+        if not FLAGS[name].value:
+            raise UsageError(f"--model={FLAGS.model} needs --{name} (--help lists the flags)")
+    if FLAGS.tta:
+        raise UsageError("--tta is for --run")
     data = open_dataset(FLAGS.data)
-    if not data.manifest.num_examples(FLAGS.split):
-        raise DataError(f"{data.path}: split {FLAGS.split} has no examples")
+    _require_examples(data, FLAGS.split)
     find_saved_model(FLAGS.model)
-    check_file(FLAGS.output, flag="output")
     spare_metadata_server()
     from trainer.serving.score import score_export, write_predictions  # takes seconds: TensorFlow
 
@@ -36,7 +65,49 @@ def main(arguments: list[str]) -> int | None:
     write_predictions(FLAGS.output, rows)
     hits = sum(row["label"] == row["predicted"] for row in rows)
     print(f"{FLAGS.split}: accuracy {hits / len(rows):.4f}, {len(rows)} images, predictions in {FLAGS.output}")
-    return None
+
+
+def _require_examples(data: DatasetVersion, split: str) -> None:
+    if not data.manifest.num_examples(split):
+        raise DataError(f"{data.path}: split {split} has no examples")
+
+
+def _evaluate_run() -> None:
+    found = read_predictions(FLAGS.run, FLAGS.split)
+    if FLAGS.tta:
+        found = _mirrored(found)
+    validation = None if FLAGS.split == VALIDATION else _read_validation()
+    try:
+        data = open_data_of(FLAGS.run, FLAGS.data)
+    except (UsageError, DataError):
+        if FLAGS.data:
+            raise
+        data = None  # moved: the figures need it for a few lines only
+    evaluated = figures(found, validation=validation, data=data)
+    print("\n".join(lines(evaluated, split=FLAGS.split)))
+    if FLAGS.output:
+        storage.write_atomically(FLAGS.output, json.dumps(evaluated.to_dict(), indent=2) + "\n")
+
+
+def _read_validation() -> Predictions | None:
+    try:
+        return read_predictions(FLAGS.run, VALIDATION)
+    except UsageError:
+        return None
+
+
+def _mirrored(found: Predictions) -> Predictions:
+    """Asks the run's model anew, about mirror images as well."""
+    spare_metadata_server()
+    data = open_data_of(FLAGS.run, FLAGS.data)
+    _require_examples(data, FLAGS.split)
+    from trainer.rundir import load_run
+    from trainer.serving.mirrored import predict_mirrored  # takes seconds: TensorFlow
+
+    again = predict_mirrored(*load_run(FLAGS.run), data, FLAGS.split)
+    if list(again.ids) != list(found.ids):
+        raise DataError(f"{data.path}: not the images that the run has predicted; give --data the version of the run")
+    return again
 
 
 if __name__ == "__main__":

@@ -35,10 +35,11 @@ from trainer.recipes.own import copy_into, digests, own_code
 from trainer.recipes.recipe import Recipe
 from trainer.report.diagnosis import diagnose
 from trainer.report.page import write_report
+from trainer.report.predictions import Predictions, predictions_file
 from trainer.request import Request
 from trainer.rundir import fit_batch, now, provenance, refuse_another_run, settings, tpu_cores
 from trainer.serving.export import export_classifier
-from trainer.serving.score import prediction_row, write_predictions
+from trainer.serving.score import prediction_rows, write_predictions
 from trainer.train.calibration import fit_temperature, with_temperature
 from trainer.train.checkpoint import load_best
 from trainer.train.evaluation import Metrics, compute_metrics
@@ -243,8 +244,16 @@ def _write_results(
     """Writes what a finished run holds besides its configuration, weights and metrics; prints the result."""
     data, directory, recipe = plan.data, plan.run, plan.recipe
     results = {split: compute_metrics(*score) for split, score in finished.scores.items()}
-    for split, score in finished.scores.items():
-        write_predictions(storage.join(directory, f"predictions-{split}.jsonl"), _prediction_rows(data, split, *score))
+    for split, (log_probabilities, labels) in finished.scores.items():
+        predictions = Predictions(
+            ids=dataset.example_ids(data, split),
+            labels=labels,
+            names=data.manifest.labels,
+            log_probabilities=log_probabilities,
+            temperature=finished.temperature,
+        )
+        storage.write_atomically(predictions_file(directory, split), predictions.to_bytes())
+        write_predictions(storage.join(directory, f"predictions-{split}.jsonl"), prediction_rows(predictions))
     export_classifier(
         finished.classifier,
         labels=list(data.manifest.labels),
@@ -298,16 +307,6 @@ def _finish(trainer: Trainer, plan: Plan, classifier: Classifier, strategy: tf.d
         temperature=temperature,
         scores={split: (with_temperature(logits, temperature), truth) for split, (logits, truth) in scores.items()},
     )
-
-
-def _prediction_rows(
-    data: DatasetVersion, split: str, log_probabilities: np.ndarray, labels: np.ndarray
-) -> list[dict[str, Any]]:
-    names = data.manifest.labels
-    return [
-        prediction_row(key=key, label=names[label], predicted=names[row.argmax()], probability=float(np.exp(row.max())))
-        for key, label, row in zip(dataset.example_ids(data, split), labels, log_probabilities, strict=True)
-    ]
 
 
 def _result(

@@ -73,7 +73,7 @@ def kill_and_rerun(flags, *, kills, seed, replicas=1):
 
 def assert_same_end(workdir, expected):
     """Asserts that two finished runs hold the same metrics, results and weights, to the bit."""
-    for name in ("metrics.jsonl", "metrics.csv", "result.json", "predictions-test.jsonl"):
+    for name in ("metrics.jsonl", "metrics.csv", "result.json", "predictions-test.jsonl", "predictions-test.npz"):
         assert (workdir / name).read_bytes() == (expected / name).read_bytes(), name
     found, wanted = best_weights(workdir), best_weights(expected)
     assert found.keys() == wanted.keys()

@@ -1,6 +1,7 @@
 """Tests trainer.main as a user runs it: real processes, real kills, wrong flags."""
 
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -11,9 +12,13 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests import datasets
 from tests.trainer.commands import ROOT, assert_same_end, best_weights, command, kill_and_rerun, run, training_flags
+from trainer.rundir import load_run
+from trainer.serving.mirrored import predict_mirrored
+from trainer.serving.signature import load_signature
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +33,8 @@ def test_a_run_holds_everything_and_says_where(finished, tiny_data):
     workdir, result = finished
     assert "test: accuracy" in result.stdout
     assert "Traceback" not in result.stderr
-    tables = ["config.json", "metrics.jsonl", "metrics.csv", "result.json", "predictions-test.jsonl", "provenance.json"]
+    predictions = ["predictions-test.jsonl", "predictions-test.npz", "predictions-validation.npz"]
+    tables = ["config.json", "metrics.jsonl", "metrics.csv", "result.json", *predictions, "provenance.json"]
     exports = [f"export/{name}" for name in ("saved_model/saved_model.pb", "model.keras", "model.tflite", "labels.txt")]
     for name in [*tables, *exports, "report.html", "model_card.md"]:
         assert (workdir / name).stat().st_size > 0, name
@@ -85,6 +91,34 @@ def test_an_exported_model_scores_as_the_run_did(finished, tiny_data, tmp_path):
     for a, b in zip(ours, theirs, strict=True):
         assert (a["id"], a["label"], a["predicted"]) == (b["id"], b["label"], b["predicted"])
         assert a["probability"] == pytest.approx(b["probability"], abs=1e-5)
+
+
+def test_the_files_of_a_run_say_what_it_printed(finished):
+    workdir, result = finished
+    done = run(f"--run={workdir}", module="trainer.evaluate")
+    assert done.returncode == 0, done.stderr
+    test = json.loads((workdir / "result.json").read_text())["splits"]["test"]
+    told = dict(line.split()[:2] for line in done.stdout.splitlines() if line.startswith(("  accuracy", "  log-loss")))
+    assert told == {"accuracy": f"{test['accuracy']:.4f}", "log-loss": f"{test['loss']:.4f}"}
+    assert f"test: accuracy {told['accuracy']}, loss {told['log-loss']}, 13 images" in result.stdout
+
+
+@pytest.mark.slow
+def test_mirrored_answers_are_the_export_s_means(finished, tiny_data):
+    workdir, _ = finished
+    found = predict_mirrored(*load_run(workdir), tiny_data, "test")
+    signature = load_signature(workdir / "export")
+    pictures = [np.asarray(Image.open(io.BytesIO(record.image))) for record in tiny_data.read("test")]
+    expected = np.mean([signature([_png(p) for p in several])["probabilities"]
+                        for several in (pictures, [p[:, ::-1] for p in pictures])], axis=0)  # fmt: skip
+    np.testing.assert_allclose(np.exp(found.log_probabilities), expected, atol=0.02)  # Pillow's JPEG decoder, and ours
+    assert list(found.ids) == [record.id for record in tiny_data.read("test")]
+
+
+def _png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from absl import flags
 
 from pipeline.command import run_command
 from pipeline.format import storage
-from trainer.report.page import open_data_of, write_report
+from trainer.report.files import open_data_of
+from trainer.report.page import write_report
 
 flags.DEFINE_string("run", None, "A finished run: the --workdir of trainer.main.", required=True)
 flags.DEFINE_string("data", None, "Where the dataset is now, if it was moved since the training.")

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.command import UsageError
-from pipeline.format import kinds, storage
-from pipeline.format.manifest import VERSIONS_DIR, DatasetVersion, open_dataset
+from pipeline.format import storage
+from pipeline.format.manifest import DatasetVersion
 from pipeline.format.records import Record
 from trainer.report import charts, scores
+from trainer.report.files import read_json, read_lines
 from trainer.report.pictures import data_uri, find_records
 from trainer.report.templates import environment
 
@@ -64,8 +64,8 @@ def write_report(run: storage.Path, data: DatasetVersion) -> None:
 
 
 def _context(run: storage.Path, data: DatasetVersion) -> dict[str, Any]:
-    result, settings = _read_json(storage.join(run, "result.json")), _read_json(storage.join(run, "config.json"))
-    rows = _read_lines(storage.join(run, "metrics.jsonl"))
+    result, settings = read_json(storage.join(run, "result.json")), read_json(storage.join(run, "config.json"))
+    rows = read_lines(storage.join(run, "metrics.jsonl"))
     splits: dict[str, dict[str, Any]] = result["splits"]
     split = next((name for name in ("test", "validation") if name in splits), None)
     kept = result["best"] if result["best"] and settings["recipe"]["selection"] == "best" else rows[-1]
@@ -82,12 +82,12 @@ def _context(run: storage.Path, data: DatasetVersion) -> dict[str, Any]:
         "seed": settings["seed"],
         "manifest": data.manifest,
         "configuration": flatten(settings["recipe"]),
-        "provenance": (provenance := _read_json(storage.join(run, "provenance.json"))),
+        "provenance": (provenance := read_json(storage.join(run, "provenance.json"))),
         "duration": _duration(provenance["started"], provenance["finished"]),
     }
     if split is None:
         return context
-    predictions = _read_lines(storage.join(run, f"predictions-{split}.jsonl"))
+    predictions = read_lines(storage.join(run, f"predictions-{split}.jsonl"))
     confidence = np.array([p["probability"] for p in predictions], float)
     correct = np.array([p["label"] == p["predicted"] for p in predictions], bool)
     confusion = _confusion(splits[split], len(result["labels"]))
@@ -109,27 +109,6 @@ def _context(run: storage.Path, data: DatasetVersion) -> dict[str, Any]:
         "mean_confidence": float(confidence.mean()),
         "reliability": charts.reliability_diagram(bins),
     }
-
-
-def _read_text(file: str) -> str:
-    try:
-        return storage.read_text(file)
-    except FileNotFoundError as error:
-        run = os.path.dirname(file)
-        if not storage.exists(storage.join(run, "config.json")):
-            raise UsageError(f"--run={run}: no config.json there; {kinds.no_run(run)}") from error
-        raise UsageError(
-            f"{file}: no such file, so {run} is no finished run; "
-            f"python -m trainer.main --workdir={run} with its --data and --recipe goes on with it"
-        ) from error
-
-
-def _read_json(file: str) -> dict[str, Any]:
-    return json.loads(_read_text(file))
-
-
-def _read_lines(file: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in _read_text(file).splitlines()]
 
 
 def _summary(labels: Sequence[str], metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,10 +212,3 @@ def _duration(started: str, finished: str) -> str:
         return f"{seconds} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def open_data_of(run: storage.Path, path: str | None) -> DatasetVersion:
-    """Opens the version that the run was made with, current or not; where it is gone, what is current."""
-    root = path or _read_json(storage.join(run, "config.json"))["data"]
-    version = storage.join(root, VERSIONS_DIR, _read_json(storage.join(run, "result.json"))["version"])
-    return open_dataset(version if storage.exists(version) else root)

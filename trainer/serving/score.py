@@ -9,12 +9,23 @@ from typing import Any
 
 from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
+from trainer.report.predictions import Predictions
 from trainer.serving.signature import load_signature
 
 
 def prediction_row(*, key: str, label: str, predicted: str, probability: float) -> dict[str, Any]:
     """Makes a row of predictions-<split>.jsonl; `key`: the record's id, `probability`: that of the predicted label."""
     return {"id": key, "label": label, "predicted": predicted, "probability": probability}
+
+
+def prediction_rows(found: Predictions) -> list[dict[str, Any]]:
+    """Returns the rows of predictions, in their order."""
+    return [
+        prediction_row(key=key, label=found.names[label], predicted=found.names[answer], probability=float(confidence))
+        for key, label, answer, confidence in zip(
+            found.ids, found.labels, found.predicted, found.confidence, strict=True
+        )
+    ]
 
 
 def write_predictions(file: storage.Path, rows: Iterable[Mapping[str, Any]]) -> None:

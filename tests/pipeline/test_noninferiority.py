@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from retrain.noninferiority import (
+from pipeline.noninferiority import (
     PairedCounts,
     _binomial_cdf,
     images_needed,
