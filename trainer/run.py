@@ -33,11 +33,14 @@ from trainer.recipes.fitting import fit_to_tpu
 from trainer.recipes.load import check_schedules, resolve
 from trainer.recipes.own import copy_into, digests, own_code
 from trainer.recipes.recipe import Recipe
+from trainer.report import explanations
 from trainer.report.diagnosis import diagnose
+from trainer.report.explanations import Explanations
 from trainer.report.page import write_report
 from trainer.report.predictions import Predictions, predictions_file
 from trainer.request import Request
 from trainer.rundir import fit_batch, now, provenance, refuse_another_run, settings, tpu_cores
+from trainer.serving.explain import explain
 from trainer.serving.export import export_classifier
 from trainer.serving.score import prediction_rows, write_predictions
 from trainer.train.calibration import fit_temperature, with_temperature
@@ -254,6 +257,8 @@ def _write_results(
         )
         storage.write_atomically(predictions_file(directory, split), predictions.to_bytes())
         write_predictions(storage.join(directory, f"predictions-{split}.jsonl"), prediction_rows(predictions))
+    if finished.explanations:
+        storage.write_atomically(storage.join(directory, explanations.FILE), finished.explanations.to_bytes())
     export_classifier(
         finished.classifier,
         labels=list(data.manifest.labels),
@@ -281,11 +286,13 @@ class Finished:
       classifier: in float32, with the weights that are kept, at its temperature.
       temperature: by which its logits were divided, fitted to validation; 1 where there is none.
       scores: of validation and test, as far as there are such splits: log-probabilities and true labels.
+      explanations: of the answers to test, else validation; None without either, and where several machines train.
     """
 
     classifier: Classifier
     temperature: float
     scores: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    explanations: Explanations | None
 
 
 def _finish(trainer: Trainer, plan: Plan, classifier: Classifier, strategy: tf.distribute.Strategy) -> Finished:
@@ -300,12 +307,16 @@ def _finish(trainer: Trainer, plan: Plan, classifier: Classifier, strategy: tf.d
         load_best(storage.join(plan.run, "checkpoints"), classifier)
         splits = [split for split in (VALIDATION, TEST) if split in plan.data.manifest.splits]
         scores = {split: predictor.log_probabilities(split) for split in splits}
+        explained = None
+        if splits and Workers(strategy).machines == 1:
+            explained = explain(plan, classifier, predictor, strategy, splits[-1], *scores[splits[-1]])
     temperature = fit_temperature(*scores[VALIDATION]) if VALIDATION in scores else 1.0
     classifier.scale_logits(1 / temperature)
     return Finished(
         classifier=classifier,
         temperature=temperature,
         scores={split: (with_temperature(logits, temperature), truth) for split, (logits, truth) in scores.items()},
+        explanations=explained,
     )
 
 

@@ -14,12 +14,12 @@ from pipeline.format.manifest import DatasetVersion
 from pipeline.format.rows import Changes
 from trainer.check import learning_curve, verdict
 from trainer.check.facts import CheckedImages
-from trainer.check.label_issues import LabelIssues, find_label_issues
 from trainer.check.learning_curve import LearningCurve
 from trainer.check.outliers import find_outliers
 from trainer.check.probe import deal_folds, out_of_fold
 from trainer.check.shortcuts import Shortcut, balanced_accuracy, columns_of, find_shortcuts
-from trainer.check.verdict import Finding
+from trainer.report.findings import Finding
+from trainer.report.label_issues import LabelIssues, find_label_issues
 from trainer.train.regression import cross_validate
 
 _CURVE_IMAGES = 2_000  # more would not move the curve by what its interval allows

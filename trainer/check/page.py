@@ -5,9 +5,7 @@ The page is one file without scripts and without anything to download.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -20,13 +18,14 @@ from pipeline.format.manifest import DatasetVersion
 from pipeline.format.records import Record
 from trainer.check.examine import Examined
 from trainer.check.shortcuts import balanced_accuracy
-from trainer.check.verdict import Level, verdict_of
+from trainer.check.verdict import verdict_of
 from trainer.report import charts
+from trainer.report.findings import Level
+from trainer.report.label_issues import LabelIssue, issues_table
 from trainer.report.pictures import data_uri, find_records
 from trainer.report.templates import environment, percent
 
 LABEL_ISSUES, REPORT = "label_issues.csv", "report.html"
-_COLUMNS = ("id", "source", "label", "suggested", "probability", "split")
 _SHOWN, _GROUPS, _IN_A_GROUP, _CHANGED = 24, 8, 6, 12
 _WORDS = {Level.GREEN: "all right", Level.AMBER: "look here", Level.RED: "stop"}
 
@@ -65,16 +64,19 @@ def write_check(
 
 
 def _issues_table(data: DatasetVersion, found: Examined) -> str:
-    """Returns the table of label issues, the worst first, which --exclude and --relabel of the builder take."""
-    names, images = data.manifest.labels, found.images
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    issues = found.issues
-    for at, suggested, own in zip(found.asked[issues.positions], issues.suggested, issues.confidence, strict=True):
-        label = names[images.labels[at]]
-        writer.writerow([images.ids[at], images.sources[at], label, names[suggested], f"{own:.6f}", images.splits[at]])
-    return text.getvalue()
+    """Returns the table of label issues, the worst first."""
+    names, images, issues = data.manifest.labels, found.images, found.issues
+    return issues_table(
+        LabelIssue(
+            id=images.ids[at],
+            source=images.sources[at],
+            label=names[images.labels[at]],
+            suggested=names[suggested],
+            probability=float(own),
+            split=images.splits[at],
+        )
+        for at, suggested, own in zip(found.asked[issues.positions], issues.suggested, issues.confidence, strict=True)
+    )
 
 
 def _figures(data: DatasetVersion, found: Examined) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 from collections.abc import Mapping, Sequence
 
 from trainer.check.learning_curve import LearningCurve
 from trainer.check.shortcuts import Shortcut
+from trainer.report.findings import Finding, Level, things
 from trainer.report.scores import wilson_interval
 
 _FEW_LABEL_ISSUES = 0.01  # of the images: about as many are doubted where every label is right
@@ -20,47 +19,16 @@ _FEW_VALIDATION = 200  # images; an accuracy of 0.9 is then known to 4 points
 _MUCH_LOST = 0.2  # of the images of the version before
 
 
-class Level(enum.StrEnum):
-    """Says how serious a finding is."""
-
-    GREEN = "green"
-    AMBER = "amber"
-    RED = "red"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Finding:
-    """Says what was found of one subject.
-
-    Attributes:
-      level: how serious it is.
-      subject: names the section of the page that shows it.
-      text: in one line.
-      short: in a few words, for the verdict; "" for a green one.
-    """
-
-    level: Level
-    subject: str
-    text: str
-    short: str = ""
-
-
 def verdict_of(findings: Sequence[Finding]) -> str:
     """Sums findings up in one line."""
     stops = [one.short for one in findings if one.level is Level.RED]
     looks = [one.short for one in findings if one.level is Level.AMBER]
     if stops:
         more = f"; and to look at: {'; '.join(looks)}" if looks else ""
-        return f"Not ready to train. {_things(len(stops))} first: {'; '.join(stops)}{more}."
+        return f"Not ready to train. {things(len(stops))} first: {'; '.join(stops)}{more}."
     if looks:
-        return f"Ready to train. {_things(len(looks))} to look at: {'; '.join(looks)}."
+        return f"Ready to train. {things(len(looks))} to look at: {'; '.join(looks)}."
     return "Ready to train."
-
-
-def _things(count: int) -> str:
-    words = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
-    number = words[count] if count < len(words) else str(count)
-    return f"{number} thing{'' if count == 1 else 's'}"
 
 
 def too_few() -> Finding:

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
@@ -25,6 +26,13 @@ _CURVES = {
     "validation": (VALIDATION_COLOUR, "-", "validation"),
 }
 _PHASE_COLOURS = ("#f5f7fa", "#e9eff8")
+# Those that the page's style decides, light or dark.
+_OF_PAGE = {
+    INK: "currentColor",
+    GRID: "var(--line)",
+    _PHASE_COLOURS[0]: "var(--paper)",
+    _PHASE_COLOURS[1]: "var(--shade)",
+}
 _MOST_POINTS = 400  # a curve of more points is averaged: the page stays small and the line readable
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -46,7 +54,8 @@ def _svg(figure: Figure) -> Markup:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
-    text = text.replace(INK, "currentColor").replace(GRID, "var(--line)")  # of the page: light or dark
+    for colour, name in _OF_PAGE.items():
+        text = text.replace(colour, name)
     return Markup(text[text.index("<svg") :])  # without the XML prologue
 
 
@@ -68,36 +77,43 @@ def phases(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int, int]]:
     return found
 
 
-def learning_curves(rows: Sequence[dict[str, Any]], *, kept_step: int) -> Markup:
+def learning_curves(rows: Sequence[dict[str, Any]], *, kept_step: int) -> list[Markup]:
     """Draws loss, accuracy and learning rate over the steps; shades phases, marks the step whose weights were kept."""
+    charts = []
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(10.6, 3.3), layout="constrained")
-        panels = figure.subplots(1, 3)
-        for axes, (key, title) in zip(
-            panels, (("loss", "Loss"), ("accuracy", "Accuracy"), ("learning_rate", "Learning rate")), strict=True
-        ):
+        for key, title in (("loss", "Loss"), ("accuracy", "Accuracy"), ("learning_rate", "Learning rate")):
+            figure = Figure(figsize=(3.7, 3.3), layout="constrained")
+            axes = figure.subplots()
             _shade_phases(axes, phases(rows))
             for split, (colour, line, label) in _CURVES.items():
                 points = [(r["step"], r[key]) for r in rows if r["split"] == split and r.get(key) is not None]
-                if not points:
-                    continue
-                x, y = _thin(*(np.array(column, float) for column in zip(*points, strict=True)))
-                marker = "o" if len(x) <= 40 else None
-                axes.plot(x, y, line, color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
-                if split == "validation":
-                    value = np.interp(kept_step, x, y)
-                    axes.plot([kept_step], [value], "o", color="none", markeredgecolor=KEPT_COLOUR, markersize=9)
-                    place = {"xytext": (0, 9 if key == "loss" else -18), "textcoords": "offset points", "ha": "center"}
-                    axes.annotate("kept", (kept_step, value), color=KEPT_COLOUR, **place)
+                if points:
+                    x, y = _thin(*(np.array(column, float) for column in zip(*points, strict=True)))
+                    marker = "o" if len(x) <= 40 else None
+                    axes.plot(x, y, line, color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
+                    if split == "validation":
+                        _mark_kept(axes, kept_step, float(np.interp(kept_step, x, y)), above=key == "loss")
             axes.set_title(title, loc="left", fontsize=11, color=INK, pad=16)
             axes.set_xlabel("step")
             axes.grid(axis="y", color=GRID)
             axes.set_axisbelow(True)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-        panels[0].legend(frameon=False, loc="best")
-        _scale_rates(panels[2], rows)
-        return _svg(figure)
+            if key == "loss":
+                axes.legend(frameon=False, loc="best")
+            elif key == "accuracy":
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+            else:
+                _scale_rates(axes, rows)
+            charts.append(_svg(figure))
+    return charts
+
+
+def _mark_kept(axes: Axes, step: int, value: float, *, above: bool) -> None:
+    axes.plot([step], [value], "o", color="none", markeredgecolor=KEPT_COLOUR, markersize=9)
+    offset = (0, 9 if above else -18)
+    axes.annotate(
+        "kept", (step, value), xytext=offset, textcoords="offset points", ha="center", color=KEPT_COLOUR
+    )  # fmt: skip
 
 
 def _shade_phases(axes: Axes, spans: Sequence[tuple[str, int, int]]) -> None:
@@ -188,3 +204,33 @@ def photos_curve(
         axes.grid(axis="y", color=GRID)
         axes.set_axisbelow(True)
         return _svg(figure)
+
+
+def feature_map(
+    points: np.ndarray, labels: np.ndarray, *, wrong: np.ndarray, coloured: Sequence[int]
+) -> tuple[Markup, list[str]]:
+    """Draws images as points; returns the chart and the colours of `coloured`.
+
+    Args:
+      points: float [N, 2].
+      labels: int [N].
+      wrong: bool [N]; these are ringed.
+      coloured: labels that have a colour of their own; the others are grey.
+    """
+    # The full colours before their pale twins.
+    order = [*range(0, 20, 2), *range(1, 20, 2)][: len(coloured)]
+    colours = [to_hex(matplotlib.colormaps["tab20"](number)) for number in order]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+        axes = figure.subplots()
+        size = 26 if len(points) <= 400 else 10
+        others = ~np.isin(labels, coloured)
+        x, y = points.T
+        axes.scatter(x[others], y[others], s=size, color=TRAIN_COLOUR, linewidths=0)
+        for label, colour in zip(coloured, colours, strict=True):
+            of_label = labels == label
+            axes.scatter(x[of_label], y[of_label], s=size, color=colour, linewidths=0)
+        axes.scatter(x[wrong], y[wrong], s=3 * size, facecolors="none", edgecolors=KEPT_COLOUR, linewidths=1.2)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return _svg(figure), colours

@@ -71,6 +71,11 @@ class LabelMeasures:
     f1: float | None
     average_precision: float | None
 
+    @property
+    def correct(self) -> int:
+        """Counts the images of the label that were found."""
+        return round((self.recall or 0.0) * self.examples)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measures:

@@ -5,11 +5,9 @@ The page is one file without scripts and without anything to download.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import json
 import os
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,29 +17,23 @@ from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
 from pipeline.format.records import Record
 from trainer.report import charts, scores
+from trainer.report.evaluation import figures
+from trainer.report.explanations import Explanations, plane, read_explanations
 from trainer.report.files import read_json, read_lines
+from trainer.report.findings import Finding, Level
+from trainer.report.gallery import MISTAKES, Shelf, pick
+from trainer.report.judgement import Judged, headline, judge, next_steps, weakest_label
+from trainer.report.label_issues import LabelIssue, find_label_issues, issues_table
+from trainer.report.matrix import drawn_matrix
 from trainer.report.pictures import data_uri, find_records
+from trainer.report.predictions import Predictions, read_predictions
 from trainer.report.templates import environment
 
-_GALLERY_MISTAKES, _GALLERY_UNSURE, _LISTED_CONFUSIONS = 24, 12, 15
+_LISTED_CONFUSIONS = 15
 _MOST_MATRIX_LABELS = 120  # a larger matrix shows nothing that the list of confusions does not
-_MATRIX_LABEL = 26  # columns
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Thumbnail:
-    """Describes one predicted image; `uri` is a data: URI, None where the dataset no longer holds the image."""
-
-    id: str
-    label: str
-    predicted: str
-    probability: float
-    source: str
-    uri: str | None
-
-    @property
-    def correct(self) -> bool:
-        return self.label == self.predicted
+_MOST_ON_MAP = 12  # labels with a colour of their own
+LABEL_ISSUES = "label_issues.csv"
+_WORDS = {Level.GREEN: "all right", Level.AMBER: "look here", Level.RED: "stop"}
 
 
 def write_report(run: storage.Path, data: DatasetVersion) -> None:
@@ -49,7 +41,7 @@ def write_report(run: storage.Path, data: DatasetVersion) -> None:
 
     Args:
       run: holds result.json, metrics.jsonl, config.json, provenance.json and, if the dataset has a test or validation
-        split, predictions-<split>.jsonl.
+        split, predictions-<split>.npz.
       data: the dataset that the run was made with; the thumbnails are read from its shards.
 
     Raises:
@@ -69,6 +61,7 @@ def _context(run: storage.Path, data: DatasetVersion) -> dict[str, Any]:
     splits: dict[str, dict[str, Any]] = result["splits"]
     split = next((name for name in ("test", "validation") if name in splits), None)
     kept = result["best"] if result["best"] and settings["recipe"]["selection"] == "best" else rows[-1]
+    provenance = read_json(storage.join(run, "provenance.json"))
     context: dict[str, Any] = {
         "run": os.fspath(run),
         "result": result,
@@ -82,33 +75,144 @@ def _context(run: storage.Path, data: DatasetVersion) -> dict[str, Any]:
         "seed": settings["seed"],
         "manifest": data.manifest,
         "configuration": flatten(settings["recipe"]),
-        "provenance": (provenance := read_json(storage.join(run, "provenance.json"))),
+        "provenance": provenance,
         "duration": _duration(provenance["started"], provenance["finished"]),
+        "words": _WORDS,
     }
-    if split is None:
-        return context
-    predictions = read_lines(storage.join(run, f"predictions-{split}.jsonl"))
-    confidence = np.array([p["probability"] for p in predictions], float)
-    correct = np.array([p["label"] == p["predicted"] for p in predictions], bool)
-    confusion = _confusion(splits[split], len(result["labels"]))
-    classes = scores.class_scores(result["labels"], confusion)
-    bins = scores.reliability(confidence, correct)
-    mistakes, unsure = gallery(predictions)
-    records = find_records(data, split, {p["id"] for p in (*mistakes, *unsure)})
-    return context | {
-        "classes": sorted(classes, key=lambda c: (c.f1 is None, c.f1 or 0.0, c.label)),
-        "weakest": min((c for c in classes if c.recall is not None), key=lambda c: (c.recall, -c.examples)),
-        "majority": max(c.examples for c in classes) / confusion.sum(),
-        "matrix": _matrix(result["labels"], confusion) if len(classes) <= _MOST_MATRIX_LABELS else None,
-        "confusions": scores.most_confused(result["labels"], confusion, limit=_LISTED_CONFUSIONS),
-        "num_mistakes": int((~correct).sum()),
-        "mistakes": [_thumbnail(p, records.get(p["id"])) for p in mistakes],
-        "unsure": [_thumbnail(p, records.get(p["id"])) for p in unsure],
+    measured = _measured(run, data, split, result, rows, context) if split else _unmeasured(context)
+    return context | measured
+
+
+def _unmeasured(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the first screen says where there is nothing to measure on."""
+    text = "the dataset has neither a test nor a validation split: --splits of the build makes them"
+    return {
+        "headline": "Not measured.",
+        "level": Level.AMBER,
+        "findings": [
+            Finding(level=Level.AMBER, subject="curves", text=text, short="nothing to measure on"),
+            Finding(level=Level.AMBER, subject="curves", text=context["result"]["diagnosis"], short="the curves"),
+        ],
+        "next": list(next_steps(context["run"], context["data"], None)),
+    }
+
+
+def _measured(
+    run: storage.Path,
+    data: DatasetVersion,
+    split: str,
+    result: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    context: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns what is shown of the answers to a split."""
+    predictions = {name: read_predictions(run, name) for name in result["splits"]}
+    found = predictions[split]
+    evaluation = figures(found, validation=predictions.get("validation") if split == "test" else None, data=data)
+    of = evaluation.measures
+    confusion = _confusion(result["splits"][split], len(result["labels"]))
+    confusions = scores.most_confused(result["labels"], confusion, limit=_LISTED_CONFUSIONS)
+    issues = _label_issues(data, predictions)
+    storage.write_atomically(storage.join(run, LABEL_ISSUES), issues_table(issues))
+    judged = Judged(
+        split=split,
+        evaluation=evaluation,
+        majority=float(confusion.sum(axis=1).max() / confusion.sum()),
+        probe=_probe(rows),
+        diagnosis=result["diagnosis"],
+        sizes={name: data.manifest.num_examples(name) for name in data.manifest.splits},
+        confusions=confusions,
+        issues=len(issues),
+        held_out=sum(len(one.ids) for one in predictions.values()),
+        selected=context["selected"],
+    )
+    findings = judge(judged)
+    levels = {one.level for one in findings}
+    explained = read_explanations(run)
+    picked = pick(found, confusions)
+    shelf = Shelf(data, found, split, explained, picked)
+    bins = scores.reliability(found.confidence, found.correct)
+    return {
+        "headline": headline(judged, findings),
+        "level": next((level for level in (Level.RED, Level.AMBER) if level in levels), Level.GREEN),
+        "findings": findings,
+        "next": list(next_steps(os.fspath(run), context["data"], judged)),
+        "measures": of,
+        "evaluation": evaluation,
+        "classes": sorted(of.labels, key=lambda one: (one.recall is None, one.recall or 0.0, one.label)),
+        "weakest": weakest_label(of),
+        "majority": judged.majority,
+        "matrix": drawn_matrix(result["labels"], confusion) if len(of.labels) <= _MOST_MATRIX_LABELS else None,
+        "confusions": confusions,
+        "num_mistakes": int((~found.correct).sum()),
+        "mistakes": [shelf.show(at, explained=True) for at in picked.mistakes],
+        "unsure": [shelf.show(at) for at in picked.unsure],
+        "pairs": [(pair, [shelf.show(at) for at in several]) for pair, several in picked.pairs],
+        "issues": _issue_pictures(data, issues[:MISTAKES]),
+        "num_issues": len(issues),
         "bins": bins,
-        "calibration_error": scores.calibration_error(bins),
-        "mean_confidence": float(confidence.mean()),
+        "calibration_error": of.calibration_error,
+        "mean_confidence": float(found.confidence.mean()),
         "reliability": charts.reliability_diagram(bins),
+        "map": _map(found, explained, split),
     }
+
+
+def _probe(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
+    """Returns how many images heads that had not seen them got right, and of how many, where that is known."""
+    found = [row for row in rows if row["split"] == "cross_validation"]
+    return (round(found[-1]["accuracy"] * found[-1]["examples"]), found[-1]["examples"]) if found else None
+
+
+def _label_issues(data: DatasetVersion, predictions: Mapping[str, Predictions]) -> list[LabelIssue]:
+    """Lists the images held out whose label looks wrong, the worst first."""
+    rows = []
+    for split, found in predictions.items():
+        known = found.labels >= 0
+        rows.append((np.array(found.ids)[known], found.labels[known], np.exp(found.log_probabilities[known]),
+                     np.full(known.sum(), split)))  # fmt: skip
+    ids, labels, probabilities, splits = (np.concatenate(column) for column in zip(*rows, strict=True))
+    issues = find_label_issues(labels, probabilities)
+    wanted = {split: set(ids[issues.positions][splits[issues.positions] == split]) for split in predictions}
+    records: dict[str, Record] = {}
+    for split, of in wanted.items():
+        records |= find_records(data, split, of)
+    names = next(iter(predictions.values())).names
+    return [
+        LabelIssue(
+            id=str(ids[at]),
+            source=records[ids[at]].source if ids[at] in records else "",
+            label=names[labels[at]],
+            suggested=names[suggested],
+            probability=float(own),
+            split=str(splits[at]),
+        )
+        for at, suggested, own in zip(issues.positions, issues.suggested, issues.confidence, strict=True)
+    ]
+
+
+def _issue_pictures(data: DatasetVersion, issues: Sequence[LabelIssue]) -> list[tuple[LabelIssue, str | None]]:
+    """Returns label issues, each with its picture."""
+    records: dict[str, Record] = {}
+    for split in {one.split for one in issues}:
+        records |= find_records(data, split, {one.id for one in issues if one.split == split})
+    return [(one, data_uri(records[one.id].image) if one.id in records else None) for one in issues]
+
+
+def _map(found: Predictions, explained: Explanations | None, split: str) -> dict[str, Any] | None:
+    """Returns a chart of the images' features and its key; None without features, or of too few images."""
+    if explained is None or explained.split != split or len(explained.ids) < 3:
+        return None
+    place = {image: index for index, image in enumerate(found.ids)}
+    at = [place[image] for image in explained.ids if image in place]
+    if len(at) != len(explained.ids):
+        return None
+    commonest = [int(label) for label in np.argsort(-np.bincount(found.labels[at], minlength=len(found.names)))]
+    coloured = commonest[:_MOST_ON_MAP]
+    chart, colours = charts.feature_map(
+        plane(explained.features), found.labels[at], wrong=~found.correct[at], coloured=coloured
+    )
+    return {"chart": chart, "key": list(zip([found.names[label] for label in coloured], colours, strict=True))}
 
 
 def _summary(labels: Sequence[str], metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,26 +228,6 @@ def _summary(labels: Sequence[str], metrics: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def gallery(predictions: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """Picks the most confident mistakes, and the least confident of the other predictions; ties in file order."""
-    mistakes = [p for p in predictions if p["label"] != p["predicted"]]
-    surest = sorted(mistakes, key=lambda p: -p["probability"])[:_GALLERY_MISTAKES]
-    shown = {p["id"] for p in surest}
-    others = [p for p in predictions if p["id"] not in shown]
-    return surest, sorted(others, key=lambda p: p["probability"])[:_GALLERY_UNSURE]
-
-
-def _thumbnail(prediction: Mapping[str, Any], record: Record | None) -> Thumbnail:
-    return Thumbnail(
-        id=prediction["id"],
-        label=prediction["label"],
-        predicted=prediction["predicted"],
-        probability=prediction["probability"],
-        source=record.source if record else "not in this dataset version",
-        uri=data_uri(record.image) if record else None,
-    )
-
-
 def _confusion(metrics: Mapping[str, Any], classes: int) -> np.ndarray:
     """Reads the confusion matrix, int64 [C, C], that `Metrics.to_dict` has written."""
     if "confusion" in metrics:
@@ -152,44 +236,6 @@ def _confusion(metrics: Mapping[str, Any], classes: int) -> np.ndarray:
     true, predicted, counts = np.array(metrics["confused"], np.int64).T
     confusion[true, predicted] = counts
     return confusion
-
-
-def _matrix(labels: Sequence[str], confusion: np.ndarray) -> dict[str, Any]:
-    """Returns what the template draws: the cells that are not zero, and how large they are."""
-    count = len(labels)
-    totals = np.maximum(confusion.sum(axis=1), 1)
-    size = 64 if count <= 4 else 44 if count <= 12 else 30 if count <= 25 else 18 if count <= 40 else 520 // count
-    names = count <= 40  # beyond, only the cells' tooltips
-    shown = [shorten(label, _MATRIX_LABEL) for label in labels]
-    cells = [
-        {"row": int(i), "column": int(j), "count": int(confusion[i, j]), "share": float(confusion[i, j] / totals[i])}
-        for i, j in zip(*np.nonzero(confusion), strict=True)
-    ]
-    return {
-        "labels": labels,
-        "shown": shown,
-        "totals": totals.tolist(),
-        "cells": cells,
-        "size": size,
-        "numbers": count <= 25,
-        "names": names,
-        "margin": 7 * max(map(columns_of, shown)) + 12 if names else 4,
-    }
-
-
-def columns_of(text: str) -> int:
-    """Counts the columns that a text takes: two for a wide character, as kana and kanji are, none for an accent."""
-    widths = (0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-    return sum(widths)
-
-
-def shorten(text: str, columns: int) -> str:
-    """Cuts a text down to so many columns, and shows that it did."""
-    if columns_of(text) <= columns:
-        return text
-    while columns_of(text) > columns - 1:
-        text = text[:-1]
-    return f"{text}…"
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

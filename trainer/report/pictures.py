@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Iterable
 
+import numpy as np
 from PIL import Image
 
 from pipeline.command import DataError
@@ -44,6 +45,15 @@ def data_uri(encoded: bytes) -> str:
     with Image.open(io.BytesIO(encoded)) as image:
         image.draft("RGB", (_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
         small = image.convert("RGB")
+    return _encoded(small)
+
+
+def pixels_uri(pixels: np.ndarray) -> str:
+    """Does the same for an image that is no file yet: uint8 [H, W, 3]."""
+    return _encoded(Image.fromarray(pixels))
+
+
+def _encoded(small: Image.Image) -> str:
     lossless = max(small.size) <= 64
     small.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
     buffer = io.BytesIO()

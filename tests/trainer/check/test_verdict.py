@@ -6,8 +6,6 @@ import pytest
 from trainer.check.learning_curve import LearningCurve
 from trainer.check.shortcuts import Shortcut
 from trainer.check.verdict import (
-    Finding,
-    Level,
     judge_alike,
     judge_balance,
     judge_ceiling,
@@ -19,6 +17,7 @@ from trainer.check.verdict import (
     judge_splits,
     verdict_of,
 )
+from trainer.report.findings import Finding, Level
 
 
 def test_the_verdict_counts_and_names():

@@ -18,6 +18,7 @@ from tests import datasets
 from trainer.report import charts
 from trainer.report.page import flatten, write_report
 from trainer.report.pictures import data_uri
+from trainer.report.predictions import Predictions
 from trainer.report.templates import percent
 from trainer.train.evaluation import Metrics
 
@@ -57,7 +58,7 @@ def make_run(
     truth = np.array([r.label for r in records])
     predicted = np.where(rng.random(len(truth)) < accuracy, truth, rng.integers(0, len(labels), len(truth)))
     predictions = [
-        {"id": r.id, "label": labels[t], "predicted": labels[p], "probability": float(rng.uniform(0.4, 1))}
+        {"id": r.id, "label": labels[t], "predicted": labels[p], "probability": float(rng.uniform(0.55, 1))}
         for r, t, p in zip(records, truth, predicted, strict=True)
     ]
     values = {
@@ -96,10 +97,25 @@ def make_run(
         ("config.json", {"data": str(folder / "data"), "seed": 7, "recipe": recipe}),
     ):
         (run / name).write_text(json.dumps(content))
-    lines = {"metrics.jsonl": ROWS} | {f"predictions-{split}.jsonl": predictions for split in splits}
-    for name, rows in lines.items():
-        (run / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    for split in splits:
+        write_predictions(run, split, predictions, labels)
     return Run(run, data, records, predictions)
+
+
+def write_predictions(run, split, predictions, labels):
+    """Writes what the run keeps of predictions; the other labels share what the answer leaves of the probability."""
+    probabilities = np.zeros((len(predictions), len(labels)))
+    for row, prediction in zip(probabilities, predictions, strict=True):
+        row[:] = (1 - prediction["probability"]) / (len(labels) - 1)
+        row[labels.index(prediction["predicted"])] = prediction["probability"]
+    found = Predictions(
+        ids=[prediction["id"] for prediction in predictions],
+        labels=np.array([labels.index(prediction["label"]) for prediction in predictions]),
+        names=labels,
+        log_probabilities=np.log(probabilities).astype(np.float32),
+    )
+    (run / f"predictions-{split}.npz").write_bytes(found.to_bytes())
 
 
 class Page(html.parser.HTMLParser):
@@ -161,10 +177,11 @@ def test_the_page_shows_the_figures_and_loads_nothing(tmp_path):
         metrics.f1_score(truth, predicted, average=None),
         strict=True,
     ):
-        row = next(cells[i : i + 9] for i in range(len(cells)) if cells[i : i + 2] == [label, "20"])
+        row = next(cells[i : i + 11] for i in range(len(cells)) if cells[i : i + 2] == [label, "20"])
         assert row[2] == f"{100 * recall:.1f}%"
-        assert row[7:] == [f"{100 * precision:.1f}%", f"{100 * f1:.1f}%"]
+        assert (row[6], row[10]) == (f"{100 * precision:.1f}%", f"{100 * f1:.1f}%")
     for expected in (
+        f"{shown.replace(chr(160), ' ')} of 60 test images right",
         "Over-fitting; more data would help.",
         "kept: all, epoch 3",
         "90 min",
@@ -173,7 +190,7 @@ def test_the_page_shows_the_figures_and_loads_nothing(tmp_path):
         assert expected in text
 
 
-def test_the_gallery_shows_the_surest_mistakes_with_their_own_images(tmp_path):
+def test_the_galleries_show_the_worst_mistakes_and_the_least_sure_answers_with_their_own_images(tmp_path):
     solid = [
         datasets.record(datasets.jpeg(np.full((40, 300, 3), 4 * i, np.uint8), quality=95), i % 2, name=str(i))
         for i in range(60)
@@ -182,14 +199,16 @@ def test_the_gallery_shows_the_surest_mistakes_with_their_own_images(tmp_path):
     write_report(run.path, run.data)
     wrong = sorted((p for p in run.predictions if p["label"] != p["predicted"]), key=lambda p: -p["probability"])
     other = sorted((p for p in run.predictions if p["label"] == p["predicted"]), key=lambda p: p["probability"])
-    expected = [r.id for p in (*wrong[:24], *other[:12]) for r in solid if r.id == p["id"]]
-    images = read_page(run).images
-    assert len(images) == len(expected)
-    for uri, identity in zip(images, expected, strict=True):
-        with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as image:
-            brightness, size = np.asarray(image).mean(), image.size
-        assert size == (168, 22)
-        assert abs(brightness - 4 * next(i for i, r in enumerate(solid) if r.id == identity)) < 2
+    page = (run.path / "report.html").read_text()
+    for section, chosen in (("mistakes", wrong[:24]), ("unsure", other[:12])):
+        expected = [r.id for p in chosen for r in solid if r.id == p["id"]]
+        images = Page(page[page.index(f'<section id="{section}">') :].split("</section>")[0] + "</section>").images
+        assert len(images) == len(expected)
+        for uri, identity in zip(images, expected, strict=True):
+            with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as image:
+                brightness, size = np.asarray(image).mean(), image.size
+            assert size == (168, 22)
+            assert abs(brightness - 4 * next(i for i, r in enumerate(solid) if r.id == identity)) < 2
 
 
 def test_tiny_images_stay_lossless():
@@ -276,14 +295,18 @@ def test_the_last_weights_are_named_where_those_are_kept(tmp_path):
 def test_without_a_test_split_validation_is_the_headline_and_said_to_be(tmp_path):
     run = make_run(tmp_path, ["cat", "dog"], splits=("validation",), written=("train", "validation"))
     write_report(run.path, run.data)
-    assert "validation accuracy" in squeeze(read_page(run).text)
+    text = squeeze(read_page(run).text)
+    assert "of 60 validation images right" in text
+    assert "There is no test split: the weights were chosen on these very images" in text
     assert "There is no test split" in (run.path / "model_card.md").read_text()
 
 
 def test_without_any_split_to_measure_on_the_page_says_so(tmp_path):
     run = make_run(tmp_path, ["cat", "dog"], splits=(), written=("train",))
     write_report(run.path, run.data)
-    assert "not measured" in squeeze(read_page(run).text)
+    text = squeeze(read_page(run).text)
+    assert "Not measured." in text
+    assert "neither a test nor a validation split" in text
     assert "was not measured" in (run.path / "model_card.md").read_text()
 
 
@@ -292,16 +315,17 @@ def test_all_right_and_all_wrong_are_reported(tmp_path, accuracy):
     run = make_run(tmp_path, ["cat", "dog"], accuracy=accuracy)
     if accuracy == 0.0:
         swapped = {"cat": "dog", "dog": "cat"}
-        lines = [json.dumps(p | {"predicted": swapped[p["label"]]}) for p in run.predictions]
-        (run.path / "predictions-test.jsonl").write_text("\n".join(lines))
+        wrong = [p | {"predicted": swapped[p["label"]]} for p in run.predictions]
+        write_predictions(run.path, "test", wrong, ["cat", "dog"])
         result = json.loads((run.path / "result.json").read_text())
         result["splits"]["test"] |= {"accuracy": 0.0, "confusion": [[0, 30], [30, 0]]}
         (run.path / "result.json").write_text(json.dumps(result))
     write_report(run.path, run.data)
     page = read_page(run)
     assert f"{100 * accuracy:.1f}\u00a0%" in page.text
-    assert ("Most confident mistakes" in page.text) is (accuracy == 0.0)
-    assert ("No mistake on the test images." in page.text) is (accuracy == 1.0)
+    assert ("60 mistakes on 60 test images" in page.text) is (accuracy == 0.0)
+    assert ("No mistake on the test images" in page.text) is (accuracy == 1.0)
+    assert ("It cannot be told from guessing" in page.text.replace("it cannot", "It cannot")) is (accuracy == 0.0)
 
 
 def test_images_that_the_dataset_no_longer_holds_leave_a_note(tmp_path):
@@ -342,9 +366,10 @@ def test_the_same_run_gives_the_same_bytes(tmp_path):
 def test_curves_show_every_phase_and_stay_small_however_long_the_training():
     rows = [row | {"step": row["step"] + 40 * i} for i in range(1000) for row in ROWS]
     rows = [row | {"phase": "head" if row["step"] < 20000 else "all"} for row in rows]
-    svg = charts.learning_curves(rows, kept_step=30000)
-    assert len(svg) < 100_000
-    texts = [e.text for e in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    curves = charts.learning_curves(rows, kept_step=30000)
+    assert sum(map(len, curves)) < 120_000
+    roots = [ElementTree.fromstring(svg.replace("xlink:href", "href")) for svg in curves]
+    texts = [e.text for root in roots for e in root.iter("{http://www.w3.org/2000/svg}text")]
     assert texts.count("head") == texts.count("all") == 3
     assert texts.count("kept") == 2
 

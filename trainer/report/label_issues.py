@@ -6,7 +6,10 @@ average, of images that bear it. Equal to cleanlab's `find_label_issues(filter_b
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -58,3 +61,34 @@ def find_label_issues(labels: np.ndarray, probabilities: np.ndarray) -> LabelIss
     positions = np.flatnonzero(confident & (counts_for != labels) & doubted)
     positions = positions[np.argsort(own[positions], kind="stable")]
     return LabelIssues(positions=positions, suggested=best[positions], confidence=own[positions], joint=joint)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelIssue:
+    """Holds a row of label_issues.csv.
+
+    Attributes:
+      id: of the record, hex.
+      source: of the record.
+      label: that it has.
+      suggested: that a model would give it instead.
+      probability: that the model gives to the label that it has.
+      split: that it stands in.
+    """
+
+    id: str
+    source: str
+    label: str
+    suggested: str
+    probability: float
+    split: str
+
+
+def issues_table(issues: Iterable[LabelIssue]) -> str:
+    """Returns label_issues.csv, which --exclude and --relabel of the builder take."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([field.name for field in dataclasses.fields(LabelIssue)])
+    for one in issues:
+        writer.writerow([one.id, one.source, one.label, one.suggested, f"{one.probability:.6f}", one.split])
+    return text.getvalue()

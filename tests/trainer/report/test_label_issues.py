@@ -5,7 +5,7 @@ import pytest
 from cleanlab.count import compute_confident_joint
 from cleanlab.filter import find_label_issues as cleanlabs
 
-from trainer.check.label_issues import find_label_issues
+from trainer.report.label_issues import find_label_issues
 
 
 def _some(seed, *, count=300, classes=4):
