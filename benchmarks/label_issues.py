@@ -25,8 +25,8 @@ from absl import flags
 
 from benchmarks.frozen import read
 from pipeline.command import UsageError, run_command
-from trainer.report.label_issues import find_label_issues
 from trainer.check.probe import deal_folds, out_of_fold
+from trainer.report.label_issues import find_label_issues
 from trainer.train.regression import cross_validate, fit_head
 
 _DATA = flags.DEFINE_multi_string("data", [], "Dataset with train, validation and test (repeatable).")

@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from beam_jobs.elements import Plan
 from beam_jobs.labels import BY_NUMBER, BY_SOURCE, BY_TEXT
 from beam_jobs.summary import left_out_lines
+from pipeline.format.front_matter import front_matter
 from pipeline.format.manifest import Manifest
 from pipeline.format.records import HEIGHT, ID, IMAGE, LABEL, SOURCE, WIDTH
 
 _MANY_CLASSES = 50
+# Of the hub, by the number of images that each begins with.
+_SIZES = {1: "n<1K", 10**3: "1K<n<10K", 10**4: "10K<n<100K", 10**5: "100K<n<1M", 10**6: "1M<n<10M", 10**7: "10M<n<100M"}
 _ORDERS = {
     BY_SOURCE: "which is the source's own",
     BY_NUMBER: "which is that of the numbers that their names begin with",
@@ -91,6 +94,19 @@ def _privacy(with_position: int) -> list[str]:
     ]
 
 
+def _header(manifest: Manifest) -> str:
+    """Returns what the hub reads of the card."""
+    total = sum(manifest.num_examples(split) for split in manifest.splits)
+    return front_matter(
+        {
+            "pretty_name": manifest.name,
+            "task_categories": ["image-classification"],
+            "size_categories": [size for least, size in _SIZES.items() if total >= least][-1:],
+            "tags": ["tfrecord", "tensorflow-datasets"],
+        }
+    )
+
+
 def dataset_card(
     manifest: Manifest, examples: Mapping[str, Mapping[str, int]], plan: Plan, *, with_position: int = 0
 ) -> str:
@@ -120,6 +136,7 @@ def dataset_card(
         classes.append((f"… and {len(manifest.labels) - _MANY_CLASSES} more (statistics.json)", *("" for _ in splits)))
     settings: list[tuple[object, ...]] = [(f"`{key}`", f"`{value}`") for key, value in sorted(manifest.build.items())]
     parts = [
+        _header(manifest).rstrip("\n"),
         f"# {manifest.name} {manifest.version}",
         f"{sum(size[1] for size in sizes)} images of {manifest.num_classes} classes, as TFRecords of `tf.Example`.",
         "```python\nimport tensorflow_datasets as tfds\n\nbuilder = tfds.builder_from_directory(THIS_DIRECTORY)\n```",

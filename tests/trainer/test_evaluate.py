@@ -3,6 +3,7 @@
 import html.parser
 import json
 
+import html5lib
 import numpy as np
 import pytest
 
@@ -70,6 +71,7 @@ def test_runs_are_compared_on_a_page(runs, tmp_path):
     assert verdict.startswith(("No difference is proven. one has ", "one is better. one has ", "other is better. one"))
     assert where == f"page: {page}"
     text = page.read_text(encoding="utf-8")
+    html5lib.HTMLParser(strict=True).parse(text)
     parser = html.parser.HTMLParser()
     sources = []
     parser.handle_starttag = lambda tag, attributes: sources.append(dict(attributes).get("src")) if tag == "img" else 0

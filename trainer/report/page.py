@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.format import storage
+from pipeline.format.front_matter import front_matter
 from pipeline.format.manifest import DatasetVersion
 from pipeline.format.records import Record
 from trainer.report import charts, scores
@@ -49,6 +50,7 @@ def write_report(run: storage.Path, data: DatasetVersion) -> None:
       DataError: a shard is damaged.
     """
     context = _context(run, data)
+    context["front_matter"] = front_matter(_card_header(context))
     pages = environment()
     for template, name in (("report.html.j2", "report.html"), ("model_card.md.j2", "model_card.md")):
         text = pages.get_template(template).render(context)
@@ -81,6 +83,31 @@ def _context(run: storage.Path, data: DatasetVersion) -> dict[str, Any]:
     }
     measured = _measured(run, data, split, result, rows, context) if split else _unmeasured(context)
     return context | measured
+
+
+def _card_header(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the header of the model card says, with the figures that the hub shows (`model-index`)."""
+    result, split = context["result"], context["split"]
+    header = {
+        "library_name": "keras",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", result["backbone"]],
+    }
+    if not split:
+        return header
+    of = context["measures"]
+    metrics = [("accuracy", of.accuracy), ("f1", of.macro_f1), ("loss", of.log_loss)]
+    name = {"accuracy": "Accuracy", "f1": "Macro-F1", "loss": "Log-loss"}
+    dataset = {"type": result["dataset"], "name": f"{result['dataset']} {result['version']}", "split": split}
+    outcome = {
+        "task": {"type": "image-classification"},
+        "dataset": dataset,
+        "metrics": [{"type": kind, "name": name[kind], "value": round(float(value), 6)} for kind, value in metrics],
+    }
+    return header | {
+        "metrics": ["accuracy"],
+        "model-index": [{"name": f"{result['dataset']}-{result['recipe']}", "results": [outcome]}],
+    }
 
 
 def _unmeasured(context: Mapping[str, Any]) -> dict[str, Any]:

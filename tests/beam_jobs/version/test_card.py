@@ -2,6 +2,7 @@
 
 import numpy as np
 import tensorflow_datasets as tfds
+from huggingface_hub import DatasetCard
 
 from beam_jobs.elements import Plan
 from beam_jobs.shards import shard_name
@@ -86,6 +87,9 @@ def test_the_card_says_what_was_left_out_and_how_the_classes_are_ordered(tmp_pat
         notes=("warning: look at this",),
     )
     card = dataset_card(manifest, plan.examples, plan)
+    header = DatasetCard(card).data
+    assert header.task_categories == ["image-classification"]
+    assert header.size_categories == ["n<1K"]
     assert "- warning: look at this\n" in card
     assert "| truncated | 1 |" in card
     assert "- 1 hidden file or folder: .a.png\n- 7 sidecar files (.txt, .json, …): 2/a.txt, 2/b\\n.txt, …\n" in card

@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 
+import html5lib
 import numpy as np
 import pytest
 from PIL import Image
@@ -121,6 +122,7 @@ def test_the_page_shows_pictures_and_needs_nothing_else(digits):
     text = (output / "report.html").read_text(encoding="utf-8")
     page = _Page(text)
     assert told[-3] in text
+    html5lib.HTMLParser(strict=True).parse(text)
     assert "script" not in page.tags
     assert {link.removeprefix("#") for link in page.links} <= page.ids
     assert len(page.images) >= min(24, len(found.issues.positions))
