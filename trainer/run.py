@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -137,6 +138,7 @@ def _prepare(
         request.mark_begun(directory)
         copy_into(directory, own_code(request.recipe, recipe))
         storage.write_atomically(storage.join(directory, "config.json"), json.dumps(content, indent=2) + "\n")
+        logging.info("on screen while it trains: tensorboard --logdir=%s", shlex.quote(os.fspath(directory)))
     with _named_errors(data):
         cache, on_devices = place(cache, recipe, data, strategy)
     plan = Plan(

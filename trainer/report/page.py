@@ -28,7 +28,7 @@ from trainer.report.label_issues import LabelIssue, find_label_issues, issues_ta
 from trainer.report.matrix import drawn_matrix
 from trainer.report.pictures import data_uri, find_records
 from trainer.report.predictions import Predictions, read_predictions
-from trainer.report.templates import environment
+from trainer.report.templates import duration, environment
 
 _LISTED_CONFUSIONS = 15
 _MOST_MATRIX_LABELS = 120  # a larger matrix shows nothing that the list of confusions does not
@@ -280,8 +280,4 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _duration(started: str, finished: str) -> str:
     start, end = (datetime.datetime.fromisoformat(t.replace("Z", "+00:00")) for t in (started, finished))
-    seconds = round((end - start).total_seconds())
-    if seconds < 120:
-        return f"{seconds} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+    return duration((end - start).total_seconds())

@@ -23,7 +23,9 @@ def environment(folder: pathlib.Path = _HERE) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters.update(percent=percent, number=number, md=escape_markdown, quote=shlex.quote, name=name)
+    made.filters.update(
+        percent=percent, number=number, md=escape_markdown, quote=shlex.quote, name=name, duration=duration
+    )
     return made
 
 
@@ -50,3 +52,11 @@ def escape_markdown(text: object) -> str:
 def name(text: object) -> Markup:
     """Returns a label that may be broken after its underscores and slashes, as it is between words."""
     return Markup(re.sub("([_/])", r"\1<wbr>", str(escape(text))))
+
+
+def duration(seconds: float) -> str:
+    """Formats a time span: seconds up to two minutes, minutes up to two hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

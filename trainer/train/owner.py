@@ -143,6 +143,21 @@ class Ownership:
             return {}
 
 
+def who_trains(run: storage.Path) -> str | None:
+    """Says who trains a run now; None if nobody does. An owner on another machine is taken at its last word."""
+    folder = storage.join(run, _FOLDER)
+    try:
+        names = sorted(entry.name for entry in storage.list_folder(folder))
+        holder = json.loads(storage.read_text(storage.join(folder, names[-1]))) if names else {}
+    except (FileNotFoundError, ValueError):
+        return None
+    if not holder or holder.get("free"):
+        return None
+    if holder.get("machine") == _machine() and _started(holder["process"]) != holder["started"]:
+        return None
+    return _who(holder)
+
+
 def _who(holder: dict[str, Any]) -> str:
     return (
         f"process {holder.get('process', 'unknown')} on {holder.get('host', 'an unknown host')} "

@@ -1,0 +1,122 @@
+"""Tests the pages in a real browser, on a desk and on a phone: nothing sticks out, no label breaks inside a word."""
+
+import dataclasses
+import html
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from tests.trainer.check.test_check import build, checked, write_digits
+from tests.trainer.report.test_page import make_run
+from trainer.report.comparison import compare
+from trainer.report.comparison_page import write_comparison
+from trainer.report.explanations import FILE, Explanations
+from trainer.report.page import write_report
+from trainer.report.predictions import read_predictions
+from trainer.report.run_list import find_runs, write_index
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine"),
+]
+LABELS = [
+    "ヒナギク（雛菊）",
+    "زهرة عباد الشمس",
+    "🌻 sunflower",
+    "german_shorthaired_pointer",
+    "Xoloitzcuintle" * 2,
+    "cat",
+]
+
+# Loads a page in a frame of the width asked for; a window cannot be that narrow.
+FRAME = """<!doctype html><meta charset="utf-8">
+<iframe id="f" src="{page}" style="width:{width}px;height:900px;border:0"></iframe>
+<script>
+document.getElementById("f").onload = function () {{
+  const page = this.contentDocument, broken = [];
+  for (const box of page.querySelectorAll("figcaption b, td, h3")) {{
+    const walker = page.createTreeWalker(box, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {{
+      for (const word of walker.currentNode.data.matchAll(/[A-Za-z]+/g)) {{
+        const range = page.createRange();
+        range.setStart(walker.currentNode, word.index);
+        range.setEnd(walker.currentNode, word.index + word[0].length);
+        if (new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1) broken.push(word[0]);
+      }}
+    }}
+  }}
+  const found = {{
+    wide: page.documentElement.scrollWidth, room: page.documentElement.clientWidth, broken: broken,
+    silent: [...page.images].filter(i => !i.alt).length, scripts: page.scripts.length,
+    empty: [...page.images].filter(i => i.loading != "lazy" && !i.naturalWidth).length,
+    links: [...page.querySelectorAll("a[href^='#']")].filter(a => !page.querySelector(a.getAttribute("href"))).length,
+  }};
+  document.title = JSON.stringify(found);
+}};
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """Writes every page that we make."""
+    folder = tmp_path_factory.mktemp("pages")
+    run = make_run(folder, LABELS, count=120, accuracy=0.5)
+    ids, random = [record.id for record in run.records], np.random.default_rng(0)
+    explained = Explanations(
+        split="test",
+        ids=ids,
+        features=random.normal(size=(120, 8)),
+        train_ids=ids,
+        train_labels=np.array([record.label for record in run.records]),
+        train_features=random.normal(size=(120, 8)),
+        looked_at=ids[:60],
+        pictures=random.integers(0, 256, (60, 40, 40, 3), dtype=np.uint8),
+        heat=random.random((60, 7, 7)).astype(np.float32),
+    )
+    (run.path / FILE).write_bytes(explained.to_bytes())
+    write_report(run.path, run.data)
+    one = read_predictions(run.path, "test")
+    other = turned(one)
+    comparison = folder / "comparison.html"
+    write_comparison(
+        comparison, compare(one, other), (one, other), names=("one", "other"), split="test", data=run.data
+    )  # fmt: skip
+    index = write_index(folder, find_runs(folder, lambda path: "finished"))
+    write_digits(folder / "photos")
+    assert build(folder / "photos", folder / "digits").returncode == 0
+    _, checks, _ = checked(folder / "digits")
+    report = run.path / "report.html"
+    return {"report": report, "comparison": comparison, "index": pathlib.Path(index), "check": checks / "report.html"}
+
+
+def turned(found):
+    """Returns other answers to the same images."""
+    return dataclasses.replace(found, log_probabilities=np.roll(found.log_probabilities, 1, axis=0))
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", ["report", "comparison", "index", "check"])
+def test_a_page_fits_and_says_everything_in_words(pages, tmp_path, name, width):
+    frame = tmp_path / "frame.html"
+    frame.write_text(FRAME.format(page=pages[name].as_uri(), width=width), encoding="utf-8")
+    done = subprocess.run(
+        [
+            *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+            *("--disable-background-networking", "--allow-file-access-from-files", "--virtual-time-budget=5000"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000", "--dump-dom", frame.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    found = json.loads(html.unescape(re.search("<title>(.*?)</title>", done.stdout)[1]))
+    assert found["wide"] <= found["room"] <= width
+    assert found["broken"] == []
+    assert (found["silent"], found["scripts"], found["empty"], found["links"]) == (0, 0, 0, 0)
