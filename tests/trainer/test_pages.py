@@ -7,10 +7,12 @@ import pathlib
 import re
 import shutil
 import subprocess
+from unittest import mock
 
 import numpy as np
 import pytest
 
+from pipeline.format.rows import FACTS, known_images
 from tests.trainer.check.test_check import build, checked, write_digits
 from tests.trainer.report.test_page import make_run
 from trainer.report.comparison import compare
@@ -40,7 +42,7 @@ FRAME = """<!doctype html><meta charset="utf-8">
 <script>
 document.getElementById("f").onload = function () {{
   const page = this.contentDocument, broken = [];
-  for (const box of page.querySelectorAll("figcaption b, td, h3")) {{
+  for (const box of page.querySelectorAll("figcaption b, td:not(:has(code)), h3")) {{
     const walker = page.createTreeWalker(box, NodeFilter.SHOW_TEXT);
     while (walker.nextNode()) {{
       for (const word of walker.currentNode.data.matchAll(/[A-Za-z]+/g)) {{
@@ -80,7 +82,9 @@ def pages(tmp_path_factory):
         heat=random.random((60, 7, 7)).astype(np.float32),
     )
     (run.path / FILE).write_bytes(explained.to_bytes())
-    write_report(run.path, run.data)
+    known = dataclasses.replace(known_images(run.data), facts={name: random.random(360) for name in FACTS})
+    with mock.patch("trainer.report.evaluation.known_images", return_value=known):  # as if a build had told them
+        write_report(run.path, run.data)
     one = read_predictions(run.path, "test")
     other = turned(one)
     comparison = folder / "comparison.html"
