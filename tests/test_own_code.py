@@ -42,6 +42,7 @@ def here(data, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_example_trains_and_its_source_lies_in_the_run(here):
     assert json.loads((here / "run" / "result.json").read_text())["backbone"] == f"{here}/mine.py:small_cnn"
     config = json.loads((here / "run" / "config.json").read_text())

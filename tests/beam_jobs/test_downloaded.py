@@ -77,6 +77,7 @@ def test_what_a_person_leaves_out_is_not_asked_for(server, tmp_path):
     assert server.hits("/file/cat/3.jpg") == 1
 
 
+@pytest.mark.slow
 def test_what_failed_is_asked_for_again_when_told_so(server, tmp_path):
     source = source_of(tmp_path, server, f"{server.url}/file/cat/late.jpg,cat")
     assert build.build(source, settings(tmp_path, source)).rejects == {"http_status": 1}

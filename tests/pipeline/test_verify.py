@@ -201,6 +201,7 @@ def test_preview_shows_what_training_sees(data, tmp_path):
     assert contact_sheet(pixels, captions).size[0] == 3 * (4 * 32 + 4)
 
 
+@pytest.mark.slow
 def test_the_preview_command_writes_the_sheet(data, tmp_path):
     out = tmp_path / "sheets" / "preview.png"
     command = [sys.executable, "-m", "pipeline.preview", f"--data={data.path}", "--recipe=quick", f"--out={out}"]
