@@ -83,7 +83,7 @@ def _changes(data: DatasetVersion, known: KnownImages) -> tuple[str, Changes | N
 
 def _next_steps(data: str, found: Examined, output: storage.Path) -> Iterator[tuple[str, str]]:
     """Lists what a person may do now: (what for, command)."""
-    if len(found.issues.positions):
+    if found.doubts_labels:
         table = storage.join(output, LABEL_ISSUES)
         yield (
             f"Look at the labels below, delete from {LABEL_ISSUES} the lines of those that are right after all, and "

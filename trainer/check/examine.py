@@ -19,7 +19,7 @@ from trainer.check.outliers import find_outliers
 from trainer.check.probe import deal_folds, out_of_fold
 from trainer.check.shortcuts import Shortcut, balanced_accuracy, columns_of, find_shortcuts
 from trainer.report.findings import Finding
-from trainer.report.label_issues import LabelIssues, find_label_issues
+from trainer.report.label_issues import SOUND, LabelIssues, find_label_issues
 from trainer.train.regression import cross_validate
 
 _CURVE_IMAGES = 2_000  # more would not move the curve by what its interval allows
@@ -61,6 +61,11 @@ class Examined:
     before: str
     changes: Changes | None
     findings: Sequence[Finding]
+
+    @property
+    def doubts_labels(self) -> bool:
+        """Says whether labels look wrong to heads that are good enough to be asked."""
+        return bool(len(self.issues.positions)) and self.correct >= SOUND * len(self.asked)
 
     @property
     def correct(self) -> int:
@@ -125,7 +130,12 @@ def _findings(found: Examined, names: Sequence[str]) -> Iterator[Finding]:
     if not labels.size:
         yield verdict.too_few()
     else:
-        yield verdict.judge_labels(len(found.issues.positions), noise=found.issues.noise, images=len(labels))
+        yield verdict.judge_labels(
+            len(found.issues.positions),
+            noise=found.issues.noise,
+            images=len(labels),
+            accuracy=found.correct / len(labels),
+        )
         commonest = np.bincount(labels).max() / len(labels)
         yield verdict.judge_ceiling(found.correct, images=len(labels), commonest=commonest)
     yield verdict.judge_alike(len(found.alike))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from trainer.check.learning_curve import LearningCurve
 from trainer.check.shortcuts import Shortcut
 from trainer.report.findings import Finding, Level, things
+from trainer.report.label_issues import SOUND
 from trainer.report.scores import wilson_interval
 
 _FEW_LABEL_ISSUES = 0.01  # of the images: about as many are doubted where every label is right
@@ -41,14 +42,24 @@ def too_few() -> Finding:
     )
 
 
-def judge_labels(issues: int, *, noise: float, images: int) -> Finding:
-    """Judges how many labels look wrong; `noise`: estimated share, `images`: how many were asked about."""
-    if issues <= _FEW_LABEL_ISSUES * images:
+def judge_labels(issues: int, *, noise: float, images: int, accuracy: float) -> Finding:
+    """Judges how many labels look wrong.
+
+    Args:
+      issues: how many do.
+      noise: estimated share of wrong labels.
+      images: how many were asked about.
+      accuracy: of the heads that were asked.
+    """
+    if issues and accuracy < SOUND:
         text = (
-            f"{_count(issues, 'label looks', 'labels look')} wrong, of {images:,}"
-            if issues
-            else (f"none of {images:,} labels looks wrong")
+            f"{issues:,} of {images:,} labels are doubted, but by heads that are right {accuracy:.0%} of the time: "
+            "most doubts will be their own mistakes"
         )
+        return Finding(level=Level.GREEN, subject="labels", text=text)
+    if issues <= _FEW_LABEL_ISSUES * images:
+        what = f"{_count(issues, 'label looks', 'labels look')} wrong, of {images:,}"
+        text = what if issues else f"none of {images:,} labels looks wrong"
         return Finding(level=Level.GREEN, subject="labels", text=text)
     text = f"{issues:,} of {images:,} labels look wrong"
     much = noise > _MUCH_NOISE

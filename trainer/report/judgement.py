@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pipeline.format import storage
 from trainer.report.evaluation import Evaluation
 from trainer.report.findings import Finding, Level, things
+from trainer.report.label_issues import SOUND
 from trainer.report.measures import LabelMeasures, Measures
 from trainer.report.scores import Confusion, wilson_interval
 from trainer.report.templates import percent
@@ -162,6 +163,15 @@ def _mistakes(judged: Judged) -> Iterator[Finding]:
 def _issues(judged: Judged) -> Iterator[Finding]:
     if not judged.issues:
         return
+    accuracy = judged.evaluation.measures.accuracy
+    if accuracy < SOUND:
+        yield Finding(
+            level=Level.GREEN,
+            subject="issues",
+            text=f"{judged.issues} labels of {judged.held_out:,} are doubted, but a model that is right {accuracy:.0%} "
+            "of the time doubts many that are right",
+        )
+        return
     few = judged.issues <= _FEW_LABEL_ISSUES * judged.held_out
     what = "label looks" if judged.issues == 1 else "labels look"
     yield Finding(
@@ -198,7 +208,7 @@ def next_steps(run: str, data: str, judged: Judged | None) -> Iterator[tuple[str
     """Lists what a person may do now: (what for, command)."""
     where = shlex.quote(os.fspath(run))
     yield "Try it on a photo", f"python -m trainer.predict --run={where} PHOTO.jpg"
-    if judged and judged.issues:
+    if judged and judged.issues and judged.evaluation.measures.accuracy >= SOUND:
         table = shlex.quote(storage.join(run, "label_issues.csv"))
         yield (
             "Look at the labels that look wrong, strike out the lines that are right after all, and build once more "

@@ -33,10 +33,20 @@ def test_the_verdict_counts_and_names():
 @pytest.mark.parametrize(
     ("finding", "level", "text"),
     [
-        (judge_labels(0, noise=0, images=700), Level.GREEN, "none of 700 labels looks wrong"),
-        (judge_labels(1, noise=0.001, images=700), Level.GREEN, "1 label looks wrong, of 700"),
-        (judge_labels(24, noise=0.03, images=700), Level.AMBER, "24 of 700 labels look wrong"),
-        (judge_labels(200, noise=0.25, images=700), Level.RED, "200 of 700 labels look wrong: every 4th label or so"),
+        (judge_labels(0, noise=0, images=700, accuracy=0.9), Level.GREEN, "none of 700 labels looks wrong"),
+        (judge_labels(1, noise=0.001, images=700, accuracy=0.9), Level.GREEN, "1 label looks wrong, of 700"),
+        (judge_labels(24, noise=0.03, images=700, accuracy=0.9), Level.AMBER, "24 of 700 labels look wrong"),
+        (
+            judge_labels(200, noise=0.25, images=700, accuracy=0.9),
+            Level.RED,
+            "200 of 700 labels look wrong: every 4th label or so",
+        ),
+        (
+            judge_labels(213, noise=0.3, images=900, accuracy=0.62),
+            Level.GREEN,
+            "213 of 900 labels are doubted, but by heads that are right 62% of the time: most doubts will be their own "
+            "mistakes",
+        ),
         (
             judge_ceiling(630, images=700, commonest=0.2),
             Level.GREEN,

@@ -81,6 +81,15 @@ def test_few_label_issues_and_single_mistakes_are_no_alarm():
     assert any(one.text == "no mistake on the test images" for one in judge(_judged(confusions=[])))
 
 
+def test_a_weak_model_s_doubts_are_no_alarm():
+    weak = Evaluation(temperature=1.0, measures=measure(some(count=400, right=1.0)), slices=())
+    judged = _judged(evaluation=weak, issues=90)
+    (finding,) = [one for one in judge(judged) if one.subject == "issues"]
+    assert finding.level is Level.GREEN
+    assert finding.text.startswith("90 labels of 700 are doubted, but a model that is right ")
+    assert not any("--exclude" in command for _, command in next_steps("run", "data", judged))
+
+
 def test_a_label_is_weak_where_its_interval_lies_below_all_the_others():
     found = some(count=400, right=6.0)
     rows = found.log_probabilities.copy()
