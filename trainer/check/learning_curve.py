@@ -98,8 +98,12 @@ def _ranks(labels: np.ndarray, folds: np.ndarray, random: np.random.Generator) -
 def _curve(counts: np.ndarray, wrong: np.ndarray, random: np.random.Generator) -> LearningCurve:
     """Fits the laws; `wrong`, float [S, n], says how often each image was given a wrong label by each share's heads."""
     images = wrong.shape[1]
+    # Each share by itself: the shares' errors are of the same images, but of heads that learnt from other ones, and
+    # resampled together that half of the chance would cancel out.
     resampled = [wrong.mean(axis=1)]
-    resampled += [wrong[:, random.integers(images, size=images)].mean(axis=1) for _ in range(_RESAMPLES)]
+    for _ in range(_RESAMPLES):
+        drawn = random.integers(images, size=wrong.shape)
+        resampled.append(np.take_along_axis(wrong, drawn, axis=1).mean(axis=1))
     errors = np.array(resampled)
     # Half an image more of each outcome: no error at all has no logarithm.
     laws = np.array([_law(counts, (row * images + 0.5) / (images + 1), images) for row in errors])
