@@ -16,6 +16,8 @@ from tests import datasets
 from tests.trainer.runs import small_recipe, train, weights
 from trainer.serving.export import run_tflite
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHORT = ("--set=phases.0.duration=1ep", "--set=image_size=16", "--set=batch_size=8")
 
@@ -42,7 +44,6 @@ def here(data, tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_the_example_trains_and_its_source_lies_in_the_run(here):
     assert json.loads((here / "run" / "result.json").read_text())["backbone"] == f"{here}/mine.py:small_cnn"
     config = json.loads((here / "run" / "config.json").read_text())
@@ -59,7 +60,6 @@ def test_the_exports_answer_alike(here):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_the_same_command_has_nothing_to_do_until_the_file_changes(here, data, tmp_path):
     folder = shutil.copytree(here, tmp_path / "copy")
     flags = [f"--data={data.path}", "--workdir=run", "--recipe=./mine.py", *SHORT]
@@ -74,7 +74,6 @@ def test_the_same_command_has_nothing_to_do_until_the_file_changes(here, data, t
     )
 
 
-@pytest.mark.slow
 def test_a_run_is_exported_from_its_copy_when_the_file_is_gone(here, tmp_path):
     folder = shutil.copytree(here, tmp_path / "copy")
     (folder / "mine.py").write_text("raise SystemExit('not this one')\n")
@@ -87,14 +86,12 @@ def test_a_run_is_exported_from_its_copy_when_the_file_is_gone(here, tmp_path):
     np.testing.assert_allclose(again, first, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_the_preview_knows_the_recipe(here, data):
     done = run("pipeline.preview", f"--data={data.path}", "--recipe=mine.py", "--out=seen.png", cwd=here)
     assert done.returncode == 0, done.stderr
     assert (here / "seen.png").stat().st_size
 
 
-@pytest.mark.slow
 def test_stopped_twice_and_resumed_it_ends_in_the_same_place(data, tmp_path):
     """With the example's backbone and policy in a recipe of two phases, dropout and a moving average."""
     own = ROOT / "examples" / "own_code.py"

@@ -96,6 +96,7 @@ def decided(tmp_path, folder):
     return exclude, write(tmp_path / "r.csv", f"uri,id,label\ncat/stranger.png,,dog\n,{moved},dog\n")
 
 
+@pytest.mark.slow
 def test_a_build_obeys_and_decodes_nothing_again(tmp_path, folder, monkeypatch):
     exclude, relabel = decided(tmp_path, folder)
     options = {"near_duplicates": "keep", "max_reject_fraction": 0.0}

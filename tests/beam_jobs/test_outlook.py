@@ -17,6 +17,7 @@ from pipeline.format.manifest import open_dataset
 from tests.beam_jobs.image_folders import config, files_of, make_folder, run_build, run_command, save_image
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_counted_and_said_everywhere(tmp_path):
     make_folder(tmp_path / "in", images=6)
     for path in list((tmp_path / "in/cat").iterdir()):

@@ -56,6 +56,7 @@ def test_the_same_build_ends_with_a_sound_version(tmp_path, damage):
     assert not run_build(tmp_path / "in", data).built
 
 
+@pytest.mark.slow
 def test_repair_finds_what_only_reading_shows_and_leaves_a_sound_version_alone(tmp_path):
     make_folder(tmp_path / "in", images=15)
     data = tmp_path / "data"

@@ -38,7 +38,7 @@ _WORDS = {Level.GREEN: "all right", Level.AMBER: "look here", Level.RED: "stop"}
 
 
 def write_report(run: storage.Path, data: DatasetVersion) -> None:
-    """Writes `report.html` and `model_card.md` into `run`.
+    """Writes `report.html`, `model_card.md` and, where there is something to measure on, `label_issues.csv` into `run`.
 
     Args:
       run: holds result.json, metrics.jsonl, config.json, provenance.json and, if the dataset has a test or validation
@@ -50,6 +50,8 @@ def write_report(run: storage.Path, data: DatasetVersion) -> None:
       DataError: a shard is damaged.
     """
     context = _context(run, data)
+    if LABEL_ISSUES in context:
+        storage.write_atomically(storage.join(run, LABEL_ISSUES), context[LABEL_ISSUES])
     context["front_matter"] = front_matter(_card_header(context))
     pages = environment()
     for template, name in (("report.html.j2", "report.html"), ("model_card.md.j2", "model_card.md")):
@@ -140,7 +142,6 @@ def _measured(
     confusion = _confusion(result["splits"][split], len(result["labels"]))
     confusions = scores.most_confused(result["labels"], confusion, limit=_LISTED_CONFUSIONS)
     issues = _label_issues(data, predictions)
-    storage.write_atomically(storage.join(run, LABEL_ISSUES), issues_table(issues))
     judged = Judged(
         split=split,
         evaluation=evaluation,
@@ -177,6 +178,7 @@ def _measured(
         "pairs": [(pair, [shelf.show(at) for at in several]) for pair, several in picked.pairs],
         "issues": _issue_pictures(data, issues[:MISTAKES]),
         "num_issues": len(issues),
+        LABEL_ISSUES: issues_table(issues),
         "bins": bins,
         "calibration_error": of.calibration_error,
         "mean_confidence": float(found.confidence.mean()),

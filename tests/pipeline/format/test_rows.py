@@ -76,6 +76,7 @@ def test_versions_are_compared_by_content(built, tmp_path):
     assert set(changes.moved) == {i for i in splits.keys() & later_splits.keys() if splits[i] != later_splits[i]}
 
 
+@pytest.mark.slow
 def test_a_damaged_version_before_is_none(built, tmp_path, caplog):
     save_image(tmp_path / "photos" / "dog" / "new.jpg", 77)
     later = open_dataset(run_build(tmp_path / "photos", tmp_path / "data").directory)

@@ -37,6 +37,7 @@ def trained(tiny_data, tmp_path_factory):
     return trainer.predictor, classifier, strategy, plan
 
 
+@pytest.mark.slow
 def test_the_first_images_are_explained(trained, tiny_data):
     predictor, classifier, strategy, plan = trained
     log_probabilities, labels = predictor.log_probabilities("test")

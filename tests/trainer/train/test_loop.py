@@ -65,6 +65,7 @@ def test_metrics_hold_one_row_per_epoch_and_split(uninterrupted):
     assert len(lines) == 13
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_stays_to_the_bit_and_the_head_moves(tiny_data, tmp_path):
     recipe = small_recipe("phases.1.duration=1st", "phases.1.lr_min=0", "phases.1.lr_max=0")
     _, first, _ = train(tiny_data, small_recipe("phases.0.duration=1st", "phases.0.lr_max=0",
@@ -166,7 +167,8 @@ def test_stopped_and_resumed_gives_the_same_weights_and_metrics(uninterrupted, t
     assert resumed.best == position.best
 
 
-@pytest.mark.parametrize("passes", [*(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4)), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("passes", [2, 3, 4])
 def test_stopped_while_it_evaluates_and_resumed_gives_the_same(uninterrupted, tiny_data, tmp_path, passes):
     """The second pass computes features of the validation split, the third and fourth validate."""
     run, _, expected, position = uninterrupted
