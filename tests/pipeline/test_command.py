@@ -75,7 +75,10 @@ def test_what_storage_raises_for_a_store_is_one_line(tmp_path, number, code, fix
     "body",
     [
         "raise OSError(28, 'No space left on device', '/disk/x')",
-        "import tensorflow as tf; raise tf.errors.UnknownError(None, None, '/disk/x; No space left on device')",
+        pytest.param(
+            "import tensorflow as tf; raise tf.errors.UnknownError(None, None, '/disk/x; No space left on device')",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_full_disk_is_one_line(tmp_path, body):
