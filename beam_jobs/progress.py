@@ -79,6 +79,7 @@ class Display:
         if self._bar is not None:
             self._bar.total = total
             self._bar.update(count - self._bar.n)
+            self._bar.refresh()  # the stage may be over before the bar's own interval is
             return
         now = time.monotonic()
         if count and now >= self._next_line:
