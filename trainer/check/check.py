@@ -16,9 +16,10 @@ from pipeline.format.rows import Changes, KnownImages, changes_between, checks_f
 from trainer.check.examine import Examined, examine
 from trainer.check.facts import gather
 from trainer.check.features import compute_features, pooled
-from trainer.check.page import LABEL_ISSUES, REPORT, write_check
+from trainer.check.page import REPORT, write_check
 from trainer.check.verdict import verdict_of
 from trainer.recipes.recipe import Recipe
+from trainer.report.label_issues import LABEL_ISSUES
 from trainer.request import Request
 from trainer.rundir import now
 

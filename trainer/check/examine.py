@@ -63,6 +63,11 @@ class Examined:
     findings: Sequence[Finding]
 
     @property
+    def balanced_accuracy(self) -> float:
+        """Returns the mean recall of the heads, on images that they had not seen."""
+        return balanced_accuracy(self.images.labels[self.asked], self.answers.argmax(axis=1))
+
+    @property
     def doubts_labels(self) -> bool:
         """Says whether labels look wrong to heads that are good enough to be asked."""
         return bool(len(self.issues.positions)) and self.correct >= SOUND * len(self.asked)
@@ -142,8 +147,8 @@ def _findings(found: Examined, names: Sequence[str]) -> Iterator[Finding]:
     yield verdict.judge_balance(found.counts, names)
     yield verdict.judge_splits(found.counts, names)
     if labels.size:
-        probe = balanced_accuracy(labels, found.answers.argmax(axis=1))
-        yield verdict.judge_shortcuts(found.shortcuts, probe=probe, classes=len(np.unique(labels)))
+        classes = len(np.unique(labels))
+        yield verdict.judge_shortcuts(found.shortcuts, probe=found.balanced_accuracy, classes=classes)
     yield verdict.judge_outliers(len(found.outliers), images=len(found.images.ids))
     if found.changes is not None:
         counted = {name: len(ids) for name, ids in dataclasses.asdict(found.changes).items()}

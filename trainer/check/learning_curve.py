@@ -9,8 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from trainer.check.probe import FOLDS
-from trainer.train.regression import LinearHead, fit_head
+from trainer.check.probe import FOLDS, out_of_fold
 
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the images that a fold's head may learn from
 _REPEATS = 3  # parts drawn of each share but the whole
@@ -65,23 +64,11 @@ def measure(
     for number, share in enumerate(SHARES):
         repeats = _REPEATS if share < 1 else 1
         for _ in range(repeats):
-            rank = _ranks(labels, folds, random)
-            start: LinearHead | None = None
-            for fold in range(FOLDS):
-                known = np.flatnonzero((folds != fold) & (rank < share))
-                if not np.any(folds == fold):
-                    continue
-                start = fit_head(
-                    features[known],
-                    labels[known],
-                    class_weights=np.ones(num_classes, np.float32),
-                    strength=strength,
-                    start=start,
-                )
-                unseen = folds == fold
-                answers = start.log_probabilities(features[unseen]).argmax(axis=1)
-                wrong[number, unseen] += (answers != labels[unseen]) / repeats
-                learnt[number] += len(known) / repeats / FOLDS
+            part = _ranks(labels, folds, random) < share
+            found = out_of_fold(features, labels, folds, num_classes=num_classes, strength=strength, part=part)
+            wrong[number, asked] += (found[asked].argmax(axis=1) != labels[asked]) / repeats
+            for fold in np.unique(folds[asked]):
+                learnt[number] += np.count_nonzero(part & (folds != fold)) / repeats / FOLDS
     return _curve(learnt, wrong[:, asked], random)
 
 

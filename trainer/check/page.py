@@ -17,17 +17,15 @@ from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
 from pipeline.format.records import Record
 from trainer.check.examine import Examined
-from trainer.check.shortcuts import balanced_accuracy
 from trainer.check.verdict import verdict_of
 from trainer.report import charts
-from trainer.report.findings import Level
-from trainer.report.label_issues import LabelIssue, issues_table
+from trainer.report.findings import WORDS, worst
+from trainer.report.label_issues import LABEL_ISSUES, LabelIssue, issues_table
 from trainer.report.pictures import data_uri, find_records
 from trainer.report.templates import environment, percent
 
-LABEL_ISSUES, REPORT = "label_issues.csv", "report.html"
+REPORT = "report.html"
 _SHOWN, _GROUPS, _IN_A_GROUP, _CHANGED = 24, 8, 6, 12
-_WORDS = {Level.GREEN: "all right", Level.AMBER: "look here", Level.RED: "stop"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,15 +120,14 @@ def _context(data: DatasetVersion, found: Examined) -> dict[str, Any]:
             issues.suggested, issues.confidence, found.answers[issues.positions], strict=True
         )
     ]
-    levels = {one.level for one in found.findings}
     curve = found.curve
     return {
         "manifest": data.manifest,
         "total": found.total,
         "looked_at": len(images.ids),
         "verdict": verdict_of(found.findings),
-        "level": next((level for level in (Level.RED, Level.AMBER) if level in levels), Level.GREEN),
-        "words": _WORDS,
+        "level": worst(found.findings),
+        "words": WORDS,
         "findings": found.findings,
         "num_issues": len(issues.positions),
         "issues": [_picture(records.get(images.ids[at]), names, line) for at, line in zip(doubted, told, strict=False)],
@@ -139,7 +136,7 @@ def _context(data: DatasetVersion, found: Examined) -> dict[str, Any]:
         ],
         "outliers": [_picture(records.get(images.ids[at]), names, images.splits[at]) for at in lonely],
         "shortcuts": found.shortcuts,
-        "probe": balanced_accuracy(images.labels[found.asked], found.answers.argmax(axis=1)) if len(doubted) else None,
+        "probe": found.balanced_accuracy if len(found.asked) else None,
         "curve": curve and charts.photos_curve(
             curve.counts, 1 - curve.errors, 1 - curve.intervals[:, ::-1],
             beyond=[(count, *_accuracies(curve.error_at(count))) for count in _beyond(curve.counts, found.more)],

@@ -40,7 +40,13 @@ def deal_folds(labels: np.ndarray, groups: np.ndarray, *, seed: int) -> np.ndarr
 
 
 def out_of_fold(
-    features: np.ndarray, labels: np.ndarray, folds: np.ndarray, *, num_classes: int, strength: float
+    features: np.ndarray,
+    labels: np.ndarray,
+    folds: np.ndarray,
+    *,
+    num_classes: int,
+    strength: float,
+    part: np.ndarray | None = None,
 ) -> np.ndarray:
     """Returns log-probabilities (float32 [N, C], nats) of heads that have not seen the image's fold.
 
@@ -50,14 +56,16 @@ def out_of_fold(
       folds: int [N], of `deal_folds`; rows of −1 are NaN.
       num_classes: C.
       strength: of the heads' l2, see `fit_head`.
+      part: bool [N], the images that heads may learn from; None: all of them.
     """
     found = np.full((len(labels), num_classes), np.nan, np.float32)
     weights = np.ones(num_classes, np.float32)
     start = None
     for fold in range(FOLDS):
-        known = folds != fold
-        if known.all():
+        unseen = folds == fold
+        if not unseen.any():
             continue
+        known = ~unseen if part is None else ~unseen & part
         start = fit_head(features[known], labels[known], class_weights=weights, strength=strength, start=start)
-        found[~known] = start.log_probabilities(features[~known])
+        found[unseen] = start.log_probabilities(features[unseen])
     return found

@@ -6,17 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from trainer.check.learning_curve import LearningCurve
 from trainer.check.shortcuts import Shortcut
-from trainer.report.findings import Finding, Level, things
-from trainer.report.label_issues import SOUND
+from trainer.report.findings import FEW_VALIDATION, Finding, Level, things
+from trainer.report.label_issues import FEW, SOUND
 from trainer.report.scores import wilson_interval
 
-_FEW_LABEL_ISSUES = 0.01  # of the images: about as many are doubted where every label is right
 _MUCH_NOISE = 0.2  # of the labels
 _SURE_GAIN = 0.01  # of accuracy
 _MUCH_OF_SKILL = (0.5, 0.8)  # of what pictures tell beyond chance, told without them
 _UNEVEN = 10  # times as many images of one label as of another
 _RARE = 20  # training images of a label
-_FEW_VALIDATION = 200  # images; an accuracy of 0.9 is then known to 4 points
 _MUCH_LOST = 0.2  # of the images of the version before
 
 
@@ -57,7 +55,7 @@ def judge_labels(issues: int, *, noise: float, images: int, accuracy: float) -> 
             "most doubts will be their own mistakes"
         )
         return Finding(level=Level.GREEN, subject="labels", text=text)
-    if issues <= _FEW_LABEL_ISSUES * images:
+    if issues <= FEW * images:
         what = f"{_count(issues, 'label looks', 'labels look')} wrong, of {images:,}"
         text = what if issues else f"none of {images:,} labels looks wrong"
         return Finding(level=Level.GREEN, subject="labels", text=text)
@@ -180,7 +178,7 @@ def judge_splits(counts: Mapping[str, Sequence[int]], labels: Sequence[str]) -> 
         return Finding(
             level=Level.AMBER, subject="balance", text=f"{text}; no image of {first}", short=f"no image of {first}"
         )
-    if sizes["validation"] < _FEW_VALIDATION:
+    if sizes["validation"] < FEW_VALIDATION:
         low, high = wilson_interval(round(0.9 * sizes["validation"]), sizes["validation"])
         return Finding(
             level=Level.AMBER,

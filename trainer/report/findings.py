@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Iterable
 
 
 class Level(enum.StrEnum):
@@ -29,6 +30,16 @@ class Finding:
     subject: str
     text: str
     short: str = ""
+
+
+WORDS = {Level.GREEN: "all right", Level.AMBER: "look here", Level.RED: "stop"}  # for people
+FEW_VALIDATION = 200  # images; an accuracy of 0.9 is then known to 4 points
+
+
+def worst(findings: Iterable[Finding]) -> Level:
+    """Returns the most serious level of all findings."""
+    levels = {one.level for one in findings}
+    return next((level for level in (Level.RED, Level.AMBER) if level in levels), Level.GREEN)
 
 
 def things(count: int) -> str:

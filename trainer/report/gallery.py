@@ -13,10 +13,9 @@ from pipeline.format.records import Record
 from trainer.report.explanations import Explanations
 from trainer.report.pictures import data_uri, find_records, pixels_uri
 from trainer.report.predictions import Predictions
-from trainer.report.scores import Confusion
+from trainer.report.scores import OFTEN, Confusion
 
 MISTAKES, UNSURE, PAIRS, IN_A_PAIR, _ALIKE = 24, 12, 6, 6, 3
-_PAIR = 3  # mistakes of one kind that make it worth showing
 _HEAT = (208, 68, 28)
 
 
@@ -77,7 +76,7 @@ def pick(found: Predictions, confusions: Sequence[Confusion]) -> Picked:
     shown = set(worst)
     unsure = [int(at) for at in np.argsort(found.confidence, kind="stable") if int(at) not in shown][:UNSURE]
     pairs = []
-    for pair in [one for one in confusions if one.count >= _PAIR][:PAIRS]:
+    for pair in [one for one in confusions if one.count >= OFTEN][:PAIRS]:
         label, predicted = found.names.index(pair.label), found.names.index(pair.predicted)
         of_pair = (found.labels == label) & (found.predicted == predicted)
         surest = sorted(np.flatnonzero(of_pair).tolist(), key=lambda at: -found.confidence[at])

@@ -9,16 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.format import storage
 from trainer.report.evaluation import Evaluation
-from trainer.report.findings import Finding, Level, things
-from trainer.report.label_issues import SOUND
+from trainer.report.findings import FEW_VALIDATION, Finding, Level, things
+from trainer.report.label_issues import FEW, LABEL_ISSUES, SOUND
 from trainer.report.measures import LabelMeasures, Measures
-from trainer.report.scores import Confusion, wilson_interval
+from trainer.report.scores import OFTEN, Confusion, wilson_interval
 from trainer.report.templates import percent
 
-_FEW_VALIDATION = 200  # images; an accuracy of 0.9 is then known to 4 points
-_FEW_LABEL_ISSUES = 0.01  # of the images: about as many are doubted where every label is right
 _MISCALIBRATED = 0.05  # expected calibration error
-_PAIR = 3  # mistakes of one kind: fewer are chance
 _WELL = "neither over- nor under-fitting"  # how a diagnosis ends that has nothing to say
 
 
@@ -116,7 +113,7 @@ def _splits(judged: Judged) -> Iterator[Finding]:
             "makes one",
             short="no validation split",
         )
-    elif validation < _FEW_VALIDATION:
+    elif validation < FEW_VALIDATION:
         low, high = wilson_interval(round(0.9 * validation), validation)
         yield Finding(
             level=Level.AMBER,
@@ -151,7 +148,7 @@ def _mistakes(judged: Judged) -> Iterator[Finding]:
         yield Finding(level=Level.GREEN, subject="mistakes", text=f"no mistake on the {judged.split} images")
         return
     first = judged.confusions[0]
-    often = first.count >= _PAIR
+    often = first.count >= OFTEN
     yield Finding(
         level=Level.AMBER if often else Level.GREEN,
         subject="pairs" if often else "mistakes",
@@ -172,7 +169,7 @@ def _issues(judged: Judged) -> Iterator[Finding]:
             "of the time doubts many that are right",
         )
         return
-    few = judged.issues <= _FEW_LABEL_ISSUES * judged.held_out
+    few = judged.issues <= FEW * judged.held_out
     what = "label looks" if judged.issues == 1 else "labels look"
     yield Finding(
         level=Level.GREEN if few else Level.AMBER,
@@ -209,7 +206,7 @@ def next_steps(run: str, data: str, judged: Judged | None) -> Iterator[tuple[str
     where = shlex.quote(os.fspath(run))
     yield "Try it on a photo", f"python -m trainer.predict --run={where} PHOTO.jpg"
     if judged and judged.issues and judged.evaluation.measures.accuracy >= SOUND:
-        table = shlex.quote(storage.join(run, "label_issues.csv"))
+        table = shlex.quote(storage.join(run, LABEL_ISSUES))
         yield (
             "Look at the labels that look wrong, strike out the lines that are right after all, and build once more "
             "without them (or with --relabel)",

@@ -17,6 +17,8 @@ import numpy as np
 # doubted by models that were right 82 to 90 % of the time 60 to 80 % were changed, 30 % at 75 %, 13 % at 62 %
 # (benchmarks/RESULTS.md, "Label issues").
 SOUND = 0.8
+FEW = 0.01  # of the images: about as many are doubted where every label is right
+LABEL_ISSUES = "label_issues.csv"
 _TOLERANCE = 1e-6  # of a threshold, as cleanlab has it
 
 

@@ -21,10 +21,10 @@ from trainer.report import charts, scores
 from trainer.report.evaluation import figures
 from trainer.report.explanations import Explanations, plane, read_explanations
 from trainer.report.files import read_json, read_lines
-from trainer.report.findings import Finding, Level
+from trainer.report.findings import WORDS, Finding, Level, worst
 from trainer.report.gallery import MISTAKES, Shelf, pick
 from trainer.report.judgement import Judged, headline, judge, next_steps, weakest_label
-from trainer.report.label_issues import LabelIssue, find_label_issues, issues_table
+from trainer.report.label_issues import LABEL_ISSUES, LabelIssue, find_label_issues, issues_table
 from trainer.report.matrix import drawn_matrix
 from trainer.report.pictures import data_uri, find_records
 from trainer.report.predictions import Predictions, read_predictions
@@ -33,8 +33,6 @@ from trainer.report.templates import duration, environment
 _LISTED_CONFUSIONS = 15
 _MOST_MATRIX_LABELS = 120  # a larger matrix shows nothing that the list of confusions does not
 _MOST_ON_MAP = 12  # labels with a colour of their own
-LABEL_ISSUES = "label_issues.csv"
-_WORDS = {Level.GREEN: "all right", Level.AMBER: "look here", Level.RED: "stop"}
 
 
 def write_report(run: storage.Path, data: DatasetVersion) -> None:
@@ -81,7 +79,7 @@ def _context(run: storage.Path, data: DatasetVersion) -> dict[str, Any]:
         "configuration": flatten(settings["recipe"]),
         "provenance": provenance,
         "duration": _duration(provenance["started"], provenance["finished"]),
-        "words": _WORDS,
+        "words": WORDS,
     }
     measured = _measured(run, data, split, result, rows, context) if split else _unmeasured(context)
     return context | measured
@@ -141,7 +139,7 @@ def _measured(
     of = evaluation.measures
     confusion = _confusion(result["splits"][split], len(result["labels"]))
     confusions = scores.most_confused(result["labels"], confusion, limit=_LISTED_CONFUSIONS)
-    issues = _label_issues(data, predictions)
+    issues, records = _label_issues(data, predictions)
     judged = Judged(
         split=split,
         evaluation=evaluation,
@@ -155,14 +153,13 @@ def _measured(
         selected=context["selected"],
     )
     findings = judge(judged)
-    levels = {one.level for one in findings}
     explained = read_explanations(run)
     picked = pick(found, confusions)
     shelf = Shelf(data, found, split, explained, picked)
     bins = scores.reliability(found.confidence, found.correct)
     return {
         "headline": headline(judged, findings),
-        "level": next((level for level in (Level.RED, Level.AMBER) if level in levels), Level.GREEN),
+        "level": worst(findings),
         "findings": findings,
         "next": list(next_steps(os.fspath(run), context["data"], judged)),
         "measures": of,
@@ -176,7 +173,7 @@ def _measured(
         "mistakes": [shelf.show(at, explained=True) for at in picked.mistakes],
         "unsure": [shelf.show(at) for at in picked.unsure],
         "pairs": [(pair, [shelf.show(at) for at in several]) for pair, several in picked.pairs],
-        "issues": _issue_pictures(data, issues[:MISTAKES]),
+        "issues": [(one, _uri(records.get(one.id))) for one in issues[:MISTAKES]],
         "num_issues": len(issues),
         LABEL_ISSUES: issues_table(issues),
         "bins": bins,
@@ -193,21 +190,23 @@ def _probe(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
     return (round(found[-1]["accuracy"] * found[-1]["examples"]), found[-1]["examples"]) if found else None
 
 
-def _label_issues(data: DatasetVersion, predictions: Mapping[str, Predictions]) -> list[LabelIssue]:
-    """Lists the images held out whose label looks wrong, the worst first."""
+def _label_issues(
+    data: DatasetVersion, predictions: Mapping[str, Predictions]
+) -> tuple[list[LabelIssue], dict[str, Record]]:
+    """Lists the images held out whose label looks wrong, the worst first, and their records by id."""
     rows = []
     for split, found in predictions.items():
         known = found.labels >= 0
         rows.append((np.array(found.ids)[known], found.labels[known], np.exp(found.log_probabilities[known]),
                      np.full(known.sum(), split)))  # fmt: skip
     ids, labels, probabilities, splits = (np.concatenate(column) for column in zip(*rows, strict=True))
-    issues = find_label_issues(labels, probabilities)
-    wanted = {split: set(ids[issues.positions][splits[issues.positions] == split]) for split in predictions}
+    doubted = find_label_issues(labels, probabilities)
+    wanted = {split: set(ids[doubted.positions][splits[doubted.positions] == split]) for split in predictions}
     records: dict[str, Record] = {}
     for split, of in wanted.items():
         records |= find_records(data, split, of)
     names = next(iter(predictions.values())).names
-    return [
+    issues = [
         LabelIssue(
             id=str(ids[at]),
             source=records[ids[at]].source if ids[at] in records else "",
@@ -216,16 +215,13 @@ def _label_issues(data: DatasetVersion, predictions: Mapping[str, Predictions]) 
             probability=float(own),
             split=str(splits[at]),
         )
-        for at, suggested, own in zip(issues.positions, issues.suggested, issues.confidence, strict=True)
+        for at, suggested, own in zip(doubted.positions, doubted.suggested, doubted.confidence, strict=True)
     ]
+    return issues, records
 
 
-def _issue_pictures(data: DatasetVersion, issues: Sequence[LabelIssue]) -> list[tuple[LabelIssue, str | None]]:
-    """Returns label issues, each with its picture."""
-    records: dict[str, Record] = {}
-    for split in {one.split for one in issues}:
-        records |= find_records(data, split, {one.id for one in issues if one.split == split})
-    return [(one, data_uri(records[one.id].image) if one.id in records else None) for one in issues]
+def _uri(record: Record | None) -> str | None:
+    return data_uri(record.image) if record else None
 
 
 def _map(found: Predictions, explained: Explanations | None, split: str) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+OFTEN = 3  # mistakes of one kind: fewer are chance
 _Z_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
 
