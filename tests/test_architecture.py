@@ -21,15 +21,16 @@ PACKAGES = ("pipeline", "beam_jobs", "trainer", "retrain")
 
 # What each place may import of the other places, its own files apart. A place is the longest key that a module begins
 # with; arrows go down only.
-_COMMAND, _FORMAT, _IMAGES = "pipeline.command", "pipeline.format", "pipeline.images"
+_COMMAND, _FORMAT, _IMAGES, _PAGES = "pipeline.command", "pipeline.format", "pipeline.images", "pipeline.pages"
 _TRAIN = ("trainer.models", "trainer.recipes", "trainer.request", "trainer.devices", "trainer.report", "trainer.train")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "pipeline.command": (),
     "pipeline.format": (_COMMAND,),
     "pipeline.images": (_COMMAND, _FORMAT),
+    "pipeline.pages": (_COMMAND, _FORMAT),
     "pipeline": ("pipeline",),
-    "beam_jobs": (_COMMAND, _FORMAT, _IMAGES),
-    "retrain": (_COMMAND, _FORMAT, "pipeline.noninferiority"),
+    "beam_jobs": (_COMMAND, _FORMAT, _IMAGES, _PAGES),
+    "retrain": (_COMMAND, _FORMAT, "pipeline.noninferiority", _PAGES),
     "trainer.request": ("pipeline",),
     "trainer.devices": ("pipeline",),
     "trainer.report": ("pipeline",),
@@ -60,7 +61,8 @@ STARTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 FREE_OF_TENSORFLOW = (
-    "pipeline.command", "pipeline.format", "pipeline.images", "pipeline.noninferiority", "beam_jobs", "retrain",
+    "pipeline.command", "pipeline.format", "pipeline.images", "pipeline.pages", "pipeline.noninferiority", "beam_jobs",
+    "retrain",
     # A wrong flag is refused before TensorFlow is imported.
     "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.models.backbones", "trainer.models.weights",
     "trainer.devices.choice", "trainer.devices.cluster", "pipeline.own_code", "pipeline.modes", "pipeline.residence",

@@ -11,6 +11,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.format.rows import FACTS, known_images
 from tests.trainer.check.test_check import build, checked, write_digits
@@ -95,8 +96,29 @@ def pages(tmp_path_factory):
     write_digits(folder / "photos")
     assert build(folder / "photos", folder / "digits").returncode == 0
     _, checks, _ = checked(folder / "digits")
+    write_photos(folder / "named")
+    assert build(folder / "named", folder / "built").returncode == 0
+    (version,) = (folder / "built" / "versions").iterdir()
     report = run.path / "report.html"
-    return {"report": report, "comparison": comparison, "index": pathlib.Path(index), "check": checks / "report.html"}
+    return {
+        "report": report,
+        "comparison": comparison,
+        "index": pathlib.Path(index),
+        "check": checks / "report.html",
+        "build": version / "report.html",
+    }
+
+
+def write_photos(folder):
+    """Writes some photos of each label, a copy of one under another label, and a file that is none."""
+    for number, label in enumerate(LABELS):
+        of_label = np.random.default_rng(number)
+        (folder / label).mkdir(parents=True)
+        for photo in range(12):
+            pixels = of_label.integers(0, 256, (60, 80, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"a_long_name_of_a_photo_{photo}.png")
+    shutil.copy(folder / "cat" / "a_long_name_of_a_photo_0.png", folder / LABELS[0] / "copy.png")
+    (folder / "cat" / "broken.jpg").write_bytes(b"no image")
 
 
 def turned(found):
@@ -105,7 +127,7 @@ def turned(found):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("name", ["report", "comparison", "index", "check"])
+@pytest.mark.parametrize("name", ["report", "comparison", "index", "check", "build"])
 def test_a_page_fits_and_says_everything_in_words(pages, tmp_path, name, width):
     frame = tmp_path / "frame.html"
     frame.write_text(FRAME.format(page=pages[name].as_uri(), width=width), encoding="utf-8")

@@ -12,13 +12,13 @@ import numpy as np
 from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
 from pipeline.format.rows import Changes
+from pipeline.pages.findings import Finding
 from trainer.check import learning_curve, verdict
 from trainer.check.facts import CheckedImages
 from trainer.check.learning_curve import LearningCurve
 from trainer.check.outliers import find_outliers
 from trainer.check.probe import deal_folds, out_of_fold
 from trainer.check.shortcuts import Shortcut, balanced_accuracy, columns_of, find_shortcuts
-from trainer.report.findings import Finding
 from trainer.report.label_issues import SOUND, LabelIssues, find_label_issues
 from trainer.train.regression import cross_validate
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,13 +15,13 @@ import numpy as np
 from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
 from pipeline.format.records import Record
+from pipeline.pages.environment import environment, percent
+from pipeline.pages.findings import WORDS, worst
+from pipeline.pages.pictures import data_uri, find_records
 from trainer.check.examine import Examined
 from trainer.check.verdict import verdict_of
 from trainer.report import charts
-from trainer.report.findings import WORDS, worst
 from trainer.report.label_issues import LABEL_ISSUES, LabelIssue, issues_table
-from trainer.report.pictures import data_uri, find_records
-from trainer.report.templates import environment, percent
 
 REPORT = "report.html"
 _SHOWN, _GROUPS, _IN_A_GROUP, _CHANGED = 24, 8, 6, 12
@@ -56,7 +55,7 @@ def write_check(
     storage.make_folder(folder)
     storage.write_atomically(storage.join(folder, LABEL_ISSUES), _issues_table(data, found))
     context = _context(data, found) | {"next": next_steps, "when": when}
-    text = environment(pathlib.Path(__file__).parent).get_template("check.html.j2").render(context)
+    text = environment(__package__).get_template("check.html.j2").render(context)
     storage.write_atomically(storage.join(folder, REPORT), text)
     storage.write_atomically(storage.join(folder, "check.json"), json.dumps(_figures(data, found), indent=2) + "\n")
 

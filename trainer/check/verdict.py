@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pipeline.pages.findings import FEW_VALIDATION, Finding, Level, things
 from trainer.check.learning_curve import LearningCurve
 from trainer.check.shortcuts import Shortcut
-from trainer.report.findings import FEW_VALIDATION, Finding, Level, things
 from trainer.report.label_issues import FEW, SOUND
 from trainer.report.scores import wilson_interval
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
+from pipeline.pages.environment import environment, percent
+from pipeline.pages.pictures import data_uri, find_records
 from trainer.report.comparison import Comparison
-from trainer.report.pictures import data_uri, find_records
 from trainer.report.predictions import Predictions
 from trainer.report.scores import wilson_interval
-from trainer.report.templates import environment, percent
 
 _SHOWN = 24
 
@@ -83,7 +83,7 @@ def write_comparison(
         "lost": _pictures(found.lost, found, predictions, data, split, surest=0),
         "labels": _by_label(found, predictions),
     }  # fmt: skip
-    text = environment().get_template("comparison.html.j2").render(context)
+    text = environment(__package__).get_template("comparison.html.j2").render(context)
     storage.write_atomically(file, text)
 
 

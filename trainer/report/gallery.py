@@ -10,8 +10,8 @@ from PIL import Image
 
 from pipeline.format.manifest import DatasetVersion
 from pipeline.format.records import Record
+from pipeline.pages.pictures import data_uri, find_records, pixels_uri
 from trainer.report.explanations import Explanations
-from trainer.report.pictures import data_uri, find_records, pixels_uri
 from trainer.report.predictions import Predictions
 from trainer.report.scores import OFTEN, Confusion
 

@@ -8,12 +8,12 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.format import storage
+from pipeline.pages.environment import percent
+from pipeline.pages.findings import FEW_VALIDATION, Finding, Level, things
 from trainer.report.evaluation import Evaluation
-from trainer.report.findings import FEW_VALIDATION, Finding, Level, things
 from trainer.report.label_issues import FEW, LABEL_ISSUES, SOUND
 from trainer.report.measures import LabelMeasures, Measures
 from trainer.report.scores import OFTEN, Confusion, wilson_interval
-from trainer.report.templates import percent
 
 _MISCALIBRATED = 0.05  # expected calibration error
 _WELL = "neither over- nor under-fitting"  # how a diagnosis ends that has nothing to say

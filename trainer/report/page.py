@@ -17,18 +17,18 @@ from pipeline.format import storage
 from pipeline.format.front_matter import front_matter
 from pipeline.format.manifest import DatasetVersion
 from pipeline.format.records import Record
+from pipeline.pages.environment import duration, environment
+from pipeline.pages.findings import WORDS, Finding, Level, worst
+from pipeline.pages.pictures import data_uri, find_records
 from trainer.report import charts, scores
 from trainer.report.evaluation import figures
 from trainer.report.explanations import Explanations, plane, read_explanations
 from trainer.report.files import read_json, read_lines
-from trainer.report.findings import WORDS, Finding, Level, worst
 from trainer.report.gallery import MISTAKES, Shelf, pick
 from trainer.report.judgement import Judged, headline, judge, next_steps, weakest_label
 from trainer.report.label_issues import LABEL_ISSUES, LabelIssue, find_label_issues, issues_table
 from trainer.report.matrix import drawn_matrix
-from trainer.report.pictures import data_uri, find_records
 from trainer.report.predictions import Predictions, read_predictions
-from trainer.report.templates import duration, environment
 
 _LISTED_CONFUSIONS = 15
 _MOST_MATRIX_LABELS = 120  # a larger matrix shows nothing that the list of confusions does not
@@ -51,7 +51,7 @@ def write_report(run: storage.Path, data: DatasetVersion) -> None:
     if LABEL_ISSUES in context:
         storage.write_atomically(storage.join(run, LABEL_ISSUES), context[LABEL_ISSUES])
     context["front_matter"] = front_matter(_card_header(context))
-    pages = environment()
+    pages = environment(__package__)
     for template, name in (("report.html.j2", "report.html"), ("model_card.md.j2", "model_card.md")):
         text = pages.get_template(template).render(context)
         storage.write_atomically(storage.join(run, name), text)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pipeline.format import storage
+from pipeline.pages.environment import duration, environment
 from trainer.report.scores import wilson_interval
-from trainer.report.templates import duration, environment
 
 _DEEPEST = 2  # folders below the one that is listed
 
@@ -132,6 +132,6 @@ def table(runs: Sequence[Listed]) -> Iterator[str]:
 def write_index(folder: storage.Path, runs: Sequence[Listed]) -> str:
     """Writes the list as a page into the folder; returns its path."""
     file = storage.join(folder, "index.html")
-    text = environment().get_template("index.html.j2").render(runs=runs, folder=os.fspath(folder))
+    text = environment(__package__).get_template("index.html.j2").render(runs=runs, folder=os.fspath(folder))
     storage.write_atomically(file, text)
     return file

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pipeline.pages.findings import Finding, Level
 from trainer.check.learning_curve import LearningCurve
 from trainer.check.shortcuts import Shortcut
 from trainer.check.verdict import (
@@ -17,7 +18,6 @@ from trainer.check.verdict import (
     judge_splits,
     verdict_of,
 )
-from trainer.report.findings import Finding, Level
 
 
 def test_the_verdict_counts_and_names():

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from pipeline.pages.findings import Level
 from tests.trainer.report.test_measures import some
 from trainer.report.evaluation import Evaluation
-from trainer.report.findings import Level
 from trainer.report.judgement import Judged, headline, judge, next_steps
 from trainer.report.measures import Slice, measure
 from trainer.report.scores import Confusion

@@ -16,12 +16,12 @@ from PIL import Image
 from sklearn import metrics
 
 from pipeline.command import DataError, UsageError
+from pipeline.pages.environment import percent
+from pipeline.pages.pictures import data_uri
 from tests import datasets
 from trainer.report import charts
 from trainer.report.page import flatten, write_report
-from trainer.report.pictures import data_uri
 from trainer.report.predictions import Predictions
-from trainer.report.templates import percent
 from trainer.train.evaluation import Metrics
 
 ROWS = [

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import pathlib
 import re
 import shlex
 
 import jinja2
 from markupsafe import Markup, escape
 
-_HERE = pathlib.Path(__file__).parent
 _RATES_DIGITS = 4
 
 
-def environment(folder: pathlib.Path = _HERE) -> jinja2.Environment:
-    """Returns what renders the templates of a folder; they may include those of this one."""
+def environment(package: str) -> jinja2.Environment:
+    """Returns what renders the templates of a package; they may include those of this one."""
     made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([folder, _HERE]),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package, ""), jinja2.PackageLoader(__package__, "")]),
         autoescape=jinja2.select_autoescape(enabled_extensions=(".html.j2",)),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -50,8 +48,12 @@ def escape_markdown(text: object) -> str:
 
 
 def name(text: object) -> Markup:
-    """Returns a label that may be broken after its underscores and slashes, as it is between words."""
-    return Markup(re.sub("([_/])", r"\1<wbr>", str(escape(text))))
+    """Returns a label that may be broken after its underscores and slashes, as it is between words.
+
+    Isolated, so that a label that is written from right to left does not turn the numbers beside it.
+    """
+    parts = re.sub("([_/])", r"\1<wbr>", str(escape(text)))
+    return Markup(f"<bdi>{parts}</bdi>")
 
 
 def duration(seconds: float) -> str:
