@@ -5,8 +5,9 @@ r"""Evaluates a run by what it has answered, or scores an exported model on a sp
 
 The first reads files only: accuracy and its interval, top-k, macro-F1, log-loss, Brier score, calibration before and
 after the temperature, average precision, how many images can be answered at 95 % right, and how dark, blurred and small
-images fare, if --data (by default the run's dataset) is still there. The second asks the model; labels are compared by
-name: the model's may differ from the dataset's.
+images fare, if the run's dataset is still there. With --data of other images, or --tta, it asks the run's model about
+them and tells the same. The second asks an exported model. Labels are compared by name: the model's may differ from the
+dataset's, and an image of a label that it does not know counts as a mistake.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from pipeline.command import DataError, UsageError, run_command
 from pipeline.format import storage
 from pipeline.format.manifest import VALIDATION, DatasetVersion, open_dataset
 from pipeline.format.places import check_file
+from pipeline.format.rows import known_images
 from trainer.devices.chips import spare_metadata_server
 from trainer.report.evaluation import figures, lines
-from trainer.report.files import open_data_of
+from trainer.report.files import open_data_of, read_json
 from trainer.report.predictions import Predictions, read_predictions
 from trainer.serving.signature import find_saved_model
 
@@ -30,7 +32,7 @@ flags.DEFINE_string("run", None, "A finished run, to be evaluated by its predict
 flags.DEFINE_string("model", None, "An export directory, as trainer.main and trainer.export write it, to be asked.")
 flags.DEFINE_string("data", None, "Dataset root, or one version directory; with --run by default the run's own.")
 flags.DEFINE_string("split", "test", "Which split to score.")
-flags.DEFINE_bool("tta", False, "With --run: asks its model about every image and its mirror image, anew.")
+flags.DEFINE_bool("tta", False, "With --run: asks its model about every image and its mirror image.")
 flags.DEFINE_string(
     "output", None, "With --model the JSON lines to write: id, label, predicted, probability; with --run the figures."
 )
@@ -73,41 +75,53 @@ def _require_examples(data: DatasetVersion, split: str) -> None:
 
 
 def _evaluate_run() -> None:
-    found = read_predictions(FLAGS.run, FLAGS.split)
-    if FLAGS.tta:
-        found = _mirrored(found)
-    validation = None if FLAGS.split == VALIDATION else _read_validation()
-    try:
-        data = open_data_of(FLAGS.run, FLAGS.data)
-    except (UsageError, DataError):
-        if FLAGS.data:
-            raise
-        data = None  # moved: the figures need it for a few lines only
+    found, data = _answers()
+    validation = _read_own(VALIDATION)
+    if validation and set(validation.ids) == set(found.ids):
+        validation = None
     evaluated = figures(found, validation=validation, data=data)
     print("\n".join(lines(evaluated, split=FLAGS.split)))
     if FLAGS.output:
         storage.write_atomically(FLAGS.output, json.dumps(evaluated.to_dict(), indent=2) + "\n")
 
 
-def _read_validation() -> Predictions | None:
+def _answers() -> tuple[Predictions, DatasetVersion | None]:
+    """Returns what the run's model answers, and the dataset; None where that has moved, as it tells a few lines only."""
+    if not FLAGS.data and not FLAGS.tta:
+        found = read_predictions(FLAGS.run, FLAGS.split)
+        try:
+            return found, open_data_of(FLAGS.run, None)
+        except (UsageError, DataError):
+            return found, None
+    data = open_data_of(FLAGS.run, FLAGS.data)
+    own = _read_own(FLAGS.split)
+    return own if own and not FLAGS.tta and _same_images(own, data) else _asked(data), data
+
+
+def _read_own(split: str) -> Predictions | None:
+    """Reads what the run has answered; None where it has not been asked about such a split."""
     try:
-        return read_predictions(FLAGS.run, VALIDATION)
+        return read_predictions(FLAGS.run, split)
     except UsageError:
         return None
 
 
-def _mirrored(found: Predictions) -> Predictions:
-    """Asks the run's model anew, about mirror images as well."""
-    spare_metadata_server()
-    data = open_data_of(FLAGS.run, FLAGS.data)
-    _require_examples(data, FLAGS.split)
-    from trainer.rundir import load_run
-    from trainer.serving.mirrored import predict_mirrored  # takes seconds: TensorFlow
+def _same_images(found: Predictions, data: DatasetVersion) -> bool:
+    known = known_images(data)
+    rows = zip(known.ids, known.labels, known.splits, strict=True)
+    of_split = sorted((image, label) for image, label, split in rows if split == FLAGS.split)
+    return of_split == sorted(zip(found.ids, (found.names[label] for label in found.labels), strict=True))
 
-    again = predict_mirrored(*load_run(FLAGS.run), data, FLAGS.split)
-    if list(again.ids) != list(found.ids):
-        raise DataError(f"{data.path}: not the images that the run has predicted; give --data the version of the run")
-    return again
+
+def _asked(data: DatasetVersion) -> Predictions:
+    """Asks the run's model."""
+    spare_metadata_server()
+    _require_examples(data, FLAGS.split)
+    temperature = read_json(storage.join(FLAGS.run, "result.json")).get("temperature", 1.0)
+    from trainer.rundir import load_run
+    from trainer.serving.answers import predict_split  # takes seconds: TensorFlow
+
+    return predict_split(*load_run(FLAGS.run), data, FLAGS.split, temperature=temperature, mirrored=FLAGS.tta)
 
 
 if __name__ == "__main__":

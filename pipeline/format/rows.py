@@ -18,7 +18,8 @@ from pipeline.format import storage
 from pipeline.format.manifest import VERSIONS_DIR, DatasetVersion, open_dataset
 
 RAW_PIXELS = "pixels:"  # begins the stamp of an image without a file: the sha256 of its raw pixels follows, its id
-FACTS = ("brightness", "sharpness")
+FACTS = ("brightness", "sharpness", "area", "aspect", "bytes_per_pixel")
+_TOLD = ("brightness", "sharpness", "height", "width", "bytes")  # by tables
 
 
 def is_table(name: str) -> bool:
@@ -36,7 +37,8 @@ class KnownImages:
       labels: names.
       splits: names.
       groups: digests, equal for images that look alike; b"" where no table says it.
-      facts: name in `FACTS` → float64 [N], see `ImageFacts`; NaN where no table says it.
+      facts: name in `FACTS` → float64 [N]: brightness and sharpness as `ImageFacts` has them, area in pixels, aspect as
+        width by height, bytes of the source file a pixel; NaN where it is not known.
     """
 
     ids: tuple[str, ...]
@@ -64,7 +66,7 @@ def _of_tables(data: DatasetVersion) -> KnownImages | None:
     import pyarrow.parquet as pq
 
     names = sorted(entry.name for entry in storage.list_folder(data.path) if is_table(entry.name))
-    columns: dict[str, list] = {name: [] for name in ("uri", "label", "split", "group", "stamp", "sha256", *FACTS)}
+    columns: dict[str, list] = {name: [] for name in ("uri", "label", "split", "group", "stamp", "sha256", *_TOLD)}
     for name in names:
         file = storage.join(data.path, name)
         try:
@@ -81,7 +83,7 @@ def _of_tables(data: DatasetVersion) -> KnownImages | None:
         labels=tuple(columns["label"]),
         splits=tuple(columns["split"]),
         groups=tuple(columns["group"]),
-        facts={name: np.array(columns[name], np.float64) for name in FACTS},
+        facts=_facts({name: np.array(columns[name], np.float64) for name in _TOLD}),
     )
 
 
@@ -89,15 +91,28 @@ def _id(stamp: str, sha256: bytes) -> str:
     return stamp.removeprefix(RAW_PIXELS) if stamp.startswith(RAW_PIXELS) else sha256.hex()
 
 
+def _facts(told: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    area = told["height"] * told["width"]
+    return {
+        "brightness": told["brightness"],
+        "sharpness": told["sharpness"],
+        "area": area,
+        "aspect": told["width"] / told["height"],
+        "bytes_per_pixel": told["bytes"] / area,
+    }
+
+
 def _of_records(data: DatasetVersion) -> KnownImages:
     found = [(record, split) for split in data.manifest.splits for record in data.read(split)]
+    told = {name: np.full(len(found), np.nan) for name in _TOLD}
+    told["height"], told["width"] = np.array([(one.height, one.width) for one, _ in found], np.float64).reshape(-1, 2).T
     return KnownImages(
         ids=tuple(record.id for record, _ in found),
         sources=tuple(record.source for record, _ in found),
         labels=tuple(data.manifest.labels[record.label] for record, _ in found),
         splits=tuple(split for _, split in found),
         groups=(b"",) * len(found),
-        facts={name: np.full(len(found), np.nan) for name in FACTS},
+        facts=_facts(told),
     )
 
 

@@ -16,8 +16,10 @@ from PIL import Image
 
 from tests import datasets
 from tests.trainer.commands import ROOT, assert_same_end, best_weights, command, kill_and_rerun, run, training_flags
+from trainer.report.measures import of_truth
+from trainer.report.predictions import read_predictions
 from trainer.rundir import load_run
-from trainer.serving.mirrored import predict_mirrored
+from trainer.serving.answers import predict_split
 from trainer.serving.signature import load_signature
 
 
@@ -103,10 +105,32 @@ def test_the_files_of_a_run_say_what_it_printed(finished):
     assert f"test: accuracy {told['accuracy']}, loss {told['log-loss']}, 13 images" in result.stdout
 
 
+def test_the_model_is_asked_about_another_dataset(finished, tiny_data, tmp_path):
+    """The same images under another order of labels, one of them of a label that the model has never seen."""
+    workdir, _ = finished
+    names = [*reversed(tiny_data.manifest.labels), "unknown"]
+    turned = [
+        dataclasses.replace(record, label=names.index(tiny_data.manifest.labels[record.label]) if number else 3)
+        for number, record in enumerate(tiny_data.read("test"))
+    ]
+    datasets.write_dataset(tmp_path / "other", {"fresh": turned}, names)
+    output = tmp_path / "figures.json"
+    flags = [f"--run={workdir}", f"--data={tmp_path / 'other'}", "--split=fresh", f"--output={output}"]
+    done = run(*flags, module="trainer.evaluate")
+    assert done.returncode == 0, done.stderr
+    found = read_predictions(workdir, "test")
+    right = found.correct.copy()
+    right[0] = False
+    assert json.loads(output.read_text())["accuracy"] == right.mean()
+    told = json.loads(output.read_text())
+    np.testing.assert_allclose(told["log_loss"], -of_truth(found)[1:].mean(), rtol=1e-3)
+    assert told["temperature"] == found.temperature
+
+
 @pytest.mark.slow
 def test_mirrored_answers_are_the_export_s_means(finished, tiny_data):
     workdir, _ = finished
-    found = predict_mirrored(*load_run(workdir), tiny_data, "test")
+    found = predict_split(*load_run(workdir), tiny_data, "test", mirrored=True)
     signature = load_signature(workdir / "export")
     pictures = [np.asarray(Image.open(io.BytesIO(record.image))) for record in tiny_data.read("test")]
     expected = np.mean([signature([_png(p) for p in several])["probabilities"]

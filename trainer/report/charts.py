@@ -17,7 +17,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from trainer.report.scores import ConfidenceBin
 
-TRAIN_COLOUR, VALIDATION_COLOUR, KEPT_COLOUR = "#8a94a6", "#1f5fbf", "#d0441c"
+GREY = TRAIN_COLOUR = "#8a94a6"
+VALIDATION_COLOUR, KEPT_COLOUR = "#1f5fbf", "#d0441c"
 INK, GRID = "#39424e", "#e4e8ee"
 BAND_COLOUR = "#1f5fbf"
 _CURVES = {
@@ -33,6 +34,7 @@ _OF_PAGE = {
     _PHASE_COLOURS[0]: "var(--paper)",
     _PHASE_COLOURS[1]: "var(--shade)",
 }
+_MOST_STEPS = 100  # of a curve of precision
 _MOST_POINTS = 400  # a curve of more points is averaged: the page stays small and the line readable
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -217,20 +219,57 @@ def feature_map(
       wrong: bool [N]; these are ringed.
       coloured: labels that have a colour of their own; the others are grey.
     """
-    # The full colours before their pale twins.
-    order = [*range(0, 20, 2), *range(1, 20, 2)][: len(coloured)]
-    colours = [to_hex(matplotlib.colormaps["tab20"](number)) for number in order]
+    colours = _colours(len(coloured))
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 5.2), layout="constrained")
         axes = figure.subplots()
         size = 26 if len(points) <= 400 else 10
         others = ~np.isin(labels, coloured)
         x, y = points.T
-        axes.scatter(x[others], y[others], s=size, color=TRAIN_COLOUR, linewidths=0)
+        axes.scatter(x[others], y[others], s=size, color=GREY, linewidths=0)
         for label, colour in zip(coloured, colours, strict=True):
             of_label = labels == label
             axes.scatter(x[of_label], y[of_label], s=size, color=colour, linewidths=0)
         axes.scatter(x[wrong], y[wrong], s=3 * size, facecolors="none", edgecolors=KEPT_COLOUR, linewidths=1.2)
         axes.set_xticks([])
         axes.set_yticks([])
+        return _svg(figure), colours
+
+
+def _colours(count: int) -> list[str]:
+    """Returns up to 20 colours, the full ones before their pale twins."""
+    order = [*range(0, 20, 2), *range(1, 20, 2)][:count]
+    return [to_hex(matplotlib.colormaps["tab20"](number)) for number in order]
+
+
+def precision_recall_curves(
+    coloured: Sequence[tuple[np.ndarray, np.ndarray]], others: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> tuple[Markup, list[str]]:
+    """Draws precision against recall, a curve a label; returns the chart and the colours of the first ones.
+
+    Args:
+      coloured: (precision, recall), float [K] each, of labels that have a colour of their own.
+      others: of the others, drawn in grey.
+    """
+    colours = _colours(len(coloured))
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4.6, 4.0), layout="constrained")
+        axes = figure.subplots()
+        for curves, drawn in ((others, [GREY] * len(others)), (coloured, colours)):
+            for (precision, recall), colour in zip(curves, drawn, strict=True):
+                # As it stands in the sum of steps that is the average precision; few points say the same.
+                at = np.unique(np.linspace(0, len(recall) - 1, _MOST_STEPS).round().astype(int))
+                axes.step(
+                    np.append(0, recall[at]), np.append(precision[at[:1]], precision[at]), where="pre", color=colour,
+                    linewidth=1.4,
+                )  # fmt: skip
+        percent = FuncFormatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.set_xlabel("found of the label's images")
+        axes.set_ylabel("right of those given the label")
+        axes.xaxis.set_major_formatter(percent)
+        axes.yaxis.set_major_formatter(percent)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        axes.grid(color=GRID)
+        axes.set_axisbelow(True)
         return _svg(figure), colours

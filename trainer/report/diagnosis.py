@@ -134,10 +134,10 @@ def _fit(sample: Mapping[str, Any], validation: Mapping[str, Any], rows: Sequenc
     gap = sample["accuracy"] - validation["accuracy"]
     numbers = (
         f"kept weights: accuracy {sample['accuracy']:.3f} on training images, {validation['accuracy']:.3f} on "
-        f"validation, gap {gap:.3f} (95 %: {low:.3f} to {high:.3f})"
+        f"validation, gap {100 * gap:.1f} points (95 %: {100 * low:.1f} to {100 * high:.1f})"
     )
     if low > 0 and gap > _OVERFITTING_GAP:
-        return f"{numbers}: over-fitting; more data, augmentation or dropout would help"
+        return f"{numbers}: over-fitting; more photos will help more than more training"
     if wilson_interval(*counts[0])[1] < _FITS:
         losses = [row["loss"] for row in rows if row["split"] == "train_sample"]
         falls = len(losses) > 2 and losses[-1] < 0.95 * losses[-1 - len(losses) // 4 - 1]

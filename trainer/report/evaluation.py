@@ -13,7 +13,7 @@ from pipeline.format.rows import known_images
 from trainer.report.measures import Measures, Slice, measure, slices
 from trainer.report.predictions import Predictions
 
-_SLICES = {"brightness": "darkest tenth", "sharpness": "most blurred tenth"}
+_SLICES = {"brightness": "darkest tenth", "sharpness": "most blurred tenth", "area": "smallest tenth"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -28,11 +28,13 @@ from trainer.report.gallery import MISTAKES, Shelf, pick
 from trainer.report.judgement import Judged, headline, judge, next_steps, weakest_label
 from trainer.report.label_issues import LABEL_ISSUES, LabelIssue, find_label_issues, issues_table
 from trainer.report.matrix import drawn_matrix
+from trainer.report.measures import LabelMeasures, precision_recall
 from trainer.report.predictions import Predictions, read_predictions
 
 _LISTED_CONFUSIONS = 15
 _MOST_MATRIX_LABELS = 120  # a larger matrix shows nothing that the list of confusions does not
-_MOST_ON_MAP = 12  # labels with a colour of their own
+_MOST_COLOURED = 12  # labels with a colour of their own in a chart
+_MOST_CURVES = 100
 
 
 def write_report(run: storage.Path, data: DatasetVersion) -> None:
@@ -176,6 +178,7 @@ def _measured(
         "issues": [(one, _uri(records.get(one.id))) for one in issues[:MISTAKES]],
         "num_issues": len(issues),
         LABEL_ISSUES: issues_table(issues),
+        "precision": _precision(found, of.labels),
         "bins": bins,
         "calibration_error": of.calibration_error,
         "mean_confidence": float(found.confidence.mean()),
@@ -224,6 +227,18 @@ def _uri(record: Record | None) -> str | None:
     return data_uri(record.image) if record else None
 
 
+def _precision(found: Predictions, labels: Sequence[LabelMeasures]) -> dict[str, Any]:
+    """Returns a chart of precision against recall and its key, the labels with the least average precision first."""
+    precisions = {at: one.average_precision for at, one in enumerate(labels) if one.average_precision is not None}
+    order = sorted(precisions, key=lambda at: precisions[at])[:_MOST_CURVES]
+    curves = [precision_recall(found, at) for at in order]
+    chart, colours = charts.precision_recall_curves(curves[:_MOST_COLOURED], curves[_MOST_COLOURED:])
+    key = [
+        (labels[at].label, colour, precisions[at]) for at, colour in zip(order[:_MOST_COLOURED], colours, strict=True)
+    ]
+    return {"chart": chart, "key": key, "others": len(precisions) - len(key)}
+
+
 def _map(found: Predictions, explained: Explanations | None, split: str) -> dict[str, Any] | None:
     """Returns a chart of the images' features and its key; None without features, or of too few images."""
     if explained is None or explained.split != split or len(explained.ids) < 3:
@@ -233,7 +248,7 @@ def _map(found: Predictions, explained: Explanations | None, split: str) -> dict
     if len(at) != len(explained.ids):
         return None
     commonest = [int(label) for label in np.argsort(-np.bincount(found.labels[at], minlength=len(found.names)))]
-    coloured = commonest[:_MOST_ON_MAP]
+    coloured = commonest[:_MOST_COLOURED]
     chart, colours = charts.feature_map(
         plane(explained.features), found.labels[at], wrong=~found.correct[at], coloured=coloured
     )

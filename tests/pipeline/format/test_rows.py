@@ -27,12 +27,16 @@ def _records(data):
             for r in data.read(split)}  # fmt: skip
 
 
-def test_tables_say_what_the_records_say(built):
+def test_tables_say_what_the_records_say(built, tmp_path):
+    folder = tmp_path / "photos"
     known = known_images(built)
     assert set(zip(known.ids, known.sources, known.labels, known.splits, strict=True)) == _records(built)
     assert len(known.ids) == 16
     for name in FACTS:
         assert (known.facts[name] > 0).all()
+    sizes = {source: os.path.getsize(folder / source) for source in known.sources}
+    of_file = [sizes[source] for source in known.sources]
+    np.testing.assert_allclose(known.facts["bytes_per_pixel"] * known.facts["area"], of_file)
     assert len(set(known.groups)) == 16
 
 
@@ -44,6 +48,10 @@ def test_without_tables_the_records_are_read(tmp_path):
     known = known_images(data)
     assert set(zip(known.ids, known.sources, known.labels, known.splits, strict=True)) == _records(data)
     assert np.isnan(known.facts["brightness"]).all()
+    shapes = {record.id: (record.height, record.width) for split in data.manifest.splits for record in data.read(split)}
+    height, width = np.array([shapes[image] for image in known.ids], float).T
+    np.testing.assert_array_equal(known.facts["area"], height * width)
+    np.testing.assert_array_equal(known.facts["aspect"], width / height)
 
 
 def test_a_damaged_table_is_named(built):

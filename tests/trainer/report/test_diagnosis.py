@@ -42,7 +42,7 @@ def judge(found, matrix=GOOD, *, labels=("cat", "dog"), epoch=None, **more):
 def test_a_model_that_fits_is_said_to_fit():
     text = judge(rows(*LEARNS))
     assert text.endswith("neither over- nor under-fitting")
-    assert "0.950 on training images, 0.940 on validation, gap 0.010" in text
+    assert "0.950 on training images, 0.940 on validation, gap 1.0 points" in text
     assert "\n" not in text
 
 
@@ -113,7 +113,7 @@ def test_a_phase_may_begin_with_a_higher_loss_than_the_one_before_ended():
 
 def test_overfitting_is_a_gap_beyond_its_uncertainty():
     fitted = (0.01, 1.0, 0.9, 0.8)
-    assert "over-fitting; more data" in judge(rows((0.6, 0.7, 0.6, 0.7), fitted))
+    assert "over-fitting; more photos will help more than more training" in judge(rows((0.6, 0.7, 0.6, 0.7), fitted))
     few = judge(rows((0.6, 0.7, 0.6, 0.7), (0.1, 0.95, 0.3, 0.9), examples=(70, 70)))
     assert "over-fitting cannot be told from 70 validation images" in few
 
