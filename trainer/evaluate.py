@@ -86,7 +86,7 @@ def _evaluate_run() -> None:
 
 
 def _answers() -> tuple[Predictions, DatasetVersion | None]:
-    """Returns what the run's model answers, and the dataset; None where that has moved, as it tells a few lines only."""
+    """Returns what the run's model answers, and the dataset; None where that has moved: it tells a few lines only."""
     if not FLAGS.data and not FLAGS.tta:
         found = read_predictions(FLAGS.run, FLAGS.split)
         try:

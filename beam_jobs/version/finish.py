@@ -23,6 +23,7 @@ from beam_jobs.shards import ShardReport
 from beam_jobs.splits import split_order
 from beam_jobs.statistics import Tally, merged, statistics_json
 from beam_jobs.version.card import dataset_card, tfds_metadata
+from beam_jobs.version.croissant import CROISSANT_FILE, croissant
 from beam_jobs.version.gallery import NO_PICTURES, Pictures, survey_of
 from beam_jobs.version.gallery import report as report_page
 from beam_jobs.version.survey import Survey
@@ -146,6 +147,7 @@ def finish(
         STATISTICS_FILE: statistics_json(tallies, plan),
         "README.md": dataset_card(manifest, labels, plan, with_position=total.with_position),
         **tfds_metadata(manifest),
+        CROISSANT_FILE: croissant(manifest),
         "rejects.jsonl": sorted_lines(map(reject_line, rejects)),
         "duplicates.jsonl": sorted_lines(group.line for group in copies),
     }

@@ -49,7 +49,12 @@ _NO_FACTS = (None,) * len(_FACT_NAMES)
 
 def table_name(split: str, number: int, count: int) -> str:
     """Names a table: `rows-train-00000-of-00008.parquet`."""
-    return f"rows-{split}-{number:05d}-of-{count:05d}.parquet"
+    return f"{tables_of(split)}{number:05d}-of-{count:05d}.parquet"
+
+
+def tables_of(split: str) -> str:
+    """Returns what the names of a split's tables begin with."""
+    return f"rows-{split}-"
 
 
 def tables(directory: str) -> list[str]:
