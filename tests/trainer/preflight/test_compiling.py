@@ -26,6 +26,9 @@ from trainer.recipes.overrides import override
 pytestmark = pytest.mark.slow
 BATCH = 8  # smaller ones are padded, which costs operations that the layers do not ask for
 SOME_FILLED_UP = 0.001  # the compiler sums a few small tensors as they lie in memory
+# Gradients of biases come out of a sum in bfloat16, and the compiler sums them over the chips before it widens them:
+# 2 bytes in place of 4 for each. EfficientNet-B0 has 30,348 in 4,020,358, all of its beta and squeeze-and-excite biases.
+SOME_IN_BFLOAT16 = 0.005
 V5E = parse_topology("v5e:2x4")
 
 
@@ -82,7 +85,8 @@ def test_every_phase_of_every_recipe_compiles_for_a_slice_with_the_operations_an
         assert {one.kind for one in compiled.collectives} == {"all-reduce"}, phase.name
         assert sum(one.count for one in compiled.collectives) <= 10  # many variables in one
         summed = sum(one.bytes for one in compiled.collectives)
-        assert summed == pytest.approx(bytes_summed(program.text), rel=SOME_FILLED_UP), phase.name
+        asked = bytes_summed(program.text)
+        assert (1 - SOME_IN_BFLOAT16) * asked < summed < (1 + SOME_FILLED_UP) * asked, phase.name
     evaluation = compile_for(compiler, lowering.forward(batch=BATCH))
     assert evaluation.fits, evaluation.error
     assert evaluation.collectives == ()
