@@ -60,16 +60,20 @@ def measure(
     random = np.random.default_rng(seed)
     asked = folds >= 0
     wrong = np.zeros((len(SHARES), len(labels)))
-    learnt = np.zeros(len(SHARES))
+    learnt, variances = np.zeros(len(SHARES)), []
     for number, share in enumerate(SHARES):
         repeats = _REPEATS if share < 1 else 1
+        errors = []
         for _ in range(repeats):
             part = _ranks(labels, folds, random) < share
             found = out_of_fold(features, labels, folds, num_classes=num_classes, strength=strength, part=part)
-            wrong[number, asked] += (found[asked].argmax(axis=1) != labels[asked]) / repeats
+            errors.append(found[asked].argmax(axis=1) != labels[asked])
             for fold in np.unique(folds[asked]):
                 learnt[number] += np.count_nonzero(part & (folds != fold)) / repeats / FOLDS
-    return _curve(learnt, wrong[:, asked], random)
+        wrong[number, asked] = np.mean(errors, axis=0)
+        if share < 1:
+            variances.append(np.var(np.mean(errors, axis=1), ddof=1) * share / (1 - share))
+    return _curve(learnt, wrong[:, asked], random, variance=float(np.mean(variances)))
 
 
 def _ranks(labels: np.ndarray, folds: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -82,15 +86,28 @@ def _ranks(labels: np.ndarray, folds: np.ndarray, random: np.random.Generator) -
     return rank
 
 
-def _curve(counts: np.ndarray, wrong: np.ndarray, random: np.random.Generator) -> LearningCurve:
-    """Fits the laws; `wrong`, float [S, n], says how often each image was given a wrong label by each share's heads."""
+def _curve(
+    counts: np.ndarray, wrong: np.ndarray, random: np.random.Generator, *, variance: float = 0.0
+) -> LearningCurve:
+    """Fits the laws.
+
+    Args:
+      counts: float [S], images learnt from.
+      wrong: float [S, n], how often each image was given a wrong label by a share's heads.
+      random: resamples.
+      variance: of the error of heads that learn from other images of the same kind, as many as all.
+    """
     images = wrong.shape[1]
+    shares = np.array(SHARES)
+    # An error is of the images that were learnt from, too: `_REPEATS` parts of the same ones have them in common.
+    deviations = np.sqrt(variance / shares * ((1 - shares) / _REPEATS + shares))
     # Each share by itself: the shares' errors are of the same images, but of heads that learnt from other ones, and
     # resampled together that half of the chance would cancel out.
     resampled = [wrong.mean(axis=1)]
     for _ in range(_RESAMPLES):
         drawn = random.integers(images, size=wrong.shape)
-        resampled.append(np.take_along_axis(wrong, drawn, axis=1).mean(axis=1))
+        of_drawn = np.take_along_axis(wrong, drawn, axis=1).mean(axis=1)
+        resampled.append(np.clip(of_drawn + deviations * random.standard_normal(len(shares)), 0.0, 1.0))
     errors = np.array(resampled)
     # Half an image more of each outcome: no error at all has no logarithm.
     laws = np.array([_law(counts, (row * images + 0.5) / (images + 1), images) for row in errors])

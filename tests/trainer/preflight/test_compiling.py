@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 BATCH = 8  # smaller ones are padded, which costs operations that the layers do not ask for
 SOME_FILLED_UP = 0.001  # the compiler sums a few small tensors as they lie in memory
 # Gradients of biases come out of a sum in bfloat16, and the compiler sums them over the chips before it widens them:
-# 2 bytes in place of 4 for each. EfficientNet-B0 has 30,348 in 4,020,358, all of its beta and squeeze-and-excite biases.
+# 2 bytes in place of 4 for each. EfficientNet-B0 has 30,348 in 4,020,358, with beta and those of squeeze-and-excite.
 SOME_IN_BFLOAT16 = 0.005
 V5E = parse_topology("v5e:2x4")
 
