@@ -14,10 +14,10 @@ from typing import Any
 from pipeline.command import UsageError
 from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
+from pipeline.intervals import wilson_interval
 from trainer.models.backbones import BACKBONES
 from trainer.models.weights import is_at_hand
 from trainer.recipes import overrides
-from trainer.report.scores import wilson_interval
 from trainer.request import Request
 
 AUTO = "auto"  # as a value of --backbone

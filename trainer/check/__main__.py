@@ -12,6 +12,7 @@ from __future__ import annotations
 from absl import flags
 
 from pipeline.command import UsageError, run_command
+from pipeline.format import storage
 from pipeline.format.manifest import open_dataset
 from pipeline.format.places import check_folder
 from pipeline.format.rows import checks_folder
@@ -22,6 +23,7 @@ from trainer.request import Request
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", None, "Dataset root, or one version directory.", required=True)
 flags.DEFINE_string("output", None, "Folder for what is found; default: DATA/checks/<version>.")
+flags.DEFINE_string("against", None, "Version directory to compare with; default: the version before.")
 flags.DEFINE_integer("images", 5_000, "Looks at about so many images; 0: at all.", lower_bound=0)
 flags.DEFINE_string("recipe", "photos", "As for trainer.main: its backbone, and how that sees the images.")
 flags.DEFINE_string("backbone", None, "As for trainer.main.")
@@ -34,6 +36,9 @@ def main(arguments: list[str]) -> int | None:
     del arguments
     spare_metadata_server()  # before any code of the user's own, which may import TensorFlow
     data = open_dataset(FLAGS.data)
+    if FLAGS.against and not storage.exists(FLAGS.against):
+        raise UsageError(f"--against={FLAGS.against}: no such directory; give DATA/versions/<version>")
+    against = open_dataset(FLAGS.against) if FLAGS.against else None
     request = Request(
         data=FLAGS.data,
         recipe=FLAGS.recipe,
@@ -52,7 +57,7 @@ def main(arguments: list[str]) -> int | None:
     check_folder(output, flag="output")
     from trainer.check.check import check, lines  # takes seconds: TensorFlow
 
-    found = check(request, recipe, data, output=output, most=FLAGS.images)
+    found = check(request, recipe, data, output=output, most=FLAGS.images, against=against)
     print("\n".join(lines(found, output)))
     return None
 

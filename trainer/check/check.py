@@ -24,7 +24,15 @@ from trainer.request import Request
 from trainer.rundir import now
 
 
-def check(request: Request, recipe: Recipe, data: DatasetVersion, *, output: storage.Path, most: int) -> Examined:
+def check(
+    request: Request,
+    recipe: Recipe,
+    data: DatasetVersion,
+    *,
+    output: storage.Path,
+    most: int,
+    against: DatasetVersion | None = None,
+) -> Examined:
     """Checks a dataset and writes report, table and figures to `output`.
 
     Args:
@@ -33,6 +41,7 @@ def check(request: Request, recipe: Recipe, data: DatasetVersion, *, output: sto
       data: the dataset that it names.
       output: folder.
       most: how many images are looked at, about; 0: all.
+      against: the version that it is compared with; None: the one before it, if there is one.
 
     Raises:
       DataError: a shard or a table of the build is damaged.
@@ -42,7 +51,7 @@ def check(request: Request, recipe: Recipe, data: DatasetVersion, *, output: sto
     computed = compute_features(request, pooled(recipe), data, _counts(data, most), folder=folder)
     images = gather(data, {split: len(labels) for split, (_, labels) in computed.items()}, known)
     features = np.concatenate([values for values, _ in computed.values()])
-    before, changes = _changes(data, known)
+    before, changes = _changes(known, against or version_before(data))
     found = examine(data, images, features, before=before, changes=changes, seed=request.seed)
     write_check(output, data, found, next_steps=list(_next_steps(request.data, found, output)), when=now())
     return found
@@ -74,9 +83,8 @@ def _writable(folder: str) -> str | None:
     return folder
 
 
-def _changes(data: DatasetVersion, known: KnownImages) -> tuple[str, Changes | None]:
-    """Compares the dataset with the version before it, if there is one."""
-    before = version_before(data)
+def _changes(known: KnownImages, before: DatasetVersion | None) -> tuple[str, Changes | None]:
+    """Compares the dataset with another version, if there is one."""
     if before is None:
         return "", None
     return before.manifest.version, changes_between(known_images(before), known)

@@ -14,6 +14,7 @@ from pipeline.format.manifest import DatasetVersion
 from pipeline.format.rows import Changes
 from pipeline.pages.findings import Finding
 from trainer.check import learning_curve, verdict
+from trainer.check.arrivals import Arrivals, compare_arrivals
 from trainer.check.facts import CheckedImages
 from trainer.check.learning_curve import LearningCurve
 from trainer.check.outliers import find_outliers
@@ -44,6 +45,7 @@ class Examined:
       counts: split → images of each label.
       before: the version that this one is compared with, or "".
       changes: since that one; None without one.
+      arrivals: how images that were added since differ from the others; None where there are none.
       findings: the judgement of it all.
     """
 
@@ -60,6 +62,7 @@ class Examined:
     counts: Mapping[str, Sequence[int]]
     before: str
     changes: Changes | None
+    arrivals: Arrivals | None
     findings: Sequence[Finding]
 
     @property
@@ -110,12 +113,13 @@ def examine(
         curve = learning_curve.measure(
             features[few], labels[few], folds[few], num_classes=classes, strength=strength, seed=seed
         )
+    issues = find_label_issues(labels[asked], answers)
     found = Examined(
         images=images,
         total=sum(map(sum, counts.values())),
         asked=asked,
         answers=answers,
-        issues=find_label_issues(labels[asked], answers),
+        issues=issues,
         curve=curve,
         more=_round_number(sum(counts.get("train", [len(labels)])) / 2),
         shortcuts=find_shortcuts(columns_of(images.numbers, images.cameras), labels, folds, num_classes=classes),
@@ -124,9 +128,38 @@ def examine(
         counts=counts,
         before=before,
         changes=changes,
+        arrivals=_arrivals(images, features, changes, asked, asked[issues.positions], strength=strength, seed=seed),
         findings=(),
     )
     return dataclasses.replace(found, findings=tuple(_findings(found, data.manifest.labels)))
+
+
+def _arrivals(
+    images: CheckedImages,
+    features: np.ndarray,
+    changes: Changes | None,
+    asked: np.ndarray,
+    doubted: np.ndarray,
+    *,
+    strength: float,
+    seed: int,
+) -> Arrivals | None:
+    """Compares the images that were added with the others; `asked`, `doubted`: positions."""
+    added = set(changes.added if changes else ())
+    new = np.array([image in added for image in images.ids])
+    if not new.any() or new.all():
+        return None
+    everywhere = np.arange(len(new))
+    return compare_arrivals(
+        features,
+        images.labels,
+        images.groups,
+        new,
+        asked=np.isin(everywhere, asked),
+        doubted=np.isin(everywhere, doubted),
+        strength=strength,
+        seed=seed,
+    )
 
 
 def _findings(found: Examined, names: Sequence[str]) -> Iterator[Finding]:
@@ -153,6 +186,8 @@ def _findings(found: Examined, names: Sequence[str]) -> Iterator[Finding]:
     if found.changes is not None:
         counted = {name: len(ids) for name, ids in dataclasses.asdict(found.changes).items()}
         yield verdict.judge_changes(counted, before=found.before, images=found.total)
+    if found.arrivals is not None:
+        yield from verdict.judge_arrivals(found.arrivals)
     if found.curve is not None:
         yield verdict.judge_curve(found.curve, more=found.more)
 

@@ -93,6 +93,7 @@ def _figures(data: DatasetVersion, found: Examined) -> dict[str, Any]:
         "shortcuts": [dataclasses.asdict(one) for one in found.shortcuts],
         "outliers": [found.images.ids[at] for at in found.outliers],
         "changes": found.changes and {"before": found.before, **dataclasses.asdict(found.changes)},
+        "arrivals": found.arrivals and dataclasses.asdict(found.arrivals),
     }
 
 

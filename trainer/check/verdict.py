@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from pipeline.intervals import difference_interval, wilson_interval
 from pipeline.pages.findings import FEW_VALIDATION, Finding, Level, things
+from trainer.check.arrivals import Arrivals
 from trainer.check.learning_curve import LearningCurve
 from trainer.check.shortcuts import Shortcut
 from trainer.report.label_issues import FEW, SOUND
-from trainer.report.scores import wilson_interval
 
 _MUCH_NOISE = 0.2  # of the labels
 _SURE_GAIN = 0.01  # of accuracy
@@ -16,6 +17,8 @@ _MUCH_OF_SKILL = (0.5, 0.8)  # of what pictures tell beyond chance, told without
 _UNEVEN = 10  # times as many images of one label as of another
 _RARE = 20  # training images of a label
 _MUCH_LOST = 0.2  # of the images of the version before
+_SURELY = 0.01  # as rarely, or more rarely, added images are unlike the others by chance
+_WORSE_LABELS = 0.1  # of added images
 
 
 def verdict_of(findings: Sequence[Finding]) -> str:
@@ -203,6 +206,28 @@ def judge_changes(changes: Mapping[str, int], *, before: str, images: int) -> Fi
             level=Level.AMBER, subject="changes", text=text, short=f"{changes[what]:,} images {what} since {before}"
         )
     return Finding(level=Level.GREEN, subject="changes", text=text)
+
+
+def judge_arrivals(found: Arrivals) -> Iterator[Finding]:
+    """Judges whether images that were added are like the others of their label, and labelled as carefully."""
+    if found.pixels is not None and found.separable is not None:
+        text = (
+            f"{found.compared:,} added images beside others of their label: a classifier tells them apart with an area "
+            f"under the curve of {found.separable:.2f} (0.5 is chance); by chance alone p = {found.pixels.p_value:.3f}"
+        )
+        unlike = found.pixels.p_value < _SURELY
+        short = "added images are unlike the others" if unlike else ""
+        yield Finding(level=Level.AMBER if unlike else Level.GREEN, subject="changes", text=text, short=short)
+    if found.doubted[1] and found.doubted_before[1]:
+        low, _ = wilson_interval(*found.doubted)
+        share = found.doubted_before[0] / found.doubted_before[1]
+        text = (
+            f"{found.doubted[0]:,} of {found.doubted[1]:,} added images have a label that looks wrong; of the others "
+            f"{share:.1%}"
+        )
+        worse = low > _WORSE_LABELS and difference_interval(found.doubted, found.doubted_before)[0] > 0
+        short = "added images have wrong labels" if worse else ""
+        yield Finding(level=Level.AMBER if worse else Level.GREEN, subject="changes", text=text, short=short)
 
 
 def _count(count: int, one: str, many: str) -> str:

@@ -10,11 +10,11 @@ import numpy as np
 
 from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
+from pipeline.intervals import wilson_interval
 from pipeline.pages.environment import environment, percent
 from pipeline.pages.pictures import data_uri, find_records
 from trainer.report.comparison import Comparison
 from trainer.report.predictions import Predictions
-from trainer.report.scores import wilson_interval
 
 _SHOWN = 24
 

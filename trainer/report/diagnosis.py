@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.report.scores import difference_interval, wilson_interval
+from pipeline.intervals import difference_interval, wilson_interval
 
 _NAMED = 3  # labels that are named, of those that are never found
 _LEVEL = 0.05

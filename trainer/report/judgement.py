@@ -8,12 +8,13 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.format import storage
+from pipeline.intervals import wilson_interval
 from pipeline.pages.environment import percent
 from pipeline.pages.findings import FEW_VALIDATION, Finding, Level, things
 from trainer.report.evaluation import Evaluation
 from trainer.report.label_issues import FEW, LABEL_ISSUES, SOUND
 from trainer.report.measures import LabelMeasures, Measures
-from trainer.report.scores import OFTEN, Confusion, wilson_interval
+from trainer.report.scores import OFTEN, Confusion
 
 _MISCALIBRATED = 0.05  # expected calibration error
 _WELL = "neither over- nor under-fitting"  # how a diagnosis ends that has nothing to say

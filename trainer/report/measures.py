@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.intervals import difference_interval, wilson_interval
 from trainer.report import scores
 from trainer.report.predictions import Predictions
 
@@ -133,7 +134,7 @@ def measure(found: Predictions, *, validation: Predictions | None = None) -> Mea
     return Measures(
         examples=count,
         accuracy=hits / count,
-        interval=scores.wilson_interval(hits, count),
+        interval=wilson_interval(hits, count),
         top={k: top_k(found, k) for k in _TOP if k < classes},
         balanced_accuracy=float(np.mean([one.recall for one in per_label if one.recall is not None])),
         macro_f1=float(np.mean([one.f1 for one in per_label if one.f1 is not None])),
@@ -231,7 +232,7 @@ def _label_measures(found: Predictions, confusion: np.ndarray) -> list[LabelMeas
             recall=one.recall,
             recall_interval=one.recall_interval,
             precision=one.precision,
-            precision_interval=scores.wilson_interval(one.correct, one.predicted) if one.predicted else None,
+            precision_interval=wilson_interval(one.correct, one.predicted) if one.predicted else None,
             f1=one.f1,
             average_precision=average_precision(found, index),
         )
@@ -257,9 +258,9 @@ def slices(found: Predictions, facts: Mapping[str, np.ndarray]) -> list[Slice]:
                 name=name,
                 examples=counts[0][1],
                 accuracy=counts[0][0] / counts[0][1],
-                interval=scores.wilson_interval(*counts[0]),
+                interval=wilson_interval(*counts[0]),
                 rest=counts[1][0] / counts[1][1],
-                difference=scores.difference_interval(*counts),
+                difference=difference_interval(*counts),
             )
         )
     return parts

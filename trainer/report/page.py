@@ -17,6 +17,7 @@ from pipeline.format import storage
 from pipeline.format.front_matter import front_matter
 from pipeline.format.manifest import DatasetVersion
 from pipeline.format.records import Record
+from pipeline.intervals import wilson_interval
 from pipeline.pages.environment import duration, environment
 from pipeline.pages.findings import WORDS, Finding, Level, worst
 from pipeline.pages.pictures import data_uri, find_records
@@ -262,7 +263,7 @@ def _summary(labels: Sequence[str], metrics: Mapping[str, Any]) -> dict[str, Any
         "examples": examples,
         "accuracy": metrics["accuracy"],
         "loss": metrics["loss"],
-        "interval": scores.wilson_interval(round(metrics["accuracy"] * examples), examples),
+        "interval": wilson_interval(round(metrics["accuracy"] * examples), examples),
         "balanced_accuracy": float(np.mean([c.recall for c in classes if c.recall is not None])),
         "macro_f1": float(np.mean([c.f1 for c in classes if c.f1 is not None])),
     }

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pipeline.format import storage
+from pipeline.intervals import wilson_interval
 from pipeline.pages.environment import duration, environment
-from trainer.report.scores import wilson_interval
 
 _DEEPEST = 2  # folders below the one that is listed
 

@@ -1,6 +1,7 @@
 """Tests the check as a user meets it: wrong labels are found, and the builder takes the table of them."""
 
 import csv
+import dataclasses
 import html.parser
 import json
 import pathlib
@@ -18,6 +19,7 @@ from tests import datasets
 from tests.beam_jobs.image_folders import run_command
 from tests.trainer.commands import run
 from trainer.check.check import check, lines
+from trainer.check.page import write_check
 from trainer.readiness import check_request
 from trainer.request import Request
 
@@ -132,12 +134,37 @@ def test_the_page_shows_pictures_and_needs_nothing_else(digits):
 
 
 def test_figures_for_programs(digits):
-    *_, (found, output, told) = digits
+    _, data, _, (found, output, told) = digits
     figures = json.loads((output / "check.json").read_text())
     assert figures["verdict"] == told[-3]
     assert figures["images"] == {"total": 400, "looked_at": 400, "asked": 400}
     assert figures["label_issues"]["count"] == len(found.issues.positions)
     assert figures["changes"] is None
+    assert figures["arrivals"] is None
+    assert figures.keys() == {
+        "dataset", "verdict", "findings", "images", "label_issues", "probe", "shortcuts", "outliers", "changes",
+        "arrivals",
+    }  # fmt: skip
+    assert figures["dataset"] == {
+        "name": "photos", "version": "1.0.0", "fingerprint": open_dataset(data).manifest.source_fingerprint
+    }  # fmt: skip
+    assert figures["probe"] == {"correct": found.correct, "examples": 400}
+    assert {one["level"] for one in figures["findings"]} <= {"green", "amber", "red"}
+    assert all(set(one) == {"level", "subject", "text", "short"} for one in figures["findings"])
+    assert all(0 <= one["accuracy"] <= 1 for one in figures["shortcuts"])
+
+
+def test_what_the_pictures_show_is_told_also_where_no_label_is_doubted(digits, tmp_path):
+    _, data, _, (found, _, _) = digits
+    sound = dataclasses.replace(
+        found.issues, positions=found.issues.positions[:0], suggested=found.issues.suggested[:0], confidence=np.zeros(0)
+    )
+    write_check(
+        tmp_path, open_dataset(data), dataclasses.replace(found, issues=sound), next_steps=[], when="2026-01-01"
+    )
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    shown = re.search(r"what the pictures show</td><td class=\"n\">([\d.]+)", text)
+    assert float(shown[1]) == pytest.approx(100 * found.balanced_accuracy, abs=0.06)
 
 
 def test_random_features_are_refused_before_anything_is_computed(tmp_path):

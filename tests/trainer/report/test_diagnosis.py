@@ -1,10 +1,7 @@
-import math
-
 import numpy as np
 import pytest
 
 from trainer.report.diagnosis import diagnose
-from trainer.report.scores import difference_interval
 
 
 def rows(*epochs, phase="all", first=1, examples=(400, 400)):
@@ -153,21 +150,3 @@ def test_without_validation():
         "no validation split: over-fitting cannot be told; the head alone, after phase all, had an accuracy of 0.900 "
         "(0.786 to 0.957) in cross-validation"  # scipy.stats.binomtest(45, 50)
     )
-
-
-def test_intervals_of_differences_are_newcombes():
-    """The examples of table II, method 10, of Newcombe 1998."""
-    published = {
-        (56, 70, 48, 80): (0.0524, 0.3339),
-        (9, 10, 3, 10): (0.1705, 0.8090),
-        (6, 7, 2, 7): (0.0582, 0.8062),
-        (5, 56, 0, 29): (-0.0381, 0.1926),
-        (0, 10, 0, 20): (-0.1611, 0.2775),
-        (0, 10, 0, 10): (-0.2775, 0.2775),
-        (10, 10, 0, 20): (0.6791, 1.0),
-        (10, 10, 0, 10): (0.6075, 1.0),
-    }
-    for (hits, total, other_hits, other_total), expected in published.items():
-        found = difference_interval((hits, total), (other_hits, other_total))
-        np.testing.assert_allclose(found, expected, atol=6e-5)
-    assert math.isclose(sum(difference_interval((5, 10), (5, 10))), 0, abs_tol=1e-12)

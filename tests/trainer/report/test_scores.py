@@ -1,21 +1,8 @@
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 from sklearn import calibration, metrics
 
 from trainer.report import scores
-
-
-@pytest.mark.parametrize(("correct", "total"), [(0, 1), (1, 1), (0, 7), (7, 7), (91, 100), (4999, 5000), (1, 2)])
-def test_wilson_interval_equals_scipys(correct, total):
-    expected = binomtest(correct, total).proportion_ci(0.95, method="wilson")
-    assert scores.wilson_interval(correct, total) == pytest.approx((expected.low, expected.high), abs=1e-9)
-
-
-@pytest.mark.parametrize(("correct", "total"), [(1, 0), (5, 4), (-1, 4)])
-def test_wilson_interval_refuses_impossible_counts(correct, total):
-    with pytest.raises(ValueError, match=f"got {correct} of {total}"):
-        scores.wilson_interval(correct, total)
 
 
 def random_predictions(classes, count=500, seed=0):
