@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from pipeline.command import UsageError, nearest
+from retrain.data.gate import DataGateConfig
 from retrain.gate import GateConfig
 
 Scalar = str | int | float | bool
@@ -21,6 +22,7 @@ _BUILD_DEFAULTS: Mapping[str, Scalar] = {"split_by": "hash"}
 # Flags that this file sets by keys of its own.
 _OWN_KEYS: Mapping[str, Mapping[str, str]] = {
     "build": {"source": "source", "input": "input", "output": "data", "seed": "seed"},
+    "check": {"data": "data", "output": "runs", "seed": "seed", "against": "models"},
     "train": {"data": "data", "workdir": "runs", "recipe": "recipe", "seed": "seed", "set": "settings"},
 }
 
@@ -35,6 +37,8 @@ class RetrainConfig:
       runs: folder of training runs, one for each (dataset content, training configuration).
       models: the registry: numbered models, the `champion` pointer, the decision log.
       gate: when a challenger is promoted.
+      data_gate: when a dataset is held, before anything is trained on it.
+      check: further flags of trainer.check, flag → value (`recipe: quick`); false: images are not looked at.
       source: source of the builder.
       recipe: recipe of the trainer, by its name or its file (`.py`, or `.json` of a run).
       seed: seed of the build's split and of the training.
@@ -48,6 +52,8 @@ class RetrainConfig:
     runs: pathlib.Path
     models: pathlib.Path
     gate: GateConfig
+    data_gate: DataGateConfig = dataclasses.field(default_factory=DataGateConfig)
+    check: Mapping[str, Scalar] | bool = dataclasses.field(default_factory=dict)
     source: str = "folder"
     recipe: str = "photos"
     seed: int = 0
@@ -61,18 +67,25 @@ class RetrainConfig:
                 raise ValueError(f"{key} must be a name, got {getattr(self, key)!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"seed must be a whole number, 0 or more, got {self.seed!r}")
-        for key in ("build", "train", "settings"):
-            section = getattr(self, key)
+        sections = {key: getattr(self, key) for key in ("build", "train", "settings", "check")}
+        if self.check is False:
+            sections["check"] = {}
+        for key, section in sections.items():
             if not isinstance(section, Mapping):
                 raise ValueError(f"{key} must hold `name: value` lines, got {section!r}")
             for name, value in section.items():
                 if not isinstance(name, str) or not isinstance(value, (str, int, float, bool)):
                     raise ValueError(f"{key}.{name} must be a single value, got {value!r}")
         for key, own in _OWN_KEYS.items():
-            for name in getattr(self, key):
+            for name in sections[key]:
                 if name in own:
                     raise ValueError(f"{key}.{name} is not set there; use the key `{own[name]}:` at the top")
         object.__setattr__(self, "build", {**_BUILD_DEFAULTS, **self.build})
+
+    @property
+    def check_flags(self) -> Mapping[str, Scalar]:
+        """Returns the further flags of trainer.check."""
+        return self.check if isinstance(self.check, Mapping) else {}
 
 
 def _from_mapping(cls: type, values: Any, where: str) -> Any:
@@ -131,7 +144,9 @@ def load_config(path: str) -> RetrainConfig:
             raise UsageError(f"{path}: {key} must be a local folder, got {values[key]}")
         if key in values:
             values[key] = pathlib.Path(values[key])
-    if "gate" in values:
-        values["gate"] = _from_mapping(GateConfig, values["gate"], f"{path}: gate")
+    sections: Mapping[str, type] = {"gate": GateConfig, "data_gate": DataGateConfig}
+    for key, kind in sections.items():
+        if key in values:
+            values[key] = _from_mapping(kind, values[key], f"{path}: {key}")
     config: RetrainConfig = _from_mapping(RetrainConfig, values, path)
     return config

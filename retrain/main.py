@@ -1,11 +1,12 @@
-"""Runs one retraining pass, for cron, a systemd timer or Airflow: build → train → score → promote.
+"""Runs one retraining pass, for cron, a systemd timer or Airflow: build → judge the data → train → score → promote.
 
     python -m retrain.main --config=retrain.yaml
 
     17 3 * * *  cd /srv/photos && .venv/bin/python -m retrain.main --config=retrain.yaml >> retrain.log 2>&1
 
 Exit codes: 0 promoted · 99 nothing has changed since the last pass, or the challenger was not promoted · 75 another
-pass is running, or this one was stopped: run again · 64 and 65 the configuration or the data is wrong.
+pass is running, or this one was stopped: run again · 64 the configuration is wrong · 65 the data are, or the data gate
+holds them: nothing is trained, the champion stays (`data_gate.accept` lets them through).
 
 A pass may be killed at any moment: run again, it ends in the same place. Each command that it calls is idempotent, and
 what it has done itself is found again: scores in the run, a published model by its pass id.
@@ -22,16 +23,20 @@ from typing import Any
 
 from absl import flags
 
-from pipeline.command import ExitCode, UsageError, run_command
-from pipeline.format.manifest import DatasetVersion, Manifest, open_dataset
+from pipeline.command import DataError, ExitCode, UsageError, run_command
+from pipeline.format.manifest import TEST, DatasetVersion, Manifest, open_dataset
 from retrain import gate, registry, steps
 from retrain.config import RetrainConfig, load_config
+from retrain.data.gate import DataCheck, Outcome, worst
+from retrain.data.page import PAGE, RESULT, write_data_gate
+from retrain.data.step import judge_data
 from retrain.lock import exclusive
 
 _CONFIG = flags.DEFINE_string("config", None, "The pass's configuration, a YAML file; examples/retrain.yaml shows one.")
 
 LOCK_FILE = ".lock"
 EXPORT_DIR = "export"
+HELD = "held"
 # Beside the exported model, where the run has them: what a reader of MODELS/<n>/ asks first.
 _DOCUMENTS = ("config.json", "model_card.md", "provenance.json", "report.html", "result.json", registry.TRAINED_ON_FILE)
 
@@ -62,7 +67,7 @@ def _own_files(config: RetrainConfig) -> list[str]:
 
 def _note_training_images(data: DatasetVersion, file: pathlib.Path) -> None:
     """Writes the ids of all images that a model of this dataset was trained or selected on, one a line."""
-    splits = [split for split in data.manifest.splits if split != steps.TEST_SPLIT]
+    splits = [split for split in data.manifest.splits if split != TEST]
     ids = sorted(record.id for split in splits for record in data.read(split))
     file.write_text("".join(f"{key}\n" for key in ids), encoding="utf-8")
 
@@ -99,35 +104,39 @@ def _challenge(
 
 
 def run_pass(config: RetrainConfig, *, commands: steps.Commands, lock: int) -> ExitCode:
-    """Runs one pass, under the lock whose descriptor is `lock`."""
+    """Runs one pass, under the lock whose descriptor is `lock`.
+
+    Raises:
+      DataError: the data gate holds the dataset.
+    """
     registry.clean(config.models)
     steps.build(config, commands=commands, lock=lock)
     data = open_dataset(config.data)
     name = run_id(config, data)
-    key = _digest([name, dataclasses.asdict(config.gate)])
+    key = _digest([name, dataclasses.asdict(config.gate), dataclasses.asdict(config.data_gate), config.check])
     history = registry.decisions(config.models)
     champion = registry.champion(config.models)
     if _unchanged(key, history, champion):
-        last = history[-1]
-        print(f"nothing changed since {last['time']} ({last['decision']}: {last['reasons'][-1]})")
-        return ExitCode.SKIPPED
-
+        return _again(history[-1])
     pass_id = f"{len(history)}-{key}"
     model = registry.find(config.models, pass_id)  # published by this pass before it was killed
     if model is None:
         run = config.runs / name
-        verdict = _challenge(config, run, champion, commands=commands, lock=lock)
         record: dict[str, Any] = {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "decision": "promoted" if verdict.promote else "not promoted",
-            "reasons": verdict.reasons,
-            "figures": verdict.figures,
-            "gate": dataclasses.asdict(config.gate),
             "run": str(run),
             "dataset": str(data.path),
             "champion_before": champion.number if champion else None,
             "key": key,
             "pass_id": pass_id,
+        }
+        _pass_data_gate(config, data, champion, record, commands=commands, lock=lock)
+        verdict = _challenge(config, run, champion, commands=commands, lock=lock)
+        record |= {
+            "decision": "promoted" if verdict.promote else "not promoted",
+            "reasons": verdict.reasons,
+            "figures": verdict.figures,
+            "gate": dataclasses.asdict(config.gate),
         }
         if not verdict.promote:
             registry.append_decision(config.models, record | {"champion_after": record["champion_before"]})
@@ -136,6 +145,7 @@ def run_pass(config: RetrainConfig, *, commands: steps.Commands, lock: int) -> E
         exported = {child.name: child for child in sorted((run / EXPORT_DIR).iterdir())}
         _note_training_images(data, run / registry.TRAINED_ON_FILE)
         documents = {file: run / file for file in _DOCUMENTS if (run / file).exists()}
+        documents |= {file: data_folder(run) / file for file in (RESULT, PAGE)}
         model = registry.publish(config.models, documents | exported, record)
 
     record = model.promotion()
@@ -143,6 +153,54 @@ def run_pass(config: RetrainConfig, *, commands: steps.Commands, lock: int) -> E
     registry.append_decision(config.models, record | {"champion_after": model.number})
     print(f"promoted to {model.path}: {'; '.join(record['reasons'])}")
     return ExitCode.DONE
+
+
+def _again(last: dict[str, Any]) -> ExitCode:
+    """Ends a pass whose inputs were decided about before."""
+    told = f"nothing changed since {last['time']} ({last['decision']}: {last['reasons'][-1]})"
+    if last["decision"] == HELD:
+        raise DataError(told)
+    print(told)
+    return ExitCode.SKIPPED
+
+
+def data_folder(run: pathlib.Path) -> pathlib.Path:
+    """Names the folder beside a run for what was found of its dataset; the trainer wants the run for itself."""
+    return run.with_name(f"{run.name}.data")
+
+
+def _pass_data_gate(
+    config: RetrainConfig,
+    data: DatasetVersion,
+    champion: registry.Model | None,
+    record: dict[str, Any],
+    *,
+    commands: steps.Commands,
+    lock: int,
+) -> None:
+    """Judges the dataset; DataError where it is held, which is noted like any decision."""
+    content = content_id(data.manifest)
+    folder = data_folder(pathlib.Path(record["run"]))
+    checks, reference = judge_data(config, data, champion, folder, commands=commands, lock=lock)
+    accepted = content in config.data_gate.accept
+    write_data_gate(folder, checks, content=content, accepted=accepted, data=data, reference=reference)
+    record["data"] = {check.name: check.outcome for check in checks}
+    for check in checks:
+        if check.outcome is not Outcome.OK:
+            print(f"data gate, {check.outcome}: {_told(check)}")
+    if accepted or worst(checks) is not Outcome.HOLD:
+        return
+    reasons = [_told(check) for check in checks if check.outcome is Outcome.HOLD]
+    decided = {"decision": HELD, "reasons": reasons, "champion_after": record["champion_before"]}
+    registry.append_decision(config.models, record | decided)
+    raise DataError(
+        f"held: {'; '.join(reasons)}. Nothing is trained, the champion stays; see {folder / PAGE}. If it is meant: "
+        f"data_gate: {{accept: [{content}]}} in the configuration"
+    )
+
+
+def _told(check: DataCheck) -> str:
+    return f"{check.name}: {check.text}"
 
 
 def main(arguments: list[str]) -> ExitCode:

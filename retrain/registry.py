@@ -54,6 +54,12 @@ class Model:
         record: dict[str, Any] = json.loads((self.path / PROMOTION_FILE).read_text(encoding="utf-8"))
         return record
 
+    def dataset(self) -> str:
+        """Names the version that it was trained on, as a path; "" where nobody has noted it."""
+        if not (self.path / PROMOTION_FILE).exists():  # copied in by hand
+            return ""
+        return str(self.promotion().get("dataset", ""))
+
 
 def models(root: pathlib.Path) -> list[Model]:
     """Lists all published models, by number."""

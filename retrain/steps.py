@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
 from pipeline.command import CommandError, DataError, ExitCode, TryAgainError, UsageError
+from pipeline.format.manifest import TEST
 from retrain.config import RetrainConfig
 
-TEST_SPLIT = "test"
-
+CHECK_FILE = "check.json"
+_CHECKED_BY = "photos"  # recipe
 _GRACE_SECONDS = 60  # for a stopped command to save its state
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -32,6 +33,7 @@ class Commands:
     """Names the modules behind the steps."""
 
     build: str = "beam_jobs.build_tfrecords"
+    check: str = "trainer.check"
     train: str = "trainer.main"
     evaluate: str = "trainer.evaluate"
 
@@ -105,11 +107,34 @@ def build(config: RetrainConfig, *, commands: Commands, lock: int) -> None:
     _run(commands.build, {**own, **config.build}, lock=lock)
 
 
+def check(
+    config: RetrainConfig, output: pathlib.Path, *, against: str | None, commands: Commands, lock: int
+) -> pathlib.Path:
+    """Checks the dataset, once; leaves its report and `check.json` in `output`, and returns the latter.
+
+    With the backbone that the recipe photos begins with, unless the configuration says otherwise: a recipe that begins
+    with random weights has no features to judge by, and a run of photos reads those of the check.
+    """
+    found = output / CHECK_FILE
+    if not found.exists():
+        own: dict[str, object] = {"data": config.data, "output": output, "seed": config.seed, "recipe": _CHECKED_BY}
+        if config.recipe == _CHECKED_BY:
+            own |= {name: config.train[name] for name in ("backbone", "weights") if name in config.train}
+        settings = config.settings if config.recipe == _CHECKED_BY else {}
+        if against:
+            own["against"] = against
+        _run(commands.check, {**own, **config.check_flags}, extra=_set_flags(settings), lock=lock)
+    return found
+
+
+def _set_flags(settings: Mapping[str, object]) -> tuple[str, ...]:
+    return tuple(f"--set={name}={value}" for name, value in settings.items())
+
+
 def train(config: RetrainConfig, run: pathlib.Path, *, commands: Commands, lock: int) -> None:
     """Trains in `run`, or goes on where it stopped there; leaves the exported model in `run/export`."""
     own = {"data": config.data, "recipe": config.recipe, "workdir": run, "seed": config.seed}
-    settings = tuple(f"--set={name}={value}" for name, value in config.settings.items())
-    _run(commands.train, {**own, **config.train}, extra=settings, lock=lock)
+    _run(commands.train, {**own, **config.train}, extra=_set_flags(config.settings), lock=lock)
 
 
 def score(
@@ -118,8 +143,6 @@ def score(
     """Writes what an exported model answers on the test split to `output`, once."""
     if not output.exists():
         partial = output.with_name(f"{output.name}.partial")
-        _run(
-            commands.evaluate, {"model": model, "data": config.data, "split": TEST_SPLIT, "output": partial}, lock=lock
-        )
+        _run(commands.evaluate, {"model": model, "data": config.data, "split": TEST, "output": partial}, lock=lock)
         os.replace(partial, output)
     return output

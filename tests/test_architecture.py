@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "pipeline.pages": (_COMMAND, _FORMAT),
     "pipeline": ("pipeline",),
     "beam_jobs": (_COMMAND, _FORMAT, _IMAGES, _PAGES),
-    "retrain": (_COMMAND, _FORMAT, "pipeline.noninferiority", _PAGES),
+    "retrain": (_COMMAND, _FORMAT, _PAGES, "pipeline.noninferiority", "pipeline.intervals", "pipeline.shift"),
     "trainer.request": ("pipeline",),
     "trainer.devices": ("pipeline",),
     "trainer.report": ("pipeline",),
@@ -53,7 +53,7 @@ STARTS: dict[str, tuple[str, ...]] = {
     "pipeline.preview": ("trainer.preview",),  # a name that users know; it defines nothing and nobody imports it
     "beam_jobs.sources": ("beam_jobs.sources.folder", "beam_jobs.sources.table", "beam_jobs.sources.cifar",
                           "beam_jobs.sources.oxford_pets", "beam_jobs.sources.tfds"),
-    "retrain.steps": ("beam_jobs.build_tfrecords", "trainer.main", "trainer.evaluate"),
+    "retrain.steps": ("beam_jobs.build_tfrecords", "trainer.check", "trainer.main", "trainer.evaluate"),
     "trainer.doctor.diagnosis": ("trainer.doctor.probe",),
     "pipeline.images.guarded": ("pipeline.images.decoder_child",),
     "beam_jobs.sources.parquet": ("beam_jobs.sources.parquet_child",),
@@ -61,7 +61,8 @@ STARTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 FREE_OF_TENSORFLOW = (
-    "pipeline.command", "pipeline.format", "pipeline.images", "pipeline.pages", "pipeline.noninferiority", "beam_jobs",
+    "pipeline.command", "pipeline.format", "pipeline.images", "pipeline.pages", "pipeline.noninferiority",
+    "pipeline.intervals", "pipeline.shift", "beam_jobs",
     "retrain",
     # A wrong flag is refused before TensorFlow is imported.
     "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.models.backbones", "trainer.models.weights",

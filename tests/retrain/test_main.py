@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -52,6 +53,12 @@ class World:
         out, err = process.communicate(timeout=60)
         return process.returncode, out, err
 
+    def runs(self) -> list[pathlib.Path]:
+        return [path for path in (self.folder / "runs").iterdir() if path.suffix != ".data"]
+
+    def run_folder(self) -> pathlib.Path:
+        return self.runs()[0]
+
     def champion(self) -> str | None:
         link = self.models / "champion"
         return os.readlink(link) if link.is_symlink() else None
@@ -92,12 +99,12 @@ def test_first_pass_promotes_second_finds_nothing_changed(world):
     assert (model / "model_card.md").exists()
     assert json.loads((model / "promotion.json").read_text())["figures"]["accuracy"] == pytest.approx(280 / 300)
 
-    starts = (next((world.folder / "runs").iterdir()) / "starts.log").read_text()
+    starts = (world.run_folder() / "starts.log").read_text()
     code, out, _ = world.run()
     assert code == 99
     assert "nothing changed since" in out
     assert len(world.log()) == 1
-    assert (next((world.folder / "runs").iterdir()) / "starts.log").read_text() == starts, "the trainer was not started"
+    assert (world.run_folder() / "starts.log").read_text() == starts, "the trainer was not started"
 
 
 def test_better_is_promoted_worse_is_not_and_the_log_says_why(world):
@@ -140,7 +147,7 @@ def test_a_new_gate_judges_again_without_training_again(world):
     world.configure(CONFIG.replace("0.5", "0.3"))
     assert world.run()[0] == 0
     assert world.champion() == "1"
-    assert len(list((world.folder / "runs").iterdir())) == 1
+    assert len(world.runs()) == 1
 
 
 def test_a_roll_back_by_hand_stays(world):
@@ -165,12 +172,110 @@ def test_a_removed_champion_is_judged_again(world):
 def test_new_class_is_left_out_of_the_comparison(world):
     world.input(right=280)
     world.run()
-    images = IMAGES | {f"fox{number}": "fox" for number in range(20)}
+    images = IMAGES | {f"{new}{number}": new for new in ("ant", "fox") for number in range(20)}
     world.input(right=280, labels=("ant", "cat", "dog", "fox"), images=images)
     code, out, _ = world.run()
     assert code == 0
-    assert "does not know (fox)" in out
+    assert "does not know (ant, fox)" in out
     assert world.log()[1]["figures"]["pairs"] == 300
+
+
+NEW = {f"new{number}": ("cat", "dog")[number % 2] for number in range(40)}
+
+
+def start_over(world, **more):
+    """Lets a pass promote a first model, and gives the next one other images."""
+    world.input(right=280)
+    assert world.run()[0] == 0
+    world.input(right=280, **more)
+
+
+def arrivals(*, p_value=0.6, separable=0.5, doubted=0):
+    return {"new": 40, "compared": 40, "pixels": {"distance": 1.0, "p_value": p_value}, "separable": separable,
+            "doubted": [doubted, 40], "doubted_before": [3, 300]}  # fmt: skip
+
+
+CATS = {image: label for image, label in IMAGES.items() if label == "cat"}
+FEWER = dict(list(IMAGES.items())[:200])
+SWAPPED = IMAGES | {f"image{number}": "dog" for number in range(0, 20, 2)}
+UNLIKE = {"images": IMAGES | NEW, "arrivals": arrivals(p_value=0.001, separable=0.9)}
+WRONG = {"images": IMAGES | NEW, "arrivals": arrivals(doubted=20)}
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"images": CATS, "labels": ("cat",)}, "labels: gone: dog"),
+        pytest.param(
+            {"images": FEWER},
+            "lost images: 100 of 300 images of the champion's dataset are gone",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"images": SWAPPED}, "relabelled: 10 images have another label: 10 from cat to dog", marks=pytest.mark.slow
+        ),
+        (UNLIKE, "pixels: 40 new images beside others of their label: a classifier tells them apart"),
+        pytest.param(WRONG, "label noise: 20 of 40 new images have a label that looks wrong", marks=pytest.mark.slow),
+    ],
+    ids=["gone", "lost", "relabelled", "unlike", "wrong"],
+)
+def test_bad_data_are_held_and_nothing_is_trained(world, more, told):
+    start_over(world, **more)
+    runs = world.runs()
+    code, _, err = world.run()
+    assert code == 65
+    assert err.startswith("error: held: ")
+    assert told in err
+    assert world.runs() == runs
+    assert world.champion() == "1"
+    assert world.log()[1]["decision"] == "held"
+    assert world.log()[1]["champion_after"] == 1
+    code, _, err = world.run()  # the next night
+    assert code == 65
+    assert "nothing changed since" in err
+    assert len(world.log()) == 2
+
+
+def test_held_data_are_accepted_by_their_content(world):
+    start_over(world, images=dict(list(IMAGES.items())[:200]))
+    _, _, err = world.run()
+    (content,) = re.findall(r"data_gate: \{accept: \[(\w+)\]\}", err)
+    (result,) = [json.loads(path.read_text()) for path in (world.folder / "runs").glob("*.data/gate-data.json")
+                 if json.loads(path.read_text())["outcome"] == "hold"]  # fmt: skip
+    assert result["dataset"]["content"] == content
+    assert result["reference"] == "1.0.0"
+    world.configure(CONFIG + f"data_gate: {{accept: [{content}]}}\n")
+    code, out, _ = world.run()
+    assert code in (0, 99)
+    assert "data gate, hold: lost images" in out
+    assert world.log()[-1]["data"]["lost images"] == "hold"
+
+
+@pytest.mark.slow
+def test_a_label_that_is_named_may_go(world):
+    left = {image: "cat" for image, label in IMAGES.items() if label == "cat"}
+    start_over(world, images=left, labels=("cat",))
+    world.configure(CONFIG + "data_gate: {removed_labels: [dog], lost: 0.6}\n")
+    assert world.run()[0] in (0, 99)
+
+
+@pytest.mark.slow
+def test_images_are_not_looked_at_where_the_configuration_says_so(world):
+    world.configure(CONFIG + "check: false\n")
+    start_over(world, images=IMAGES | NEW, arrivals="would end the pass")
+    assert world.run()[0] in (0, 99)
+    assert not list((world.folder / "runs").glob("*/checks.log"))
+
+
+def test_the_check_is_run_once_against_the_champions_dataset(world):
+    world.configure(CONFIG + "check: {images: 100}\n")
+    start_over(world, images=IMAGES | NEW)
+    world.run()
+    world.run()
+    logs = sorted(path.read_text() for path in (world.folder / "runs").glob("*/checks.log"))
+    assert [len(log.splitlines()) for log in logs] == [1, 1]
+    assert sum(f"--against={world.folder}/data/versions/1.0.0" in log for log in logs) == 1
+    assert all("--recipe=photos" in log and "--images=100" in log for log in logs)
 
 
 @pytest.mark.parametrize("code", [64, 65, 70, 75])
@@ -297,4 +402,4 @@ def test_a_changed_file_of_ones_own_is_another_training(world):
     assert "nothing changed" in world.run()[1]
     (world.folder / "mine.py").write_text("def recipe(facts): return 1\n")
     assert "nothing changed" not in world.run()[1]
-    assert len(list((world.folder / "runs").iterdir())) == 2
+    assert len(world.runs()) == 2

@@ -8,7 +8,7 @@ from retrain.config import load_config
 from retrain.lock import exclusive
 from retrain.main import run_pass
 
-STAND_INS = steps.Commands(build="stand_in", train="stand_in", evaluate="stand_in")
+STAND_INS = steps.Commands(build="stand_in", check="stand_in", train="stand_in", evaluate="stand_in")
 
 
 def main(arguments: list[str]) -> command.ExitCode:

@@ -1,0 +1,1 @@
+"""Judges data before anything is trained on them: `step` gathers, `gate` decides, `page` shows."""

@@ -1,0 +1,69 @@
+"""Looks at a dataset before it is trained on: runs `trainer.check`, and judges by it and by the build's tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+
+from pipeline.command import CommandError
+from pipeline.format import storage
+from pipeline.format.manifest import VERSIONS_DIR, DatasetVersion, open_dataset
+from pipeline.format.rows import changes_between, known_images
+from retrain import steps
+from retrain.config import RetrainConfig
+from retrain.data.gate import DataCheck, Outcome, judge_against, judge_alone
+from retrain.registry import Model
+
+
+def judge_data(
+    config: RetrainConfig,
+    data: DatasetVersion,
+    champion: Model | None,
+    folder: pathlib.Path,
+    *,
+    commands: steps.Commands,
+    lock: int,
+) -> tuple[list[DataCheck], DatasetVersion | None]:
+    """Checks a dataset against the one that the champion comes from.
+
+    Args:
+      config: of the pass.
+      data: the dataset.
+      champion: the model to be replaced; None without one.
+      folder: for what `trainer.check` writes.
+      commands: behind the steps.
+      lock: descriptor of the pass's lock.
+
+    Returns:
+      What was found, and the dataset compared with; None without one.
+
+    Raises:
+      CommandError: the check has failed, or a table of the build is damaged.
+    """
+    current = known_images(data)
+    reference = _dataset_of(champion, config.data)
+    arrivals = None
+    if config.check is not False:
+        against = os.fspath(reference.path) if reference else None
+        file = steps.check(config, folder, against=against, commands=commands, lock=lock)
+        arrivals = json.loads(file.read_text(encoding="utf-8"))["arrivals"]
+    checks = list(judge_alone(current, data.manifest.labels, config.data_gate))
+    if reference:
+        before = known_images(reference)
+        checks += judge_against(before, current, changes_between(before, current), arrivals, config.data_gate)
+    elif champion:
+        text = f"the dataset of the champion ({champion.dataset() or 'not noted'}) is gone: nothing is compared"
+        checks.append(DataCheck(name="reference", outcome=Outcome.WARN, text=text))
+    return checks, reference
+
+
+def _dataset_of(champion: Model | None, root: str) -> DatasetVersion | None:
+    """Opens the version that the champion was trained on, wherever the dataset root lies now."""
+    noted = champion.dataset() if champion else ""
+    if not noted:
+        return None
+    try:
+        return open_dataset(storage.join(root, VERSIONS_DIR, os.path.basename(noted)))
+    except CommandError:
+        return None
