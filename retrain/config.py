@@ -10,8 +10,7 @@ from typing import Any
 import yaml
 
 from pipeline.command import UsageError, nearest
-from retrain.data.gate import DataGateConfig
-from retrain.gate import GateConfig
+from retrain.limits import DataGateConfig, GateConfig
 
 Scalar = str | int | float | bool
 

@@ -10,28 +10,7 @@ from typing import Any
 
 from pipeline.command import DataError
 from pipeline.noninferiority import PairedCounts, images_needed, lower_limit, p_value
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GateConfig:
-    """Says when a challenger is promoted.
-
-    Attributes:
-      margin: the largest loss of test accuracy that is still "not worse", for instance 0.01 for one percentage point.
-      minimum_accuracy: test accuracy below which no model is promoted, with or without a champion.
-      alpha: how often, at most, a challenger that is worse by exactly `margin` is promoted.
-    """
-
-    margin: float
-    minimum_accuracy: float
-    alpha: float = 0.05
-
-    def __post_init__(self) -> None:
-        for name, low, high in (("margin", 0.0, 0.5), ("minimum_accuracy", -1e-9, 1.0), ("alpha", 0.0, 0.5)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value <= high:
-                limits = f"above {low:g}" if low >= 0 else "0 or more"
-                raise ValueError(f"{name} must be a number {limits} and at most {high:g}, got {value!r}")
+from retrain.limits import GateConfig
 
 
 @dataclasses.dataclass(frozen=True)

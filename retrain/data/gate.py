@@ -19,6 +19,7 @@ from pipeline.format.manifest import TEST, TRAIN, VALIDATION
 from pipeline.format.rows import Changes, KnownImages
 from pipeline.intervals import difference_interval, wilson_interval
 from pipeline.shift import holm, in_both, kolmogorov_smirnov, label_shift, sample_positions, total_variation
+from retrain.limits import DataGateConfig
 
 _NAMED = 5  # labels that a sentence names
 _COMPARED = 2_000  # images of each group whose facts are compared, at most
@@ -32,53 +33,6 @@ class Outcome(enum.StrEnum):
     OK = "ok"
     WARN = "warn"
     HOLD = "hold"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataGateConfig:
-    """Says when a dataset is held.
-
-    Attributes:
-      removed_labels: labels that may be gone.
-      accept: content ids (of gate-data.json) that a person has looked at: they are trained on whatever is found.
-      lost: share of the champion's images that may be gone.
-      lost_of_label: the same, of a label.
-      relabelled: share of a label's images that may have another label now.
-      few_test: test images of a label, below which it is said.
-      level: of the tests, each of which warns so often in vain.
-      label_shift: total variation, new images against the others, from which on it is said.
-      fact_shift: Kolmogorov–Smirnov distance from which on it is said.
-      separable: area under the curve of a classifier that tells new images of a label from the others.
-      label_noise: share of the new images whose label may be wrong.
-    """
-
-    removed_labels: Sequence[str] = ()
-    accept: Sequence[str] = ()
-    lost: float = 0.2
-    lost_of_label: float = 0.5
-    relabelled: float = 0.02
-    few_test: int = 5
-    level: float = 0.01
-    label_shift: float = 0.1
-    fact_shift: float = 0.15
-    separable: float = 0.75
-    label_noise: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name in ("removed_labels", "accept"):
-            value = getattr(self, name)
-            if isinstance(value, str) or not isinstance(value, Sequence):
-                raise ValueError(f"{name} must be a list, got {value!r}")
-            # YAML reads 7 as a number, and it may be a label's name.
-            object.__setattr__(self, name, tuple(map(str, value)))
-        if isinstance(self.few_test, bool) or not isinstance(self.few_test, int) or self.few_test < 0:
-            raise ValueError(f"few_test must be a whole number, 0 or more, got {self.few_test!r}")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(field.default, float) and not (
-                isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
-            ):
-                raise ValueError(f"{field.name} must be a number from 0 to 1, got {value!r}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from pipeline.command import DataError
-from retrain.gate import GateConfig, Prediction, judge, read_predictions
+from retrain.gate import Prediction, judge, read_predictions
+from retrain.limits import GateConfig
 
 CONFIG = GateConfig(margin=0.02, minimum_accuracy=0.8)
 LABELS = ("cat", "dog")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.format.rows import FACTS, KnownImages, changes_between
-from retrain.data.gate import DataGateConfig, Outcome, judge_against, judge_alone, worst
+from retrain.data.gate import Outcome, judge_against, judge_alone, worst
+from retrain.limits import DataGateConfig
 
 LABELS = ("ant", "bee", "cat", "dog")
 CONFIG = DataGateConfig()
