@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 
 import numpy as np
 import numpy.typing as npt
@@ -216,6 +217,22 @@ def lower_limit(counts: PairedCounts, *, alpha: float, start: float = 0.0) -> fl
         else:
             kept = middle
     return rejected
+
+
+def images_for_power(discordance: float, *, margin: float, alpha: float, power: float) -> int:
+    """Counts, about, the images on which two equally good models are told not to differ by `margin`, so often.
+
+    By the normal approximation of the paired difference, whose variance a pair is the discordance.
+
+    Args:
+      discordance: share of images that exactly one of the two answers rightly, above 0.
+      margin: of non-inferiority.
+      alpha: level of the test.
+      power: how often it is to succeed.
+    """
+    normal = statistics.NormalDist()
+    deviations = normal.inv_cdf(1 - alpha) + normal.inv_cdf(power)
+    return max(images_needed(margin=margin, alpha=alpha), math.ceil(discordance * (deviations / margin) ** 2))
 
 
 def images_needed(*, margin: float, alpha: float) -> int:

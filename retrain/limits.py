@@ -60,15 +60,34 @@ class GateConfig:
     Attributes:
       margin: the largest loss of test accuracy that is still "not worse", for instance 0.01 for one percentage point.
       minimum_accuracy: test accuracy below which no model is promoted, with or without a champion.
-      alpha: how often, at most, a challenger that is worse by exactly `margin` is promoted.
+      alpha: how often, at most, a challenger that is worse by exactly `margin` is promoted; and how often one is
+        refused for a label that was lost by chance.
+      label_margin: the largest loss of a label's recall that is not looked at.
+      label_images: test images that a label must have to be looked at by itself.
+      anchor: number of a model that every challenger is compared with, too: small losses may not add up.
     """
 
     margin: float
     minimum_accuracy: float
     alpha: float = 0.05
+    label_margin: float = 0.15
+    label_images: int = 20
+    anchor: int | None = None
 
     def __post_init__(self) -> None:
-        for name, low, high in (("margin", 0.0, 0.5), ("minimum_accuracy", -1e-9, 1.0), ("alpha", 0.0, 0.5)):
+        for name in ("label_images", "anchor"):
+            value = getattr(self, name)
+            if name == "anchor" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number, 1 or more, got {value!r}")
+        limits_of = {
+            "margin": (0.0, 0.5),
+            "minimum_accuracy": (-1e-9, 1.0),
+            "alpha": (0.0, 0.5),
+            "label_margin": (-1e-9, 1.0),
+        }
+        for name, (low, high) in limits_of.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value <= high:
                 limits = f"above {low:g}" if low >= 0 else "0 or more"

@@ -25,6 +25,7 @@ from absl import flags
 
 from pipeline.command import DataError, ExitCode, UsageError, run_command
 from pipeline.format.manifest import TEST, DatasetVersion, Manifest, open_dataset
+from pipeline.format.rows import known_images
 from retrain import gate, registry, steps
 from retrain.config import RetrainConfig, load_config
 from retrain.data.gate import DataCheck, Outcome, worst
@@ -83,22 +84,33 @@ def _unchanged(key: str, history: list[dict[str, Any]], champion: registry.Model
 
 
 def _challenge(
-    config: RetrainConfig, run: pathlib.Path, champion: registry.Model | None, *, commands: steps.Commands, lock: int
+    config: RetrainConfig,
+    run: pathlib.Path,
+    champion: registry.Model | None,
+    truth: dict[str, str],
+    *,
+    commands: steps.Commands,
+    lock: int,
 ) -> gate.Verdict:
-    """Trains the challenger and judges it."""
+    """Trains the challenger and judges it; `truth`: id → label of the dataset's images."""
     steps.train(config, run, commands=commands, lock=lock)
+    challenger = registry.Model(0, run / EXPORT_DIR)
     # The export is scored, not the run's own result: what is published is what was judged.
-    answers = steps.score(run / EXPORT_DIR, run / "gate-challenger.jsonl", config, commands=commands, lock=lock)
-    champion_answers = None
-    if champion is not None:
-        output = run / f"gate-champion-{champion.number}.jsonl"
-        steps.score(champion.path, output, config, commands=commands, lock=lock)
-        champion_answers = gate.read_predictions(output)
+    answers = steps.score(challenger.path, run / "gate-challenger.npz", config, commands=commands, lock=lock)
+
+    def rival(name: str, model: registry.Model) -> gate.Rival:
+        output = run / f"gate-model-{model.number}.npz"
+        steps.score(model.path, output, config, commands=commands, lock=lock)
+        of_model = gate.read_answers(output, truth)
+        return gate.Rival(name=name, answers=of_model, labels=model.labels(), trained_on=model.trained_on())
+
+    anchor = registry.numbered(config.models, config.gate.anchor) if config.gate.anchor and champion else None
     return gate.judge(
-        gate.read_predictions(answers),
-        champion_answers,
-        champion_labels=champion.labels() if champion else (),
-        champion_trained_on=champion.trained_on() if champion else (),
+        gate.read_answers(answers, truth),
+        challenger.labels(),
+        rival("the champion", champion) if champion else None,
+        anchor=rival(f"the anchor, model {anchor.number},", anchor) if anchor and anchor != champion else None,
+        removed_labels=config.data_gate.removed_labels,
         config=config.gate,
     )
 
@@ -131,16 +143,18 @@ def run_pass(config: RetrainConfig, *, commands: steps.Commands, lock: int) -> E
             "pass_id": pass_id,
         }
         _pass_data_gate(config, data, champion, record, commands=commands, lock=lock)
-        verdict = _challenge(config, run, champion, commands=commands, lock=lock)
+        known = known_images(data)
+        truth = dict(zip(known.ids, known.labels, strict=True))
+        verdict = _challenge(config, run, champion, truth, commands=commands, lock=lock)
         record |= {
-            "decision": "promoted" if verdict.promote else "not promoted",
+            "decision": verdict.decision,
             "reasons": verdict.reasons,
             "figures": verdict.figures,
             "gate": dataclasses.asdict(config.gate),
         }
         if not verdict.promote:
             registry.append_decision(config.models, record | {"champion_after": record["champion_before"]})
-            print(f"not promoted: {'; '.join(verdict.reasons)}")
+            print(f"{verdict.decision}: {'; '.join(verdict.reasons)}")
             return ExitCode.SKIPPED
         exported = {child.name: child for child in sorted((run / EXPORT_DIR).iterdir())}
         _note_training_images(data, run / registry.TRAINED_ON_FILE)

@@ -23,7 +23,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.command import DataError
+from pipeline.command import DataError, UsageError
 
 CHAMPION = "champion"
 DECISIONS_FILE = "decisions.jsonl"
@@ -79,6 +79,14 @@ def champion(root: pathlib.Path) -> Model | None:
     if not target.isdecimal() or not (root / target).is_dir():
         raise DataError(f"{link} points to {target}, which is no model; let it point to a numbered one or remove it")
     return Model(int(target), root / target)
+
+
+def numbered(root: pathlib.Path, number: int) -> Model:
+    """Finds a model by its number; UsageError where there is none."""
+    if not (root / str(number)).is_dir():
+        known = ", ".join(str(model.number) for model in models(root))
+        raise UsageError(f"{root} has no model {number} (it has {known or 'none'})")
+    return Model(number, root / str(number))
 
 
 def _fsync(path: pathlib.Path) -> None:

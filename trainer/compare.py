@@ -3,6 +3,7 @@ r"""Compares two runs on the same images: which is better, as far as these image
     python -m trainer.compare RUN_A RUN_B [--split=test] [--output=comparison.html]
 
 Reads the runs' predictions only; the page's pictures come from the dataset of the first run, if it is still there.
+In place of a run, a file will do that `trainer.evaluate --model=… --output=FILE.npz` wrote; --data has the pictures.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import os
 from absl import flags
 
 from pipeline.command import DataError, UsageError, run_command
-from pipeline.format.manifest import DatasetVersion
+from pipeline.format import storage
+from pipeline.format.manifest import DatasetVersion, open_dataset
 from pipeline.format.places import check_file
+from pipeline.predictions import Predictions, from_bytes, read_predictions
 from trainer.report.comparison import compare
 from trainer.report.comparison_page import verdict_of, write_comparison
 from trainer.report.files import open_data_of
-from trainer.report.predictions import read_predictions
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("split", "test", "Which split to compare on.")
@@ -29,7 +31,7 @@ def main(arguments: list[str]) -> int | None:
     if len(arguments) != 2:
         raise UsageError(f"got {len(arguments)} runs to compare; two are wanted: python -m trainer.compare RUN_A RUN_B")
     check_file(FLAGS.output, flag="output")
-    one, other = (read_predictions(run, FLAGS.split) for run in arguments)
+    one, other = map(_read, arguments)
     found = compare(one, other)
     names = _names(*arguments)
     write_comparison(
@@ -38,6 +40,15 @@ def main(arguments: list[str]) -> int | None:
     print(verdict_of(found, names))
     print(f"page: {FLAGS.output}")
     return None
+
+
+def _read(given: str) -> Predictions:
+    if not given.endswith(".npz"):
+        return read_predictions(given, FLAGS.split)
+    try:
+        return from_bytes(storage.read(given), file=given, again="python -m trainer.evaluate --model=…")
+    except FileNotFoundError as error:
+        raise UsageError(f"{given}: no such file") from error
 
 
 def _names(one: str, other: str) -> tuple[str, str]:
@@ -52,6 +63,8 @@ def _names(one: str, other: str) -> tuple[str, str]:
 
 def _data_of(run: str) -> DatasetVersion | None:
     try:
+        if run.endswith(".npz"):
+            return open_dataset(FLAGS.data) if FLAGS.data else None
         return open_data_of(run, FLAGS.data)
     except (UsageError, DataError):
         if FLAGS.data:

@@ -21,10 +21,10 @@ from pipeline.format import storage
 from pipeline.format.manifest import VALIDATION, DatasetVersion, open_dataset
 from pipeline.format.places import check_file
 from pipeline.format.rows import known_images
+from pipeline.predictions import Predictions, read_predictions
 from trainer.devices.chips import spare_metadata_server
 from trainer.report.evaluation import figures, lines
 from trainer.report.files import open_data_of, read_json
-from trainer.report.predictions import Predictions, read_predictions
 from trainer.serving.signature import find_saved_model
 
 FLAGS = flags.FLAGS
@@ -34,7 +34,10 @@ flags.DEFINE_string("data", None, "Dataset root, or one version directory; with 
 flags.DEFINE_string("split", "test", "Which split to score.")
 flags.DEFINE_bool("tta", False, "With --run: asks its model about every image and its mirror image.")
 flags.DEFINE_string(
-    "output", None, "With --model the JSON lines to write: id, label, predicted, probability; with --run the figures."
+    "output",
+    None,
+    "With --run the figures to write; with --model what it answers: FILE.npz with all probabilities, or JSON lines of "
+    "id, label, predicted, probability.",
 )
 
 
@@ -61,12 +64,15 @@ def _score_model() -> None:
     _require_examples(data, FLAGS.split)
     find_saved_model(FLAGS.model)
     spare_metadata_server()
-    from trainer.serving.score import score_export, write_predictions  # takes seconds: TensorFlow
+    from trainer.serving.score import prediction_rows, score_export, write_predictions  # takes seconds: TensorFlow
 
-    rows = score_export(FLAGS.model, data, FLAGS.split, batch_size=32)
-    write_predictions(FLAGS.output, rows)
-    hits = sum(row["label"] == row["predicted"] for row in rows)
-    print(f"{FLAGS.split}: accuracy {hits / len(rows):.4f}, {len(rows)} images, predictions in {FLAGS.output}")
+    found, labels = score_export(FLAGS.model, data, FLAGS.split, batch_size=32)
+    if FLAGS.output.endswith(".npz"):
+        storage.write_atomically(FLAGS.output, found.to_bytes())
+    else:
+        write_predictions(FLAGS.output, prediction_rows(found, labels))
+    accuracy = found.correct.mean()
+    print(f"{FLAGS.split}: accuracy {accuracy:.4f}, {len(labels)} images, predictions in {FLAGS.output}")
 
 
 def _require_examples(data: DatasetVersion, split: str) -> None:

@@ -21,6 +21,7 @@ from pipeline.decode import why_unusable
 from pipeline.format import storage, verify
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, open_dataset
 from pipeline.own_code import is_own
+from pipeline.predictions import Predictions, predictions_file
 from trainer.devices.cluster import read_cluster
 from trainer.devices.stopping import Wishes, handled
 from trainer.devices.strategy import is_tpu, make_strategy
@@ -38,7 +39,6 @@ from trainer.report import explanations
 from trainer.report.diagnosis import diagnose
 from trainer.report.explanations import Explanations
 from trainer.report.page import write_report
-from trainer.report.predictions import Predictions, predictions_file
 from trainer.request import Request
 from trainer.rundir import fit_batch, now, provenance, refuse_another_run, settings, tpu_cores
 from trainer.serving.explain import explain
@@ -258,7 +258,8 @@ def _write_results(
             temperature=finished.temperature,
         )
         storage.write_atomically(predictions_file(directory, split), predictions.to_bytes())
-        write_predictions(storage.join(directory, f"predictions-{split}.jsonl"), prediction_rows(predictions))
+        names = [data.manifest.labels[label] for label in labels]
+        write_predictions(storage.join(directory, f"predictions-{split}.jsonl"), prediction_rows(predictions, names))
     if finished.explanations:
         storage.write_atomically(storage.join(directory, explanations.FILE), finished.explanations.to_bytes())
     export_classifier(

@@ -7,10 +7,10 @@ import html5lib
 import numpy as np
 import pytest
 
+from pipeline.predictions import Predictions, predictions_file
 from tests import datasets
 from tests.trainer.commands import run
 from trainer.report.measures import measure
-from trainer.report.predictions import Predictions, predictions_file
 
 LABELS = ["rose <red>", "日本の花"]
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.predictions import read_predictions
 from tests import datasets
 from tests.trainer.commands import ROOT, assert_same_end, best_weights, command, kill_and_rerun, run, training_flags
 from trainer.report.measures import of_truth
-from trainer.report.predictions import read_predictions
 from trainer.rundir import load_run
 from trainer.serving.answers import predict_split
 from trainer.serving.signature import load_signature

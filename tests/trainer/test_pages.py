@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 
 from pipeline.format.rows import FACTS, known_images
+from pipeline.predictions import read_predictions
 from tests.trainer.check.test_check import build, checked, write_digits
 from tests.trainer.report.test_page import make_run
 from trainer.report.comparison import compare
 from trainer.report.comparison_page import write_comparison
 from trainer.report.explanations import FILE, Explanations
 from trainer.report.page import write_report
-from trainer.report.predictions import read_predictions
 from trainer.report.run_list import find_runs, write_index
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

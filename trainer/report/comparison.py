@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.command import DataError
 from pipeline.noninferiority import PairedCounts, lower_limit
-from trainer.report.predictions import Predictions
+from pipeline.predictions import Predictions
 
 _ALPHA = 0.025  # of each end of the interval
 

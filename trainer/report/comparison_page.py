@@ -13,8 +13,8 @@ from pipeline.format.manifest import DatasetVersion
 from pipeline.intervals import wilson_interval
 from pipeline.pages.environment import environment, percent
 from pipeline.pages.pictures import data_uri, find_records
+from pipeline.predictions import Predictions
 from trainer.report.comparison import Comparison
-from trainer.report.predictions import Predictions
 
 _SHOWN = 24
 

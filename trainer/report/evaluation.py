@@ -10,8 +10,8 @@ import numpy as np
 
 from pipeline.format.manifest import DatasetVersion
 from pipeline.format.rows import known_images
+from pipeline.predictions import Predictions
 from trainer.report.measures import Measures, Slice, measure, slices
-from trainer.report.predictions import Predictions
 
 _SLICES = {"brightness": "darkest tenth", "sharpness": "most blurred tenth", "area": "smallest tenth"}
 

@@ -11,8 +11,8 @@ from PIL import Image
 from pipeline.format.manifest import DatasetVersion
 from pipeline.format.records import Record
 from pipeline.pages.pictures import data_uri, find_records, pixels_uri
+from pipeline.predictions import Predictions
 from trainer.report.explanations import Explanations
-from trainer.report.predictions import Predictions
 from trainer.report.scores import OFTEN, Confusion
 
 MISTAKES, UNSURE, PAIRS, IN_A_PAIR, _ALIKE = 24, 12, 6, 6, 3

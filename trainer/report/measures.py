@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.intervals import difference_interval, wilson_interval
+from pipeline.predictions import Predictions
 from trainer.report import scores
-from trainer.report.predictions import Predictions
 
 _TOP = (2, 3, 5)
 _TENTH = 0.1

@@ -21,6 +21,7 @@ from pipeline.intervals import wilson_interval
 from pipeline.pages.environment import duration, environment
 from pipeline.pages.findings import WORDS, Finding, Level, worst
 from pipeline.pages.pictures import data_uri, find_records
+from pipeline.predictions import Predictions, read_predictions
 from trainer.report import charts, scores
 from trainer.report.evaluation import figures
 from trainer.report.explanations import Explanations, plane, read_explanations
@@ -30,7 +31,6 @@ from trainer.report.judgement import Judged, headline, judge, next_steps, weakes
 from trainer.report.label_issues import LABEL_ISSUES, LabelIssue, find_label_issues, issues_table
 from trainer.report.matrix import drawn_matrix
 from trainer.report.measures import LabelMeasures, precision_recall
-from trainer.report.predictions import Predictions, read_predictions
 
 _LISTED_CONFUSIONS = 15
 _MOST_MATRIX_LABELS = 120  # a larger matrix shows nothing that the list of confusions does not

@@ -11,10 +11,10 @@ import tensorflow as tf
 from pipeline.command import DataError
 from pipeline.dataset import eval_dataset, example_ids
 from pipeline.format.manifest import DatasetVersion
+from pipeline.predictions import Predictions
 from trainer.models import backbone_info
 from trainer.models.classifier import Classifier
 from trainer.recipes.recipe import Recipe
-from trainer.report.predictions import Predictions
 
 
 def predict_split(

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
-from trainer.report.predictions import Predictions
-from trainer.serving.signature import load_signature
+from pipeline.predictions import Predictions
+from trainer.serving.signature import load_signature, read_labels
 
 
-def prediction_row(*, key: str, label: str, predicted: str, probability: float) -> dict[str, Any]:
-    """Makes a row of predictions-<split>.jsonl; `key`: the record's id, `probability`: that of the predicted label."""
-    return {"id": key, "label": label, "predicted": predicted, "probability": probability}
+def prediction_rows(found: Predictions, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the rows of predictions-<split>.jsonl: id, true label, predicted label and its probability.
 
-
-def prediction_rows(found: Predictions) -> list[dict[str, Any]]:
-    """Returns the rows of predictions, in their order."""
+    Args:
+      found: the answers.
+      labels: the true label of each image; the model need not know it.
+    """
     return [
-        prediction_row(key=key, label=found.names[label], predicted=found.names[answer], probability=float(confidence))
-        for key, label, answer, confidence in zip(
-            found.ids, found.labels, found.predicted, found.confidence, strict=True
-        )
+        {"id": key, "label": label, "predicted": found.names[answer], "probability": float(confidence)}
+        for key, label, answer, confidence in zip(found.ids, labels, found.predicted, found.confidence, strict=True)
     ]
 
 
@@ -33,8 +33,10 @@ def write_predictions(file: storage.Path, rows: Iterable[Mapping[str, Any]]) -> 
     storage.write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def score_export(model: storage.Path, data: DatasetVersion, split: str, *, batch_size: int) -> list[dict[str, Any]]:
-    """Returns a prediction row for every example of a split, in file order.
+def score_export(
+    model: storage.Path, data: DatasetVersion, split: str, *, batch_size: int
+) -> tuple[Predictions, list[str]]:
+    """Returns what an exported model answers to a split, in file order, and the true labels.
 
     Args:
       model: an export directory; its labels may differ from the dataset's, they are compared by name.
@@ -46,17 +48,18 @@ def score_export(model: storage.Path, data: DatasetVersion, split: str, *, batch
       UsageError: no such split, or no exported model.
       DataError: a damaged shard.
     """
-    signature = load_signature(model)
-    names = data.manifest.labels
+    signature, names = load_signature(model), read_labels(model)
     examples = data.read(split)
-    rows: list[dict[str, Any]] = []
+    ids, labels, answers = [], [], []
     while batch := list(itertools.islice(examples, batch_size)):
-        result = signature([record.image for record in batch])
-        best = result["probabilities"].max(axis=-1)
-        rows += [
-            prediction_row(
-                key=record.id, label=names[record.label], predicted=label.decode(), probability=float(probability)
-            )
-            for record, label, probability in zip(batch, result["label"], best, strict=True)
-        ]
-    return rows
+        answers.append(signature([record.image for record in batch])["probabilities"])
+        ids += [record.id for record in batch]
+        labels += [data.manifest.labels[record.label] for record in batch]
+    place = {name: index for index, name in enumerate(names)}
+    found = Predictions(
+        ids=ids,
+        labels=np.array([place.get(label, -1) for label in labels]),
+        names=names,
+        log_probabilities=np.log(np.maximum(np.concatenate(answers), np.finfo(np.float32).tiny)),
+    )
+    return found, labels

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.command import UsageError
 from pipeline.format import kinds, storage
+from trainer.models.weights import LABELS_FILE
 
 SAVED_MODEL = "saved_model"
 SIGNATURE = "serving_default"
@@ -25,6 +26,17 @@ def find_saved_model(model: storage.Path) -> str:
         if storage.exists(storage.join(directory, "saved_model.pb")):
             return directory
     raise UsageError(f"{given}: no exported model there; {kinds.no_model(given)}")
+
+
+def read_labels(model: storage.Path) -> list[str]:
+    """Reads the names of an exported model's labels, in their order. Raises UsageError where they are not beside it."""
+    directory = os.path.dirname(find_saved_model(model).rstrip("/"))
+    file = storage.join(directory, LABELS_FILE)
+    try:
+        text = storage.read_text(file)
+    except FileNotFoundError as error:
+        raise UsageError(f"{file}: no such file; give the export directory, which holds it beside the model") from error
+    return text.removesuffix("\n").split("\n")
 
 
 def load_signature(model: storage.Path) -> Signature:

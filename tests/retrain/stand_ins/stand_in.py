@@ -12,11 +12,13 @@ import pathlib
 import sys
 import time
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.format.manifest import Manifest, Shard, open_dataset
 from pipeline.format.rows import RAW_PIXELS
+from pipeline.predictions import Predictions
 
 STEP_SECONDS = 0.03
 
@@ -111,13 +113,18 @@ def evaluate(flags: dict[str, str]) -> int:
     right = set(json.loads((model / "right.json").read_text()))
     labels = (model / "labels.txt").read_text().splitlines()
     spec = json.loads((pathlib.Path(open_dataset(flags["data"]).path) / "spec.json").read_text())
-    with open(flags["output"], "w") as file:
-        for image, label in spec["images"].items():
-            wrong = next(name for name in [*labels, "?"] if name != label)
-            predicted = label if image in right and label in labels else wrong
-            file.write(json.dumps({"id": image, "label": label, "predicted": predicted, "probability": 1.0}) + "\n")
-            file.flush()
-        time.sleep(STEP_SECONDS)
+    labels = [*labels, "?"]
+    rows = []
+    for image, label in spec["images"].items():
+        wrong = next(name for name in labels if name != label)
+        answer = labels.index(label if image in right and label in labels else wrong)
+        rows.append(np.where(np.arange(len(labels)) == answer, 0.9, 0.1 / (len(labels) - 1)))
+    known = [labels.index(label) if label in labels else -1 for label in spec["images"].values()]
+    found = Predictions(
+        ids=list(spec["images"]), labels=np.array(known), names=labels, log_probabilities=np.log(np.array(rows))
+    )
+    time.sleep(STEP_SECONDS)
+    pathlib.Path(flags["output"]).write_bytes(found.to_bytes())
     return 0
 
 

@@ -8,6 +8,7 @@ from scipy import stats
 from sklearn import metrics
 
 from pipeline.command import DataError, UsageError
+from pipeline.predictions import Predictions, predictions_file, read_predictions
 from trainer.report.comparison import compare, mcnemar
 from trainer.report.measures import (
     at_temperature,
@@ -21,7 +22,6 @@ from trainer.report.measures import (
     threshold_for,
     top_k,
 )
-from trainer.report.predictions import Predictions, predictions_file, read_predictions
 
 
 def some(count=200, classes=4, seed=0, *, right=2.0, temperature=1.0):

@@ -18,10 +18,10 @@ from sklearn import metrics
 from pipeline.command import DataError, UsageError
 from pipeline.pages.environment import percent
 from pipeline.pages.pictures import data_uri
+from pipeline.predictions import Predictions
 from tests import datasets
 from trainer.report import charts
 from trainer.report.page import flatten, write_report
-from trainer.report.predictions import Predictions
 from trainer.train.evaluation import Metrics
 
 ROWS = [

@@ -86,6 +86,20 @@ def read_predictions(run: storage.Path, split: str) -> Predictions:
         content = storage.read(file)
     except FileNotFoundError as error:
         raise UsageError(f"{file}: no such file; {_why_absent(run)}") from error
+    return from_bytes(content, file=file, again=f"python -m trainer.evaluate --model={storage.join(run, 'export')}")
+
+
+def from_bytes(content: bytes, *, file: str, again: str) -> Predictions:
+    """Reads what `Predictions.to_bytes` made.
+
+    Args:
+      content: of the file.
+      file: its name, for the error.
+      again: the command that makes it anew.
+
+    Raises:
+      DataError: it is damaged.
+    """
     try:
         with np.load(io.BytesIO(content)) as arrays:
             return Predictions(
@@ -96,10 +110,7 @@ def read_predictions(run: storage.Path, split: str) -> Predictions:
                 temperature=float(arrays["temperature"]),
             )
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError) as error:
-        raise DataError(
-            f"{file}: damaged ({first_line(error)}); python -m trainer.evaluate --model={storage.join(run, 'export')} "
-            "scores the model anew"
-        ) from error
+        raise DataError(f"{file}: damaged ({first_line(error)}); {again} scores the model anew") from error
 
 
 def _why_absent(run: storage.Path) -> str:
