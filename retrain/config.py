@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -12,6 +12,7 @@ import yaml
 from pipeline.command import UsageError, nearest
 from retrain.limits import DataGateConfig, GateConfig
 
+HOOKS = ("on_promote", "on_reject", "on_hold")
 Scalar = str | int | float | bool
 
 # An image must not move from train to test between two rebuilds: the champion would be scored on what it has learned.
@@ -41,6 +42,13 @@ class RetrainConfig:
       source: source of the builder.
       recipe: recipe of the trainer, by its name or its file (`.py`, or `.json` of a run).
       seed: seed of the build's split and of the training.
+      approval: `automatic`, or `manual`: a challenger that passes the gate is published, and becomes the champion by
+        `retrain.models promote`.
+      retries: how often a command that ended with 75 (pre-empted, locked) is run again within a pass.
+      retry_seconds: to wait before the first retry; doubled each time.
+      on_promote: shell commands and webhooks after a promotion, see `retrain.outcome.tell`.
+      on_reject: the same after a challenger was not promoted.
+      on_hold: the same after data were held.
       build: further flags of the builder, flag → value; `split_by: hash` unless given.
       train: further flags of the trainer, flag → value (`tpu: local`).
       settings: overrides of the recipe, key → value.
@@ -56,6 +64,12 @@ class RetrainConfig:
     source: str = "folder"
     recipe: str = "photos"
     seed: int = 0
+    approval: str = "automatic"
+    retries: int = 0
+    retry_seconds: int = 60
+    on_promote: Sequence[str] = ()
+    on_reject: Sequence[str] = ()
+    on_hold: Sequence[str] = ()
     build: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
     train: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
@@ -64,27 +78,36 @@ class RetrainConfig:
         for key in ("source", "recipe"):
             if not isinstance(getattr(self, key), str) or not getattr(self, key):
                 raise ValueError(f"{key} must be a name, got {getattr(self, key)!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed must be a whole number, 0 or more, got {self.seed!r}")
-        sections = {key: getattr(self, key) for key in ("build", "train", "settings", "check")}
-        if self.check is False:
-            sections["check"] = {}
-        for key, section in sections.items():
-            if not isinstance(section, Mapping):
-                raise ValueError(f"{key} must hold `name: value` lines, got {section!r}")
-            for name, value in section.items():
-                if not isinstance(name, str) or not isinstance(value, (str, int, float, bool)):
-                    raise ValueError(f"{key}.{name} must be a single value, got {value!r}")
-        for key, own in _OWN_KEYS.items():
-            for name in sections[key]:
-                if name in own:
-                    raise ValueError(f"{key}.{name} is not set there; use the key `{own[name]}:` at the top")
+        for key in ("seed", "retries", "retry_seconds"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"{key} must be a whole number, 0 or more, got {value!r}")
+        if self.approval not in ("automatic", "manual"):
+            raise ValueError(f"approval must be automatic or manual, got {self.approval!r}")
+        for key in HOOKS:
+            value = getattr(self, key)
+            if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, str) for v in value):
+                raise ValueError(f"{key} must be a list of commands and addresses, got {value!r}")
+        sections = {key: getattr(self, key) for key in ("build", "train", "settings")}
+        for key, section in (sections | {"check": {} if self.check is False else self.check}).items():
+            _check_section(key, section)
         object.__setattr__(self, "build", {**_BUILD_DEFAULTS, **self.build})
 
     @property
     def check_flags(self) -> Mapping[str, Scalar]:
         """Returns the further flags of trainer.check."""
         return self.check if isinstance(self.check, Mapping) else {}
+
+
+def _check_section(key: str, section: object) -> None:
+    """Raises ValueError if a section is not one of single values, or sets what has a key of its own."""
+    if not isinstance(section, Mapping):
+        raise ValueError(f"{key} must hold `name: value` lines, got {section!r}")
+    for name, value in section.items():
+        if not isinstance(name, str) or not isinstance(value, (str, int, float, bool)):
+            raise ValueError(f"{key}.{name} must be a single value, got {value!r}")
+        if own := _OWN_KEYS.get(key, {}).get(name):
+            raise ValueError(f"{key}.{name} is not set there; use the key `{own}:` at the top")
 
 
 def _from_mapping(cls: type, values: Any, where: str) -> Any:

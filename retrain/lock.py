@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 from pipeline.command import TryAgainError
 
+LOCK_FILE = ".lock"  # of a registry
+
 
 @contextlib.contextmanager
 def exclusive(path: pathlib.Path) -> Iterator[int]:

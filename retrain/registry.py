@@ -2,6 +2,7 @@
 
     MODELS/1/, MODELS/2/ …    one promoted model each, whole or absent
     MODELS/champion -> 2      what to serve
+    MODELS/serving/NAME/2     the champion's SavedModel alone, in the layout that TensorFlow Serving watches
     MODELS/decisions.jsonl    every decision with its reasons, one JSON object a line
 
 The pointer is a symbolic link, not a file with a number in it, because whatever serves the model takes a path:
@@ -9,13 +10,15 @@ The pointer is a symbolic link, not a file with a number in it, because whatever
 the path names the old model or the new one and never nothing. A server that opens several files should resolve the
 link once (`os.path.realpath`) and read from there; the numbered folders are never changed or removed.
 
-Order of a promotion: the folder (staged, flushed, renamed), the link, the line in the log. A pass killed in between
+Every model has `SHA256SUMS`, which `sha256sum -c` reads, too. Order of a promotion: the folder (staged, flushed,
+renamed), the links, the line in the log. A pass killed in between
 finds its own folder by the `pass_id` in `promotion.json` and goes on from there.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -30,6 +33,8 @@ DECISIONS_FILE = "decisions.jsonl"
 LABELS_FILE = "labels.txt"
 PROMOTION_FILE = "promotion.json"
 TRAINED_ON_FILE = "trained_on.txt"
+SUMS_FILE = "SHA256SUMS"
+SERVING, SAVED_MODEL = "serving", "saved_model"
 _STAGING = ".staging-"
 
 
@@ -98,7 +103,7 @@ def _fsync(path: pathlib.Path) -> None:
 
 
 def clean(root: pathlib.Path) -> None:
-    """Removes what a killed pass left staged. Only for the holder of the lock."""
+    """Removes from a folder what was left staged by a process that was killed. Only for the holder of the lock."""
     for child in root.glob(f"{_STAGING}*"):
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child)
@@ -134,6 +139,7 @@ def publish(root: pathlib.Path, contents: Mapping[str, pathlib.Path], promotion:
             shutil.copyfile(source, stage / name)
     text = json.dumps({**promotion, "model": number}, indent=2, ensure_ascii=False) + "\n"
     (stage / PROMOTION_FILE).write_text(text, encoding="utf-8")
+    (stage / SUMS_FILE).write_text(_sums(stage), encoding="utf-8")
     # The rename must not reach the disk before the bytes: after a power cut the number would stand for empty files.
     for folder, _, files in os.walk(stage, topdown=False):
         for file in files:
@@ -145,13 +151,73 @@ def publish(root: pathlib.Path, contents: Mapping[str, pathlib.Path], promotion:
     return model
 
 
+def _sums(folder: pathlib.Path) -> str:
+    """Returns a line for each file, as `sha256sum` writes them."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return "".join(f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def damage(model: Model) -> list[str]:
+    """Says what is wrong with a model's files; nothing of one that has no sums, which nobody has published here."""
+    file = model.path / SUMS_FILE
+    if not file.exists():
+        return []
+    found = []
+    for line in file.read_text(encoding="utf-8").removesuffix("\n").split("\n"):
+        digest, _, name = line.partition("  ")
+        path = model.path / name
+        if not path.is_file():
+            found.append(f"{name} is gone")
+        elif _sha256(path) != digest:
+            found.append(f"{name} is not what was published")
+    return found
+
+
+def require_whole(model: Model) -> None:
+    """Raises DataError if a file of a model is not what was published."""
+    if found := damage(model):
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise DataError(
+            f"{model.path} is damaged: {found[0]}{more}; put its files back, or let python -m retrain.models rollback "
+            f"--models={model.path.parent} take the champion before"
+        )
+
+
 def set_champion(root: pathlib.Path, model: Model) -> None:
-    """Points `champion` at a published model, atomically."""
-    link = root / f"{_STAGING}{CHAMPION}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(str(model.number), target_is_directory=True)  # relative: the registry may be moved
-    os.replace(link, root / CHAMPION)
-    _fsync(root)
+    """Points `champion`, and what is served, at a published model, each atomically."""
+    _point(root / CHAMPION, str(model.number), staging=root)  # relative: the registry may be moved
+    if not (model.path / SAVED_MODEL).is_dir():
+        return
+    name = str(model.promotion().get("name", "model")) if (model.path / PROMOTION_FILE).exists() else "model"
+    folder = root / SERVING / name
+    folder.mkdir(parents=True, exist_ok=True)
+    _point(folder / str(model.number), os.path.join("..", "..", str(model.number), SAVED_MODEL), staging=root)
+    for other in folder.iterdir():  # a server takes the highest number that it finds
+        if other.is_symlink() and other.name != str(model.number):
+            other.unlink()
+    _fsync(folder)
+
+
+def _point(link: pathlib.Path, target: str, *, staging: pathlib.Path) -> None:
+    temporary = staging / f"{_STAGING}{CHAMPION}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target, target_is_directory=True)
+    os.replace(temporary, link)
+    _fsync(link.parent)
+
+
+def predecessor(root: pathlib.Path, model: Model) -> Model | None:
+    """Finds the champion that a champion replaced, by the decisions; None where there was none, or it is gone."""
+    for record in reversed(decisions(root)):
+        before = record.get("champion_before")
+        if record.get("champion_after") == model.number and before not in (None, model.number):
+            return Model(before, root / str(before)) if (root / str(before)).is_dir() else None
+    return None
 
 
 def decisions(root: pathlib.Path) -> list[dict[str, Any]]:

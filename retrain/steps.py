@@ -15,7 +15,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
 from pipeline.command import CommandError, DataError, ExitCode, TryAgainError, UsageError
@@ -70,13 +71,31 @@ def stop_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _run(module: str, flags: Mapping[str, object], *, lock: int, extra: tuple[str, ...] = ()) -> None:
-    """Runs `python -m module --flag=value …`; its exit codes 64, 65 and 75 become ours, any other failure 70."""
+def _run(
+    module: str, flags: Mapping[str, object], config: RetrainConfig, *, lock: int, extra: tuple[str, ...] = ()
+) -> None:
+    """Runs `python -m module --flag=value …`, again after 75; its exit codes 64, 65 and 75 become ours, others 70."""
     arguments = [
         f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in flags.items()
     ]
     command = [sys.executable, "-m", module, *arguments, *extra]
     print(f"$ {shlex.join(['python', *command[1:]])}", flush=True)
+    for attempt in range(config.retries + 1):
+        code = _exit_code(command, lock)
+        if code == ExitCode.DONE:
+            return
+        if code != ExitCode.AGAIN or attempt == config.retries:
+            break
+        seconds = config.retry_seconds * 2**attempt
+        print(f"{module} ended with exit code 75; again in {seconds} s ({config.retries - attempt} more)", flush=True)
+        time.sleep(seconds)
+    kinds: dict[int, type[CommandError]]
+    kinds = {ExitCode.USAGE: UsageError, ExitCode.DATA: DataError, ExitCode.AGAIN: TryAgainError}
+    raise kinds.get(code, CommandError)(f"{module} ended with exit code {code}; its own message stands above")
+
+
+def _exit_code(command: Sequence[str], lock: int) -> int:
+    """Runs a command to its end."""
     # No stdin: a command that asks would hang the pass for ever.
     process = subprocess.Popen(
         command,
@@ -85,7 +104,7 @@ def _run(module: str, flags: Mapping[str, object], *, lock: int, extra: tuple[st
         preexec_fn=_die_with_parent(),  # noqa: PLW1509 - this process has one thread
     )
     try:
-        code = process.wait()
+        return process.wait()
     except BaseException:
         process.terminate()
         try:
@@ -94,17 +113,12 @@ def _run(module: str, flags: Mapping[str, object], *, lock: int, extra: tuple[st
             process.kill()
             process.wait()
         raise
-    if code == ExitCode.DONE:
-        return
-    kinds: dict[int, type[CommandError]]
-    kinds = {ExitCode.USAGE: UsageError, ExitCode.DATA: DataError, ExitCode.AGAIN: TryAgainError}
-    raise kinds.get(code, CommandError)(f"{module} ended with exit code {code}; its own message stands above")
 
 
 def build(config: RetrainConfig, *, commands: Commands, lock: int) -> None:
     """Brings the dataset root up to date; returns quickly when the source has not changed."""
     own = {"source": config.source, "input": config.input, "output": config.data, "seed": config.seed}
-    _run(commands.build, {**own, **config.build}, lock=lock)
+    _run(commands.build, {**own, **config.build}, config, lock=lock)
 
 
 def check(
@@ -123,7 +137,7 @@ def check(
         settings = config.settings if config.recipe == _CHECKED_BY else {}
         if against:
             own["against"] = against
-        _run(commands.check, {**own, **config.check_flags}, extra=_set_flags(settings), lock=lock)
+        _run(commands.check, {**own, **config.check_flags}, config, extra=_set_flags(settings), lock=lock)
     return found
 
 
@@ -134,7 +148,7 @@ def _set_flags(settings: Mapping[str, object]) -> tuple[str, ...]:
 def train(config: RetrainConfig, run: pathlib.Path, *, commands: Commands, lock: int) -> None:
     """Trains in `run`, or goes on where it stopped there; leaves the exported model in `run/export`."""
     own = {"data": config.data, "recipe": config.recipe, "workdir": run, "seed": config.seed}
-    _run(commands.train, {**own, **config.train}, extra=_set_flags(config.settings), lock=lock)
+    _run(commands.train, {**own, **config.train}, config, extra=_set_flags(config.settings), lock=lock)
 
 
 def score(
@@ -142,7 +156,8 @@ def score(
 ) -> pathlib.Path:
     """Writes what an exported model answers on the test split to `output`, once."""
     if not output.exists():
-        partial = output.with_name(f"{output.name}.partial")
-        _run(commands.evaluate, {"model": model, "data": config.data, "split": TEST, "output": partial}, lock=lock)
+        partial = output.with_name(f".partial-{output.name}")
+        flags = {"model": model, "data": config.data, "split": TEST, "output": partial}
+        _run(commands.evaluate, flags, config, lock=lock)
         os.replace(partial, output)
     return output

@@ -1,5 +1,6 @@
 """Tests whole passes in real processes: decisions, exit codes, the lock, and being killed at any moment."""
 
+import http.server
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -40,8 +42,9 @@ class World:
         (self.folder / "input" / "spec.json").write_text(json.dumps(spec))
 
     def start(self, **environment: str) -> subprocess.Popen[str]:
+        flags = [f"--config={self.folder / 'retrain.yaml'}", f"--result={self.folder / 'result.json'}"]
         return subprocess.Popen(
-            [sys.executable, "-m", "pass_with_stand_ins", f"--config={self.folder / 'retrain.yaml'}"],
+            [sys.executable, "-m", "pass_with_stand_ins", *flags],
             env={**os.environ, "PYTHONPATH": str(STAND_INS), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -52,6 +55,9 @@ class World:
         process = self.start()
         out, err = process.communicate(timeout=60)
         return process.returncode, out, err
+
+    def result(self) -> dict:
+        return json.loads((self.folder / "result.json").read_text())
 
     def runs(self) -> list[pathlib.Path]:
         return [path for path in (self.folder / "runs").iterdir() if path.suffix != ".data"]
@@ -71,7 +77,7 @@ class World:
         files = {
             str(file.relative_to(self.models)): file.read_bytes()
             for file in sorted(self.models.rglob("*"))
-            if file.is_file() and file.name not in (".lock", "promotion.json", "decisions.jsonl")
+            if file.is_file() and file.name not in (".lock", "promotion.json", "decisions.jsonl", "SHA256SUMS")
         }
         log = [{k: v for k, v in record.items() if k not in ("time", "run", "dataset")} for record in self.log()]
         return {"champion": self.champion(), "files": files, "log": log}
@@ -92,6 +98,10 @@ def test_first_pass_promotes_second_finds_nothing_changed(world):
     code, out, _ = world.run()
     assert code == 0
     assert "no champion to compare with" in out
+    result = world.result()
+    assert (result["outcome"], result["exit_code"]) == ("promoted", 0)
+    assert result["versions"]["model"] == result["versions"]["champion_after"] == 1
+    assert result["figures"]["accuracy"] == pytest.approx(280 / 300)
     assert "$ python -m stand_in" in out
     assert world.champion() == "1"
     model = world.models / "champion"
@@ -103,6 +113,7 @@ def test_first_pass_promotes_second_finds_nothing_changed(world):
     code, out, _ = world.run()
     assert code == 99
     assert "nothing changed since" in out
+    assert (world.result()["outcome"], world.result()["exit_code"]) == ("unchanged", 99)
     assert len(world.log()) == 1
     assert (world.run_folder() / "starts.log").read_text() == starts, "the trainer was not started"
 
@@ -122,6 +133,7 @@ def test_better_is_promoted_worse_is_not_and_the_log_says_why(world):
     assert "; it is worse" in out
     assert world.champion() == "2"
     assert not (world.models / "3").exists()
+    assert world.result()["outcome"] == "not_promoted"
     assert [record["decision"] for record in world.log()] == ["promoted", "promoted", "not promoted"]
     assert [(r["champion_before"], r["champion_after"]) for r in world.log()] == [(None, 1), (1, 2), (2, 2)]
     code, out, _ = world.run()
@@ -141,6 +153,7 @@ def test_below_the_floor_there_is_no_first_champion(world):
     assert len(world.log()) == 1
 
 
+@pytest.mark.slow
 def test_a_new_gate_judges_again_without_training_again(world):
     world.input(right=100)
     world.run()
@@ -230,12 +243,17 @@ def test_bad_data_are_held_and_nothing_is_trained(world, more, told):
     assert world.champion() == "1"
     assert world.log()[1]["decision"] == "held"
     assert world.log()[1]["champion_after"] == 1
+    result = world.result()
+    assert (result["outcome"], result["exit_code"], result["versions"]["champion_after"]) == ("held", 65, 1)
+    assert told in result["reasons"][0]
     code, _, err = world.run()  # the next night
     assert code == 65
+    assert world.result()["outcome"] == "held"
     assert "nothing changed since" in err
     assert len(world.log()) == 2
 
 
+@pytest.mark.slow
 def test_held_data_are_accepted_by_their_content(world):
     start_over(world, images=dict(list(IMAGES.items())[:200]))
     _, _, err = world.run()
@@ -267,6 +285,7 @@ def test_images_are_not_looked_at_where_the_configuration_says_so(world):
     assert not list((world.folder / "runs").glob("*/checks.log"))
 
 
+@pytest.mark.slow
 def test_the_check_is_run_once_against_the_champions_dataset(world):
     world.configure(CONFIG + "check: {images: 100}\n")
     start_over(world, images=IMAGES | NEW)
@@ -286,6 +305,110 @@ def test_a_failing_step_ends_the_pass_with_its_exit_code_and_publishes_nothing(w
     assert err.strip().splitlines()[-1] == f"error: stand_in ended with exit code {code}; its own message stands above"
     assert "Traceback" not in err
     assert not (world.models / "decisions.jsonl").exists()
+    assert (world.result()["outcome"], world.result()["exit_code"]) == ("failed", code)
+    assert f"exit code {code}" in world.result()["reasons"][0]
+
+
+def test_a_damaged_champion_is_named_and_a_roll_back_takes_the_one_before(world):
+    for right in (280, 295):
+        world.input(right=right)
+        assert world.run()[0] == 0
+    (world.models / "2" / "labels.txt").write_text("cat\n")
+    world.input(right=296)
+    code, _, err = world.run()
+    assert code == 65
+    assert "models/2 is damaged: labels.txt is not what was published; put its files back, or let python -m " in err
+    assert "Traceback" not in err
+    back = subprocess.run(
+        [sys.executable, "-m", "retrain.models", "rollback", "--why=damaged", f"--models={world.models}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert back.returncode == 0, back.stderr
+    assert world.champion() == "1"
+    assert world.run()[0] == 0
+    assert world.champion() == "3"
+
+
+@pytest.mark.slow
+def test_a_tree_that_was_moved_goes_on(tmp_path):
+    world = World(tmp_path / "here")
+    world.configure(CONFIG + "recipe: ./mine.py\n")
+    (world.folder / "mine.py").write_text("def recipe(facts): ...\n")
+    world.input(right=280)
+    assert world.run()[0] == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = World.__new__(World)
+    moved.folder, moved.models = tmp_path / "there", tmp_path / "there" / "models"
+    assert moved.run()[0] == 99
+    moved.input(right=290)
+    assert moved.run()[0] == 0
+    assert moved.log()[-1]["data"]["lost images"] == "ok"  # compared with the champion's dataset, where it is now
+
+
+@pytest.mark.slow
+def test_a_challenger_waits_for_approval_where_that_is_wanted(world):
+    world.configure(CONFIG + "approval: manual\n")
+    world.input(right=280)
+    code, out, _ = world.run()
+    assert code == 99
+    assert f"models/1 waits for approval: python -m retrain.models promote 1 --models={world.models} --why=" in out
+    assert world.champion() is None
+    assert (world.result()["outcome"], world.result()["versions"]["model"]) == ("waiting", 1)
+    assert world.run()[0] == 99
+    assert world.result()["outcome"] == "unchanged"
+    subprocess.run(
+        [sys.executable, "-m", "retrain.models", "promote", "1", "--why=looked at", f"--models={world.models}"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    assert world.champion() == "1"
+    assert world.run()[0] == 99
+
+
+@pytest.mark.slow
+def test_hooks_are_told_and_one_that_fails_changes_nothing(world):
+    told = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    world.configure(
+        CONFIG
+        + f"""
+on_promote: ['cat > {world.folder}/told.json; echo $RETRAIN_OUTCOME', 'exit 3', 'http://127.0.0.1:9/nobody']
+on_reject: ['http://127.0.0.1:{server.server_port}/hook']
+"""
+    )
+    world.input(right=280)
+    code, out, err = world.run()
+    assert code == 0
+    assert json.loads((world.folder / "told.json").read_text()) == world.result()
+    assert out.splitlines()[-1] == "promoted"
+    assert "warning: on_promote: exit 3: ended with exit code 3" in err
+    assert "warning: on_promote: http://127.0.0.1:9/nobody: " in err
+    world.input(right=200)
+    assert world.run()[0] == 99
+    server.shutdown()
+    assert told == [world.result()]
+    assert told[0]["outcome"] == "not_promoted"
+
+
+@pytest.mark.slow
+def test_a_command_that_was_pre_empted_is_run_again_within_the_pass(world):
+    world.configure(CONFIG + "retries: 2\nretry_seconds: 0\n")
+    world.input(right=280, fail=75, times=2)
+    code, out, _ = world.run()
+    assert code == 0, out
+    assert out.count("ended with exit code 75; again in 0 s") == 2
+    world.input(right=281, fail=64)
+    assert world.run()[0] == 64
 
 
 def wait_for(condition, seconds=20.0):

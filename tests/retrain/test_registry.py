@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pipeline.command import DataError
+from pipeline.command import DataError, UsageError
 from retrain import registry
 
 LABELS = "cat\ndog\n"
@@ -139,3 +139,59 @@ def test_a_killed_writer_leaves_whole_models_and_a_valid_pointer(tmp_path, expor
     assert seen, "the last writer had time to publish"
     registry.clean(root)
     assert not [child for child in root.iterdir() if child.name.startswith(".staging")]
+
+
+def test_sums_are_those_of_sha256sum(tmp_path, export):
+    model = registry.publish(tmp_path / "models", export, {"pass_id": "a"})
+    done = subprocess.run(
+        ["sha256sum", "-c", "SHA256SUMS"], cwd=model.path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 4
+    assert registry.damage(model) == []
+
+
+@pytest.mark.parametrize("harm", ["gone", "changed", "cut"])
+def test_damage_is_named(tmp_path, export, harm):
+    model = registry.publish(tmp_path / "models", export, {"pass_id": "a"})
+    file = model.path / "saved_model" / "variables" / "variables.index"
+    if harm == "gone":
+        file.unlink()
+    else:
+        content = file.read_bytes()
+        file.write_bytes(content[:500] if harm == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    told = "is gone" if harm == "gone" else "is not what was published"
+    assert registry.damage(model) == [f"saved_model/variables/variables.index {told}"]
+    with pytest.raises(DataError, match=r"models/1 is damaged: saved_model/variables/variables.index is .*rollback"):
+        registry.require_whole(model)
+
+
+def test_what_is_served_is_the_champion_alone_also_after_a_roll_back(tmp_path, export):
+    root = tmp_path / "models"
+    one, two = (registry.publish(root, export, {"pass_id": name, "name": "flowers"}) for name in "ab")
+    for model in (one, two, one):
+        registry.set_champion(root, model)
+        served = list((root / "serving" / "flowers").iterdir())
+        assert [path.name for path in served] == [str(model.number)]
+        assert (served[0] / "saved_model.pb").read_bytes() == b"graph"
+        assert served[0].resolve() == model.path / "saved_model"
+    root.rename(tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere" / "serving" / "flowers" / "1" / "saved_model.pb").exists()
+
+
+def test_the_champion_before_is_the_last_one_that_was_replaced(tmp_path, export):
+    root = tmp_path / "models"
+    models = [registry.publish(root, export, {"pass_id": name}) for name in "abc"]
+    for before, after in ((None, 1), (1, 2), (2, 2), (2, 3), (3, 1)):
+        registry.append_decision(root, {"champion_before": before, "champion_after": after})
+    assert registry.predecessor(root, models[0]) == models[2]
+    assert registry.predecessor(root, models[1]) == models[0]
+    assert registry.predecessor(root, registry.Model(9, root / "9")) is None
+
+
+def test_a_model_is_found_by_its_number(tmp_path, export):
+    root = tmp_path / "models"
+    model = registry.publish(root, export, {"pass_id": "a"})
+    assert registry.numbered(root, 1) == model
+    with pytest.raises(UsageError, match=r"has no model 7 \(it has 1\)"):
+        registry.numbered(root, 7)

@@ -1,0 +1,136 @@
+r"""Lists, compares, promotes and rolls back the models of a registry, and removes old ones.
+
+    python -m retrain.models list     --models=MODELS
+    python -m retrain.models show 3   --models=MODELS
+    python -m retrain.models diff 2 3 --models=MODELS
+    python -m retrain.models promote 2 --why="3 misreads tulips" --models=MODELS
+    python -m retrain.models rollback  --why="3 misreads tulips" --models=MODELS
+    python -m retrain.models verify   --models=MODELS
+    python -m retrain.models prune --keep=5 --config=retrain.yaml
+
+--config=FILE.yaml names the registry, too; `prune` then removes old runs and data versions as well. Every change is a
+line of MODELS/decisions.jsonl that says who made it, when and why. The next pass does not undo it.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Mapping
+
+from absl import flags
+
+from pipeline.command import DataError, ExitCode, UsageError, nearest, run_command
+from retrain import curate, registry
+from retrain.config import RetrainConfig, load_config
+from retrain.lock import LOCK_FILE, exclusive
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("models", None, "The registry.")
+flags.DEFINE_string("config", None, "Configuration of a pass, which names the registry, the runs and the data.")
+flags.DEFINE_string("why", None, "For the log: why a model is promoted or rolled back.")
+flags.DEFINE_integer("keep", 5, "How many of the newest models, runs and data versions stay.", lower_bound=1)
+flags.DEFINE_bool("dry_run", False, "With prune: only says what would be removed.")
+
+
+def _list(root: pathlib.Path, numbers: list[int]) -> None:
+    _take(numbers, 0)
+    found = registry.models(root)
+    print("\n".join(curate.summary(root, model) for model in found) if found else f"{root} has no model yet")
+
+
+def _show(root: pathlib.Path, numbers: list[int]) -> None:
+    print("\n".join(curate.described(registry.numbered(root, *_take(numbers, 1)))))
+
+
+def _diff(root: pathlib.Path, numbers: list[int]) -> None:
+    one, other = (registry.numbered(root, number) for number in _take(numbers, 2))
+    print(f"model {one.number} → model {other.number}")
+    print("\n".join(curate.differences(one, other)))
+
+
+def _promote(root: pathlib.Path, numbers: list[int]) -> None:
+    model = registry.numbered(root, *_take(numbers, 1))
+    why = _why()
+    with exclusive(root / LOCK_FILE):
+        curate.promote(root, model, why=why)
+    print(f"model {model.number} is the champion")
+
+
+def _rollback(root: pathlib.Path, numbers: list[int]) -> None:
+    _take(numbers, 0)
+    why = _why()
+    with exclusive(root / LOCK_FILE):
+        model = curate.roll_back(root, why=why)
+    print(f"model {model.number} is the champion again")
+
+
+def _verify(root: pathlib.Path, numbers: list[int]) -> None:
+    chosen = [registry.numbered(root, number) for number in numbers] or registry.models(root)
+    damaged = []
+    for model in chosen:
+        found = registry.damage(model)
+        damaged += [model] if found else []
+        sums = (model.path / registry.SUMS_FILE).exists()
+        print(f"{model.number:>4}  {'; '.join(found) if found else 'whole' if sums else 'has no sums'}")
+    if damaged:
+        raise DataError(f"{len(damaged)} of {len(chosen)} models are damaged")
+
+
+def _prune(root: pathlib.Path, numbers: list[int]) -> None:
+    _take(numbers, 0)
+    config = _config()
+    runs, data = (config.runs, pathlib.Path(config.data)) if config and "://" not in config.data else (None, None)
+    with exclusive(root / LOCK_FILE):
+        found = curate.prunable(root, runs, data, keep=FLAGS.keep)
+        for folder in found.folders:
+            print(f"{'would remove' if FLAGS.dry_run else 'removing'} {folder}")
+        if not FLAGS.dry_run:
+            curate.remove(found, root)
+    if not found.folders:
+        print("nothing to remove")
+
+
+_COMMANDS: Mapping[str, Callable[[pathlib.Path, list[int]], None]] = {
+    "list": _list, "show": _show, "diff": _diff, "promote": _promote, "rollback": _rollback, "verify": _verify,
+    "prune": _prune,
+}  # fmt: skip
+
+
+def _take(numbers: list[int], count: int) -> list[int]:
+    if len(numbers) != count:
+        wanted = ("no number of a model is", "the number of a model is", "the numbers of two models are")[count]
+        raise UsageError(f"{wanted} wanted, got {' '.join(map(str, numbers)) or 'none'}")
+    return numbers
+
+
+def _why() -> str:
+    if not FLAGS.why:
+        raise UsageError('--why="…" is missing: the log says why a model was promoted by hand')
+    return str(FLAGS.why)
+
+
+def _config() -> RetrainConfig | None:
+    return load_config(FLAGS.config) if FLAGS.config else None
+
+
+def main(arguments: list[str]) -> ExitCode:
+    known = ", ".join(_COMMANDS)
+    if not arguments:
+        raise UsageError(f"what to do is missing: one of {known} (--help shows examples)")
+    name, *rest = arguments
+    if name not in _COMMANDS:
+        raise UsageError(f'unknown command "{name}" (known: {known}).{nearest(name, list(_COMMANDS))}')
+    if broken := [value for value in rest if not value.isdecimal()]:
+        raise UsageError(f'"{broken[0]}" is no number of a model')
+    if (FLAGS.models is None) == (FLAGS.config is None):
+        raise UsageError("give either --models=DIR or --config=FILE.yaml")
+    config = _config()
+    root = config.models if config else pathlib.Path(FLAGS.models).expanduser()
+    if not root.is_dir():
+        raise UsageError(f"{root}: no such folder; the first pass of retrain.main makes it")
+    _COMMANDS[name](root, [int(value) for value in rest])
+    return ExitCode.DONE
+
+
+if __name__ == "__main__":
+    run_command(main, accepts_arguments=True)
