@@ -236,8 +236,18 @@ def _comparable(challenger: Sequence[Prediction], rival: Rival) -> tuple[_Pairs,
     return unseen, told, figures
 
 
+def _of_parts(pairs: _Pairs, parts: Mapping[str, Collection[str]]) -> dict[str, dict[str, float]]:
+    """Returns how the two fare on parts of the images, for information."""
+    found = {}
+    for name, images in parts.items():
+        if inside := [pair for pair in pairs if pair[0].id in images]:
+            new, old = map(_accuracy, zip(*inside, strict=True))
+            found[name] = {"images": len(inside), "challenger": new, "champion": old}
+    return found
+
+
 def _against(
-    challenger: Sequence[Prediction], rival: Rival, config: GateConfig
+    challenger: Sequence[Prediction], rival: Rival, parts: Mapping[str, Collection[str]], config: GateConfig
 ) -> tuple[Decision, list[str], dict[str, Any]]:
     """Compares the challenger with one model: overall, and label by label."""
     pairs, told, figures = _comparable(challenger, rival)
@@ -251,7 +261,18 @@ def _against(
     ruined, of_labels = _ruined_labels(pairs, config)
     losses = [_log_loss(answers) for answers in zip(*pairs, strict=True)]
     told.append(f"log-loss {losses[0]:.4f}, {rival.name}'s {losses[1]:.4f}, for information")
-    figures |= compared | {"labels": of_labels, "log_loss": losses[0], "champion_log_loss": losses[1]}
+    of_parts = _of_parts(pairs, parts)
+    told += [
+        f"{name}, {of['images']} images: accuracy {of['challenger']:.4f}, {rival.name}'s {of['champion']:.4f}, for "
+        "information"
+        for name, of in of_parts.items()
+    ]
+    figures |= compared | {
+        "labels": of_labels,
+        "parts": of_parts,
+        "log_loss": losses[0],
+        "champion_log_loss": losses[1],
+    }
     told.append(text)
     if ruined:
         decision = Decision.NOT_PROMOTED
@@ -271,6 +292,7 @@ def judge(
     *,
     anchor: Rival | None = None,
     removed_labels: Collection[str] = (),
+    parts: Mapping[str, Collection[str]] | None = None,
     config: GateConfig,
 ) -> Verdict:
     """Decides whether a challenger is promoted.
@@ -281,6 +303,7 @@ def judge(
       champion: the model to be replaced; None without one.
       anchor: an earlier model, from which the champions may not drift away step by step; None without one.
       removed_labels: that may be lost.
+      parts: name of a part of the images → their ids; told, and not judged.
       config: margins, floor and level.
 
     Raises:
@@ -297,11 +320,11 @@ def judge(
         reasons += [*_too_few_for_the_next(len(challenger), config)]
         reasons.append("first model: there is no champion to compare with, so the floor alone decides")
         return Verdict(decision=Decision.PROMOTED, reasons=tuple(reasons), figures=figures)
-    decision, told, compared = _against(challenger, champion, config)
+    decision, told, compared = _against(challenger, champion, parts or {}, config)
     reasons += told
     figures |= compared
     if anchor is not None:
-        of_anchor, told, compared = _against(challenger, anchor, config)
+        of_anchor, told, compared = _against(challenger, anchor, {}, config)
         reasons += told
         figures["anchor"] = compared
         decision = _graver(decision, of_anchor)

@@ -21,6 +21,7 @@ from pipeline.command import CommandError, DataError, ExitCode, UsageError, run_
 from pipeline.format.places import check_file
 from retrain import steps
 from retrain.config import HOOKS, RetrainConfig, load_config
+from retrain.index import write_index
 from retrain.lock import LOCK_FILE, exclusive
 from retrain.one_pass import run_pass
 from retrain.outcome import failed, tell
@@ -43,6 +44,7 @@ def perform(config: RetrainConfig, *, commands: steps.Commands, result: str | No
         raise
     if found.exit_code != ExitCode.DATA:
         print(found.message)
+    write_index(config.models)
     tell(found, file=result, hooks=hooks)
     if found.exit_code == ExitCode.DATA:
         raise DataError(found.message)

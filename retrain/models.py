@@ -22,6 +22,7 @@ from absl import flags
 from pipeline.command import DataError, ExitCode, UsageError, nearest, run_command
 from retrain import curate, registry
 from retrain.config import RetrainConfig, load_config
+from retrain.index import write_index
 from retrain.lock import LOCK_FILE, exclusive
 
 FLAGS = flags.FLAGS
@@ -129,6 +130,8 @@ def main(arguments: list[str]) -> ExitCode:
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; the first pass of retrain.main makes it")
     _COMMANDS[name](root, [int(value) for value in rest])
+    if name in ("promote", "rollback", "prune"):
+        write_index(root)
     return ExitCode.DONE
 
 

@@ -14,15 +14,19 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from pipeline.command import ExitCode
 from pipeline.format.manifest import TEST, DatasetVersion, Manifest, open_dataset
 from pipeline.format.rows import known_images
+from pipeline.slices import parts_of
 from retrain import curate, gate, registry, steps
 from retrain.config import RetrainConfig
 from retrain.data.gate import DataCheck, worst
 from retrain.data.gate import Outcome as DataOutcome
 from retrain.data.page import PAGE, RESULT, write_data_gate
 from retrain.data.step import judge_data
+from retrain.index import COMPARISON
 from retrain.outcome import Outcome, PassResult
 
 EXPORT_DIR = "export"
@@ -93,6 +97,9 @@ def _challenge(
     steps.train(config, run, commands=commands, lock=lock)
     known = known_images(data)
     truth = dict(zip(known.ids, known.labels, strict=True))
+    of_test = np.array([split == TEST for split in known.splits])
+    ids = np.array(known.ids)[of_test]
+    parts = parts_of({name: values[of_test] for name, values in known.facts.items()})
     challenger = registry.Model(0, run / EXPORT_DIR)
     # The export is scored, not the run's own result: what is published is what was judged.
     answers = steps.score(challenger.path, run / "gate-challenger.npz", config, commands=commands, lock=lock)
@@ -104,12 +111,16 @@ def _challenge(
         return gate.Rival(name=name, answers=of_model, labels=model.labels(), trained_on=model.trained_on())
 
     anchor = registry.numbered(config.models, config.gate.anchor) if config.gate.anchor and champion else None
+    if champion:
+        steps.compare(run / f"gate-model-{champion.number}.npz", answers, data_folder(run) / COMPARISON, config,
+                      commands=commands, lock=lock)  # fmt: skip
     verdict = gate.judge(
         gate.read_answers(answers, truth),
         challenger.labels(),
         rival("the champion", champion) if champion else None,
         anchor=rival(f"the anchor, model {anchor.number},", anchor) if anchor and anchor != champion else None,
         removed_labels=config.data_gate.removed_labels,
+        parts={name: frozenset(ids[inside].tolist()) for name, inside in parts.items()},
         config=config.gate,
     )
     record |= {
@@ -179,7 +190,8 @@ def _publish(config: RetrainConfig, data: DatasetVersion, record: dict[str, Any]
     exported = {child.name: child for child in sorted((run / EXPORT_DIR).iterdir())}
     _note_training_images(data, run / registry.TRAINED_ON_FILE)
     documents = {file: run / file for file in _DOCUMENTS if (run / file).exists()}
-    documents |= {file: data_folder(run) / file for file in (RESULT, PAGE)}
+    pages = (data_folder(run) / file for file in (RESULT, PAGE, COMPARISON))
+    documents |= {file.name: file for file in pages if file.exists()}
     return registry.publish(config.models, documents | exported, record)
 
 

@@ -37,6 +37,7 @@ class Commands:
     check: str = "trainer.check"
     train: str = "trainer.main"
     evaluate: str = "trainer.evaluate"
+    compare: str = "trainer.compare"
 
 
 def _die_with_parent() -> Callable[[], None] | None:
@@ -161,3 +162,18 @@ def score(
         _run(commands.evaluate, flags, config, lock=lock)
         os.replace(partial, output)
     return output
+
+
+def compare(
+    champion: pathlib.Path,
+    challenger: pathlib.Path,
+    page: pathlib.Path,
+    config: RetrainConfig,
+    *,
+    commands: Commands,
+    lock: int,
+) -> None:
+    """Writes the page that sets the answers of two models side by side, once."""
+    if not page.exists():
+        answers = (str(champion), str(challenger))
+        _run(commands.compare, {"data": config.data, "output": page}, config, extra=answers, lock=lock)

@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         _FORMAT,
         _PAGES,
         "pipeline.noninferiority",
+        "pipeline.slices",
         "pipeline.intervals",
         "pipeline.predictions",
         "pipeline.shift",
@@ -61,7 +62,8 @@ STARTS: dict[str, tuple[str, ...]] = {
     "pipeline.preview": ("trainer.preview",),  # a name that users know; it defines nothing and nobody imports it
     "beam_jobs.sources": ("beam_jobs.sources.folder", "beam_jobs.sources.table", "beam_jobs.sources.cifar",
                           "beam_jobs.sources.oxford_pets", "beam_jobs.sources.tfds"),
-    "retrain.steps": ("beam_jobs.build_tfrecords", "trainer.check", "trainer.main", "trainer.evaluate"),
+    "retrain.steps": ("beam_jobs.build_tfrecords", "trainer.check", "trainer.main", "trainer.evaluate",
+                      "trainer.compare"),
     "trainer.doctor.diagnosis": ("trainer.doctor.probe",),
     "pipeline.images.guarded": ("pipeline.images.decoder_child",),
     "beam_jobs.sources.parquet": ("beam_jobs.sources.parquet_child",),

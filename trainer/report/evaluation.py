@@ -11,9 +11,8 @@ import numpy as np
 from pipeline.format.manifest import DatasetVersion
 from pipeline.format.rows import known_images
 from pipeline.predictions import Predictions
+from pipeline.slices import parts_of
 from trainer.report.measures import Measures, Slice, measure, slices
-
-_SLICES = {"brightness": "darkest tenth", "sharpness": "most blurred tenth", "area": "smallest tenth"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ def figures(found: Predictions, *, validation: Predictions | None, data: Dataset
         place = {image: index for index, image in enumerate(known.ids)}
         if all(image in place for image in found.ids):
             at = [place[image] for image in found.ids]
-            parts = slices(found, {name: known.facts[fact][at] for fact, name in _SLICES.items()})
+            parts = slices(found, parts_of({name: values[at] for name, values in known.facts.items()}))
     return Evaluation(temperature=found.temperature, measures=measure(found, validation=validation), slices=parts)
 
 

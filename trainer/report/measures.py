@@ -17,7 +17,6 @@ from pipeline.predictions import Predictions
 from trainer.report import scores
 
 _TOP = (2, 3, 5)
-_TENTH = 0.1
 WANTED = 0.95  # accuracy at which a model may answer rather than say "unsure"
 
 
@@ -240,20 +239,17 @@ def _label_measures(found: Predictions, confusion: np.ndarray) -> list[LabelMeas
     ]
 
 
-def slices(found: Predictions, facts: Mapping[str, np.ndarray]) -> list[Slice]:
-    """Compares the tenth of the images that has least of a fact with the others.
+def slices(found: Predictions, parts: Mapping[str, np.ndarray]) -> list[Slice]:
+    """Compares parts of the images with the others.
 
     Args:
       found: the answers.
-      facts: what that tenth is called → float [N]; facts that are not known of all images are left out.
+      parts: name → bool [N], which images are in it, some and not all.
     """
-    parts = []
-    for name, values in facts.items():
-        inside = values <= np.quantile(values, _TENTH) if np.isfinite(values).all() else np.zeros(len(values), bool)
-        if not 0 < inside.sum() < len(values) / 2:  # nearly all alike
-            continue
+    compared = []
+    for name, inside in parts.items():
         counts = [(int(found.correct[part].sum()), int(part.sum())) for part in (inside, ~inside)]
-        parts.append(
+        compared.append(
             Slice(
                 name=name,
                 examples=counts[0][1],
@@ -263,4 +259,4 @@ def slices(found: Predictions, facts: Mapping[str, np.ndarray]) -> list[Slice]:
                 difference=difference_interval(*counts),
             )
         )
-    return parts
+    return compared

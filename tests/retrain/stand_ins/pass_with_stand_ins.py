@@ -7,7 +7,9 @@ from retrain import steps
 from retrain.config import load_config
 from retrain.main import perform
 
-STAND_INS = steps.Commands(build="stand_in", check="stand_in", train="stand_in", evaluate="stand_in")
+STAND_INS = steps.Commands(
+    build="stand_in", check="stand_in", train="stand_in", evaluate="stand_in", compare="stand_in"
+)
 
 
 def main(arguments: list[str]) -> int:

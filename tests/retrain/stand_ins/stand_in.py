@@ -91,6 +91,11 @@ def check(flags: dict[str, str]) -> int:
     return 0
 
 
+def compare(flags: dict[str, str]) -> int:
+    replace(pathlib.Path(flags["output"]), "<title>a comparison</title>")
+    return 0
+
+
 def train(flags: dict[str, str]) -> int:
     run = pathlib.Path(flags["workdir"])
     run.mkdir(parents=True, exist_ok=True)
@@ -132,9 +137,9 @@ def evaluate(flags: dict[str, str]) -> int:
 
 
 def main() -> int:
-    flags = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
-    roles = {"source": build, "workdir": train, "model": evaluate}
-    return next((roles[flag] for flag in roles if flag in flags), check)(flags)
+    flags = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:] if argument.startswith("--"))
+    roles = {"source": build, "workdir": train, "model": evaluate, "seed": check}
+    return next((roles[flag] for flag in roles if flag in flags), compare)(flags)
 
 
 if __name__ == "__main__":

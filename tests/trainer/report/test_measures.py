@@ -9,6 +9,7 @@ from sklearn import metrics
 
 from pipeline.command import DataError, UsageError
 from pipeline.predictions import Predictions, predictions_file, read_predictions
+from pipeline.slices import parts_of
 from trainer.report.comparison import compare, mcnemar
 from trainer.report.measures import (
     at_temperature,
@@ -133,8 +134,8 @@ def test_labels_that_the_model_does_not_know_are_wrong_answers():
 def test_a_slice_is_the_tenth_that_has_least_and_is_compared_with_the_rest():
     found = some(count=300)
     dark = np.random.default_rng(0).random(300)
-    facts = {"darkest tenth": dark, "unknown": np.full(300, np.nan), "all alike": np.ones(300)}
-    (part,) = slices(found, facts)
+    facts = {"brightness": dark, "sharpness": np.full(300, np.nan), "area": np.ones(300)}
+    (part,) = slices(found, parts_of(facts))
     inside = dark <= np.quantile(dark, 0.1)
     assert (part.name, part.examples) == ("darkest tenth", inside.sum())
     assert part.accuracy == found.correct[inside].mean()
