@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import shutil
 
 import html5lib
 import numpy as np
@@ -120,3 +121,15 @@ def test_an_unfinished_run_and_another_split_are_told(runs, tmp_path):
     done = run(f"--run={runs / 'one'}", "--split=train", module="trainer.evaluate")
     assert done.stderr.rstrip().endswith("the run has predictions on test and validation")
     assert predictions_file(runs, "train").endswith("predictions-train.npz")
+
+
+def test_files_of_answers_are_compared_as_runs_are(runs, tmp_path):
+    files = [shutil.copy(runs / name / "predictions-test.npz", tmp_path / f"{name}.npz") for name in ("one", "other")]
+    page = tmp_path / "page.html"
+    done = run(*files, f"--data={runs / 'data'}", f"--output={page}", module="trainer.compare")
+    assert done.returncode == 0, done.stderr
+    of_runs = run(runs / "one", runs / "other", f"--output={tmp_path / 'runs.html'}", module="trainer.compare")
+    assert done.stdout.splitlines()[0].replace(".npz", "") == of_runs.stdout.splitlines()[0]
+    assert "data:image/" in page.read_text(encoding="utf-8")
+    missing = run(tmp_path / "none.npz", files[0], module="trainer.compare")
+    assert missing.stderr == f"error: {tmp_path / 'none.npz'}: no such file\n"
