@@ -30,7 +30,7 @@ class Pass:
       time: when.
       decision: what was decided.
       level: green, amber or red.
-      reason: the deciding one.
+      reason: the deciding one; of data that are held all.
       who: made it.
       dataset: version.
       images: test images; None where none were looked at.
@@ -73,7 +73,7 @@ def _described(root: pathlib.Path, record: Mapping[str, Any]) -> Pass:
         time=record["time"][:16].replace("T", " "),
         decision=record["decision"],
         level=_LEVELS.get(record["decision"], "amber"),
-        reason=record["reasons"][-1],
+        reason="; ".join(record["reasons"] if record["decision"] == "held" else record["reasons"][-1:]),
         who=record.get("who", ""),
         dataset=os.path.basename(str(record.get("dataset", ""))),
         images=images,

@@ -25,7 +25,7 @@ from retrain.config import RetrainConfig
 from retrain.data.gate import DataCheck, worst
 from retrain.data.gate import Outcome as DataOutcome
 from retrain.data.page import PAGE, RESULT, write_data_gate
-from retrain.data.step import judge_data
+from retrain.data.step import CHECK, judge_data
 from retrain.index import COMPARISON
 from retrain.outcome import Outcome, PassResult
 
@@ -190,7 +190,7 @@ def _publish(config: RetrainConfig, data: DatasetVersion, record: dict[str, Any]
     exported = {child.name: child for child in sorted((run / EXPORT_DIR).iterdir())}
     _note_training_images(data, run / registry.TRAINED_ON_FILE)
     documents = {file: run / file for file in _DOCUMENTS if (run / file).exists()}
-    pages = (data_folder(run) / file for file in (RESULT, PAGE, COMPARISON))
+    pages = (data_folder(run) / file for file in (RESULT, PAGE, COMPARISON, CHECK))
     documents |= {file.name: file for file in pages if file.exists()}
     return registry.publish(config.models, documents | exported, record)
 
@@ -239,7 +239,8 @@ def _held(
     folder = data_folder(pathlib.Path(record["run"]))
     checks, reference = judge_data(config, data, champion, folder, commands=commands, lock=lock)
     accepted = content in config.data_gate.accept
-    write_data_gate(folder, checks, content=content, accepted=accepted, data=data, reference=reference)
+    page = f"{CHECK}/report.html" if (folder / CHECK / "report.html").exists() else None
+    write_data_gate(folder, checks, content=content, accepted=accepted, data=data, reference=reference, check=page)
     record["data"] = {check.name: check.outcome for check in checks}
     for check in checks:
         if check.outcome is not DataOutcome.OK:

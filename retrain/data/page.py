@@ -38,6 +38,7 @@ def write_data_gate(
     accepted: bool,
     data: DatasetVersion,
     reference: DatasetVersion | None,
+    check: str | None,
 ) -> None:
     """Writes both files.
 
@@ -48,6 +49,7 @@ def write_data_gate(
       accepted: whether it does.
       data: the dataset.
       reference: what it was compared with.
+      check: relative address of the page of `trainer.check`; None without one.
 
     Raises:
       DataError: a shard is damaged.
@@ -63,7 +65,7 @@ def write_data_gate(
     storage.write_atomically(storage.join(folder, RESULT), json.dumps(context, indent=2, ensure_ascii=False) + "\n")
     pictures = {check.name: _pictures(check, data, reference) for check in checks}
     page = environment(__package__).get_template("page.html.j2")
-    text = page.render(context, name=data.manifest.name, pictures=pictures, levels=_LEVELS)
+    text = page.render(context, name=data.manifest.name, pictures=pictures, levels=_LEVELS, check_page=check)
     storage.write_atomically(storage.join(folder, PAGE), text)
 
 

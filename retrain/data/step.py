@@ -15,6 +15,8 @@ from retrain.config import RetrainConfig
 from retrain.data.gate import DataCheck, Outcome, judge_against, judge_alone
 from retrain.registry import Model
 
+CHECK = "check"  # folder of what `trainer.check` found
+
 
 def judge_data(
     config: RetrainConfig,
@@ -31,7 +33,7 @@ def judge_data(
       config: of the pass.
       data: the dataset.
       champion: the model to be replaced; None without one.
-      folder: for what `trainer.check` writes.
+      folder: for what `trainer.check` writes, in its `check`.
       commands: behind the steps.
       lock: descriptor of the pass's lock.
 
@@ -46,7 +48,7 @@ def judge_data(
     arrivals = None
     if config.check is not False:
         against = os.fspath(reference.path) if reference else None
-        file = steps.check(config, folder, against=against, commands=commands, lock=lock)
+        file = steps.check(config, folder / CHECK, against=against, commands=commands, lock=lock)
         arrivals = json.loads(file.read_text(encoding="utf-8"))["arrivals"]
     checks = list(judge_alone(current, data.manifest.labels, config.data_gate))
     if reference:

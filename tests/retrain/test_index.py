@@ -21,10 +21,9 @@ class _Links(html.parser.HTMLParser):
         self.found += [dict(attributes)["href"]] if tag == "a" else []
 
 
-@pytest.fixture
-def passes(tmp_path):
-    """Writes a log of five decisions and the pages of two of them."""
-    root, runs = tmp_path / "models", tmp_path / "runs"
+def write_log(folder):
+    """Writes a log of four decisions, and the pages of two of them; returns the registry."""
+    root, runs = folder / "models", folder / "runs"
     for name in ("a", "b.data"):
         (runs / name).mkdir(parents=True)
     (runs / "a" / "report.html").write_text("report")
@@ -42,6 +41,11 @@ def passes(tmp_path):
         noted = {"time": f"2026-01-0{day}T03:17:00+00:00", "reasons": ["so"], "dataset": "/d/versions/1.0.7"}
         registry.append_decision(root, noted | record)
     return root
+
+
+@pytest.fixture
+def passes(tmp_path):
+    return write_log(tmp_path)
 
 
 def test_the_newest_comes_first_with_interval_and_reason(passes):

@@ -282,7 +282,7 @@ def test_images_are_not_looked_at_where_the_configuration_says_so(world):
     world.configure(CONFIG + "check: false\n")
     start_over(world, images=IMAGES | NEW, arrivals="would end the pass")
     assert world.run()[0] in (0, 99)
-    assert not list((world.folder / "runs").glob("*/checks.log"))
+    assert not list((world.folder / "runs").glob("*/check/checks.log"))
 
 
 @pytest.mark.slow
@@ -291,7 +291,7 @@ def test_the_check_is_run_once_against_the_champions_dataset(world):
     start_over(world, images=IMAGES | NEW)
     world.run()
     world.run()
-    logs = sorted(path.read_text() for path in (world.folder / "runs").glob("*/checks.log"))
+    logs = sorted(path.read_text() for path in (world.folder / "runs").glob("*/check/checks.log"))
     assert [len(log.splitlines()) for log in logs] == [1, 1]
     assert sum(f"--against={world.folder}/data/versions/1.0.0" in log for log in logs) == 1
     assert all("--recipe=photos" in log and "--images=100" in log for log in logs)

@@ -13,15 +13,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.format.rows import FACTS, known_images
+from pipeline.format.manifest import open_dataset
+from pipeline.format.rows import FACTS, changes_between, known_images
 from pipeline.predictions import read_predictions
+from retrain.data.gate import judge_against
+from retrain.data.page import write_data_gate
+from retrain.index import write_index
+from retrain.limits import DataGateConfig
+from tests.retrain.test_index import write_log
 from tests.trainer.check.test_check import build, checked, write_digits
 from tests.trainer.report.test_page import make_run
 from trainer.report.comparison import compare
 from trainer.report.comparison_page import write_comparison
 from trainer.report.explanations import FILE, Explanations
 from trainer.report.page import write_report
-from trainer.report.run_list import find_runs, write_index
+from trainer.report.run_list import find_runs
+from trainer.report.run_list import write_index as write_runs
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -92,7 +99,7 @@ def pages(tmp_path_factory):
     write_comparison(
         comparison, compare(one, other), (one, other), names=("one", "other"), split="test", data=run.data
     )  # fmt: skip
-    index = write_index(folder, find_runs(folder, lambda path: "finished"))
+    index = write_runs(folder, find_runs(folder, lambda path: "finished"))
     write_digits(folder / "photos")
     assert build(folder / "photos", folder / "digits").returncode == 0
     _, checks, _ = checked(folder / "digits")
@@ -100,13 +107,32 @@ def pages(tmp_path_factory):
     assert build(folder / "named", folder / "built").returncode == 0
     (version,) = (folder / "built" / "versions").iterdir()
     report = run.path / "report.html"
+    passes = write_log(folder / "passes")
+    write_index(passes)
     return {
         "report": report,
         "comparison": comparison,
         "index": pathlib.Path(index),
         "check": checks / "report.html",
         "build": version / "report.html",
+        "passes": passes / "index.html",
+        "gate": write_gate(folder),
     }
+
+
+def write_gate(folder):
+    """Writes the page of a data gate that finds a label gone and photos under another one."""
+    photos, root = folder / "named", folder / "built"
+    shutil.rmtree(photos / LABELS[3])
+    for number in range(6):
+        (photos / LABELS[4] / f"a_long_name_of_a_photo_{number}.png").rename(photos / LABELS[0] / f"moved_{number}.png")
+    assert build(photos, root).returncode == 0
+    first, second = (open_dataset(root / "versions" / version) for version in ("1.0.0", "2.0.0"))
+    before, after = known_images(first), known_images(second)
+    checks = judge_against(before, after, changes_between(before, after), None, DataGateConfig())
+    write_data_gate(folder / "gate", list(checks), content="0123456789ab", accepted=False, data=second,
+                    reference=first, check="report.html")  # fmt: skip
+    return folder / "gate" / "gate-data.html"
 
 
 def write_photos(folder):
@@ -127,7 +153,7 @@ def turned(found):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("name", ["report", "comparison", "index", "check", "build"])
+@pytest.mark.parametrize("name", ["report", "comparison", "index", "check", "build", "passes", "gate"])
 def test_a_page_fits_and_says_everything_in_words(pages, tmp_path, name, width):
     frame = tmp_path / "frame.html"
     frame.write_text(FRAME.format(page=pages[name].as_uri(), width=width), encoding="utf-8")
