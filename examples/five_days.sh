@@ -35,7 +35,7 @@ add() {  # FROM TO: photos of every class, by their place in the list
 pass() {
   "$python" -m retrain.main --config="$work/retrain.yaml" --result="$work/result.json" > "$work/pass.log" 2>&1
   code=$?
-  outcome=$("$python" -c 'import json, sys; r = json.load(open(sys.argv[1])); print(r["outcome"] + ":", r["reasons"][-1])' "$work/result.json")
+  outcome=$("$python" -c 'import json, sys; r = json.load(open(sys.argv[1])); print(r["outcome"] + ":", "; ".join(r["reasons"] if r["outcome"] == "held" else r["reasons"][-1:]))' "$work/result.json")
   echo "== $1: exit $code, $outcome"
 }
 

@@ -7,8 +7,8 @@
 Exit codes: 0 promoted · 99 nothing has changed since the last pass, or the challenger was not promoted · 75 another
 pass is running, or this one was stopped: run again · 64 the configuration is wrong · 65 the data or the champion are
 damaged, or the data gate holds the data: nothing is trained, the champion stays (`data_gate.accept` lets them through).
---result tells more than a number can: promoted, waiting, not_promoted, inconclusive, held, unchanged or failed, with
-reasons, figures and versions; it is written last.
+--result tells more than a number can: promoted, waiting, not_promoted, inconclusive, held, unchanged, unfinished or
+failed, with reasons, figures and versions; it is written last.
 
 A pass may be killed at any moment: run again, it ends in the same place.
 """
@@ -23,19 +23,21 @@ from retrain import steps
 from retrain.config import HOOKS, RetrainConfig, load_config
 from retrain.index import write_index
 from retrain.lock import LOCK_FILE, exclusive
-from retrain.one_pass import run_pass
+from retrain.one_pass import STEPS, run_pass
 from retrain.outcome import failed, tell
 
 _CONFIG = flags.DEFINE_string("config", None, "The pass's configuration, a YAML file; examples/retrain.yaml shows one.")
 _RESULT = flags.DEFINE_string("result", None, "JSON file to write at the end: how the pass ended, and why.")
 
+_UNTIL = flags.DEFINE_enum("until", STEPS[-1], STEPS, "The last step to take: schedulers give each a task of its own.")
 
-def perform(config: RetrainConfig, *, commands: steps.Commands, result: str | None) -> int:
+
+def perform(config: RetrainConfig, *, commands: steps.Commands, result: str | None, until: str = STEPS[-1]) -> int:
     """Runs one pass under the lock of the registry, and tells whoever wants to know how it ended."""
     hooks = {name: getattr(config, name) for name in HOOKS}
     try:
         with steps.stop_on_sigterm(), exclusive(config.models / LOCK_FILE) as descriptor:
-            found = run_pass(config, commands=commands, lock=descriptor)
+            found = run_pass(config, until=until, commands=commands, lock=descriptor)
     except CommandError as error:
         tell(failed(error, error.exit_code), file=result, hooks=hooks)
         raise
@@ -58,7 +60,7 @@ def main(arguments: list[str]) -> int:
         raise UsageError("--config=FILE.yaml is missing; examples/retrain.yaml shows one")
     if _RESULT.value:
         check_file(_RESULT.value, flag="result")
-    return perform(load_config(_CONFIG.value), commands=steps.Commands(), result=_RESULT.value)
+    return perform(load_config(_CONFIG.value), commands=steps.Commands(), result=_RESULT.value, until=_UNTIL.value)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from retrain.index import COMPARISON
 from retrain.outcome import Outcome, PassResult
 
 EXPORT_DIR = "export"
+STEPS = ("build", "check", "train", "decide")
 HELD = "held"
 _WAITING = {"decision": "waiting for approval"}
 _REFUSED = {
@@ -92,9 +93,8 @@ def _challenge(
     commands: steps.Commands,
     lock: int,
 ) -> gate.Verdict:
-    """Trains the challenger, judges it, and notes the judgement in the record."""
+    """Judges the challenger, and notes the judgement in the record."""
     run = pathlib.Path(record["run"])
-    steps.train(config, run, commands=commands, lock=lock)
     known = known_images(data)
     truth = dict(zip(known.ids, known.labels, strict=True))
     of_test = np.array([split == TEST for split in known.splits])
@@ -132,8 +132,14 @@ def _challenge(
     return verdict
 
 
-def run_pass(config: RetrainConfig, *, commands: steps.Commands, lock: int) -> PassResult:
-    """Runs one pass, under the lock whose descriptor is `lock`.
+def run_pass(config: RetrainConfig, *, until: str = STEPS[-1], commands: steps.Commands, lock: int) -> PassResult:
+    """Runs one pass.
+
+    Args:
+      config: of the pass.
+      until: the last of `STEPS` that is taken; a later pass goes on from there.
+      commands: behind the steps.
+      lock: descriptor of the lock of the registry.
 
     Raises:
       CommandError: a step has failed, or the champion is damaged.
@@ -149,6 +155,8 @@ def run_pass(config: RetrainConfig, *, commands: steps.Commands, lock: int) -> P
         registry.require_whole(champion)
     if _unchanged(key, history, champion):
         return _again(history[-1])
+    if until == "build":
+        return _unfinished(until, data, champion)
     pass_id = f"{len(history)}-{key}"
     model = registry.find(config.models, pass_id)  # published by this pass before it was killed
     if model is None:
@@ -162,14 +170,40 @@ def run_pass(config: RetrainConfig, *, commands: steps.Commands, lock: int) -> P
             "key": key,
             "pass_id": pass_id,
         }
-        if held := _held(config, data, champion, record, commands=commands, lock=lock):
-            return held
-        verdict = _challenge(config, data, champion, record, commands=commands, lock=lock)
-        if not verdict.promote:
-            registry.append_decision(config.models, record | {"champion_after": record["champion_before"]})
-            told = f"{verdict.decision}: {'; '.join(verdict.reasons)}"
-            return _result(_REFUSED[verdict.decision], ExitCode.SKIPPED, record, told)
+        if ended := _make(config, data, champion, record, until=until, commands=commands, lock=lock):
+            return ended
         model = _publish(config, data, record)
+    return _enthrone(config, model)
+
+
+def _make(
+    config: RetrainConfig,
+    data: DatasetVersion,
+    champion: registry.Model | None,
+    record: dict[str, Any],
+    *,
+    until: str,
+    commands: steps.Commands,
+    lock: int,
+) -> PassResult | None:
+    """Makes a challenger and notes its judgement in the record; returns how the pass ends if it is not promoted."""
+    if held := _held(config, data, champion, record, commands=commands, lock=lock):
+        return held
+    if until == "check":
+        return _unfinished(until, data, champion)
+    steps.train(config, pathlib.Path(record["run"]), commands=commands, lock=lock)
+    if until == "train":
+        return _unfinished(until, data, champion)
+    verdict = _challenge(config, data, champion, record, commands=commands, lock=lock)
+    if verdict.promote:
+        return None
+    registry.append_decision(config.models, record | {"champion_after": record["champion_before"]})
+    told = f"{verdict.decision}: {'; '.join(verdict.reasons)}"
+    return _result(_REFUSED[verdict.decision], ExitCode.SKIPPED, record, told)
+
+
+def _enthrone(config: RetrainConfig, model: registry.Model) -> PassResult:
+    """Makes a published model the champion, or lets it wait for a person."""
     record = model.promotion()
     if config.approval == "manual":
         registry.append_decision(config.models, record | _WAITING | {"champion_after": record["champion_before"]})
@@ -208,6 +242,13 @@ def _result(
         versions={**noted, "champion_after": before, **versions},
         message=message,
     )
+
+
+def _unfinished(step: str, data: DatasetVersion, champion: registry.Model | None) -> PassResult:
+    """Ends a pass after a step, as asked."""
+    told = f"stopped after {step}, as --until asks"
+    record = {"reasons": [told], "champion_before": champion and champion.number, "dataset": str(data.path)}
+    return _result(Outcome.UNFINISHED, ExitCode.DONE, record, told)
 
 
 def _again(last: Mapping[str, Any]) -> PassResult:

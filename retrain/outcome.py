@@ -28,6 +28,7 @@ class Outcome(enum.StrEnum):
     INCONCLUSIVE = "inconclusive"
     HELD = "held"
     UNCHANGED = "unchanged"
+    UNFINISHED = "unfinished"  # stopped after a step, as asked
     FAILED = "failed"
 
 

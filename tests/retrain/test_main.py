@@ -25,6 +25,9 @@ gate: {margin: 0.02, minimum_accuracy: 0.5}
 IMAGES = {f"image{number}": ("cat", "dog")[number % 2] for number in range(300)}
 
 
+_OF_ITS_TIME = (".lock", "promotion.json", "decisions.jsonl", "SHA256SUMS", "checks.log", "index.html")
+
+
 class World:
     """Holds a folder with a configuration, an input and whatever passes made of them."""
 
@@ -41,8 +44,8 @@ class World:
         spec = {"labels": labels, "images": IMAGES, "right": list(IMAGES)[:right], **more}
         (self.folder / "input" / "spec.json").write_text(json.dumps(spec))
 
-    def start(self, **environment: str) -> subprocess.Popen[str]:
-        flags = [f"--config={self.folder / 'retrain.yaml'}", f"--result={self.folder / 'result.json'}"]
+    def start(self, *more: str, **environment: str) -> subprocess.Popen[str]:
+        flags = [*more, f"--config={self.folder / 'retrain.yaml'}", f"--result={self.folder / 'result.json'}"]
         return subprocess.Popen(
             [sys.executable, "-m", "pass_with_stand_ins", *flags],
             env={**os.environ, "PYTHONPATH": str(STAND_INS), **environment},
@@ -51,8 +54,8 @@ class World:
             text=True,
         )
 
-    def run(self) -> tuple[int, str, str]:
-        process = self.start()
+    def run(self, *more: str) -> tuple[int, str, str]:
+        process = self.start(*more)
         out, err = process.communicate(timeout=60)
         return process.returncode, out, err
 
@@ -77,7 +80,7 @@ class World:
         files = {
             str(file.relative_to(self.models)): file.read_bytes()
             for file in sorted(self.models.rglob("*"))
-            if file.is_file() and file.name not in (".lock", "promotion.json", "decisions.jsonl", "SHA256SUMS")
+            if file.is_file() and file.name not in _OF_ITS_TIME
         }
         log = [{k: v for k, v in record.items() if k not in ("time", "run", "dataset")} for record in self.log()]
         return {"champion": self.champion(), "files": files, "log": log}
@@ -362,6 +365,22 @@ def test_a_challenger_waits_for_approval_where_that_is_wanted(world):
     )  # fmt: skip
     assert world.champion() == "1"
     assert world.run()[0] == 99
+
+
+@pytest.mark.slow
+def test_a_pass_step_by_step_ends_as_one_at_once(tmp_path):
+    """As a scheduler takes it that gives each step a task of its own."""
+    worlds = World(tmp_path / "steps"), World(tmp_path / "once")
+    for right in (280, 295):
+        for world in worlds:
+            world.input(right=right)
+        for step in ("build", "check", "train"):
+            assert worlds[0].run(f"--until={step}")[0] == 0
+            assert worlds[0].result()["outcome"] == "unfinished"
+        assert len(worlds[0].runs()) == len({280, right})
+        assert [world.run()[0] for world in worlds] == [0, 0]
+    assert worlds[0].state() == worlds[1].state()
+    assert worlds[0].run("--until=build")[0] == 99
 
 
 @pytest.mark.slow

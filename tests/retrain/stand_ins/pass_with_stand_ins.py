@@ -13,7 +13,8 @@ STAND_INS = steps.Commands(
 
 
 def main(arguments: list[str]) -> int:
-    return perform(load_config(flags.FLAGS.config), commands=STAND_INS, result=flags.FLAGS.result)
+    of = flags.FLAGS
+    return perform(load_config(of.config), commands=STAND_INS, result=of.result, until=of.until)
 
 
 if __name__ == "__main__":
