@@ -53,28 +53,38 @@ def _g(new: np.ndarray, pooled: np.ndarray) -> np.ndarray:
 
 
 def kolmogorov_smirnov(
-    values: np.ndarray, labels: np.ndarray, new: np.ndarray, *, seed: int, permutations: int = 9_999
-) -> Shift:
-    """Compares the distributions of a number in two groups; the distance is Kolmogorov's and Smirnov's.
+    columns: Mapping[str, np.ndarray], labels: np.ndarray, new: np.ndarray, *, seed: int, permutations: int = 9_999
+) -> dict[str, Shift]:
+    """Compares the distributions of numbers in two groups; the distance is Kolmogorov's and Smirnov's.
 
     Args:
-      values: float [N].
+      columns: name → float [N].
       labels: int [N], within which is permuted.
       new: bool [N], which images are of the second group.
-      seed: of the permutations.
+      seed: of the permutations, which all columns share.
       permutations: how many.
+
+    Returns:
+      name → distance and p-value.
     """
-    order = np.argsort(values, kind="stable")
-    ends = np.append(np.diff(values[order]) != 0, True)  # equal values count together
     count = int(new.sum())
+    orders = {name: np.argsort(values, kind="stable") for name, values in columns.items()}
+    # Equal values count together.
+    ends = {name: np.append(np.diff(columns[name][order]) != 0, True) for name, order in orders.items()}
 
-    def distances(groups: np.ndarray) -> np.ndarray:
-        steps = np.where(groups[:, order], 1 / count, -1 / (len(values) - count))
-        return np.abs(np.cumsum(steps, axis=1)[:, ends]).max(axis=1)
+    def distances(name: str, groups: np.ndarray) -> np.ndarray:
+        steps = np.where(groups[:, orders[name]], 1 / count, -1 / (len(new) - count))
+        return np.abs(np.cumsum(steps, axis=1)[:, ends[name]]).max(axis=1)
 
-    found = [distances(groups) for groups in within_labels(labels, new, seed=seed, permutations=permutations)]
-    observed = distances(new[np.newaxis])[0]
-    return Shift(distance=float(observed), p_value=_p_value(observed, np.concatenate(found)))
+    permuted: dict[str, list[np.ndarray]] = {name: [] for name in columns}
+    for groups in within_labels(labels, new, seed=seed, permutations=permutations):
+        for name, found in permuted.items():
+            found.append(distances(name, groups))
+    observed = {name: float(distances(name, new[np.newaxis])[0]) for name in columns}
+    return {
+        name: Shift(distance=distance, p_value=_p_value(distance, np.concatenate(permuted[name])))
+        for name, distance in observed.items()
+    }
 
 
 def maximum_mean_discrepancy(
@@ -126,8 +136,12 @@ def within_labels(labels: np.ndarray, new: np.ndarray, *, seed: int, permutation
     for start in range(0, permutations, _AT_ONCE):
         groups = np.zeros((min(_AT_ONCE, permutations - start), len(labels)), bool)
         for of_label in members:
-            ranks = random.random((len(groups), len(of_label))).argsort(axis=1)
-            groups[:, of_label] = ranks < new[of_label].sum()
+            count = int(new[of_label].sum())
+            if not 0 < count < len(of_label):
+                groups[:, of_label] = count > 0
+                continue
+            drawn = random.random((len(groups), len(of_label)), np.float32).argpartition(count, axis=1)[:, :count]
+            np.put_along_axis(groups, of_label[drawn], True, axis=1)
         yield groups
 
 

@@ -210,11 +210,8 @@ def _facts(current: KnownImages, new: np.ndarray, config: DataGateConfig) -> Dat
     at = comparable[sample_positions(new[comparable], most=_COMPARED, seed=0)]
     if np.count_nonzero(new[at]) < _FEWEST:
         return _too_few("facts", int(np.count_nonzero(new[at])))
-    found = {
-        name: kolmogorov_smirnov(values[at], labels[at], new[at], seed=0)
-        for name, values in current.facts.items()
-        if np.isfinite(values[at]).all()
-    }
+    known = {name: values[at] for name, values in current.facts.items() if np.isfinite(values[at]).all()}
+    found = kolmogorov_smirnov(known, labels[at], new[at], seed=0)
     adjusted = holm({name: one.p_value for name, one in found.items()})
     shifted = [
         name for name, one in found.items() if adjusted[name] < config.level and one.distance > config.fact_shift

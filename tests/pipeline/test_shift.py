@@ -42,7 +42,7 @@ def test_one_label_is_scipys_kolmogorov_smirnov(shift):
     random = np.random.default_rng(1)
     values = np.round(np.append(random.normal(size=150), random.normal(shift, size=40)), 1)  # with ties
     new = np.arange(190) >= 150
-    found = kolmogorov_smirnov(values, np.zeros(190, int), new, seed=0)
+    found = kolmogorov_smirnov({"x": values}, np.zeros(190, int), new, seed=0)["x"]
     exact = stats.ks_2samp(values[~new], values[new])
     assert found.distance == pytest.approx(exact.statistic)
     same = stats.permutation_test(
@@ -78,7 +78,7 @@ def test_more_of_one_label_are_no_other_kind_of_image():
     new = np.arange(260) >= 200
     assert maximum_mean_discrepancy(features, labels, new, seed=0).p_value > 0.05
     assert maximum_mean_discrepancy(features, np.zeros(260, int), new, seed=0).p_value < 0.01  # if labels did not count
-    assert kolmogorov_smirnov(features[:, 0], labels, new, seed=0, permutations=999).p_value > 0.05
+    assert kolmogorov_smirnov({"x": features[:, 0]}, labels, new, seed=0, permutations=999)["x"].p_value > 0.05
     features[200:] += 1.0
     assert maximum_mean_discrepancy(features, labels, new, seed=0).p_value < 0.01
 
@@ -94,7 +94,7 @@ def test_levels_hold_where_nothing_has_shifted(count):
         features = random.normal(size=(len(labels), 5)) + np.eye(5)[labels]
         keep = in_both(labels, new)
         of = labels[keep], new[keep]
-        low["ks"].append(kolmogorov_smirnov(values[keep], *of, seed=seed, permutations=199).p_value)
+        low["ks"].append(kolmogorov_smirnov({"x": values[keep]}, *of, seed=seed, permutations=199)["x"].p_value)
         low["mmd"].append(maximum_mean_discrepancy(features[keep], *of, seed=seed, permutations=199).p_value)
         counts = [np.bincount(labels[part], minlength=3) for part in (~new, new)]
         low["labels"].append(label_shift(*counts, seed=seed, permutations=199).p_value)

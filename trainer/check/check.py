@@ -59,6 +59,9 @@ def check(
 
 def lines(found: Examined, output: storage.Path) -> Iterator[str]:
     """Says what was found: a line for each subject, the verdict, and where to read on."""
+    looked = len(found.images.ids)
+    if looked < found.total:
+        yield f"looked at {looked:,} of {found.total:,} images (--images=0 looks at all)"
     for one in found.findings:
         yield f"  {one.level:<6}{one.text}"
     yield verdict_of(found.findings)

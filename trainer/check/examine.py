@@ -189,7 +189,9 @@ def _findings(found: Examined, names: Sequence[str]) -> Iterator[Finding]:
     if found.arrivals is not None:
         yield from verdict.judge_arrivals(found.arrivals)
     if found.curve is not None:
-        yield verdict.judge_curve(found.curve, more=found.more)
+        fewer = min(len(found.images.ids), _CURVE_IMAGES) < found.total
+        beside = sum(found.counts.get("train", ())) if fewer else 0
+        yield verdict.judge_curve(found.curve, more=found.more, beside=beside)
 
 
 def _round_number(count: float) -> int:

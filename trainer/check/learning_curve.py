@@ -37,9 +37,15 @@ class LearningCurve:
         """Returns the error, float [R], that each law tells for so many images."""
         return np.exp(self.laws[:, 0] - self.laws[:, 1] * np.log(count))
 
-    def gain(self, more: int) -> tuple[float, float, float]:
-        """Tells by how much the error falls with so many more images than all: the best guess, and a 95 % interval."""
-        gains = self.error_at(self.counts[-1]) - self.error_at(self.counts[-1] + more)
+    def gain(self, more: int, *, beside: int = 0) -> tuple[float, float, float]:
+        """Tells by how much the error falls with so many more images: the best guess, and a 95 % interval.
+
+        Args:
+          more: images.
+          beside: how many there are, where heads learnt from some of them only.
+        """
+        now = max(float(self.counts[-1]), beside)
+        gains = self.error_at(now) - self.error_at(now + more)
         low, high = np.quantile(gains[1:], (0.025, 0.975))
         return float(gains[0]), float(low), float(high)
 

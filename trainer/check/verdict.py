@@ -86,13 +86,15 @@ def judge_ceiling(correct: int, *, images: int, commonest: float) -> Finding:
     )
 
 
-def judge_curve(curve: LearningCurve, *, more: int) -> Finding:
-    """Judges whether so many more photos would help."""
-    gain, low, high = curve.gain(more)
+def judge_curve(curve: LearningCurve, *, more: int, beside: int = 0) -> Finding:
+    """Judges whether so many more photos would help; `beside`: how many there are, if the curve is of fewer."""
+    gain, low, high = curve.gain(more, beside=beside)
     text = (
         f"{more:,} more photos: about {100 * gain:+.1f} points of the probe's accuracy "
         f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
     )
+    if beside > curve.counts[-1]:
+        text += f", if what holds up to {round(curve.counts[-1]):,} photos holds for {beside:,}"
     if low < _SURE_GAIN:
         return Finding(level=Level.GREEN, subject="more", text=text)
     return Finding(level=Level.AMBER, subject="more", text=text, short="more photos would surely help")

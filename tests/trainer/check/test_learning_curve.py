@@ -16,6 +16,9 @@ def test_a_power_law_is_found_again():
     gain, low, high = curve.gain(500)
     assert gain == pytest.approx(2.0 * (1_000**-0.4 - 1_500**-0.4), rel=0.01)
     assert low < gain < high
+    later, *_ = curve.gain(500, beside=5_000)  # where there are more images than the heads learnt from
+    assert later == pytest.approx(2.0 * (5_000**-0.4 - 5_500**-0.4), rel=0.01)
+    assert curve.gain(500, beside=600) == curve.gain(500)
     np.testing.assert_allclose(curve.errors, 2.0 * counts**-0.4, atol=1e-4)
 
 

@@ -133,6 +133,8 @@ def test_more_photos_are_asked_for_where_they_surely_help():
         counts=counts, errors=np.full(4, 0.1), intervals=np.zeros((4, 2)), laws=np.array([[np.log(0.1), 0.0]] * 9)
     )
     assert judge_curve(flat, more=200).level is Level.GREEN
+    of_fewer = judge_curve(flat, more=200, beside=90_000).text
+    assert of_fewer.endswith(f", if what holds up to {round(flat.counts[-1]):,} photos holds for 90,000")
     assert judge_curve(flat, more=200).text.startswith("200 more photos: about +0.0 points of the probe's accuracy")
     steep = LearningCurve(
         counts=counts, errors=np.full(4, 0.1), intervals=np.zeros((4, 2)), laws=np.array([[np.log(4.0), 0.5]] * 9)
