@@ -44,6 +44,7 @@ LABELS = [
     "cat",
 ]
 
+PAGES = ("report", "comparison", "index", "check", "build", "passes", "gate")
 # Loads a page in a frame of the width asked for; a window cannot be that narrow.
 FRAME = """<!doctype html><meta charset="utf-8">
 <iframe id="f" src="{page}" style="width:{width}px;height:900px;border:0"></iframe>
@@ -152,22 +153,43 @@ def turned(found):
     return dataclasses.replace(found, log_probabilities=np.roll(found.log_probabilities, 1, axis=0))
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("name", ["report", "comparison", "index", "check", "build", "passes", "gate"])
-def test_a_page_fits_and_says_everything_in_words(pages, tmp_path, name, width):
-    frame = tmp_path / "frame.html"
-    frame.write_text(FRAME.format(page=pages[name].as_uri(), width=width), encoding="utf-8")
-    done = subprocess.run(
+def browse(page, width, folder, *flags):
+    """Opens a page in a frame so wide."""
+    frame = folder / "frame.html"
+    frame.write_text(FRAME.format(page=page.as_uri(), width=width), encoding="utf-8")
+    return subprocess.run(
         [
             *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
             *("--disable-background-networking", "--allow-file-access-from-files", "--virtual-time-budget=5000"),
-            *(f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000", "--dump-dom", frame.as_uri()),
+            *(f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000", *flags, frame.as_uri()),
         ],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
+
+
+@pytest.mark.parametrize(("dark", "light_of_paper"), [(False, (235, 255)), (True, (10, 35))])
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_screenshot_shows_text_and_pictures_on_light_and_dark_paper(
+    pages, tmp_path, name, width, dark, light_of_paper
+):
+    flags = ["--blink-settings=preferredColorScheme=0"] if dark else []
+    browse(pages[name], width, tmp_path, "--hide-scrollbars", f"--screenshot={tmp_path / 'page.png'}", *flags)
+    with Image.open(tmp_path / "page.png") as image:
+        shown = np.asarray(image.convert("L").crop((8, 8, 8 + width, 890)))
+    low, high = light_of_paper
+    assert low <= np.median(shown) <= high
+    ink = np.abs(shown.astype(int) - int(np.median(shown))) > 90
+    assert 0.003 < ink.mean() < 0.6
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_fits_and_says_everything_in_words(pages, tmp_path, name, width):
+    done = browse(pages[name], width, tmp_path, "--dump-dom")
     found = json.loads(html.unescape(re.search("<title>(.*?)</title>", done.stdout)[1]))
     assert found["wide"] <= found["room"] <= width
     assert found["broken"] == []
