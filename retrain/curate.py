@@ -33,7 +33,7 @@ def now() -> str:
 
 
 def promote(root: pathlib.Path, model: Model, *, why: str, decision: str = "promoted by hand") -> None:
-    """Makes a model the champion.
+    """Makes a model the champion; the next pass does not undo it.
 
     Raises:
       DataError: it is damaged.
@@ -43,7 +43,6 @@ def promote(root: pathlib.Path, model: Model, *, why: str, decision: str = "prom
     if champion == model:
         raise UsageError(f"model {model.number} is the champion already")
     registry.require_whole(model)
-    history = registry.decisions(root)
     registry.set_champion(root, model)
     registry.append_decision(
         root,
@@ -54,8 +53,6 @@ def promote(root: pathlib.Path, model: Model, *, why: str, decision: str = "prom
             "who": who(),
             "champion_before": champion.number if champion else None,
             "champion_after": model.number,
-            # What the last pass has decided about is still decided: the next one must not undo this.
-            "key": history[-1]["key"] if history else None,
         },
     )
 
@@ -160,7 +157,7 @@ def prunable(root: pathlib.Path, runs: pathlib.Path | None, data: pathlib.Path |
     kept = [model for model in models if model not in gone]
     used = [model.promotion() for model in kept if (model.path / registry.PROMOTION_FILE).exists()]
     history = registry.decisions(root)
-    used += [record for record in history[-1:] if "run" in record]
+    used += [record for record in history if "run" in record][-1:]
     of_runs = {os.path.basename(str(record["run"])) for record in used}
     of_data = {os.path.basename(str(record["dataset"])) for record in used}
     return Prunable(models=gone, runs=_old_runs(runs, of_runs, keep), versions=_old_versions(data, of_data, keep))
@@ -199,7 +196,6 @@ def remove(found: Prunable, root: pathlib.Path) -> None:
         shutil.rmtree(dying)
     if found.folders:
         champion = registry.champion(root)
-        history = registry.decisions(root)
         number = champion.number if champion else None
         counted = f"{len(found.models)} models, {len(found.runs)} runs, {len(found.versions)} data versions"
         names = ", ".join(str(model.number) for model in found.models)
@@ -210,6 +206,5 @@ def remove(found: Prunable, root: pathlib.Path) -> None:
             "who": who(),
             "champion_before": number,
             "champion_after": number,
-            "key": history[-1]["key"] if history else None,
         }
         registry.append_decision(root, record)

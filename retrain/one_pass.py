@@ -74,14 +74,14 @@ def _note_training_images(data: DatasetVersion, file: pathlib.Path) -> None:
     file.write_text("".join(f"{key}\n" for key in ids), encoding="utf-8")
 
 
-def _unchanged(key: str, history: list[dict[str, Any]], champion: registry.Model | None) -> bool:
-    """Says whether the last decision was about these very inputs.
+def _unchanged(key: str, last: Mapping[str, Any] | None, champion: registry.Model | None) -> bool:
+    """Says whether the last pass decided about these very inputs.
 
     A champion moved by hand (a roll-back) is no change: the next pass must not undo it. A champion removed by hand is.
     """
-    if not history or history[-1]["key"] != key:
+    if not last or last["key"] != key:
         return False
-    return champion is not None or history[-1]["champion_after"] is None
+    return champion is not None or last["champion_after"] is None
 
 
 def _challenge(
@@ -105,20 +105,24 @@ def _challenge(
     answers = steps.score(challenger.path, run / "gate-challenger.npz", config, commands=commands, lock=lock)
 
     def rival(name: str, model: registry.Model) -> gate.Rival:
-        output = run / f"gate-model-{model.number}.npz"
+        output = scores_of(run, model)
         steps.score(model.path, output, config, commands=commands, lock=lock)
         of_model = gate.read_answers(output, truth)
         return gate.Rival(name=name, answers=of_model, labels=model.labels(), trained_on=model.trained_on())
 
-    anchor = registry.numbered(config.models, config.gate.anchor) if config.gate.anchor and champion else None
+    of_champion = of_anchor = None
     if champion:
-        steps.compare(run / f"gate-model-{champion.number}.npz", answers, data_folder(run) / COMPARISON, config,
-                      commands=commands, lock=lock)  # fmt: skip
+        of_champion = rival("the champion", champion)
+        page = data_folder(run) / COMPARISON
+        steps.compare(scores_of(run, champion), answers, page, config, commands=commands, lock=lock)
+    if champion and config.gate.anchor not in (None, champion.number):
+        anchor = registry.numbered(config.models, config.gate.anchor)
+        of_anchor = rival(f"the anchor, model {anchor.number},", anchor)
     verdict = gate.judge(
         gate.read_answers(answers, truth),
         challenger.labels(),
-        rival("the champion", champion) if champion else None,
-        anchor=rival(f"the anchor, model {anchor.number},", anchor) if anchor and anchor != champion else None,
+        of_champion,
+        anchor=of_anchor,
         removed_labels=config.data_gate.removed_labels,
         parts={name: frozenset(ids[inside].tolist()) for name, inside in parts.items()},
         config=config.gate,
@@ -130,6 +134,11 @@ def _challenge(
         "gate": dataclasses.asdict(config.gate),
     }
     return verdict
+
+
+def scores_of(run: pathlib.Path, model: registry.Model) -> pathlib.Path:
+    """Names the file of what an earlier model answers to the test images of a run's dataset."""
+    return run / f"gate-model-{model.number}.npz"
 
 
 def run_pass(config: RetrainConfig, *, until: str = STEPS[-1], commands: steps.Commands, lock: int) -> PassResult:
@@ -149,15 +158,16 @@ def run_pass(config: RetrainConfig, *, until: str = STEPS[-1], commands: steps.C
     data = open_dataset(config.data)
     name = run_id(config, data)
     key = _digest([name, dataclasses.asdict(config.gate), dataclasses.asdict(config.data_gate), config.check])
-    history = registry.decisions(config.models)
+    passes = [record for record in registry.decisions(config.models) if "pass_id" in record]  # not those made by hand
+    last = passes[-1] if passes else None
     champion = registry.champion(config.models)
     if champion:
         registry.require_whole(champion)
-    if _unchanged(key, history, champion):
-        return _again(history[-1])
+    if last and _unchanged(key, last, champion):
+        return _again(last, champion)
     if until == "build":
         return _unfinished(until, data, champion)
-    pass_id = f"{len(history)}-{key}"
+    pass_id = f"{len(passes)}-{key}"
     model = registry.find(config.models, pass_id)  # published by this pass before it was killed
     if model is None:
         record: dict[str, Any] = {
@@ -251,11 +261,10 @@ def _unfinished(step: str, data: DatasetVersion, champion: registry.Model | None
     return _result(Outcome.UNFINISHED, ExitCode.DONE, record, told)
 
 
-def _again(last: Mapping[str, Any]) -> PassResult:
+def _again(last: Mapping[str, Any], champion: registry.Model | None) -> PassResult:
     """Ends a pass whose inputs were decided about before."""
     told = f"nothing changed since {last['time']} ({last['decision']}: {last['reasons'][-1]})"
-    champion = last["champion_after"]
-    record = {"reasons": [told], "champion_before": champion, "dataset": last.get("dataset")}
+    record = {"reasons": [told], "champion_before": champion and champion.number, "dataset": last["dataset"]}
     if last["decision"] == HELD:
         return _result(Outcome.HELD, ExitCode.DATA, record, told)
     return _result(Outcome.UNCHANGED, ExitCode.SKIPPED, record, told)

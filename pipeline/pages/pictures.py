@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 from collections.abc import Iterable
 
@@ -15,6 +16,23 @@ from pipeline.format.manifest import DatasetVersion
 from pipeline.format.records import Record, RecordError, decode_example, read_frames
 
 _THUMBNAIL_PIXELS = 168
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Picture:
+    """Describes an image that is shown.
+
+    Attributes:
+      label: its label.
+      told: what is said of it.
+      source: where it came from.
+      uri: a data: URI; None where there is no picture.
+    """
+
+    label: str
+    told: str
+    source: str
+    uri: str | None
 
 
 def find_records(data: DatasetVersion, split: str, ids: Iterable[str]) -> dict[str, Record]:

@@ -11,23 +11,13 @@ from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
 from pipeline.format.records import Record
 from pipeline.pages.environment import environment
-from pipeline.pages.pictures import data_uri, find_records
+from pipeline.pages.pictures import Picture, data_uri, find_records
 from retrain.data.gate import DataCheck, Outcome, worst
 
 RESULT, PAGE = "gate-data.json", "gate-data.html"
 _SHOWN = 24  # images of a check
 _Found = tuple[Record, str, str]  # with the names of its label and split
 _LEVELS = {Outcome.OK: "green", Outcome.WARN: "amber", Outcome.HOLD: "red"}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Picture:
-    """Describes an image that is shown: its label, before and now, where it is from, and a data: URI or None."""
-
-    label: str
-    told: str
-    source: str
-    uri: str | None
 
 
 def write_data_gate(

@@ -73,7 +73,6 @@ def test_a_model_is_promoted_and_rolled_back_and_the_log_says_who_and_why(models
     assert (back["decision"], back["reasons"], back["champion_before"], back["champion_after"]) == (
         "rolled back", ["1 is old"], 1, 3,
     )  # fmt: skip
-    assert back["key"] == "key3"  # the next pass does not undo it
     assert re.fullmatch(r".+@.+", back["who"])
 
 

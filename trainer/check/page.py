@@ -17,7 +17,7 @@ from pipeline.format.manifest import DatasetVersion
 from pipeline.format.records import Record
 from pipeline.pages.environment import environment, percent
 from pipeline.pages.findings import WORDS, worst
-from pipeline.pages.pictures import data_uri, find_records
+from pipeline.pages.pictures import Picture, data_uri, find_records
 from trainer.check.examine import Examined
 from trainer.check.verdict import verdict_of
 from trainer.report import charts
@@ -25,16 +25,6 @@ from trainer.report.label_issues import LABEL_ISSUES, LabelIssue, issues_table
 
 REPORT = "report.html"
 _SHOWN, _GROUPS, _IN_A_GROUP, _CHANGED = 24, 8, 6, 12
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Picture:
-    """Describes an image that is shown; `uri` is a data: URI, None where the version does not hold the image."""
-
-    label: str
-    told: str
-    source: str
-    uri: str | None
 
 
 def write_check(

@@ -92,6 +92,8 @@ def check(flags: dict[str, str]) -> int:
 
 
 def compare(flags: dict[str, str]) -> int:
+    if not all(os.path.exists(argument) for argument in sys.argv[1:] if argument.endswith(".npz")):
+        return 64
     replace(pathlib.Path(flags["output"]), "<title>a comparison</title>")
     return 0
 
