@@ -38,6 +38,7 @@ _WORK = flags.DEFINE_string("work", None, "Folder for what is built; used again 
 _OUTPUT = flags.DEFINE_string("output", "data_gate.json", "Where the figures go.")
 _NULL = flags.DEFINE_integer("null", 100, "How often photos are drawn where nothing is wrong.")
 _POWER = flags.DEFINE_integer("power", 20, "How often where something is.")
+_SCENES = flags.DEFINE_multi_string("scene", [], "Only these (repeatable): plain, jpeg10, …, 'flip 5 %'.")
 
 COUNTS = (30, 80, 150)
 DAMAGES = ("plain", "jpeg10", "blur", "dark")
@@ -153,7 +154,7 @@ def main(arguments: list[str]) -> None:
     names, labels = np.unique(plain.labels, return_inverse=True)
     strength = cross_validate(plain.features, labels, class_weights=np.ones(len(names), np.float32), seed=0).strength
     rows = []
-    for scene in SCENES:
+    for scene in _SCENES.value or SCENES:
         for count in COUNTS:
             random = np.random.default_rng([SCENES.index(scene), count])
             times = _NULL.value if scene == "plain" else _POWER.value

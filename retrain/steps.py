@@ -24,6 +24,7 @@ from pipeline.format.manifest import TEST
 from retrain.config import RetrainConfig
 
 CHECK_FILE = "check.json"
+_AGAINST = "against.txt"  # beside it: the version that it was compared with; the champion may be another one later
 _CHECKED_BY = "photos"  # recipe
 _GRACE_SECONDS = 60  # for a stopped command to save its state
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -125,13 +126,14 @@ def build(config: RetrainConfig, *, commands: Commands, lock: int) -> None:
 def check(
     config: RetrainConfig, output: pathlib.Path, *, against: str | None, commands: Commands, lock: int
 ) -> pathlib.Path:
-    """Checks the dataset, once; leaves its report and `check.json` in `output`, and returns the latter.
+    """Checks the dataset against another version, once; leaves its report and `check.json` in `output`, returns that.
 
     With the backbone that the recipe photos begins with, unless the configuration says otherwise: a recipe that begins
     with random weights has no features to judge by, and a run of photos reads those of the check.
     """
-    found = output / CHECK_FILE
-    if not found.exists():
+    found, marker = output / CHECK_FILE, output / _AGAINST
+    compared_with = os.path.basename(against or "")
+    if not (found.exists() and marker.exists() and marker.read_text(encoding="utf-8") == compared_with):
         own: dict[str, object] = {"data": config.data, "output": output, "seed": config.seed, "recipe": _CHECKED_BY}
         if config.recipe == _CHECKED_BY:
             own |= {name: config.train[name] for name in ("backbone", "weights") if name in config.train}
@@ -139,6 +141,7 @@ def check(
         if against:
             own["against"] = against
         _run(commands.check, {**own, **config.check_flags}, config, extra=_set_flags(settings), lock=lock)
+        marker.write_text(compared_with, encoding="utf-8")
     return found
 
 
@@ -173,7 +176,6 @@ def compare(
     commands: Commands,
     lock: int,
 ) -> None:
-    """Writes the page that sets the answers of two models side by side, once."""
-    if not page.exists():
-        answers = (str(champion), str(challenger))
-        _run(commands.compare, {"data": config.data, "output": page}, config, extra=answers, lock=lock)
+    """Writes the page that sets the answers of two models side by side."""
+    answers = (str(champion), str(challenger))
+    _run(commands.compare, {"data": config.data, "output": page}, config, extra=answers, lock=lock)

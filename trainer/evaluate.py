@@ -101,7 +101,12 @@ def _answers() -> tuple[Predictions, DatasetVersion | None]:
             return found, None
     data = open_data_of(FLAGS.run, FLAGS.data)
     own = _read_own(FLAGS.split)
-    return own if own and not FLAGS.tta and _same_images(own, data) else _asked(data), data
+    same = own is not None and _same_images(own, data)
+    if own is not None and same and not FLAGS.tta:
+        return own, data
+    if FLAGS.data and not same:
+        data = open_dataset(FLAGS.data)  # another one: what is current there, whatever the run's version was called
+    return _asked(data), data
 
 
 def _read_own(split: str) -> Predictions | None:

@@ -388,6 +388,22 @@ def test_a_pass_step_by_step_ends_as_one_at_once(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_same_data_are_checked_again_where_the_champion_is_another_one(world):
+    for right, images in ((280, IMAGES), (295, IMAGES | NEW)):
+        world.input(right=right, images=images)
+        assert world.run()[0] == 0
+    world.input(right=250, images=IMAGES | NEW)
+    world.run()
+    back = [sys.executable, "-m", "retrain.models", "rollback", "--why=x", f"--models={world.models}"]
+    subprocess.run(back, check=True, capture_output=True)
+    world.configure(CONFIG.replace("0.02", "0.03"))  # judges anew
+    world.run()
+    logs = [path.read_text().splitlines() for path in (world.folder / "runs").glob("*/check/checks.log")]
+    (twice,) = [log for log in logs if len(log) == 2]
+    assert ["/versions/1.0.1" in twice[0], "/versions/1.0.0" in twice[1]] == [True, True]
+
+
+@pytest.mark.slow
 def test_hooks_are_told_and_one_that_fails_changes_nothing(world):
     told = []
 
