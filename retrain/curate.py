@@ -65,7 +65,7 @@ def roll_back(root: pathlib.Path, *, why: str) -> Model:
     before = registry.predecessor(root, champion)
     if before is None:
         raise UsageError(f"model {champion.number} is the first champion that {root} knows, or the one before is gone")
-    promote(root, before, why=why, decision="rolled back")
+    promote(root, before, why=why, decision=registry.ROLLED_BACK)
     return before
 
 
@@ -104,7 +104,7 @@ def differences(one: Model, other: Model) -> Iterator[str]:
     for name in ("accuracy", "test_images"):
         values = [record.get("figures", {}).get(name) for record in records]
         if values[0] != values[1]:
-            yield f"  {name}: {values[0]} → {values[1]}"
+            yield f"  {name}: {' → '.join('–' if value is None else f'{value:.4g}' for value in values)}"
     names = [set(model.labels()) for model in (one, other)]
     for what, labels in (("labels gone", names[0] - names[1]), ("new labels", names[1] - names[0])):
         if labels:
@@ -124,7 +124,16 @@ def _settings(model: Model) -> dict[str, Any]:
     if not file.exists():
         return {}
     config = json.loads(file.read_text(encoding="utf-8"))
-    return {f"recipe.{key}": value for key, value in config.get("recipe", {}).items()} | {"seed": config.get("seed")}
+    return dict(_flat("recipe", config.get("recipe", {}))) | {"seed": config.get("seed")}
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yields `recipe.phases.0.duration`, value and so on."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if not parts:
+        yield name, value
+    for key, part in parts:
+        yield from _flat(f"{name}.{key}", part)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

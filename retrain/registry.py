@@ -34,6 +34,7 @@ LABELS_FILE = "labels.txt"
 PROMOTION_FILE = "promotion.json"
 TRAINED_ON_FILE = "trained_on.txt"
 SUMS_FILE = "SHA256SUMS"
+ROLLED_BACK = "rolled back"  # decision
 SERVING, SAVED_MODEL = "serving", "saved_model"
 _STAGING = ".staging-"
 
@@ -212,8 +213,13 @@ def _point(link: pathlib.Path, target: str, *, staging: pathlib.Path) -> None:
 
 
 def predecessor(root: pathlib.Path, model: Model) -> Model | None:
-    """Finds the champion that a champion replaced, by the decisions; None where there was none, or it is gone."""
+    """Finds the champion that a champion replaced when it was promoted; None where there was none, or it is gone.
+
+    Not the one that was rolled back for it: who rolls back twice goes back twice.
+    """
     for record in reversed(decisions(root)):
+        if record.get("decision") == ROLLED_BACK:
+            continue
         before = record.get("champion_before")
         if record.get("champion_after") == model.number and before not in (None, model.number):
             return Model(before, root / str(before)) if (root / str(before)).is_dir() else None

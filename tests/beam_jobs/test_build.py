@@ -151,6 +151,7 @@ def test_new_images_make_a_new_version_equal_to_one_from_scratch(folder, tmp_pat
     assert (third.version, list(third.pruned)) == ("3.0.0", ["1.0.0", "2.0.0"])
 
 
+@pytest.mark.slow
 def test_encoded_images_come_from_the_version_before(folder, tmp_path):
     """Only a PNG's source bytes are replaced, by ones that no decoder reads: nothing may decode it again."""
     copy = shutil.copytree(folder, tmp_path / "in")
@@ -317,6 +318,7 @@ def test_runners_whose_workers_see_no_local_directory_are_refused(tmp_path, fold
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_engine_whose_workers_share_the_disk_gives_the_same_files(tmp_path, folder, built):
     """Beam's own job server, in the launcher's process, with a worker that it reaches over the network."""
     engine = ("--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK")

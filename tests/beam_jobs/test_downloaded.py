@@ -188,6 +188,7 @@ def test_a_bundle_that_comes_again_fetches_nothing_and_says_the_same(server, tmp
     assert [reject.item.stamp for reject in first[1]] == ["failed:http_status"]
 
 
+@pytest.mark.slow
 def test_what_came_is_noted_although_another_url_keeps_the_bundle_waiting(server, tmp_path):
     items = [Item(uri=f"{server.url}/unique/{i}", label="cat") for i in range(5)]
     items.append(Item(uri=f"{server.url}/drip_body", label="cat"))

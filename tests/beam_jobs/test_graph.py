@@ -291,6 +291,7 @@ def test_killed_while_inspecting_it_decodes_only_what_it_had_not(folder, expecte
     assert not parts()
 
 
+@pytest.mark.slow
 def test_killed_while_writing_it_finds_its_whole_shards(folder, expected, tmp_path, monkeypatch):
     out = tmp_path / "out"
     whole = lambda: list(out.glob(".build/shards/1.0.0/*.json"))  # noqa: E731

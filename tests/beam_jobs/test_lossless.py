@@ -53,6 +53,7 @@ def test_cifar_comes_back_to_the_bit(cifar):
         assert not wanted
 
 
+@pytest.mark.slow
 def test_plain_tfds_reads_it_to_the_bit(cifar):
     data, expected = cifar
     builder = tfds.builder_from_directory(data.path)

@@ -89,6 +89,7 @@ def test_build_from_urls_then_nothing_then_one_more(server, tmp_path):
     assert open_dataset(tmp_path / "data").manifest.version == "2.0.0"
 
 
+@pytest.mark.slow
 def test_addresses_are_refused_by_default_and_failures_count(server, tmp_path):
     table = write_table(tmp_path / "t.csv", server)
     flags = [flag for flag in command(table, tmp_path / "data") if flag != "--allow_private_addresses"]

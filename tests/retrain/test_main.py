@@ -179,6 +179,7 @@ def test_a_roll_back_by_hand_stays(world):
     assert world.champion() == "1"
 
 
+@pytest.mark.slow
 def test_a_removed_champion_is_judged_again(world):
     world.input(right=280)
     world.run()

@@ -29,7 +29,9 @@ def models(tmp_path):
         (folder / "saved_model" / "saved_model.pb").write_bytes(b"graph")
         (folder / "labels.txt").write_text("cat\ndog\n" if number < 3 else "cat\nfox\n")
         (folder / "trained_on.txt").write_text("".join(f"{image}\n" for image in range(number * 10)))
-        (folder / "config.json").write_text(json.dumps({"recipe": {"epochs": number, "name": "photos"}, "seed": 0}))
+        (folder / "config.json").write_text(
+            json.dumps({"recipe": {"phases": [{"epochs": number}], "name": "photos"}, "seed": 0})
+        )
         noted = record(number, right=90 + number, dataset=f"1.0.{number}")
         before = registry.champion(root)
         model = registry.publish(root, {child.name: child for child in folder.iterdir()}, noted)
@@ -58,7 +60,7 @@ def test_list_show_and_diff(models):
     assert "reason 2" in shown
     assert command("diff", 1, 3, f"--models={models}").stdout.splitlines() == [
         "model 1 → model 3", "  accuracy: 0.91 → 0.93", "  labels gone: dog", "  new labels: fox",
-        "  training images: 20 more, 0 gone, 10 of both", "  recipe.epochs: 1 → 3",
+        "  training images: 20 more, 0 gone, 10 of both", "  recipe.phases.0.epochs: 1 → 3",
     ]  # fmt: skip
 
 
@@ -74,6 +76,15 @@ def test_a_model_is_promoted_and_rolled_back_and_the_log_says_who_and_why(models
         "rolled back", ["1 is old"], 1, 3,
     )  # fmt: skip
     assert re.fullmatch(r".+@.+", back["who"])
+
+
+def test_who_rolls_back_twice_goes_back_twice(models):
+    for expected in ("2", "1"):
+        assert command("rollback", "--why=worse", f"--models={models}").returncode == 0
+        assert os.readlink(models / "champion") == expected
+    done = command("rollback", "--why=worse", f"--models={models}")
+    assert done.returncode == 64
+    assert "model 1 is the first champion that" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,8 @@ def test_the_champion_before_is_the_last_one_that_was_replaced(tmp_path, export)
     assert registry.predecessor(root, models[0]) == models[2]
     assert registry.predecessor(root, models[1]) == models[0]
     assert registry.predecessor(root, registry.Model(9, root / "9")) is None
+    registry.append_decision(root, {"champion_before": 1, "champion_after": 2, "decision": "rolled back"})
+    assert registry.predecessor(root, models[1]) == models[0]  # and not 1, which was rolled back for it
 
 
 def test_a_model_is_found_by_its_number(tmp_path, export):

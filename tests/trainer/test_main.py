@@ -105,6 +105,7 @@ def test_the_files_of_a_run_say_what_it_printed(finished):
     assert f"test: accuracy {told['accuracy']}, loss {told['log-loss']}, 13 images" in result.stdout
 
 
+@pytest.mark.slow
 def test_the_model_is_asked_about_another_dataset(finished, tiny_data, tmp_path):
     """The same images under another order of labels, one of them of a label that the model has never seen."""
     workdir, _ = finished

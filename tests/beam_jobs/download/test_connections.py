@@ -202,6 +202,7 @@ with fetching(attempt_seconds=60) as fetch:
 """
 
 
+@pytest.mark.slow
 def test_chunks_of_one_byte_take_no_more_memory_than_the_body(scripted):
     """In a process of its own, whose memory is the fetcher's. Held one by one the chunks would take a multiple."""
     data = bytes(range(256)) * 8000

@@ -327,6 +327,7 @@ def test_a_build_keeps_look_alikes_in_one_split(tmp_path):
     assert all(len(line["kept"]) == 3 for line in lines)
 
 
+@pytest.mark.slow
 def test_a_fixed_camera_whose_classes_differ_in_a_scratch_can_be_built(tmp_path):
     save_image(tmp_path / "scene.png", 1, size=(96, 128))
     chance = np.random.default_rng(0)
