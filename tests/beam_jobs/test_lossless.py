@@ -64,6 +64,7 @@ def test_plain_tfds_reads_it_to_the_bit(cifar):
         assert all(np.array_equal(found[uri], wanted[uri]) for uri in wanted)
 
 
+@pytest.mark.slow
 def test_evaluation_sees_the_very_pixels(cifar):
     data, expected = cifar
     sizes = {"height": 32, "width": 32, "preprocess": "identity", "global_batch_size": 2}

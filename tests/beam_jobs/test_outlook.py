@@ -73,6 +73,7 @@ def test_labels_are_checked_before_any_image_is_read(tmp_path, labels, problem):
     assert done.returncode == ExitCode.DATA
 
 
+@pytest.mark.slow
 def test_a_class_that_no_model_can_learn_is_refused_and_one_never_tested_is_named(tmp_path):
     make_folder(tmp_path / "in/train", labels=("cat", "dog", "owl"), images=5)
     make_folder(tmp_path / "in/test", images=5, first=5_000)

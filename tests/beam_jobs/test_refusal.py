@@ -63,6 +63,7 @@ def test_what_is_refused_by_the_listing_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+@pytest.mark.slow
 def test_downloads_are_not_thrown_away(tmp_path):
     (tmp_path / "t.csv").write_text(
         "uri,label\n" + "".join(f"http://127.0.0.1:1/{n}.jpg,{'cat' if n % 2 else 'dog'}\n" for n in range(8))

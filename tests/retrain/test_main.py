@@ -168,6 +168,7 @@ def test_a_new_gate_judges_again_without_training_again(world):
     assert len(world.runs()) == 1
 
 
+@pytest.mark.slow
 def test_a_roll_back_by_hand_stays(world):
     for right in (280, 290):
         world.input(right=right)
@@ -188,6 +189,7 @@ def test_a_removed_champion_is_judged_again(world):
     assert world.champion() == "2"
 
 
+@pytest.mark.slow
 def test_new_class_is_left_out_of_the_comparison(world):
     world.input(right=280)
     world.run()

@@ -130,6 +130,11 @@ def weakest_label(of: Measures) -> LabelMeasures | None:
     return min(found, key=lambda one: (one.recall, -one.examples)) if found else None
 
 
+def _is_clear(weakest: LabelMeasures, of: Measures) -> bool:
+    """Says whether a label is weaker than all together by more than the two intervals allow."""
+    return weakest.recall_interval is not None and weakest.recall_interval[1] < of.interval[0]
+
+
 def _weakest(of: Measures) -> Iterator[Finding]:
     weakest = weakest_label(of)
     if weakest is None or weakest.recall_interval is None or weakest.recall == 1:
@@ -139,7 +144,7 @@ def _weakest(of: Measures) -> Iterator[Finding]:
         f"weakest label: {weakest.label}, {weakest.correct} of {weakest.examples} found ({percent(weakest.recall)}; "
         f"{percent(low, 0)} to {percent(high, 0)})"
     )
-    clear = high < of.interval[0]  # weaker than all together by more than the two intervals allow
+    clear = _is_clear(weakest, of)
     short = f"{weakest.label} is found least" if clear else ""
     yield Finding(level=Level.AMBER if clear else Level.GREEN, subject="labels", text=text, short=short)
 
@@ -203,9 +208,12 @@ def _slices(evaluation: Evaluation) -> Iterator[Finding]:
 
 
 def next_steps(run: str, data: str, judged: Judged | None) -> Iterator[tuple[str, str]]:
-    """Lists what a person may do now: (what for, command)."""
+    """Lists what a person may do now: (what for, command, or the section of the page)."""
     where = shlex.quote(os.fspath(run))
     yield "Try it on a photo", f"python -m trainer.predict --run={where} PHOTO.jpg"
+    of = judged.evaluation.measures if judged else None
+    if of and (mistakes := of.examples - round(of.accuracy * of.examples)):
+        yield f"Look at the {mistakes:,} mistakes" if mistakes > 1 else "Look at the mistake", "#mistakes"
     if judged and judged.issues and judged.evaluation.measures.accuracy >= SOUND:
         table = shlex.quote(storage.join(run, LABEL_ISSUES))
         yield (
@@ -213,8 +221,12 @@ def next_steps(run: str, data: str, judged: Judged | None) -> Iterator[tuple[str
             "without them (or with --relabel)",
             f"python -m beam_jobs.build_tfrecords … --output={shlex.quote(data)} --exclude={table}",
         )
+    weakest = weakest_label(of) if of else None
+    wanted = "See"
+    if of and weakest and _is_clear(weakest, of):
+        wanted = f"Get more photos of {weakest.label}, which is found least; see"
     yield (
-        "See what more photos would bring, and what else there is to say of the data",
+        f"{wanted} what more photos would bring, and what else there is to say of the data",
         f"python -m trainer.check --data={shlex.quote(data)}",
     )
     yield "Compare it with another run, image by image", f"python -m trainer.compare {where} OTHER_RUN"

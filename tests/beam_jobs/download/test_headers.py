@@ -129,6 +129,7 @@ def test_a_wrong_header_is_a_usage_error(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_flag_reaches_the_server(server, tmp_path):
     (tmp_path / "t.csv").write_text(f"uri,label\n{server.url}/ok,cat\n")
     flags = ["--header=Referer: https://a.example/?x=1, 2", "--header=X-Key: a: b", "--allow_private_addresses"]

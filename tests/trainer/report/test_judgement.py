@@ -97,6 +97,7 @@ def test_a_label_is_weak_where_its_interval_lies_below_all_the_others():
     weak = dataclasses.replace(found, log_probabilities=rows)
     judged = _judged(evaluation=Evaluation(temperature=1.0, measures=measure(weak), slices=()))
     assert "label 2 is found least" in [one.short for one in _by(Level.AMBER, judged)]
+    assert any(what.startswith("Get more photos of label 2, ") for what, _ in next_steps("run", "data", judged))
 
 
 def test_dark_images_are_named_where_they_fare_worse():
@@ -107,6 +108,15 @@ def test_dark_images_are_named_where_they_fare_worse():
     judged = _judged(evaluation=Evaluation(temperature=1.3, measures=measures, slices=[part]))
     assert "the darkest tenth fare worse" in [one.short for one in _by(Level.AMBER, judged)]
     assert any("before the temperature, 1.30" in one.text for one in judge(judged))
+
+
+def test_the_mistakes_are_counted_and_linked_to():
+    found = some(count=400, right=2.0)
+    judged = _judged(evaluation=Evaluation(temperature=1.0, measures=measure(found), slices=()))
+    mistakes = int((~found.correct).sum())
+    assert mistakes > 1
+    assert (f"Look at the {mistakes} mistakes", "#mistakes") in list(next_steps("run", "data", judged))
+    assert not any(command.startswith("#") for _, command in next_steps("run", "data", _judged()))
 
 
 def test_next_steps_are_commands_that_can_be_copied():
