@@ -18,7 +18,9 @@ from typing import Any
 
 from pipeline.command import UsageError
 from pipeline.format.manifest import CURRENT_FILE, VERSIONS_DIR
+from pipeline.format.rows import version_number
 from retrain import registry
+from retrain.data.page import BESIDE
 from retrain.registry import Model
 
 
@@ -30,6 +32,19 @@ def who() -> str:
 def now() -> str:
     """Returns the time for the log."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _note(root: pathlib.Path, decision: str, why: str, *, before: Model | None, after: Model | None) -> None:
+    """Adds a line to the decision log about what was done by hand."""
+    record = {
+        "time": now(),
+        "decision": decision,
+        "reasons": [why],
+        "who": who(),
+        "champion_before": before and before.number,
+        "champion_after": after and after.number,
+    }
+    registry.append_decision(root, record)
 
 
 def promote(root: pathlib.Path, model: Model, *, why: str, decision: str = "promoted by hand") -> None:
@@ -44,17 +59,7 @@ def promote(root: pathlib.Path, model: Model, *, why: str, decision: str = "prom
         raise UsageError(f"model {model.number} is the champion already")
     registry.require_whole(model)
     registry.set_champion(root, model)
-    registry.append_decision(
-        root,
-        {
-            "time": now(),
-            "decision": decision,
-            "reasons": [why],
-            "who": who(),
-            "champion_before": champion.number if champion else None,
-            "champion_after": model.number,
-        },
-    )
+    _note(root, decision, why, before=champion, after=model)
 
 
 def roll_back(root: pathlib.Path, *, why: str) -> Model:
@@ -72,9 +77,9 @@ def roll_back(root: pathlib.Path, *, why: str) -> Model:
 def summary(root: pathlib.Path, model: Model) -> str:
     """Tells a model in one line."""
     marks = "champion" if registry.champion(root) == model else ""
-    if not (model.path / registry.PROMOTION_FILE).exists():
-        return f"{model.number:>4}  copied in by hand  {marks}".rstrip()
     record = model.promotion()
+    if not record:
+        return f"{model.number:>4}  copied in by hand  {marks}".rstrip()
     figures = record["figures"]
     version = os.path.basename(str(record["dataset"]))
     return (
@@ -88,8 +93,7 @@ def described(model: Model) -> Iterator[str]:
     yield f"model {model.number}, {model.path}"
     yield f"  {len(model.labels())} labels: {', '.join(model.labels())}"
     yield f"  {sum(path.stat().st_size for path in model.path.rglob('*') if path.is_file()) / 1e6:.1f} MB"
-    if (model.path / registry.PROMOTION_FILE).exists():
-        record = model.promotion()
+    if record := model.promotion():
         yield f"  {record['decision']} {record['time']} by {record.get('who', 'a pass')}"
         yield f"  data {record['dataset']}, run {record['run']}"
         yield from (f"  {reason}" for reason in record["reasons"])
@@ -100,7 +104,7 @@ def described(model: Model) -> Iterator[str]:
 
 def differences(one: Model, other: Model) -> Iterator[str]:
     """Tells what differs between two models: figures, labels, data and settings."""
-    records = [model.promotion() if (model.path / registry.PROMOTION_FILE).exists() else {} for model in (one, other)]
+    records = [model.promotion() for model in (one, other)]
     for name in ("accuracy", "test_images"):
         values = [record.get("figures", {}).get(name) for record in records]
         if values[0] != values[1]:
@@ -164,9 +168,8 @@ def prunable(root: pathlib.Path, runs: pathlib.Path | None, data: pathlib.Path |
     models = registry.models(root)
     gone = [model for model in models[: max(0, len(models) - keep)] if model not in needed]
     kept = [model for model in models if model not in gone]
-    used = [model.promotion() for model in kept if (model.path / registry.PROMOTION_FILE).exists()]
-    history = registry.decisions(root)
-    used += [record for record in history if "run" in record][-1:]
+    used = [record for record in (model.promotion() for model in kept) if record]
+    used += [record for record in registry.decisions(root) if "run" in record][-1:]
     of_runs = {os.path.basename(str(record["run"])) for record in used}
     of_data = {os.path.basename(str(record["dataset"])) for record in used}
     return Prunable(models=gone, runs=_old_runs(runs, of_runs, keep), versions=_old_versions(data, of_data, keep))
@@ -176,23 +179,19 @@ def _old_runs(folder: pathlib.Path | None, used: set[str], keep: int) -> list[pa
     if folder is None or not folder.is_dir():
         return []
     newest_first = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime)
-    names = list(dict.fromkeys(path.name.removesuffix(".data") for path in newest_first))
+    names = list(dict.fromkeys(path.name.removesuffix(BESIDE) for path in newest_first))
     kept = {*names[:keep], *used}
-    return sorted(path for path in newest_first if path.name.removesuffix(".data") not in kept)
+    return sorted(path for path in newest_first if path.name.removesuffix(BESIDE) not in kept)
 
 
 def _old_versions(root: pathlib.Path | None, used: set[str], keep: int) -> list[pathlib.Path]:
     folder = root / VERSIONS_DIR if root else None
     if root is None or folder is None or not folder.is_dir():
         return []
-    numbered = {path: tuple(map(int, path.name.split("."))) for path in folder.iterdir() if _is_version(path.name)}
+    numbered = {path: number for path in folder.iterdir() if (number := version_number(path.name))}
     oldest_first = sorted(numbered, key=lambda path: numbered[path])
     current = (root / CURRENT_FILE).read_text(encoding="utf-8").strip()
     return [path for path in oldest_first[: max(0, len(oldest_first) - keep)] if path.name not in {*used, current}]
-
-
-def _is_version(name: str) -> bool:
-    return all(part.isdecimal() for part in name.split("."))
 
 
 def remove(found: Prunable, root: pathlib.Path) -> None:
@@ -205,15 +204,7 @@ def remove(found: Prunable, root: pathlib.Path) -> None:
         shutil.rmtree(dying)
     if found.folders:
         champion = registry.champion(root)
-        number = champion.number if champion else None
         counted = f"{len(found.models)} models, {len(found.runs)} runs, {len(found.versions)} data versions"
         names = ", ".join(str(model.number) for model in found.models)
-        record = {
-            "time": now(),
-            "decision": "pruned",
-            "reasons": [f"removed {counted}" + (f" (models {names})" if names else "")],
-            "who": who(),
-            "champion_before": number,
-            "champion_after": number,
-        }
-        registry.append_decision(root, record)
+        why = f"removed {counted}" + (f" (models {names})" if names else "")
+        _note(root, "pruned", why, before=champion, after=champion)

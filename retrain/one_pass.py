@@ -24,7 +24,7 @@ from retrain import curate, gate, registry, steps
 from retrain.config import RetrainConfig
 from retrain.data.gate import DataCheck, worst
 from retrain.data.gate import Outcome as DataOutcome
-from retrain.data.page import PAGE, RESULT, write_data_gate
+from retrain.data.page import PAGE, RESULT, folder_beside, write_data_gate
 from retrain.data.step import CHECK, judge_data
 from retrain.index import COMPARISON
 from retrain.outcome import Outcome, PassResult
@@ -74,12 +74,12 @@ def _note_training_images(data: DatasetVersion, file: pathlib.Path) -> None:
     file.write_text("".join(f"{key}\n" for key in ids), encoding="utf-8")
 
 
-def _unchanged(key: str, last: Mapping[str, Any] | None, champion: registry.Model | None) -> bool:
+def _unchanged(key: str, last: Mapping[str, Any], champion: registry.Model | None) -> bool:
     """Says whether the last pass decided about these very inputs.
 
     A champion moved by hand (a roll-back) is no change: the next pass must not undo it. A champion removed by hand is.
     """
-    if not last or last["key"] != key:
+    if last["key"] != key:
         return False
     return champion is not None or last["champion_after"] is None
 
@@ -113,7 +113,7 @@ def _challenge(
     of_champion = of_anchor = None
     if champion:
         of_champion = rival("the champion", champion)
-        page = data_folder(run) / COMPARISON
+        page = folder_beside(run) / COMPARISON
         steps.compare(scores_of(run, champion), answers, page, config, commands=commands, lock=lock)
     if champion and config.gate.anchor not in (None, champion.number):
         anchor = registry.numbered(config.models, config.gate.anchor)
@@ -234,7 +234,7 @@ def _publish(config: RetrainConfig, data: DatasetVersion, record: dict[str, Any]
     exported = {child.name: child for child in sorted((run / EXPORT_DIR).iterdir())}
     _note_training_images(data, run / registry.TRAINED_ON_FILE)
     documents = {file: run / file for file in _DOCUMENTS if (run / file).exists()}
-    pages = (data_folder(run) / file for file in (RESULT, PAGE, COMPARISON, CHECK))
+    pages = (folder_beside(run) / file for file in (RESULT, PAGE, COMPARISON, CHECK))
     documents |= {file.name: file for file in pages if file.exists()}
     return registry.publish(config.models, documents | exported, record)
 
@@ -270,11 +270,6 @@ def _again(last: Mapping[str, Any], champion: registry.Model | None) -> PassResu
     return _result(Outcome.UNCHANGED, ExitCode.SKIPPED, record, told)
 
 
-def data_folder(run: pathlib.Path) -> pathlib.Path:
-    """Names the folder beside a run for what was found of its dataset; the trainer wants the run for itself."""
-    return run.with_name(f"{run.name}.data")
-
-
 def _held(
     config: RetrainConfig,
     data: DatasetVersion,
@@ -286,7 +281,7 @@ def _held(
 ) -> PassResult | None:
     """Judges the dataset; where it is held, notes that like any decision and returns how the pass ends."""
     content = content_id(data.manifest)
-    folder = data_folder(pathlib.Path(record["run"]))
+    folder = folder_beside(pathlib.Path(record["run"]))
     checks, reference = judge_data(config, data, champion, folder, commands=commands, lock=lock)
     accepted = content in config.data_gate.accept
     page = f"{CHECK}/report.html" if (folder / CHECK / "report.html").exists() else None

@@ -56,14 +56,13 @@ class Model:
         return frozenset(file.read_text(encoding="utf-8").split()) if file.exists() else frozenset()
 
     def promotion(self) -> dict[str, Any]:
-        """Reads the decision that promoted it."""
-        record: dict[str, Any] = json.loads((self.path / PROMOTION_FILE).read_text(encoding="utf-8"))
+        """Reads the decision that promoted it; {} of a model that somebody copied in by hand."""
+        file = self.path / PROMOTION_FILE
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         return record
 
     def dataset(self) -> str:
         """Names the version that it was trained on, as a path; "" where nobody has noted it."""
-        if not (self.path / PROMOTION_FILE).exists():  # copied in by hand
-            return ""
         return str(self.promotion().get("dataset", ""))
 
 
@@ -115,8 +114,7 @@ def clean(root: pathlib.Path) -> None:
 def find(root: pathlib.Path, pass_id: str) -> Model | None:
     """Finds the model that the pass of this id has published already."""
     for model in reversed(models(root)):
-        # A model that somebody copied in by hand has no decision, but keeps its number.
-        if (model.path / PROMOTION_FILE).exists() and model.promotion()["pass_id"] == pass_id:
+        if model.promotion().get("pass_id") == pass_id:
             return model
     return None
 
@@ -194,7 +192,7 @@ def set_champion(root: pathlib.Path, model: Model) -> None:
     _point(root / CHAMPION, str(model.number), staging=root)  # relative: the registry may be moved
     if not (model.path / SAVED_MODEL).is_dir():
         return
-    name = str(model.promotion().get("name", "model")) if (model.path / PROMOTION_FILE).exists() else "model"
+    name = str(model.promotion().get("name", "model"))
     folder = root / SERVING / name
     folder.mkdir(parents=True, exist_ok=True)
     _point(folder / str(model.number), os.path.join("..", "..", str(model.number), SAVED_MODEL), staging=root)

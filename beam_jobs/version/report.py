@@ -178,48 +178,41 @@ def render_report(
     shelf = _Shelf(source, picked.items, decoder)
     labels = statistics["total"]["labels"]
     rows = sorted(manifest.labels, key=lambda label: (-labels.get(label, 0), label))
-    return (
-        environment(__package__)
-        .get_template("report.html.j2")
-        .render(
-            manifest=manifest,
-            statistics=statistics,
-            total=statistics["total"],
-            classes=rows[:_MAX_ROWS],
-            more_classes=len(rows[_MAX_ROWS:]),
-            largest_class=max(labels.values(), default=1),
-            smallest_class=min((labels.get(label, 0) for label in manifest.labels), default=0),
-            histograms={
-                "Height in pixels": _bars(statistics["total"]["height"]["histogram"]),
-                "Width in pixels": _bars(statistics["total"]["width"]["histogram"]),
-                "Mean brightness": _bars(statistics["total"]["brightness"]["histogram"]),
-            },
-            rejects={
-                code: [shelf.reject(row, code) for row in rows] for code, rows in sorted(rejects.examples.items())
-            },
-            reject_counts=rejects.counts,
-            not_looked_into=left_out_lines(
-                (kind, found["count"], tuple(found["first"])) for kind, found in statistics["left_out"].items()
-            ),
-            left_out=sum(rejects.counts.values()),
-            groups={
-                kind: [shelf.group(group) for group in groups.largest[kind]]
-                for kind in _TITLES
-                if kind in groups.largest
-            },
-            group_counts=groups.counts,
-            group_titles=_TITLES,
-            between=groups.between,
-            extremes={
-                name: [
-                    shelf.take(row.item.uri, item=row.item, label=row.item.label, caption=EXTREMES[name][1](row.facts))
-                    for row in found
-                ]
-                for name, found in picked.extremes.items()
-            },
-            samples={
-                label: [shelf.take(row.item.uri, item=row.item, label=label) for row in found]
-                for label, found in list(picked.samples.items())[:_SAMPLES]
-            },
-        )
+    page = environment(__package__).get_template("report.html.j2")
+    return page.render(
+        manifest=manifest,
+        statistics=statistics,
+        total=statistics["total"],
+        classes=rows[:_MAX_ROWS],
+        more_classes=len(rows[_MAX_ROWS:]),
+        largest_class=max(labels.values(), default=1),
+        smallest_class=min((labels.get(label, 0) for label in manifest.labels), default=0),
+        histograms={
+            "Height in pixels": _bars(statistics["total"]["height"]["histogram"]),
+            "Width in pixels": _bars(statistics["total"]["width"]["histogram"]),
+            "Mean brightness": _bars(statistics["total"]["brightness"]["histogram"]),
+        },
+        rejects={code: [shelf.reject(row, code) for row in rows] for code, rows in sorted(rejects.examples.items())},
+        reject_counts=rejects.counts,
+        not_looked_into=left_out_lines(
+            (kind, found["count"], tuple(found["first"])) for kind, found in statistics["left_out"].items()
+        ),
+        left_out=sum(rejects.counts.values()),
+        groups={
+            kind: [shelf.group(group) for group in groups.largest[kind]] for kind in _TITLES if kind in groups.largest
+        },
+        group_counts=groups.counts,
+        group_titles=_TITLES,
+        between=groups.between,
+        extremes={
+            name: [
+                shelf.take(row.item.uri, item=row.item, label=row.item.label, caption=EXTREMES[name][1](row.facts))
+                for row in found
+            ]
+            for name, found in picked.extremes.items()
+        },
+        samples={
+            label: [shelf.take(row.item.uri, item=row.item, label=label) for row in found]
+            for label, found in list(picked.samples.items())[:_SAMPLES]
+        },
     )

@@ -129,8 +129,8 @@ def version_before(data: DatasetVersion) -> DatasetVersion | None:
     versions, name = os.path.split(os.fspath(data.path))
     if os.path.basename(versions) != VERSIONS_DIR:
         return None
-    numbered = {entry.name: _number_of(entry.name) for entry in storage.list_folder(versions)}
-    before = [of for of in numbered if numbered[of] and numbered[of] < _number_of(name)]
+    numbered = {entry.name: version_number(entry.name) for entry in storage.list_folder(versions)}
+    before = [of for of in numbered if numbered[of] and numbered[of] < version_number(name)]
     if not before:
         return None
     latest = max(before, key=lambda of: numbered[of])
@@ -141,8 +141,8 @@ def version_before(data: DatasetVersion) -> DatasetVersion | None:
         return None
 
 
-def _number_of(version: str) -> tuple[int, ...]:
-    """Returns the numbers of a version, () of what is none."""
+def version_number(version: str) -> tuple[int, ...]:
+    """Returns the numbers of a version's name, () of what is none."""
     parts = version.split(".")
     return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else ()
 

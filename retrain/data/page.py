@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,9 +16,15 @@ from pipeline.pages.pictures import Picture, data_uri, find_records
 from retrain.data.gate import DataCheck, Outcome, worst
 
 RESULT, PAGE = "gate-data.json", "gate-data.html"
+BESIDE = ".data"  # what the name of the folder beside a run ends with; the trainer wants the run for itself
 _SHOWN = 24  # images of a check
 _Found = tuple[Record, str, str]  # with the names of its label and split
 _LEVELS = {Outcome.OK: "green", Outcome.WARN: "amber", Outcome.HOLD: "red"}
+
+
+def folder_beside(run: pathlib.Path) -> pathlib.Path:
+    """Names the folder for what was found of a run's dataset."""
+    return run.with_name(f"{run.name}{BESIDE}")
 
 
 def write_data_gate(
