@@ -15,7 +15,8 @@ import sys
 import pytest
 import yaml
 
-from tests.retrain.test_main import FEWER, STAND_INS, World
+from tests.retrain.test_held_data import FEWER
+from tests.retrain.world import STAND_INS, World
 
 FOLDER = pathlib.Path(__file__).parents[1] / "examples" / "schedulers"
 AIRFLOW = os.environ.get("AIRFLOW") or shutil.which("airflow")

@@ -2,10 +2,8 @@
 
 import http.server
 import json
-import os
 import pathlib
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -14,83 +12,7 @@ import time
 
 import pytest
 
-from retrain import registry
-
-STAND_INS = pathlib.Path(__file__).parent / "stand_ins"
-CONFIG = """
-input: input
-data: data
-runs: runs
-models: models
-gate: {margin: 0.02, minimum_accuracy: 0.5}
-"""
-IMAGES = {f"image{number}": ("cat", "dog")[number % 2] for number in range(300)}
-
-
-_OF_ITS_TIME = (".lock", "promotion.json", "decisions.jsonl", "SHA256SUMS", "checks.log", "index.html")
-
-
-class World:
-    """Holds a folder with a configuration, an input and whatever passes made of them."""
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.folder = folder
-        self.models = folder / "models"
-        (folder / "input").mkdir(parents=True)
-        (folder / "retrain.yaml").write_text(CONFIG)
-
-    def configure(self, text: str) -> None:
-        (self.folder / "retrain.yaml").write_text(text)
-
-    def input(self, *, right: int, labels: tuple[str, ...] = ("cat", "dog"), **more: object) -> None:
-        spec = {"labels": labels, "images": IMAGES, "right": list(IMAGES)[:right], **more}
-        (self.folder / "input" / "spec.json").write_text(json.dumps(spec))
-
-    def start(self, *more: str, **environment: str) -> subprocess.Popen[str]:
-        flags = [*more, f"--config={self.folder / 'retrain.yaml'}", f"--result={self.folder / 'result.json'}"]
-        return subprocess.Popen(
-            [sys.executable, "-m", "pass_with_stand_ins", *flags],
-            env={**os.environ, "PYTHONPATH": str(STAND_INS), **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *more: str) -> tuple[int, str, str]:
-        process = self.start(*more)
-        out, err = process.communicate(timeout=60)
-        return process.returncode, out, err
-
-    def result(self) -> dict:
-        return json.loads((self.folder / "result.json").read_text())
-
-    def runs(self) -> list[pathlib.Path]:
-        return [path for path in (self.folder / "runs").iterdir() if path.suffix != ".data"]
-
-    def run_folder(self) -> pathlib.Path:
-        return self.runs()[0]
-
-    def champion(self) -> str | None:
-        link = self.models / "champion"
-        return os.readlink(link) if link.is_symlink() else None
-
-    def log(self) -> list[dict]:
-        return [json.loads(line) for line in (self.models / "decisions.jsonl").read_text().splitlines()]
-
-    def state(self) -> dict[str, object]:
-        """Reads what must be the same however often a pass was killed: all but times and process numbers."""
-        files = {
-            str(file.relative_to(self.models)): file.read_bytes()
-            for file in sorted(self.models.rglob("*"))
-            if file.is_file() and file.name not in _OF_ITS_TIME
-        }
-        log = [{k: v for k, v in record.items() if k not in ("time", "run", "dataset")} for record in self.log()]
-        return {"champion": self.champion(), "files": files, "log": log}
-
-
-@pytest.fixture
-def world(tmp_path):
-    return World(tmp_path)
+from tests.retrain.world import CONFIG, IMAGES, World
 
 
 def test_the_pass_itself_needs_neither_tensorflow_nor_beam():
@@ -201,112 +123,6 @@ def test_new_class_is_left_out_of_the_comparison(world):
     assert world.log()[1]["figures"]["pairs"] == 300
 
 
-NEW = {f"new{number}": ("cat", "dog")[number % 2] for number in range(40)}
-
-
-def start_over(world, **more):
-    """Lets a pass promote a first model, and gives the next one other images."""
-    world.input(right=280)
-    assert world.run()[0] == 0
-    world.input(right=280, **more)
-
-
-def arrivals(*, p_value=0.6, separable=0.5, doubted=0):
-    return {"new": 40, "compared": 40, "pixels": {"distance": 1.0, "p_value": p_value}, "separable": separable,
-            "doubted": [doubted, 40], "doubted_before": [3, 300]}  # fmt: skip
-
-
-CATS = {image: label for image, label in IMAGES.items() if label == "cat"}
-FEWER = dict(list(IMAGES.items())[:200])
-SWAPPED = IMAGES | {f"image{number}": "dog" for number in range(0, 20, 2)}
-UNLIKE = {"images": IMAGES | NEW, "arrivals": arrivals(p_value=0.001, separable=0.9)}
-WRONG = {"images": IMAGES | NEW, "arrivals": arrivals(doubted=20)}
-
-
-@pytest.mark.parametrize(
-    ("more", "told"),
-    [
-        ({"images": CATS, "labels": ("cat",)}, "labels: gone: dog"),
-        pytest.param(
-            {"images": FEWER},
-            "lost images: 100 of 300 images of the champion's dataset are gone",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            {"images": SWAPPED}, "relabelled: 10 images have another label: 10 from cat to dog", marks=pytest.mark.slow
-        ),
-        (UNLIKE, "pixels: 40 new images beside others of their label: a classifier tells them apart"),
-        pytest.param(WRONG, "label noise: 20 of 40 new images have a label that looks wrong", marks=pytest.mark.slow),
-    ],
-    ids=["gone", "lost", "relabelled", "unlike", "wrong"],
-)
-def test_bad_data_are_held_and_nothing_is_trained(world, more, told):
-    start_over(world, **more)
-    runs = world.runs()
-    code, _, err = world.run()
-    assert code == 65
-    assert err.startswith("error: held: ")
-    assert told in err
-    assert world.runs() == runs
-    assert world.champion() == "1"
-    assert world.log()[1]["decision"] == "held"
-    assert world.log()[1]["champion_after"] == 1
-    result = world.result()
-    assert (result["outcome"], result["exit_code"], result["versions"]["champion_after"]) == ("held", 65, 1)
-    assert told in result["reasons"][0]
-    by_hand = {"time": "", "decision": "pruned", "reasons": [""], "champion_before": 1, "champion_after": 1}
-    registry.append_decision(world.models, by_hand)
-    code, _, err = world.run()  # the next night
-    assert code == 65
-    assert world.result()["outcome"] == "held"
-    assert "nothing changed since" in err
-    assert len(world.log()) == 3
-
-
-@pytest.mark.slow
-def test_held_data_are_accepted_by_their_content(world):
-    start_over(world, images=dict(list(IMAGES.items())[:200]))
-    _, _, err = world.run()
-    (content,) = re.findall(r"data_gate: \{accept: \[(\w+)\]\}", err)
-    (result,) = [json.loads(path.read_text()) for path in (world.folder / "runs").glob("*.data/gate-data.json")
-                 if json.loads(path.read_text())["outcome"] == "hold"]  # fmt: skip
-    assert result["dataset"]["content"] == content
-    assert result["reference"] == "1.0.0"
-    world.configure(CONFIG + f"data_gate: {{accept: [{content}]}}\n")
-    code, out, _ = world.run()
-    assert code in (0, 99)
-    assert "data gate, hold: lost images" in out
-    assert world.log()[-1]["data"]["lost images"] == "hold"
-
-
-@pytest.mark.slow
-def test_a_label_that_is_named_may_go(world):
-    left = {image: "cat" for image, label in IMAGES.items() if label == "cat"}
-    start_over(world, images=left, labels=("cat",))
-    world.configure(CONFIG + "data_gate: {removed_labels: [dog], lost: 0.6}\n")
-    assert world.run()[0] in (0, 99)
-
-
-@pytest.mark.slow
-def test_images_are_not_looked_at_where_the_configuration_says_so(world):
-    world.configure(CONFIG + "check: false\n")
-    start_over(world, images=IMAGES | NEW, arrivals="would end the pass")
-    assert world.run()[0] in (0, 99)
-    assert not list((world.folder / "runs").glob("*/check/checks.log"))
-
-
-@pytest.mark.slow
-def test_the_check_is_run_once_against_the_champions_dataset(world):
-    world.configure(CONFIG + "check: {images: 100}\n")
-    start_over(world, images=IMAGES | NEW)
-    world.run()
-    world.run()
-    logs = sorted(path.read_text() for path in (world.folder / "runs").glob("*/check/checks.log"))
-    assert [len(log.splitlines()) for log in logs] == [1, 1]
-    assert sum(f"--against={world.folder}/data/versions/1.0.0" in log for log in logs) == 1
-    assert all("--recipe=photos" in log and "--images=100" in log for log in logs)
-
-
 @pytest.mark.parametrize("code", [64, 65, 70, 75])
 def test_a_failing_step_ends_the_pass_with_its_exit_code_and_publishes_nothing(world, code):
     world.input(right=280, fail=code)
@@ -388,22 +204,6 @@ def test_a_pass_step_by_step_ends_as_one_at_once(tmp_path):
         assert [world.run()[0] for world in worlds] == [0, 0]
     assert worlds[0].state() == worlds[1].state()
     assert worlds[0].run("--until=build")[0] == 99
-
-
-@pytest.mark.slow
-def test_the_same_data_are_checked_again_where_the_champion_is_another_one(world):
-    for right, images in ((280, IMAGES), (295, IMAGES | NEW)):
-        world.input(right=right, images=images)
-        assert world.run()[0] == 0
-    world.input(right=250, images=IMAGES | NEW)
-    world.run()
-    back = [sys.executable, "-m", "retrain.models", "rollback", "--why=x", f"--models={world.models}"]
-    subprocess.run(back, check=True, capture_output=True)
-    world.configure(CONFIG.replace("0.02", "0.03"))  # judges anew
-    world.run()
-    logs = [path.read_text().splitlines() for path in (world.folder / "runs").glob("*/check/checks.log")]
-    (twice,) = [log for log in logs if len(log) == 2]
-    assert ["/versions/1.0.1" in twice[0], "/versions/1.0.0" in twice[1]] == [True, True]
 
 
 @pytest.mark.slow
