@@ -22,6 +22,7 @@ from absl import logging
 from pipeline import order
 from pipeline.augment.random_bits import mix_tensor
 from pipeline.command import DataError, UsageError
+from pipeline.decode import decode_jpeg
 from pipeline.format import records, storage
 from pipeline.format.manifest import DatasetVersion, Manifest, Shard
 
@@ -278,7 +279,7 @@ def read_columns(data: DatasetVersion, split: str, *, decode: bool) -> Columns:
     if not decode:
         return Columns(rows=rows)
     images = tf.data.Dataset.from_tensor_slices(rows.pop("encoded")).map(
-        lambda encoded: tf.reshape(tf.io.decode_jpeg(encoded, channels=3), [-1]),
+        lambda encoded: tf.reshape(decode_jpeg(encoded, index=tf.constant(0), count=1), [-1]),
         num_parallel_calls=len(os.sched_getaffinity(0)),
         deterministic=True,
     )

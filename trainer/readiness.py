@@ -50,8 +50,7 @@ def check_model(recipe: Recipe) -> None:
     check_size(recipe.backbone, side, side)
     if recipe.init:
         find_export(recipe.init)
-    else:
-        find_weights(recipe.backbone, recipe.weights)
+    find_weights(recipe.backbone, recipe.first_weights)
     policy = recipe.augment.policy
     if policy and not is_own(policy) and not importlib.util.find_spec("keras_cv"):
         raise UsageError(f"augment.policy={policy} needs keras-cv: pip install keras-cv")

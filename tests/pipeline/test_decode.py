@@ -30,8 +30,29 @@ def photo():
 
 def test_equals_plain_tensorflow_below_twice_the_size(photo):
     encoded = jpeg(photo)
-    expected = tf.image.resize(tf.io.decode_jpeg(encoded, channels=3), [60, 70])
+    expected = tf.image.resize(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"), [60, 70])
     np.testing.assert_allclose(decode_and_resize(tf.constant(encoded), height=60, width=70), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 4, 8])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
+def test_pixels_of_a_jpeg_are_those_of_pillow(photo, ratio, subsampling):
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, "JPEG", quality=80, subsampling=subsampling)
+    with Image.open(file) as image:
+        image.draft("RGB", (image.width // ratio, image.height // ratio))
+        expected = np.asarray(image)
+    found = decode_jpeg(tf.constant(file.getvalue()), index=tf.constant((1, 2, 4, 8).index(ratio)), count=4)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("largest", [None, (93, 131)])
+def test_the_evaluation_path_sees_the_pixels_that_pillow_sees(photo, largest):
+    encoded = jpeg(photo)
+    with Image.open(io.BytesIO(encoded)) as image:
+        expected = np.asarray(image)
+    found = decode_and_resize(tf.constant(encoded), height=93, width=131, largest=largest)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("centre", [0.0, 0.875, 1.0])

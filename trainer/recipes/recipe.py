@@ -182,6 +182,8 @@ class Recipe:
       weights: imagenet, none, or the path of a weights file.
       init: a finished run, an export or a model of a registry to start from instead: its backbone and, by label name,
         its head; "" starts from `weights`.
+      init_share: how much of that model's weights it starts with; the rest is what it would start with without (shrink
+        and perturb, see `trainer.models.inherit`).
       image_size: pixels; the input pipeline delivers image_size × image_size.
       resize: how an image becomes a square, wherever it is seen; augmentation moves what that shows. stretch: the whole
         image, its proportions not kept; pad: the whole image, grey beside it; crop: the largest square in its centre.
@@ -214,6 +216,7 @@ class Recipe:
     backbone: str
     weights: str = "imagenet"
     init: str = ""
+    init_share: float = 1.0
     image_size: int
     resize: str = "stretch"
     eval_centre: float = 0.0
@@ -242,6 +245,8 @@ class Recipe:
         _at_least("steps_per_call", self.steps_per_call, 1)
         _at_least("accumulate", self.accumulate, 1)
         _at_least("sam_rho", self.sam_rho, 0)
+        if not 0 < self.init_share <= 1:
+            raise ValueError(f"init_share must be above 0 and at most 1, got {self.init_share:g}")
         _choose("class_weights", self.class_weights, ("none", "balanced"))
         _choose("precision", self.precision, PRECISIONS)
         _choose("selection", self.selection, ("best", "last"))
@@ -256,6 +261,11 @@ class Recipe:
         for field, value in (("label_smoothing", self.label_smoothing), ("ema_decay", self.ema_decay)):
             if not 0 <= value < 1:
                 raise ValueError(f"{field} must be in [0, 1), got {value:g}")
+
+    @property
+    def first_weights(self) -> str:
+        """Returns what the backbone is built with, before `init`: `weights`, unless nothing would be left of them."""
+        return "none" if self.init and self.init_share == 1 else self.weights
 
     @property
     def view(self) -> View:

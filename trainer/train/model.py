@@ -72,7 +72,7 @@ def build_from_recipe(recipe: Recipe, *, num_classes: int, seed: int, weights: s
     """Builds the recipe's classifier, with `weights` in place of the recipe's if given."""
     classifier = build_classifier(
         backbone=recipe.backbone,
-        weights=weights or ("none" if recipe.init else recipe.weights),
+        weights=weights or recipe.first_weights,
         num_classes=num_classes,
         height=recipe.image_size,
         width=recipe.image_size,
@@ -90,5 +90,5 @@ def first_model(recipe: Recipe, *, labels: Sequence[str], seed: int, strategy: t
     with strategy.scope():
         classifier = build_from_recipe(recipe, num_classes=len(labels), seed=seed)
     if recipe.init:
-        logging.info("%s", inherit(classifier, labels, recipe.init))
+        logging.info("%s", inherit(classifier, labels, recipe.init, share=recipe.init_share))
     return classifier

@@ -64,6 +64,18 @@ def test_the_same_labels_give_the_same_model(run, images):
     np.testing.assert_allclose(_logits(later, images), _logits(earlier, images), atol=1e-5)
 
 
+def test_a_share_of_the_weights_is_taken_and_the_rest_is_new(run):
+    folder, earlier = run
+    later = _classifier(LABELS, seed=2)
+    first = [*later.backbone.get_weights(), *later.head.get_weights()]
+    assert inherit(later, LABELS, folder, share=0.7).endswith("3 of 3 labels; 70% of its weights, and 30% of new ones")
+    old = [*earlier.backbone.get_weights(), *earlier.head.get_weights()]
+    found = [*later.backbone.get_weights(), *later.head.get_weights()]
+    assert len(found) == len(old) > 4
+    for one, was, new in zip(found, old, first, strict=True):
+        np.testing.assert_allclose(one, 0.7 * was + 0.3 * new, atol=1e-6)
+
+
 def test_a_head_of_another_kind_begins_anew(run):
     folder, earlier = run
     later = _classifier(LABELS, seed=2, hidden=0)
