@@ -43,6 +43,7 @@ from trainer.request import Request
 from trainer.rundir import fit_batch, now, provenance, refuse_another_run, settings, tpu_cores
 from trainer.serving.explain import explain
 from trainer.serving.export import export_classifier
+from trainer.serving.golden import GoldenImage, choose_golden
 from trainer.serving.score import prediction_rows, write_predictions
 from trainer.train.calibration import fit_temperature, with_temperature
 from trainer.train.checkpoint import load_best
@@ -249,6 +250,7 @@ def _write_results(
     """Writes what a finished run holds besides its configuration, weights and metrics; prints the result."""
     data, directory, recipe = plan.data, plan.run, plan.recipe
     results = {split: compute_metrics(*score) for split, score in finished.scores.items()}
+    golden: list[GoldenImage] = []
     for split, (log_probabilities, labels) in finished.scores.items():
         predictions = Predictions(
             ids=dataset.example_ids(data, split),
@@ -258,6 +260,7 @@ def _write_results(
             temperature=finished.temperature,
         )
         storage.write_atomically(predictions_file(directory, split), predictions.to_bytes())
+        golden = choose_golden(predictions, data, split)  # of test, where there is one
         names = [data.manifest.labels[label] for label in labels]
         write_predictions(storage.join(directory, f"predictions-{split}.jsonl"), prediction_rows(predictions, names))
     if finished.explanations:
@@ -270,6 +273,7 @@ def _write_results(
         preprocess=backbone_info(recipe.backbone).preprocess,
         view=recipe.view,
         directory=storage.join(directory, "export"),
+        golden=golden,
     )
     storage.write_atomically(storage.join(directory, "provenance.json"), json.dumps(origin, indent=2) + "\n")
     result = _result(plan, position, rows, results) | {"temperature": finished.temperature}

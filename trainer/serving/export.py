@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import pathlib
+import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -21,10 +23,13 @@ from pipeline.view import STRETCH, View
 from trainer.models.classifier import Classifier
 from trainer.models.twin import lean_twin
 from trainer.models.weights import KERAS_FILE, LABELS_FILE
+from trainer.serving.golden import GoldenImage, write_golden
 from trainer.serving.signature import INPUT, SAVED_MODEL, SIGNATURE
 from trainer.train.model import float32_policy
 
 TFLITE_FILE = "model.tflite"
+PREPROCESS_FILE = "preprocess.json"
+_SCRIPTS = ("ask.py", "pixels.py")  # of this folder; they need nothing of ours
 _TFLITE_TOLERANCE = 1e-3  # float32 in another order of summation; observed 1e-6
 _PARALLEL_DECODES = 16
 
@@ -38,8 +43,9 @@ def export_classifier(
     preprocess: str,
     directory: storage.Path,
     view: View = STRETCH,
+    golden: Sequence[GoldenImage] = (),
 ) -> None:
-    """Writes SavedModel, Keras, LiteRT and labels.txt; `directory` appears, or is replaced, only when all are whole.
+    """Writes SavedModel, Keras, LiteRT, their labels and pixels; `directory` appears, or is replaced, only as a whole.
 
     Args:
       classifier: the live model, under any dtype policy and distribution strategy; exported in float32.
@@ -49,6 +55,7 @@ def export_classifier(
       preprocess: mode of `pipeline.preprocess.preprocess`.
       view: which part of an image SavedModel sees; the others are given pixels.
       directory: local or gs://. On an object store, which cannot rename, saved_model.pb is uploaded last.
+      golden: images that go along, with what the model answers to them.
 
     Raises:
       UsageError: labels and logits differ in number, or a label cannot be a line of labels.txt.
@@ -60,14 +67,14 @@ def export_classifier(
         raise UsageError(f"label {broken[0]!r} is not one line of text, so {LABELS_FILE} cannot hold it; rename it")
     if storage.is_remote(directory):
         with tempfile.TemporaryDirectory() as made:
-            _write(classifier, labels, height, width, preprocess, view, pathlib.Path(made))
+            _write(classifier, labels, height, width, preprocess, view, golden, pathlib.Path(made))
             upload(pathlib.Path(made), directory)
         return
     target = pathlib.Path(directory)
     staging = target.parent / f".{target.name}.staging"
     storage.delete(staging)  # of an export that was killed
     staging.mkdir(parents=True)
-    _write(classifier, labels, height, width, preprocess, view, staging)
+    _write(classifier, labels, height, width, preprocess, view, golden, staging)
     _swap(staging, target)
 
 
@@ -79,6 +86,7 @@ def _write(
     width: int,
     mode: str,
     view: View,
+    golden: Sequence[GoldenImage],
     directory: pathlib.Path,
 ) -> None:
     model = inference_model(classifier, height=height, width=width, preprocess=mode)
@@ -86,6 +94,13 @@ def _write(
     model.save(directory / KERAS_FILE)
     (directory / TFLITE_FILE).write_bytes(_to_tflite(model))
     (directory / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    seen = {"height": height, "width": width, "resize": view.resize, "eval_centre": view.eval_centre}
+    (directory / PREPROCESS_FILE).write_text(json.dumps(seen, indent=2) + "\n", encoding="utf-8")
+    for script in _SCRIPTS:
+        shutil.copyfile(pathlib.Path(__file__).with_name(script), directory / script)
+    if golden:
+        seen_by = [decode_and_resize(image.encoded, height=height, width=width, view=view) for image in golden]
+        write_golden(golden, model(tf.stack(seen_by), training=False).numpy(), directory)
 
 
 def _swap(staging: pathlib.Path, target: pathlib.Path) -> None:

@@ -34,7 +34,7 @@ from trainer.train.evaluation import Evaluator
 
 SIZE = 96
 LABELS = ["daisy", "dandelion", "roses", "Sonnenblume, groß", "tulips"]
-FORMS = {"saved_model", "model.keras", "model.tflite", "labels.txt"}
+FORMS = {"saved_model", "model.keras", "model.tflite", "labels.txt", "preprocess.json", "pixels.py", "ask.py"}
 
 
 def small(num_classes: int = 3, **changes) -> Classifier:
