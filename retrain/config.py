@@ -42,6 +42,13 @@ class RetrainConfig:
       source: source of the builder.
       recipe: recipe of the trainer, by its name or its file (`.py`, or `.json` of a run).
       seed: seed of the build's split and of the training.
+      seeds: how many models a pass trains, from `seed` on: their answers are averaged, and the one that is best on
+        validation images is published.
+      init: `cold`: training starts from the recipe's weights; `champion`: from the champion's.
+      init_share: how much of the champion's weights it starts with; the rest is the recipe's (shrink and perturb).
+      cold_every: with `init: champion`, every so many passes start cold all the same.
+      golden: folder of one folder a label, of photos that every model must answer rightly; none if not given.
+      mlflow: tracking URI of an MLflow server, to which passes are mirrored; none if not given.
       approval: `automatic`, or `manual`: a challenger that passes the gate is published, and becomes the champion by
         `retrain.models promote`.
       retries: how often a command that ended with 75 (pre-empted, locked) is run again within a pass.
@@ -64,6 +71,12 @@ class RetrainConfig:
     source: str = "folder"
     recipe: str = "photos"
     seed: int = 0
+    seeds: int = 1
+    init: str = "cold"
+    init_share: float = 1.0
+    cold_every: int = 5
+    golden: str | None = None
+    mlflow: str | None = None
     approval: str = "automatic"
     retries: int = 0
     retry_seconds: int = 60
@@ -78,12 +91,11 @@ class RetrainConfig:
         for key in ("source", "recipe"):
             if not isinstance(getattr(self, key), str) or not getattr(self, key):
                 raise ValueError(f"{key} must be a name, got {getattr(self, key)!r}")
-        for key in ("seed", "retries", "retry_seconds"):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"{key} must be a whole number, 0 or more, got {value!r}")
-        if self.approval not in ("automatic", "manual"):
-            raise ValueError(f"approval must be automatic or manual, got {self.approval!r}")
+        self._check_numbers_and_choices()
+        if self.init == "champion" and "init" in self.train:
+            raise ValueError("train.init names a model to start from, and init: champion another one; leave one out")
+        if self.gate.pools and self.settings.get("selection", "last") != "last":
+            raise ValueError("gate.evidence: test+validation needs settings.selection: last, or none")
         for key in HOOKS:
             value = getattr(self, key)
             if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, str) for v in value):
@@ -92,6 +104,20 @@ class RetrainConfig:
         for key, section in (sections | {"check": {} if self.check is False else self.check}).items():
             _check_section(key, section)
         object.__setattr__(self, "build", {**_BUILD_DEFAULTS, **self.build})
+
+    def _check_numbers_and_choices(self) -> None:
+        least = {"seed": 0, "retries": 0, "retry_seconds": 0, "seeds": 1, "cold_every": 1}
+        for key, fewest in least.items():
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < fewest:
+                raise ValueError(f"{key} must be a whole number, {fewest} or more, got {value!r}")
+        for key, known in (("approval", ("automatic", "manual")), ("init", ("cold", "champion"))):
+            if getattr(self, key) not in known:
+                raise ValueError(f"{key} must be {known[0]} or {known[1]}, got {getattr(self, key)!r}")
+        if isinstance(self.init_share, bool) or not isinstance(self.init_share, (int, float)):
+            raise ValueError(f"init_share must be a number, got {self.init_share!r}")
+        if not 0 < self.init_share <= 1:
+            raise ValueError(f"init_share must be above 0 and at most 1, got {self.init_share!r}")
 
     @property
     def check_flags(self) -> Mapping[str, Scalar]:
@@ -154,7 +180,7 @@ def load_config(path: str) -> RetrainConfig:
         raise UsageError(f"--config={path}: expected `key: value` lines")
     values = dict(values)
     base = file.resolve().parent
-    for key in ("input", "data", "runs", "models"):
+    for key in ("input", "data", "runs", "models", "golden"):
         if key in values:
             values[key] = _resolve(values[key], f"{path}: {key}", base)
     recipe = values.get("recipe")

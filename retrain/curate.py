@@ -171,6 +171,7 @@ def prunable(root: pathlib.Path, runs: pathlib.Path | None, data: pathlib.Path |
     used = [record for record in (model.promotion() for model in kept) if record]
     used += [record for record in registry.decisions(root) if "run" in record][-1:]
     of_runs = {os.path.basename(str(record["run"])) for record in used}
+    of_runs |= {os.path.basename(str(record.get("pages", ""))).removesuffix(BESIDE) for record in used}
     of_data = {os.path.basename(str(record["dataset"])) for record in used}
     return Prunable(models=gone, runs=_old_runs(runs, of_runs, keep), versions=_old_versions(data, of_data, keep))
 

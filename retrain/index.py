@@ -89,7 +89,7 @@ def _links(root: pathlib.Path, record: Mapping[str, Any]) -> list[tuple[str, str
     if "run" not in record:
         return []
     run = pathlib.Path(record["run"])
-    beside = data_page.folder_beside(run)
+    beside = pathlib.Path(record.get("pages") or data_page.folder_beside(run))
     places = {"report": run / "report.html"} | {words: beside / name for words, name in _PAGES.items()}
     model = root / str(record.get("model", ""))
     found = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+TEST_ONLY, POOLED = "test", "test+validation"  # what `evidence` takes
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataGateConfig:
@@ -65,6 +67,10 @@ class GateConfig:
       label_margin: the largest loss of a label's recall that is not looked at.
       label_images: test images that a label must have to be looked at by itself.
       anchor: number of a model that every challenger is compared with, too: small losses may not add up.
+      evidence: `test`: the test images; `test+validation`: the validation images, too, where both are few; they
+        choose no weights then (the recipe's `selection` is `last`).
+      latency: how many times as long as the champion an exported challenger may take for an image.
+      size: how many times as large it may be.
     """
 
     margin: float
@@ -73,8 +79,18 @@ class GateConfig:
     label_margin: float = 0.15
     label_images: int = 20
     anchor: int | None = None
+    evidence: str = TEST_ONLY
+    latency: float = 1.5
+    size: float = 1.5
+
+    @property
+    def pools(self) -> bool:
+        """Says whether validation images are evidence."""
+        return self.evidence == POOLED
 
     def __post_init__(self) -> None:
+        if self.evidence not in (TEST_ONLY, POOLED):
+            raise ValueError(f"evidence must be {TEST_ONLY} or {POOLED}, got {self.evidence!r}")
         for name in ("label_images", "anchor"):
             value = getattr(self, name)
             if name == "anchor" and value is None:
@@ -86,6 +102,8 @@ class GateConfig:
             "minimum_accuracy": (-1e-9, 1.0),
             "alpha": (0.0, 0.5),
             "label_margin": (-1e-9, 1.0),
+            "latency": (0.0, 1_000.0),
+            "size": (0.0, 1_000.0),
         }
         for name, (low, high) in limits_of.items():
             value = getattr(self, name)

@@ -1,6 +1,7 @@
 """Runs one retraining pass, for cron, a systemd timer or Airflow: build → judge the data → train → score → promote.
 
     python -m retrain.main --config=retrain.yaml [--result=FILE.json]
+    python -m retrain.main --config=retrain.yaml --dry_run --explain     # what it would do, and why
 
     17 3 * * *  cd /srv/photos && .venv/bin/python -m retrain.main --config=retrain.yaml >> retrain.log 2>&1
 
@@ -23,21 +24,27 @@ from retrain import steps
 from retrain.config import HOOKS, RetrainConfig, load_config
 from retrain.index import write_index
 from retrain.lock import LOCK_FILE, exclusive
-from retrain.one_pass import STEPS, run_pass
+from retrain.one_pass import STEPS, Wanted, run_pass
 from retrain.outcome import failed, tell
+from retrain.plan import explained, planned
 
 _CONFIG = flags.DEFINE_string("config", None, "The pass's configuration, a YAML file; examples/retrain.yaml shows one.")
 _RESULT = flags.DEFINE_string("result", None, "JSON file to write at the end: how the pass ended, and why.")
-
+_FROM = flags.DEFINE_enum("from", STEPS[0], STEPS, "The first step to take; what comes before is taken as it is.")
 _UNTIL = flags.DEFINE_enum("until", STEPS[-1], STEPS, "The last step to take: schedulers give each a task of its own.")
+_FORCE = flags.DEFINE_enum(
+    "force", None, STEPS, "Takes this step and those after it anew, even if nothing has changed since the last pass."
+)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only says what a pass would do.")
+_EXPLAIN = flags.DEFINE_bool("explain", False, "With --dry_run: also says what was decided last, and by which limits.")
 
 
-def perform(config: RetrainConfig, *, commands: steps.Commands, result: str | None, until: str = STEPS[-1]) -> int:
+def perform(config: RetrainConfig, *, commands: steps.Commands, result: str | None, wanted: Wanted) -> int:
     """Runs one pass under the lock of the registry, and tells whoever wants to know how it ended."""
     hooks = {name: getattr(config, name) for name in HOOKS}
     try:
         with steps.stop_on_sigterm(), exclusive(config.models / LOCK_FILE) as descriptor:
-            found = run_pass(config, until=until, commands=commands, lock=descriptor)
+            found = run_pass(steps.Steps(config=config, commands=commands, lock=descriptor), wanted)
     except CommandError as error:
         tell(failed(error, error.exit_code), file=result, hooks=hooks)
         raise
@@ -60,7 +67,23 @@ def main(arguments: list[str]) -> int:
         raise UsageError("--config=FILE.yaml is missing; examples/retrain.yaml shows one")
     if _RESULT.value:
         check_file(_RESULT.value, flag="result")
-    return perform(load_config(_CONFIG.value), commands=steps.Commands(), result=_RESULT.value, until=_UNTIL.value)
+    return run(load_config(_CONFIG.value), commands=steps.Commands())
+
+
+def run(config: RetrainConfig, *, commands: steps.Commands) -> int:
+    """Runs, or only plans, the pass that the flags ask for, by these commands."""
+    try:
+        wanted = Wanted(first=_FROM.value, until=_UNTIL.value, forced=_FORCE.value)
+    except ValueError as error:
+        raise UsageError(f"--from, --until and --force: {error}") from error
+    if _EXPLAIN.value and not _DRY_RUN.value:
+        raise UsageError("--explain goes with --dry_run; a pass itself says what it does")
+    if not _DRY_RUN.value:
+        return perform(config, commands=commands, result=_RESULT.value, wanted=wanted)
+    print("\n".join(planned(config, commands, wanted)))
+    if _EXPLAIN.value:
+        print("\n".join(explained(config)))
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

@@ -7,29 +7,25 @@ what it has done itself is found again: scores in the run, a published model by 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from pipeline.command import ExitCode
-from pipeline.format.manifest import TEST, DatasetVersion, Manifest, open_dataset
-from pipeline.format.rows import known_images
-from pipeline.slices import parts_of
-from retrain import curate, gate, registry, steps
+from pipeline.command import ExitCode, UsageError
+from pipeline.format import storage
+from pipeline.format.manifest import DatasetVersion, open_dataset
+from retrain import curate, gate, registry
+from retrain.card import write_card
+from retrain.challenge import EXPORT_DIR, HANDOVER_FILE, Challenge, starts_from
 from retrain.config import RetrainConfig
 from retrain.data.gate import DataCheck, worst
 from retrain.data.gate import Outcome as DataOutcome
-from retrain.data.page import PAGE, RESULT, folder_beside, write_data_gate
+from retrain.data.page import PAGE, RESULT, write_data_gate
 from retrain.data.step import CHECK, judge_data
+from retrain.identity import content_id, digest, shape_of
 from retrain.index import COMPARISON
 from retrain.outcome import Outcome, PassResult
+from retrain.steps import Steps
 
-EXPORT_DIR = "export"
 STEPS = ("build", "check", "train", "decide")
 HELD = "held"
 _WAITING = {"decision": "waiting for approval"}
@@ -38,43 +34,41 @@ _REFUSED = {
     gate.Decision.INCONCLUSIVE: Outcome.INCONCLUSIVE,
 }
 # Beside the exported model, where the run has them: what a reader of MODELS/<n>/ asks first.
-_DOCUMENTS = ("config.json", "model_card.md", "provenance.json", "report.html", "result.json", registry.TRAINED_ON_FILE)
+_DOCUMENTS = ("config.json", "provenance.json", "report.html", "result.json")
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Says which steps a pass takes.
+
+    Attributes:
+      first: that is taken: what comes before is taken as it is.
+      until: the last one; a later pass goes on from there.
+      forced: what this step and later ones have made before is thrown away; None: nothing is.
+    """
+
+    first: str = STEPS[0]
+    until: str = STEPS[-1]
+    forced: str | None = None
+
+    def __post_init__(self) -> None:
+        if STEPS.index(self.first) > STEPS.index(self.until):
+            raise ValueError(f"the first step, {self.first}, comes after the last one, {self.until}")
+        if self.forced and not self.takes(self.forced):
+            raise ValueError(
+                f"step {self.forced} is to be forced, and is not among those from {self.first} to {self.until}"
+            )
+
+    def takes(self, step: str) -> bool:
+        """Says whether a step is among those."""
+        return STEPS.index(self.first) <= STEPS.index(step) <= STEPS.index(self.until)
+
+    def forces(self, step: str) -> bool:
+        """Says whether what a step has made before is thrown away."""
+        return self.forced is not None and STEPS.index(step) >= STEPS.index(self.forced)
 
 
-def content_id(manifest: Manifest) -> str:
-    """Names what a dataset version holds: a rebuild that gives the same shards and labels is the same content."""
-    shards = {split: [shard.sha256 for shard in manifest.shards(split)] for split in manifest.splits}
-    return _digest({"labels": manifest.labels, "shards": shards})
-
-
-def run_id(config: RetrainConfig, data: DatasetVersion) -> str:
-    """Names a training run: the dataset's version, for people, and everything that shapes the trained model."""
-    # By its content, not its place: a tree that was moved goes on.
-    recipe = os.path.basename(config.recipe) if config.recipe.endswith((".py", ".json")) else config.recipe
-    shape = [recipe, config.seed, dict(config.train), dict(config.settings), *_own_files(config)]
-    return f"{data.manifest.version}-{_digest([content_id(data.manifest), shape])}"
-
-
-def _own_files(config: RetrainConfig) -> list[str]:
-    """Digests the files of code that the configuration names, `FILE.py` and `FILE.py:function`."""
-    values = map(str, (config.recipe, *config.train.values(), *config.settings.values()))
-    named = (value.partition(":")[0] for value in values if value.partition(":")[0].endswith(".py"))
-    files = (pathlib.Path(name).expanduser() for name in named)
-    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
-
-
-def _note_training_images(data: DatasetVersion, file: pathlib.Path) -> None:
-    """Writes the ids of all images that a model of this dataset was trained or selected on, one a line."""
-    splits = [split for split in data.manifest.splits if split != TEST]
-    ids = sorted(record.id for split in splits for record in data.read(split))
-    file.write_text("".join(f"{key}\n" for key in ids), encoding="utf-8")
-
-
-def _unchanged(key: str, last: Mapping[str, Any], champion: registry.Model | None) -> bool:
+def unchanged(key: str, last: Mapping[str, Any], champion: registry.Model | None) -> bool:
     """Says whether the last pass decided about these very inputs.
 
     A champion moved by hand (a roll-back) is no change: the next pass must not undo it. A champion removed by hand is.
@@ -84,132 +78,109 @@ def _unchanged(key: str, last: Mapping[str, Any], champion: registry.Model | Non
     return champion is not None or last["champion_after"] is None
 
 
-def _challenge(
-    config: RetrainConfig,
-    data: DatasetVersion,
-    champion: registry.Model | None,
-    record: dict[str, Any],
-    *,
-    commands: steps.Commands,
-    lock: int,
-) -> gate.Verdict:
-    """Judges the challenger, and notes the judgement in the record."""
-    run = pathlib.Path(record["run"])
-    known = known_images(data)
-    truth = dict(zip(known.ids, known.labels, strict=True))
-    of_test = np.array([split == TEST for split in known.splits])
-    ids = np.array(known.ids)[of_test]
-    parts = parts_of({name: values[of_test] for name, values in known.facts.items()})
-    challenger = registry.Model(0, run / EXPORT_DIR)
-    # The export is scored, not the run's own result: what is published is what was judged.
-    answers = steps.score(challenger.path, run / "gate-challenger.npz", config, commands=commands, lock=lock)
+def run_pass(steps: Steps, wanted: Wanted) -> PassResult:
+    """Runs one pass.
 
-    def rival(name: str, model: registry.Model) -> gate.Rival:
-        output = scores_of(run, model)
-        steps.score(model.path, output, config, commands=commands, lock=lock)
-        of_model = gate.read_answers(output, truth)
-        return gate.Rival(name=name, answers=of_model, labels=model.labels(), trained_on=model.trained_on())
-
-    of_champion = of_anchor = None
+    Raises:
+      CommandError: a step has failed, or the champion is damaged.
+      UsageError: a step is to be left out that has never been taken.
+    """
+    config = steps.config
+    registry.clean(config.models)
+    if wanted.takes("build"):
+        steps.build()
+    data = open_dataset(config.data)
+    inputs = inputs_of(config, data)
+    key = digest(inputs)
+    passes = registry.passes(config.models)
+    last = passes[-1] if passes else None
+    champion = registry.champion(config.models)
     if champion:
-        of_champion = rival("the champion", champion)
-        page = folder_beside(run) / COMPARISON
-        steps.compare(scores_of(run, champion), answers, page, config, commands=commands, lock=lock)
-    if champion and config.gate.anchor not in (None, champion.number):
-        anchor = registry.numbered(config.models, config.gate.anchor)
-        of_anchor = rival(f"the anchor, model {anchor.number},", anchor)
-    verdict = gate.judge(
-        gate.read_answers(answers, truth),
-        challenger.labels(),
-        of_champion,
-        anchor=of_anchor,
-        removed_labels=config.data_gate.removed_labels,
-        parts={name: frozenset(ids[inside].tolist()) for name, inside in parts.items()},
-        config=config.gate,
-    )
+        registry.require_whole(champion)
+    if last and not wanted.forced and unchanged(key, last, champion):
+        return _again(last, champion)
+    if wanted.until == "build":
+        return _unfinished(wanted.until, data, champion)
+    pass_id = f"{len(passes)}-{key}"
+    model = registry.find(config.models, pass_id)  # published by this pass before it was killed
+    if model is None:
+        challenge = next_challenge(steps, data, champion)
+        record: dict[str, Any] = {
+            "time": curate.now(),
+            "who": curate.who(),
+            "name": data.manifest.name,
+            "run": str(challenge.runs[0]),
+            "pages": str(challenge.pages),
+            "dataset": str(data.path),
+            "champion_before": champion.number if champion else None,
+            "key": key,
+            "inputs": inputs,
+            "pass_id": pass_id,
+        }
+        if ended := _make(challenge, record, wanted):
+            return ended
+        model = _publish(challenge, record)
+    return _enthrone(config, model)
+
+
+def inputs_of(config: RetrainConfig, data: DatasetVersion) -> dict[str, str]:
+    """Names all that a pass decides by: the images, what shapes the model, and the limits of the gates."""
+    gates = [dataclasses.asdict(config.gate), dataclasses.asdict(config.data_gate), config.check, config.golden]
+    training = [*shape_of(config), config.seeds, config.init, config.init_share]
+    return {"data": content_id(data.manifest), "training": digest(training), "gates": digest(gates)}
+
+
+def next_challenge(steps: Steps, data: DatasetVersion, champion: registry.Model | None) -> Challenge:
+    """Returns what the next pass trains on this dataset."""
+    config = steps.config
+    start = None
+    if config.init == "champion":
+        trained = [record for record in registry.passes(config.models) if "started_from" in record]
+        start = starts_from(champion, trained, cold_every=config.cold_every)
+    return Challenge(steps=steps, data=data, champion=champion, start=start)
+
+
+def _make(challenge: Challenge, record: dict[str, Any], wanted: Wanted) -> PassResult | None:
+    """Makes a challenger and notes its judgement in the record; returns how the pass ends if it is not promoted."""
+    data, champion, config = challenge.data, challenge.champion, challenge.steps.config
+    _throw_away(challenge, wanted)
+    if wanted.takes("check") and (held := _held(challenge, record)):
+        return held
+    if wanted.until == "check":
+        return _unfinished(wanted.until, data, champion)
+    record["started_from"] = challenge.start.number if challenge.start else None
+    if wanted.takes("train"):
+        challenge.train()
+    elif missing := [run for run in challenge.runs if not (run / EXPORT_DIR).exists()]:
+        raise UsageError(
+            f"--from={wanted.first} leaves training out, and {missing[0]} has never been trained to its end"
+        )
+    if wanted.until == "train":
+        return _unfinished(wanted.until, data, champion)
+    verdict = challenge.judge()
     record |= {
+        "run": str(challenge.published),
         "decision": verdict.decision,
         "reasons": verdict.reasons,
         "figures": verdict.figures,
         "gate": dataclasses.asdict(config.gate),
     }
-    return verdict
-
-
-def scores_of(run: pathlib.Path, model: registry.Model) -> pathlib.Path:
-    """Names the file of what an earlier model answers to the test images of a run's dataset."""
-    return run / f"gate-model-{model.number}.npz"
-
-
-def run_pass(config: RetrainConfig, *, until: str = STEPS[-1], commands: steps.Commands, lock: int) -> PassResult:
-    """Runs one pass.
-
-    Args:
-      config: of the pass.
-      until: the last of `STEPS` that is taken; a later pass goes on from there.
-      commands: behind the steps.
-      lock: descriptor of the lock of the registry.
-
-    Raises:
-      CommandError: a step has failed, or the champion is damaged.
-    """
-    registry.clean(config.models)
-    steps.build(config, commands=commands, lock=lock)
-    data = open_dataset(config.data)
-    name = run_id(config, data)
-    key = _digest([name, dataclasses.asdict(config.gate), dataclasses.asdict(config.data_gate), config.check])
-    passes = [record for record in registry.decisions(config.models) if "pass_id" in record]  # not those made by hand
-    last = passes[-1] if passes else None
-    champion = registry.champion(config.models)
-    if champion:
-        registry.require_whole(champion)
-    if last and _unchanged(key, last, champion):
-        return _again(last, champion)
-    if until == "build":
-        return _unfinished(until, data, champion)
-    pass_id = f"{len(passes)}-{key}"
-    model = registry.find(config.models, pass_id)  # published by this pass before it was killed
-    if model is None:
-        record: dict[str, Any] = {
-            "time": curate.now(),
-            "who": curate.who(),
-            "name": data.manifest.name,
-            "run": str(config.runs / name),
-            "dataset": str(data.path),
-            "champion_before": champion.number if champion else None,
-            "key": key,
-            "pass_id": pass_id,
-        }
-        if ended := _make(config, data, champion, record, until=until, commands=commands, lock=lock):
-            return ended
-        model = _publish(config, data, record)
-    return _enthrone(config, model)
-
-
-def _make(
-    config: RetrainConfig,
-    data: DatasetVersion,
-    champion: registry.Model | None,
-    record: dict[str, Any],
-    *,
-    until: str,
-    commands: steps.Commands,
-    lock: int,
-) -> PassResult | None:
-    """Makes a challenger and notes its judgement in the record; returns how the pass ends if it is not promoted."""
-    if held := _held(config, data, champion, record, commands=commands, lock=lock):
-        return held
-    if until == "check":
-        return _unfinished(until, data, champion)
-    steps.train(config, pathlib.Path(record["run"]), commands=commands, lock=lock)
-    if until == "train":
-        return _unfinished(until, data, champion)
-    verdict = _challenge(config, data, champion, record, commands=commands, lock=lock)
     if verdict.promote:
         return None
     registry.append_decision(config.models, record | {"champion_after": record["champion_before"]})
     told = f"{verdict.decision}: {'; '.join(verdict.reasons)}"
     return _result(_REFUSED[verdict.decision], ExitCode.SKIPPED, record, told)
+
+
+def _throw_away(challenge: Challenge, wanted: Wanted) -> None:
+    """Removes what forced steps have made before."""
+    for run in challenge.runs:
+        if wanted.forces("check"):
+            storage.delete(challenge.pages / CHECK)
+        if wanted.forces("train"):
+            storage.delete(run)
+        for file in run.glob("gate-*") if wanted.forces("decide") else ():
+            file.unlink()
 
 
 def _enthrone(config: RetrainConfig, model: registry.Model) -> PassResult:
@@ -228,15 +199,18 @@ def _enthrone(config: RetrainConfig, model: registry.Model) -> PassResult:
     return _result(Outcome.PROMOTED, ExitCode.DONE, record, told, champion_after=model.number)
 
 
-def _publish(config: RetrainConfig, data: DatasetVersion, record: dict[str, Any]) -> registry.Model:
+def _publish(challenge: Challenge, record: dict[str, Any]) -> registry.Model:
     """Publishes the challenger with all that a reader of MODELS/<n>/ asks for."""
-    run = pathlib.Path(record["run"])
+    run, models = challenge.published, challenge.steps.config.models
+    (run / registry.TRAINED_ON_FILE).write_text("".join(f"{key}\n" for key in challenge.seen()), encoding="utf-8")
     exported = {child.name: child for child in sorted((run / EXPORT_DIR).iterdir())}
-    _note_training_images(data, run / registry.TRAINED_ON_FILE)
-    documents = {file: run / file for file in _DOCUMENTS if (run / file).exists()}
-    pages = (folder_beside(run) / file for file in (RESULT, PAGE, COMPARISON, CHECK))
+    documents = {file: run / file for file in (*_DOCUMENTS, registry.TRAINED_ON_FILE) if (run / file).exists()}
+    number = registry.next_number(models)
+    documents |= write_card(run, name=record["name"], number=number, registry=models, verdict=record["reasons"][-1])
+    pages = [challenge.pages / file for file in (RESULT, PAGE, CHECK, COMPARISON)]
+    pages += sorted(run.glob(f"{HANDOVER_FILE}*.json"))
     documents |= {file.name: file for file in pages if file.exists()}
-    return registry.publish(config.models, documents | exported, record)
+    return registry.publish(models, documents | exported, record, number=number)
 
 
 def _result(
@@ -270,19 +244,12 @@ def _again(last: Mapping[str, Any], champion: registry.Model | None) -> PassResu
     return _result(Outcome.UNCHANGED, ExitCode.SKIPPED, record, told)
 
 
-def _held(
-    config: RetrainConfig,
-    data: DatasetVersion,
-    champion: registry.Model | None,
-    record: dict[str, Any],
-    *,
-    commands: steps.Commands,
-    lock: int,
-) -> PassResult | None:
+def _held(challenge: Challenge, record: dict[str, Any]) -> PassResult | None:
     """Judges the dataset; where it is held, notes that like any decision and returns how the pass ends."""
+    config, data = challenge.steps.config, challenge.data
     content = content_id(data.manifest)
-    folder = folder_beside(pathlib.Path(record["run"]))
-    checks, reference = judge_data(config, data, champion, folder, commands=commands, lock=lock)
+    folder = challenge.pages
+    checks, reference = judge_data(challenge.steps, data, challenge.champion, folder)
     accepted = content in config.data_gate.accept
     page = f"{CHECK}/report.html" if (folder / CHECK / "report.html").exists() else None
     write_data_gate(folder, checks, content=content, accepted=accepted, data=data, reference=reference, check=page)

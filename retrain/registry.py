@@ -119,16 +119,24 @@ def find(root: pathlib.Path, pass_id: str) -> Model | None:
     return None
 
 
-def publish(root: pathlib.Path, contents: Mapping[str, pathlib.Path], promotion: Mapping[str, Any]) -> Model:
-    """Publishes `root/<next number>/`, whole or not at all.
+def next_number(root: pathlib.Path) -> int:
+    """Returns the number of the model that is published next."""
+    return max((model.number for model in models(root)), default=0) + 1
+
+
+def publish(
+    root: pathlib.Path, contents: Mapping[str, pathlib.Path], promotion: Mapping[str, Any], *, number: int | None = None
+) -> Model:
+    """Publishes `root/<number>/`, whole or not at all.
 
     Args:
       root: the registry.
       contents: name in the model's folder → the file or folder to copy.
       promotion: the decision with its `pass_id`; becomes `promotion.json`.
+      number: `next_number` if not given.
     """
     root.mkdir(parents=True, exist_ok=True)
-    number = max((model.number for model in models(root)), default=0) + 1
+    number = number or next_number(root)
     stage = root / f"{_STAGING}{number}"
     stage.mkdir()
     for name, source in contents.items():
@@ -237,6 +245,11 @@ def decisions(root: pathlib.Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise DataError(f"{file}, line {number}: not JSON; repair or remove that line") from error
     return records
+
+
+def passes(root: pathlib.Path) -> list[dict[str, Any]]:
+    """Reads the decisions that passes have made, not those made by hand, oldest first."""
+    return [record for record in decisions(root) if "pass_id" in record]
 
 
 def append_decision(root: pathlib.Path, record: Mapping[str, Any]) -> None:

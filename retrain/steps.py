@@ -39,6 +39,7 @@ class Commands:
     train: str = "trainer.main"
     evaluate: str = "trainer.evaluate"
     compare: str = "trainer.compare"
+    verify: str = "trainer.verify"
 
 
 def _die_with_parent() -> Callable[[], None] | None:
@@ -73,27 +74,126 @@ def stop_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _run(
-    module: str, flags: Mapping[str, object], config: RetrainConfig, *, lock: int, extra: tuple[str, ...] = ()
-) -> None:
-    """Runs `python -m module --flag=value …`, again after 75; its exit codes 64, 65 and 75 become ours, others 70."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Steps:
+    """Runs the commands of a pass.
+
+    Attributes:
+      config: of the pass.
+      commands: behind the steps.
+      lock: descriptor of the registry's lock, which commands hold, too.
+    """
+
+    config: RetrainConfig
+    commands: Commands
+    lock: int
+
+    def _run(self, module: str, flags: Mapping[str, object], *, extra: tuple[str, ...] = ()) -> None:
+        """Runs a module, again after 75; its exit codes 64, 65 and 75 become ours, others 70."""
+        command = command_line(module, flags, extra)
+        print(f"$ {shlex.join(['python', *command[1:]])}", flush=True)
+        retries = self.config.retries
+        for attempt in range(retries + 1):
+            code = _exit_code(command, self.lock)
+            if code == ExitCode.DONE:
+                return
+            if code != ExitCode.AGAIN or attempt == retries:
+                break
+            seconds = self.config.retry_seconds * 2**attempt
+            print(f"{module} ended with exit code 75; again in {seconds} s ({retries - attempt} more)", flush=True)
+            time.sleep(seconds)
+        kinds: dict[int, type[CommandError]]
+        kinds = {ExitCode.USAGE: UsageError, ExitCode.DATA: DataError, ExitCode.AGAIN: TryAgainError}
+        raise kinds.get(code, CommandError)(f"{module} ended with exit code {code}; its own message stands above")
+
+    def build(self) -> None:
+        """Brings the dataset root up to date; returns quickly when the source has not changed."""
+        self._run(self.commands.build, build_flags(self.config))
+
+    def check(self, output: pathlib.Path, *, against: str | None) -> pathlib.Path:
+        """Checks the dataset against another version, once; leaves a report and `check.json` in `output`, returns that.
+
+        With the backbone that the recipe photos begins with, unless the configuration says otherwise: a recipe that
+        begins with random weights has no features to judge by, and a run of photos reads those of the check.
+        """
+        config = self.config
+        found, marker = output / CHECK_FILE, output / _AGAINST
+        compared_with = os.path.basename(against or "")
+        if not (found.exists() and marker.exists() and marker.read_text(encoding="utf-8") == compared_with):
+            own: dict[str, object] = {"data": config.data, "output": output, "seed": config.seed, "recipe": _CHECKED_BY}
+            if config.recipe == _CHECKED_BY:
+                own |= {name: config.train[name] for name in ("backbone", "weights") if name in config.train}
+            settings = config.settings if config.recipe == _CHECKED_BY else {}
+            if against:
+                own["against"] = against
+            self._run(self.commands.check, {**own, **config.check_flags}, extra=_set_flags(settings))
+            marker.write_text(compared_with, encoding="utf-8")
+        return found
+
+    def train(self, run: pathlib.Path, *, seed: int, start: pathlib.Path | None = None) -> None:
+        """Trains in `run`, or goes on where it stopped there; leaves the exported model in `run/export`.
+
+        Args:
+          run: its folder.
+          seed: of it.
+          start: an earlier model that it starts from; None: from the recipe's weights.
+        """
+        config = self.config
+        own: dict[str, object] = {"data": config.data, "recipe": config.recipe, "workdir": run, "seed": seed}
+        settings = dict(config.settings)
+        if start:
+            own["init"] = start
+            settings["init_share"] = config.init_share
+        if config.gate.pools:
+            settings["selection"] = "last"  # validation images that chose no weights are evidence like test images
+        self._run(self.commands.train, {**own, **config.train}, extra=_set_flags(settings))
+
+    def score(self, model: pathlib.Path, output: pathlib.Path, *, split: str = TEST) -> pathlib.Path:
+        """Writes what an exported model answers on a split to `output`, once."""
+        if not output.exists():
+            partial = output.with_name(f".partial-{output.name}")
+            flags = {"model": model, "data": self.config.data, "split": split, "output": partial}
+            self._run(self.commands.evaluate, flags)
+            os.replace(partial, output)
+        return output
+
+    def compare(self, champion: pathlib.Path, challenger: pathlib.Path, page: pathlib.Path) -> None:
+        """Writes the page that sets the answers of two models side by side."""
+        flags = {"data": self.config.data, "output": page}
+        self._run(self.commands.compare, flags, extra=(str(champion), str(challenger)))
+
+    def verify(self, model: pathlib.Path, beside: pathlib.Path | None, output: pathlib.Path) -> pathlib.Path:
+        """Asks every exported form of a model about its golden images, and those of another; writes that, once.
+
+        Raises:
+          CommandError: nothing was found out; a form that answers otherwise than it should is a finding.
+        """
+        if not output.exists():
+            partial = output.with_name(f".partial-{output.name}")
+            partial.unlink(missing_ok=True)
+            more = {"beside": beside, "ask": self.config.golden}
+            flags = {"output": partial} | {name: value for name, value in more.items() if value}
+            try:
+                self._run(self.commands.verify, flags, extra=(str(model),))
+            except DataError:
+                if not partial.exists():
+                    raise
+            os.replace(partial, output)
+        return output
+
+
+def command_line(module: str, flags: Mapping[str, object], extra: Sequence[str] = ()) -> list[str]:
+    """Returns `python -m module --flag=value …`."""
     arguments = [
         f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in flags.items()
     ]
-    command = [sys.executable, "-m", module, *arguments, *extra]
-    print(f"$ {shlex.join(['python', *command[1:]])}", flush=True)
-    for attempt in range(config.retries + 1):
-        code = _exit_code(command, lock)
-        if code == ExitCode.DONE:
-            return
-        if code != ExitCode.AGAIN or attempt == config.retries:
-            break
-        seconds = config.retry_seconds * 2**attempt
-        print(f"{module} ended with exit code 75; again in {seconds} s ({config.retries - attempt} more)", flush=True)
-        time.sleep(seconds)
-    kinds: dict[int, type[CommandError]]
-    kinds = {ExitCode.USAGE: UsageError, ExitCode.DATA: DataError, ExitCode.AGAIN: TryAgainError}
-    raise kinds.get(code, CommandError)(f"{module} ended with exit code {code}; its own message stands above")
+    return [sys.executable, "-m", module, *arguments, *extra]
+
+
+def build_flags(config: RetrainConfig) -> dict[str, object]:
+    """Returns the flags of the build."""
+    own = {"source": config.source, "input": config.input, "output": config.data, "seed": config.seed}
+    return {**own, **config.build}
 
 
 def _exit_code(command: Sequence[str], lock: int) -> int:
@@ -117,65 +217,5 @@ def _exit_code(command: Sequence[str], lock: int) -> int:
         raise
 
 
-def build(config: RetrainConfig, *, commands: Commands, lock: int) -> None:
-    """Brings the dataset root up to date; returns quickly when the source has not changed."""
-    own = {"source": config.source, "input": config.input, "output": config.data, "seed": config.seed}
-    _run(commands.build, {**own, **config.build}, config, lock=lock)
-
-
-def check(
-    config: RetrainConfig, output: pathlib.Path, *, against: str | None, commands: Commands, lock: int
-) -> pathlib.Path:
-    """Checks the dataset against another version, once; leaves its report and `check.json` in `output`, returns that.
-
-    With the backbone that the recipe photos begins with, unless the configuration says otherwise: a recipe that begins
-    with random weights has no features to judge by, and a run of photos reads those of the check.
-    """
-    found, marker = output / CHECK_FILE, output / _AGAINST
-    compared_with = os.path.basename(against or "")
-    if not (found.exists() and marker.exists() and marker.read_text(encoding="utf-8") == compared_with):
-        own: dict[str, object] = {"data": config.data, "output": output, "seed": config.seed, "recipe": _CHECKED_BY}
-        if config.recipe == _CHECKED_BY:
-            own |= {name: config.train[name] for name in ("backbone", "weights") if name in config.train}
-        settings = config.settings if config.recipe == _CHECKED_BY else {}
-        if against:
-            own["against"] = against
-        _run(commands.check, {**own, **config.check_flags}, config, extra=_set_flags(settings), lock=lock)
-        marker.write_text(compared_with, encoding="utf-8")
-    return found
-
-
 def _set_flags(settings: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(f"--set={name}={value}" for name, value in settings.items())
-
-
-def train(config: RetrainConfig, run: pathlib.Path, *, commands: Commands, lock: int) -> None:
-    """Trains in `run`, or goes on where it stopped there; leaves the exported model in `run/export`."""
-    own = {"data": config.data, "recipe": config.recipe, "workdir": run, "seed": config.seed}
-    _run(commands.train, {**own, **config.train}, config, extra=_set_flags(config.settings), lock=lock)
-
-
-def score(
-    model: pathlib.Path, output: pathlib.Path, config: RetrainConfig, *, commands: Commands, lock: int
-) -> pathlib.Path:
-    """Writes what an exported model answers on the test split to `output`, once."""
-    if not output.exists():
-        partial = output.with_name(f".partial-{output.name}")
-        flags = {"model": model, "data": config.data, "split": TEST, "output": partial}
-        _run(commands.evaluate, flags, config, lock=lock)
-        os.replace(partial, output)
-    return output
-
-
-def compare(
-    champion: pathlib.Path,
-    challenger: pathlib.Path,
-    page: pathlib.Path,
-    config: RetrainConfig,
-    *,
-    commands: Commands,
-    lock: int,
-) -> None:
-    """Writes the page that sets the answers of two models side by side."""
-    answers = (str(champion), str(challenger))
-    _run(commands.compare, {"data": config.data, "output": page}, config, extra=answers, lock=lock)

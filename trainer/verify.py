@@ -76,7 +76,7 @@ def _asked(export: pathlib.Path, beside: pathlib.Path | None, known: list[Known]
     for name, of in images.items():
         answers = ask(signature, of)
         found[name] = [
-            {"file": str(image.file), "label": image.label, "predicted": answer}
+            {"file": str(image.file), "id": image.id, "label": image.label, "predicted": answer}
             for image, answer in zip(of, answers, strict=True)
         ]
         right = sum(image.label == answer for image, answer in zip(of, answers, strict=True))

@@ -10,32 +10,23 @@ from pipeline.command import CommandError
 from pipeline.format import storage
 from pipeline.format.manifest import VERSIONS_DIR, DatasetVersion, open_dataset
 from pipeline.format.rows import changes_between, known_images
-from retrain import steps
-from retrain.config import RetrainConfig
 from retrain.data.gate import DataCheck, Outcome, judge_against, judge_alone
 from retrain.registry import Model
+from retrain.steps import Steps
 
 CHECK = "check"  # folder of what `trainer.check` found
 
 
 def judge_data(
-    config: RetrainConfig,
-    data: DatasetVersion,
-    champion: Model | None,
-    folder: pathlib.Path,
-    *,
-    commands: steps.Commands,
-    lock: int,
+    steps: Steps, data: DatasetVersion, champion: Model | None, folder: pathlib.Path
 ) -> tuple[list[DataCheck], DatasetVersion | None]:
     """Checks a dataset against the one that the champion comes from.
 
     Args:
-      config: of the pass.
+      steps: of the pass.
       data: the dataset.
       champion: the model to be replaced; None without one.
       folder: for what `trainer.check` writes, in its `check`.
-      commands: behind the steps.
-      lock: descriptor of the pass's lock.
 
     Returns:
       What was found, and the dataset compared with; None without one.
@@ -43,12 +34,12 @@ def judge_data(
     Raises:
       CommandError: the check has failed, or a table of the build is damaged.
     """
-    current = known_images(data)
+    config, current = steps.config, known_images(data)
     reference = _dataset_of(champion, config.data)
     arrivals = None
     if config.check is not False:
         against = os.fspath(reference.path) if reference else None
-        file = steps.check(config, folder / CHECK, against=against, commands=commands, lock=lock)
+        file = steps.check(folder / CHECK, against=against)
         arrivals = json.loads(file.read_text(encoding="utf-8"))["arrivals"]
     checks = list(judge_alone(current, data.manifest.labels, config.data_gate))
     if reference:

@@ -8,7 +8,8 @@ from pipeline.command import DataError
 from pipeline.noninferiority import PairedCounts, score_statistic
 from pipeline.predictions import Predictions
 from retrain import gate
-from retrain.gate import Decision, Prediction, Rival, judge, read_answers
+from retrain.answers import Pair, Prediction, Rival, read_answers
+from retrain.gate import Decision, judge
 from retrain.limits import GateConfig
 
 CONFIG = GateConfig(margin=0.02, minimum_accuracy=0.8)
@@ -203,7 +204,11 @@ def test_labels_of_equal_models_are_ruined_as_rarely_as_alpha_says():
             [Prediction(str(n), "abc"[n % 3], "abc"[n % 3] if right else "none") for n, right in enumerate(row)]
             for row in pairs
         )
-        ruined += bool(gate._ruined_labels(list(zip(challenger, champion, strict=True)), CONFIG)[0])
+        ruined += bool(
+            gate._ruined_labels(
+                [Pair(new, old, new.right) for new, old in zip(challenger, champion, strict=True)], CONFIG
+            )[0]
+        )
     assert stats.binomtest(ruined, 200, 0.05, alternative="greater").pvalue > 0.001
 
 

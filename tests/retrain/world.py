@@ -74,5 +74,6 @@ class World:
             for file in sorted(self.models.rglob("*"))
             if file.is_file() and file.name not in _OF_ITS_TIME
         }
-        log = [{k: v for k, v in record.items() if k not in ("time", "run", "dataset")} for record in self.log()]
+        places = ("time", "run", "pages", "dataset")
+        log = [{k: v for k, v in record.items() if k not in places} for record in self.log()]
         return {"champion": self.champion(), "files": files, "log": log}

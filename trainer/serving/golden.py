@@ -46,15 +46,20 @@ def choose_golden(found: Predictions, data: DatasetVersion, split: str, *, most:
       split: its name.
       most: how many.
     """
+    chosen = surest(found, most=most)
+    wanted = {found.ids[at]: found.names[found.labels[at]] for at in chosen}
+    images = {record.id: record.image for record in data.read(split) if record.id in wanted} if wanted else {}
+    return [GoldenImage(id=image, label=label, encoded=images[image]) for image, label in wanted.items()]
+
+
+def surest(found: Predictions, *, most: int) -> np.ndarray:
+    """Returns where the surest right answers are, label after label in turn, int [at most `most`]."""
     rank = np.zeros(len(found.ids), np.int64)  # of an image among the right ones of its label
     right = np.flatnonzero(found.correct)
     for label in range(len(found.names)):
         own = right[found.labels[right] == label]
         rank[own[np.argsort(-found.confidence[own], kind="stable")]] = np.arange(len(own))
-    chosen = right[np.lexsort((-found.confidence[right], rank[right]))][:most]
-    wanted = {found.ids[at]: found.names[found.labels[at]] for at in chosen}
-    images = {record.id: record.image for record in data.read(split) if record.id in wanted} if wanted else {}
-    return [GoldenImage(id=image, label=label, encoded=images[image]) for image, label in wanted.items()]
+    return right[np.lexsort((-found.confidence[right], rank[right]))][:most]
 
 
 def write_golden(images: Sequence[GoldenImage], probabilities: np.ndarray, export: pathlib.Path) -> None:

@@ -34,10 +34,18 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Known:
-    """Names an image file whose label is known; `probabilities` are those expected, None where nothing is."""
+    """Names an image file whose label is known.
+
+    Attributes:
+      file: the image.
+      label: its name.
+      id: of the dataset's image; "" of others.
+      probabilities: that are expected; None where nothing is.
+    """
 
     file: pathlib.Path
     label: str
+    id: str = ""
     probabilities: Sequence[float] | None = None
 
 
@@ -72,7 +80,8 @@ def golden_images(export: pathlib.Path) -> list[Known]:
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
         return [
-            Known(file=folder / row["file"], label=row["label"], probabilities=row["probabilities"]) for row in rows
+            Known(file=folder / row["file"], label=row["label"], id=row["id"], probabilities=row["probabilities"])
+            for row in rows
         ]
     except FileNotFoundError as error:
         raise UsageError(

@@ -5,16 +5,15 @@ from absl import flags
 from pipeline import command
 from retrain import steps
 from retrain.config import load_config
-from retrain.main import perform
+from retrain.main import run
 
 STAND_INS = steps.Commands(
-    build="stand_in", check="stand_in", train="stand_in", evaluate="stand_in", compare="stand_in"
+    build="stand_in", check="stand_in", train="stand_in", evaluate="stand_in", compare="stand_in", verify="stand_in"
 )
 
 
 def main(arguments: list[str]) -> int:
-    of = flags.FLAGS
-    return perform(load_config(of.config), commands=STAND_INS, result=of.result, until=of.until)
+    return run(load_config(flags.FLAGS.config), commands=STAND_INS)
 
 
 if __name__ == "__main__":

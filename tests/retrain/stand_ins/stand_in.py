@@ -2,7 +2,8 @@
 
 A pass that is killed at hundreds of moments cannot wait for TensorFlow each time. `input/spec.json` says what the world
 is like: "labels", "images" (id → label), "right" (the ids that a model trained now gets right), "fail" (exit code
-of the build, where it is to fail, "times": how often), "arrivals" (what the check finds of images that were added).
+of the build, where it is to fail, "times": how often), "arrivals" (what the check finds of images that were added),
+"handover" (what is found when the exported model is asked), "splits" (id → split, test if not given), "right_of_seed".
 """
 
 import hashlib
@@ -48,15 +49,19 @@ def build(flags: dict[str, str]) -> int:
     staging = root / f".staging-{os.getpid()}"
     staging.mkdir()
     (staging / "spec.json").write_text(json.dumps(spec))
-    write_table(staging / "rows-test-00000-of-00001.parquet", spec["images"])
+    write_table(staging / "rows-test-00000-of-00001.parquet", spec)
     sha256 = hashlib.sha256((staging / "spec.json").read_bytes()).hexdigest()
     (staging / "none.tfrecord").touch()  # nobody looks at the pictures
-    shard = Shard(name="none.tfrecord", examples=len(spec["images"]), bytes=0, sha256=sha256)
+    shards = {
+        split: (Shard(name="none.tfrecord", examples=len(images_of(spec, split)), bytes=0, sha256=sha256),)
+        for split in ("validation", "test")
+        if images_of(spec, split)
+    }
     manifest = Manifest(
         name="stand-in",
         version=version,
         labels=tuple(spec["labels"]),
-        splits={"test": (shard,)},
+        splits=shards,
         source_fingerprint=digest,
         build={},
         code_version="0",
@@ -70,10 +75,17 @@ def build(flags: dict[str, str]) -> int:
     return 0
 
 
-def write_table(path: pathlib.Path, images: dict[str, str]) -> None:
-    count = len(images)
+def images_of(spec: dict, split: str) -> dict[str, str]:
+    return {
+        image: label for image, label in spec["images"].items() if spec.get("splits", {}).get(image, "test") == split
+    }
+
+
+def write_table(path: pathlib.Path, spec: dict) -> None:
+    images, count = spec["images"], len(spec["images"])
+    splits = [spec.get("splits", {}).get(image, "test") for image in images]
     columns = {
-        "uri": list(images), "label": list(images.values()), "split": ["test"] * count, "group": [b"x"] * count,
+        "uri": list(images), "label": list(images.values()), "split": splits, "group": [b"x"] * count,
         "stamp": [f"{RAW_PIXELS}{image}" for image in images], "sha256": [b""] * count,
         "brightness": [0.5] * count, "sharpness": [0.5] * count, "height": [9] * count, "width": [9] * count,
         "bytes": [100] * count,
@@ -111,7 +123,12 @@ def train(flags: dict[str, str]) -> int:
     staging = run / f".export-{os.getpid()}"
     (staging / "saved_model").mkdir(parents=True)
     (staging / "saved_model" / "saved_model.pb").write_text("graph")
-    (staging / "right.json").write_text(json.dumps(spec["right"]))
+    right = spec.get("right_of_seed", {}).get(flags["seed"], spec["right"])
+    (staging / "right.json").write_text(json.dumps(right))
+    loss = 1 - len(right) / len(spec["images"])
+    (run / "result.json").write_text(json.dumps({"splits": {"validation": {"loss": loss}}}))
+    (run / "flags.json").write_text(json.dumps(sys.argv[1:]))
+    (staging / "handover.json").write_text(json.dumps(spec.get("handover", {})))
     (staging / "labels.txt").write_text("".join(f"{label}\n" for label in spec["labels"]))
     (run / "model_card.md").write_text("# A model\n")
     staging.rename(run / "export")
@@ -124,24 +141,37 @@ def evaluate(flags: dict[str, str]) -> int:
     labels = (model / "labels.txt").read_text().splitlines()
     spec = json.loads((pathlib.Path(open_dataset(flags["data"]).path) / "spec.json").read_text())
     labels = [*labels, "?"]
-    rows = []
-    for image, label in spec["images"].items():
+    rows, images = [], images_of(spec, flags["split"])
+    for image, label in images.items():
         wrong = next(name for name in labels if name != label)
         answer = labels.index(label if image in right and label in labels else wrong)
         rows.append(np.where(np.arange(len(labels)) == answer, 0.9, 0.1 / (len(labels) - 1)))
-    known = [labels.index(label) if label in labels else -1 for label in spec["images"].values()]
+    known = [labels.index(label) if label in labels else -1 for label in images.values()]
     found = Predictions(
-        ids=list(spec["images"]), labels=np.array(known), names=labels, log_probabilities=np.log(np.array(rows))
+        ids=list(images), labels=np.array(known), names=labels, log_probabilities=np.log(np.array(rows))
     )
     time.sleep(STEP_SECONDS)
     pathlib.Path(flags["output"]).write_bytes(found.to_bytes())
     return 0
 
 
+def verify(flags: dict[str, str]) -> int:
+    """Finds what the spec of the model's dataset says: "handover"."""
+    model = pathlib.Path(sys.argv[-1])
+    found = {"forms": [], **json.loads((model / "handover.json").read_text())}
+    if "beside" in flags:
+        found = {"milliseconds": [5.0, 5.0], "bytes": [10, 10]} | found
+    replace(pathlib.Path(flags["output"]), json.dumps(found))
+    return 65 if any(form["problem"] for form in found["forms"]) else 0
+
+
 def main() -> int:
     flags = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:] if argument.startswith("--"))
+    positional = len([argument for argument in sys.argv[1:] if not argument.startswith("--")])
+    if positional:
+        return (verify if positional == 1 else compare)(flags)
     roles = {"source": build, "workdir": train, "model": evaluate, "seed": check}
-    return next((roles[flag] for flag in roles if flag in flags), compare)(flags)
+    return next(roles[flag] for flag in roles if flag in flags)(flags)
 
 
 if __name__ == "__main__":
