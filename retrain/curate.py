@@ -116,15 +116,16 @@ def differences(one: Model, other: Model) -> Iterator[str]:
     seen = [model.trained_on() for model in (one, other)]
     more, gone, both = (len(of) for of in (seen[1] - seen[0], seen[0] - seen[1], seen[0] & seen[1]))
     yield f"  training images: {more:,} more, {gone:,} gone, {both:,} of both"
-    settings = [_settings(model) for model in (one, other)]
+    settings = [settings_of(model.path) for model in (one, other)]
     for key in sorted(settings[0].keys() | settings[1].keys()):
         values = [of.get(key) for of in settings]
         if values[0] != values[1]:
             yield f"  {key}: {json.dumps(values[0])} → {json.dumps(values[1])}"
 
 
-def _settings(model: Model) -> dict[str, Any]:
-    file = model.path / "config.json"
+def settings_of(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the settings of a run or of a model, `recipe.phases.0.duration` → value; {} where none are noted."""
+    file = folder / "config.json"
     if not file.exists():
         return {}
     config = json.loads(file.read_text(encoding="utf-8"))

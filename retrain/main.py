@@ -16,6 +16,9 @@ A pass may be killed at any moment: run again, it ends in the same place.
 
 from __future__ import annotations
 
+import pathlib
+import sys
+
 from absl import flags
 
 from pipeline.command import CommandError, DataError, ExitCode, UsageError, run_command
@@ -24,6 +27,7 @@ from retrain import steps
 from retrain.config import HOOKS, RetrainConfig, load_config
 from retrain.index import write_index
 from retrain.lock import LOCK_FILE, exclusive
+from retrain.mirror import mirror, require_library
 from retrain.one_pass import STEPS, Wanted, run_pass
 from retrain.outcome import failed, tell
 from retrain.plan import explained, planned
@@ -42,6 +46,8 @@ _EXPLAIN = flags.DEFINE_bool("explain", False, "With --dry_run: also says what w
 def perform(config: RetrainConfig, *, commands: steps.Commands, result: str | None, wanted: Wanted) -> int:
     """Runs one pass under the lock of the registry, and tells whoever wants to know how it ended."""
     hooks = {name: getattr(config, name) for name in HOOKS}
+    if config.mlflow:
+        require_library()
     try:
         with steps.stop_on_sigterm(), exclusive(config.models / LOCK_FILE) as descriptor:
             found = run_pass(steps.Steps(config=config, commands=commands, lock=descriptor), wanted)
@@ -54,6 +60,8 @@ def perform(config: RetrainConfig, *, commands: steps.Commands, result: str | No
     if found.exit_code != ExitCode.DATA:
         print(found.message)
     write_index(config.models)
+    if config.mlflow:
+        _mirror(config.models, config.mlflow)
     tell(found, file=result, hooks=hooks)
     if found.exit_code == ExitCode.DATA:
         raise DataError(found.message)
@@ -68,6 +76,14 @@ def main(arguments: list[str]) -> int:
     if _RESULT.value:
         check_file(_RESULT.value, flag="result")
     return run(load_config(_CONFIG.value), commands=steps.Commands())
+
+
+def _mirror(models: pathlib.Path, server: str) -> None:
+    """Mirrors the registry; a server that is away changes nothing."""
+    try:
+        print(mirror(models, server))
+    except CommandError as error:
+        print(f"warning: {error}", file=sys.stderr)
 
 
 def run(config: RetrainConfig, *, commands: steps.Commands) -> int:

@@ -7,6 +7,7 @@ r"""Lists, compares, promotes and rolls back the models of a registry, and remov
     python -m retrain.models rollback  --why="3 misreads tulips" --models=MODELS
     python -m retrain.models verify   --models=MODELS
     python -m retrain.models prune --keep=5 --config=retrain.yaml
+    python -m retrain.models mirror   --config=retrain.yaml      # to the MLflow server that it names
 
 --config=FILE.yaml names the registry, too; `prune` then removes old runs and data versions as well. Every change is a
 line of MODELS/decisions.jsonl that says who made it, when and why. The next pass does not undo it.
@@ -24,6 +25,7 @@ from retrain import curate, registry
 from retrain.config import RetrainConfig, load_config
 from retrain.index import write_index
 from retrain.lock import LOCK_FILE, exclusive
+from retrain.mirror import mirror
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("models", None, "The registry.")
@@ -91,9 +93,17 @@ def _prune(root: pathlib.Path, numbers: list[int]) -> None:
         print("nothing to remove")
 
 
+def _mirror(root: pathlib.Path, numbers: list[int]) -> None:
+    _take(numbers, 0)
+    config = _config()
+    if config is None or not config.mlflow:
+        raise UsageError("mirror takes --config=FILE.yaml, which names the server: `mlflow: http://localhost:5000`")
+    print(mirror(root, config.mlflow))
+
+
 _COMMANDS: Mapping[str, Callable[[pathlib.Path, list[int]], None]] = {
     "list": _list, "show": _show, "diff": _diff, "promote": _promote, "rollback": _rollback, "verify": _verify,
-    "prune": _prune,
+    "prune": _prune, "mirror": _mirror,
 }  # fmt: skip
 
 

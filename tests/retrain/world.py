@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+REPOSITORY = pathlib.Path(__file__).parents[2]
 STAND_INS = pathlib.Path(__file__).parent / "stand_ins"
 CONFIG = """
 input: input
@@ -23,8 +24,8 @@ _OF_ITS_TIME = (".lock", "promotion.json", "decisions.jsonl", "SHA256SUMS", "che
 class World:
     """Holds a folder with a configuration, an input and whatever passes made of them."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: pathlib.Path, *, python: str = sys.executable) -> None:
+        self.folder, self.python = folder, python
         self.models = folder / "models"
         (folder / "input").mkdir(parents=True)
         (folder / "retrain.yaml").write_text(CONFIG)
@@ -39,8 +40,8 @@ class World:
     def start(self, *more: str, **environment: str) -> subprocess.Popen[str]:
         flags = [*more, f"--config={self.folder / 'retrain.yaml'}", f"--result={self.folder / 'result.json'}"]
         return subprocess.Popen(
-            [sys.executable, "-m", "pass_with_stand_ins", *flags],
-            env={**os.environ, "PYTHONPATH": str(STAND_INS), **environment},
+            [self.python, "-m", "pass_with_stand_ins", *flags],
+            env={**os.environ, "PYTHONPATH": f"{STAND_INS}:{REPOSITORY}", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
