@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pipeline.command import DataError
+from pipeline.format import storage
 from pipeline.predictions import from_bytes
 
 _TINY = 1e-38  # probability; what float32 cannot hold has no logarithm
@@ -64,7 +64,7 @@ class Pair:
         return self.share - self.old.right
 
 
-def read_answers(path: pathlib.Path, truth: Mapping[str, str]) -> list[Prediction]:
+def read_answers(path: str, truth: Mapping[str, str]) -> list[Prediction]:
     """Reads what `trainer.evaluate --model` wrote.
 
     Args:
@@ -74,7 +74,7 @@ def read_answers(path: pathlib.Path, truth: Mapping[str, str]) -> list[Predictio
     Raises:
       DataError: it is damaged, empty, or holds images that the dataset does not.
     """
-    found = from_bytes(path.read_bytes(), file=str(path), again="remove it, and the next pass")
+    found = from_bytes(storage.read(path), file=path, again="remove it, and the next pass")
     if not found.ids:
         raise DataError(f"{path}: no predictions; the test split is empty. Add images or enlarge its share")
     if unknown := [image for image in found.ids if image not in truth]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pipeline.format import storage
 from pipeline.format.manifest import TEST, VALIDATION, DatasetVersion
 from pipeline.format.rows import KnownImages, known_images
 from pipeline.slices import parts_of
@@ -44,7 +44,7 @@ class Challenge:
     start: Model | None
 
     @functools.cached_property
-    def runs(self) -> list[pathlib.Path]:
+    def runs(self) -> list[str]:
         """Lists the runs' folders, one a seed."""
         config = self.steps.config
         shape = {"model": self.start.number, "share": config.init_share} if self.start else None
@@ -52,7 +52,7 @@ class Challenge:
             run_name(config, self.data.manifest, seed=config.seed + number, start=shape)
             for number in range(config.seeds)
         ]
-        return [config.runs / name for name in names]
+        return [storage.join(config.runs, name) for name in names]
 
     def train(self) -> None:
         """Trains one model a seed."""
@@ -65,12 +65,12 @@ class Challenge:
         return known_images(self.data)
 
     @property
-    def pages(self) -> pathlib.Path:
+    def pages(self) -> str:
         """Returns the folder of the pages about the pass."""
         return folder_beside(self.runs[0])
 
     @functools.cached_property
-    def published(self) -> pathlib.Path:
+    def published(self) -> str:
         """Returns the run whose model is published: the best on validation images, if these are not evidence, too."""
         losses = [_validation_loss(run) for run in self.runs]
         if self.steps.config.gate.pools or None in losses:
@@ -85,11 +85,11 @@ class Challenge:
         tested = np.isin(np.array(known.splits), self._splits())
         parts = parts_of({name: values[tested] for name, values in known.facts.items()})
         ids = np.array(known.ids)[tested]
-        challenger = Model(0, run / EXPORT_DIR)
+        challenger = Model(0, storage.join(run, EXPORT_DIR))
         # The export is scored, not the run's own result: what is published is what was judged.
         answers = self._answers(run, challenger, _CHALLENGER, truth)
         siblings = [
-            self._answers(other, Model(0, other / EXPORT_DIR), _CHALLENGER, truth)
+            self._answers(other, Model(0, storage.join(other, EXPORT_DIR)), _CHALLENGER, truth)
             for other in self.runs
             if other != run
         ]
@@ -99,7 +99,7 @@ class Challenge:
             if champion.number != config.gate.anchor and config.gate.anchor is not None:
                 anchor = registry.numbered(config.models, config.gate.anchor)
                 of_anchor = self._rival(f"the anchor, model {anchor.number},", anchor, truth)
-            page = self.pages / COMPARISON
+            page = storage.join(self.pages, COMPARISON)
             self.steps.compare(scores_of(run, str(champion.number)), scores_of(run, _CHALLENGER), page)
         return gate.judge(
             answers,
@@ -117,7 +117,7 @@ class Challenge:
         both = [TEST, VALIDATION] if self.steps.config.gate.pools else [TEST]
         return [split for split in both if self.data.manifest.splits.get(split)]
 
-    def _answers(self, run: pathlib.Path, model: Model, name: str, truth: Mapping[str, str]) -> list[Prediction]:
+    def _answers(self, run: str, model: Model, name: str, truth: Mapping[str, str]) -> list[Prediction]:
         """Asks a model; what the model that training started from has seen is no evidence."""
         seen = self.start.trained_on() if self.start else frozenset()
         files = [self.steps.score(model.path, scores_of(run, name, split), split=split) for split in self._splits()]
@@ -130,8 +130,8 @@ class Challenge:
     def _handover(self, challenger: Model, truth: Mapping[str, str], *, lost: float) -> Handover:
         beside = self.champion.path if self.champion else None
         against = f"-{self.champion.number}" if self.champion else ""
-        file = self.published / f"{HANDOVER_FILE}{against}.json"
-        found = json.loads(self.steps.verify(challenger.path, beside, file).read_text(encoding="utf-8"))
+        file = storage.join(self.published, f"{HANDOVER_FILE}{against}.json")
+        found = json.loads(storage.read_text(self.steps.verify(challenger.path, beside, file)))
         return judge_handover(found, truth, self.steps.config.gate, lost=lost)
 
     def seen(self) -> list[str]:
@@ -142,17 +142,18 @@ class Challenge:
         return sorted(own | (self.start.trained_on() if self.start else set()))
 
 
-def scores_of(run: pathlib.Path, model: str, split: str = TEST) -> pathlib.Path:
+def scores_of(run: str, model: str, split: str = TEST) -> str:
     """Names the file of what a model, "challenger" or the number of an earlier one, answers to a split."""
     name = model if model == _CHALLENGER else f"model-{model}"
-    return run / (f"gate-{name}.npz" if split == TEST else f"gate-{name}-{split}.npz")
+    return storage.join(run, f"gate-{name}.npz" if split == TEST else f"gate-{name}-{split}.npz")
 
 
-def _validation_loss(run: pathlib.Path) -> float | None:
-    file = run / "result.json"
-    if not file.exists():
+def _validation_loss(run: str) -> float | None:
+    try:
+        result = json.loads(storage.read_text(storage.join(run, "result.json")))
+    except FileNotFoundError:
         return None
-    found = json.loads(file.read_text(encoding="utf-8")).get("splits", {}).get(VALIDATION)
+    found = result.get("splits", {}).get(VALIDATION)
     return float(found["loss"]) if found else None
 
 

@@ -35,7 +35,8 @@ class RetrainConfig:
       input: what the source reads: a folder of class folders for `source: folder`.
       data: dataset root, written by the builder.
       runs: folder of training runs, one for each (dataset content, training configuration).
-      models: the registry: numbered models, the `champion` pointer, the decision log.
+      models: the registry: numbered models, the `champion` pointer, the decision log; data, runs and models may lie on
+        gs:// or s3://.
       gate: when a challenger is promoted.
       data_gate: when a dataset is held, before anything is trained on it.
       check: further flags of trainer.check, flag → value (`recipe: quick`); false: images are not looked at.
@@ -63,8 +64,8 @@ class RetrainConfig:
 
     input: str
     data: str
-    runs: pathlib.Path
-    models: pathlib.Path
+    runs: str
+    models: str
     gate: GateConfig
     data_gate: DataGateConfig = dataclasses.field(default_factory=DataGateConfig)
     check: Mapping[str, Scalar] | bool = dataclasses.field(default_factory=dict)
@@ -187,11 +188,8 @@ def load_config(path: str) -> RetrainConfig:
     if isinstance(recipe, str) and recipe.endswith((".py", ".json")):
         values["recipe"] = _resolve(recipe, f"{path}: recipe", base)
     for key in ("runs", "models"):
-        if "://" in values.get(key, ""):
-            # Locks, atomic renames and symbolic links are what the guarantees rest on; object stores have none.
-            raise UsageError(f"{path}: {key} must be a local folder, got {values[key]}")
         if key in values:
-            values[key] = pathlib.Path(values[key])
+            values[key] = values[key].rstrip("/")
     sections: Mapping[str, type] = {"gate": GateConfig, "data_gate": DataGateConfig}
     for key, kind in sections.items():
         if key in values:

@@ -1,26 +1,22 @@
-"""Does by hand what a pass does by itself: promotes and rolls back models, and removes old ones.
+"""Does by hand what a pass does by itself: promotes and rolls back models; and tells about them.
 
 Every change is a line of the decision log that says who made it, when and why.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import getpass
 import json
 import os
-import pathlib
-import shutil
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from pipeline.command import UsageError
-from pipeline.format.manifest import CURRENT_FILE, VERSIONS_DIR
-from pipeline.format.rows import version_number
+from pipeline.format import storage
 from retrain import registry
-from retrain.data.page import BESIDE
+from retrain.ledger import append_decision
 from retrain.registry import Model
 
 
@@ -34,7 +30,7 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _note(root: pathlib.Path, decision: str, why: str, *, before: Model | None, after: Model | None) -> None:
+def note(root: str, decision: str, why: str, *, before: Model | None, after: Model | None) -> None:
     """Adds a line to the decision log about what was done by hand."""
     record = {
         "time": now(),
@@ -44,10 +40,10 @@ def _note(root: pathlib.Path, decision: str, why: str, *, before: Model | None, 
         "champion_before": before and before.number,
         "champion_after": after and after.number,
     }
-    registry.append_decision(root, record)
+    append_decision(root, record)
 
 
-def promote(root: pathlib.Path, model: Model, *, why: str, decision: str = "promoted by hand") -> None:
+def promote(root: str, model: Model, *, why: str, decision: str = "promoted by hand") -> None:
     """Makes a model the champion; the next pass does not undo it.
 
     Raises:
@@ -59,10 +55,10 @@ def promote(root: pathlib.Path, model: Model, *, why: str, decision: str = "prom
         raise UsageError(f"model {model.number} is the champion already")
     registry.require_whole(model)
     registry.set_champion(root, model)
-    _note(root, decision, why, before=champion, after=model)
+    note(root, decision, why, before=champion, after=model)
 
 
-def roll_back(root: pathlib.Path, *, why: str) -> Model:
+def roll_back(root: str, *, why: str) -> Model:
     """Makes the champion before the champion again, and returns it; UsageError where there is none."""
     champion = registry.champion(root)
     if champion is None:
@@ -74,7 +70,7 @@ def roll_back(root: pathlib.Path, *, why: str) -> Model:
     return before
 
 
-def summary(root: pathlib.Path, model: Model) -> str:
+def summary(root: str, model: Model) -> str:
     """Tells a model in one line."""
     marks = "champion" if registry.champion(root) == model else ""
     record = model.promotion()
@@ -92,14 +88,22 @@ def described(model: Model) -> Iterator[str]:
     """Tells all that is known of a model."""
     yield f"model {model.number}, {model.path}"
     yield f"  {len(model.labels())} labels: {', '.join(model.labels())}"
-    yield f"  {sum(path.stat().st_size for path in model.path.rglob('*') if path.is_file()) / 1e6:.1f} MB"
+    yield f"  {_bytes(model.path) / 1e6:.1f} MB"
     if record := model.promotion():
         yield f"  {record['decision']} {record['time']} by {record.get('who', 'a pass')}"
         yield f"  data {record['dataset']}, run {record['run']}"
         yield from (f"  {reason}" for reason in record["reasons"])
-    for file in ("report.html", "gate-data.html"):
-        if (model.path / file).exists():
-            yield f"  {model.path / file}"
+    for name in ("report.html", "gate-data.html"):
+        if storage.exists(model.file(name)):
+            yield f"  {model.file(name)}"
+
+
+def _bytes(folder: str) -> int:
+    """Adds up what a folder and those below it hold."""
+    return sum(
+        _bytes(storage.join(folder, entry.name)) if entry.is_folder else entry.size
+        for entry in storage.list_folder(folder)
+    )
 
 
 def differences(one: Model, other: Model) -> Iterator[str]:
@@ -123,12 +127,12 @@ def differences(one: Model, other: Model) -> Iterator[str]:
             yield f"  {key}: {json.dumps(values[0])} → {json.dumps(values[1])}"
 
 
-def settings_of(folder: pathlib.Path) -> dict[str, Any]:
+def settings_of(folder: str) -> dict[str, Any]:
     """Returns the settings of a run or of a model, `recipe.phases.0.duration` → value; {} where none are noted."""
-    file = folder / "config.json"
-    if not file.exists():
+    try:
+        config = json.loads(storage.read_text(storage.join(folder, "config.json")))
+    except FileNotFoundError:
         return {}
-    config = json.loads(file.read_text(encoding="utf-8"))
     return dict(_flat("recipe", config.get("recipe", {}))) | {"seed": config.get("seed")}
 
 
@@ -139,74 +143,3 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, value
     for key, part in parts:
         yield from _flat(f"{name}.{key}", part)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prunable:
-    """Holds what nothing needs any more: folders of models, of runs and of data versions."""
-
-    models: Sequence[Model]
-    runs: Sequence[pathlib.Path]
-    versions: Sequence[pathlib.Path]
-
-    @property
-    def folders(self) -> list[pathlib.Path]:
-        """Lists all folders."""
-        return [*(model.path for model in self.models), *self.runs, *self.versions]
-
-
-def prunable(root: pathlib.Path, runs: pathlib.Path | None, data: pathlib.Path | None, *, keep: int) -> Prunable:
-    """Finds what may go: all but the newest, and never what the champion, its predecessor or the last pass needs.
-
-    Args:
-      root: the registry.
-      runs: folder of runs; None: they are left alone.
-      data: dataset root; None: its versions are left alone.
-      keep: how many of the newest models, runs and versions stay.
-    """
-    champion = registry.champion(root)
-    needed = [model for model in (champion, registry.predecessor(root, champion) if champion else None) if model]
-    models = registry.models(root)
-    gone = [model for model in models[: max(0, len(models) - keep)] if model not in needed]
-    kept = [model for model in models if model not in gone]
-    used = [record for record in (model.promotion() for model in kept) if record]
-    used += [record for record in registry.decisions(root) if "run" in record][-1:]
-    of_runs = {os.path.basename(str(record["run"])) for record in used}
-    of_runs |= {os.path.basename(str(record.get("pages", ""))).removesuffix(BESIDE) for record in used}
-    of_data = {os.path.basename(str(record["dataset"])) for record in used}
-    return Prunable(models=gone, runs=_old_runs(runs, of_runs, keep), versions=_old_versions(data, of_data, keep))
-
-
-def _old_runs(folder: pathlib.Path | None, used: set[str], keep: int) -> list[pathlib.Path]:
-    if folder is None or not folder.is_dir():
-        return []
-    newest_first = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime)
-    names = list(dict.fromkeys(path.name.removesuffix(BESIDE) for path in newest_first))
-    kept = {*names[:keep], *used}
-    return sorted(path for path in newest_first if path.name.removesuffix(BESIDE) not in kept)
-
-
-def _old_versions(root: pathlib.Path | None, used: set[str], keep: int) -> list[pathlib.Path]:
-    folder = root / VERSIONS_DIR if root else None
-    if root is None or folder is None or not folder.is_dir():
-        return []
-    numbered = {path: number for path in folder.iterdir() if (number := version_number(path.name))}
-    oldest_first = sorted(numbered, key=lambda path: numbered[path])
-    current = (root / CURRENT_FILE).read_text(encoding="utf-8").strip()
-    return [path for path in oldest_first[: max(0, len(oldest_first) - keep)] if path.name not in {*used, current}]
-
-
-def remove(found: Prunable, root: pathlib.Path) -> None:
-    """Removes what may go, and notes it; each folder is renamed first: a killed removal leaves none that is half."""
-    for parent in {folder.parent for folder in found.folders}:
-        registry.clean(parent)  # what a killed removal has left
-    for folder in found.folders:
-        dying = folder.with_name(f".staging-{folder.name}")
-        os.rename(folder, dying)
-        shutil.rmtree(dying)
-    if found.folders:
-        champion = registry.champion(root)
-        counted = f"{len(found.models)} models, {len(found.runs)} runs, {len(found.versions)} data versions"
-        names = ", ".join(str(model.number) for model in found.models)
-        why = f"removed {counted}" + (f" (models {names})" if names else "")
-        _note(root, "pruned", why, before=champion, after=champion)

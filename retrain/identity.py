@@ -53,3 +53,10 @@ def _own_files(config: RetrainConfig) -> list[str]:
     named = (value.partition(":")[0] for value in values if value.partition(":")[0].endswith(".py"))
     files = (pathlib.Path(name).expanduser() for name in named)
     return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
+
+
+def golden_files(config: RetrainConfig) -> list[tuple[str, int]]:
+    """Lists the photos that must stay right, by their places in the folder and their sizes."""
+    folder = pathlib.Path(config.golden) if config.golden else None
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
+    return [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files if folder]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.format import storage
 from pipeline.intervals import wilson_interval
 from pipeline.pages.environment import environment
-from retrain import registry
 from retrain.data import page as data_page
+from retrain.ledger import decisions
 
 PAGE = "index.html"
 COMPARISON = "gate-model.html"  # of the challenger with the champion, image by image
@@ -53,20 +52,20 @@ class Pass:
     links: Sequence[tuple[str, str]]
 
 
-def write_index(root: pathlib.Path) -> None:
+def write_index(root: str) -> None:
     """Writes the page of a registry."""
-    history = registry.decisions(root)
+    history = decisions(root)
     passes = [_described(root, record) for record in history[-_SHOWN:]][::-1]
     measured = [one for one in reversed(passes) if one.accuracy is not None]
     text = (
         environment(__package__)
         .get_template("index.html.j2")
-        .render(passes=passes, more=len(history) - len(passes), chart=_chart(measured), folder=root.name)
+        .render(passes=passes, more=len(history) - len(passes), chart=_chart(measured), folder=os.path.basename(root))
     )
-    storage.write_atomically(root / PAGE, text)
+    storage.write_atomically(storage.join(root, PAGE), text)
 
 
-def _described(root: pathlib.Path, record: Mapping[str, Any]) -> Pass:
+def _described(root: str, record: Mapping[str, Any]) -> Pass:
     figures = record.get("figures", {})
     images, accuracy = figures.get("test_images"), figures.get("accuracy")
     return Pass(
@@ -84,19 +83,20 @@ def _described(root: pathlib.Path, record: Mapping[str, Any]) -> Pass:
     )
 
 
-def _links(root: pathlib.Path, record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _links(root: str, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Finds the pages that a pass has left, in the model's folder or beside its run."""
     if "run" not in record:
         return []
-    run = pathlib.Path(record["run"])
-    beside = pathlib.Path(record.get("pages") or data_page.folder_beside(run))
-    places = {"report": run / "report.html"} | {words: beside / name for words, name in _PAGES.items()}
-    model = root / str(record.get("model", ""))
+    run = str(record["run"])
+    beside = str(record.get("pages") or data_page.folder_beside(run))
+    places = {"report": storage.join(run, "report.html")}
+    places |= {words: storage.join(beside, name) for words, name in _PAGES.items()}
+    model = storage.join(root, str(record.get("model", "")))
     found = []
     for words, page in places.items():
-        published = model / page.name if "model" in record else page
-        target = published if published.exists() else page
-        if target.exists():
+        published = storage.join(model, os.path.basename(page)) if "model" in record else page
+        target = published if storage.exists(published) else page
+        if storage.exists(target):
             found.append((words, os.path.relpath(target, root)))
     return found
 

@@ -1,31 +1,58 @@
-"""Admits one pass at a time: an advisory lock that the kernel releases when its holders are gone, however they end."""
+"""Admits one pass at a time.
+
+On a disk by an advisory lock that the kernel releases when its holders are gone, however they end; in a store by an
+owner object that is renewed (`pipeline.format.owner`).
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import os
-import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from pipeline.command import TryAgainError
+from pipeline.format import storage
+from pipeline.format.owner import owned
 
-LOCK_FILE = ".lock"  # of a registry
+LOCK_FILE = ".lock"  # of a registry on a disk
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lock:
+    """Describes the lock that a pass holds.
+
+    Attributes:
+      descriptor: of the lock file, for commands to hold it, too; None in a store.
+      check: raises TryAgainError if another process has taken it, which only happens in a store.
+    """
+
+    descriptor: int | None
+    check: Callable[[], None]
+
+
+NO_LOCK = Lock(descriptor=None, check=lambda: None)  # nobody takes away what the kernel keeps, or what is not held
 
 
 @contextlib.contextmanager
-def exclusive(path: pathlib.Path) -> Iterator[int]:
-    """Holds the lock file `path`, created if need be; yields its descriptor.
+def exclusive(root: str) -> Iterator[Lock]:
+    """Holds the lock of a registry, whose folder is made if need be.
 
-    The lock belongs to the open file, so a child that inherits the descriptor (`pass_fds`) holds it too: a pass killed
-    outright cannot be joined by a second one before the command that it had started is gone as well. The file stays:
-    removing it would let two processes lock two different files of one name.
+    The lock of a file belongs to the open file, so a child that inherits the descriptor (`pass_fds`) holds it too: a
+    pass killed outright cannot be joined by a second one before the command that it had started is gone as well. The
+    file stays: removing it would let two processes lock two different files of one name.
 
     Raises:
       TryAgainError: another process holds it; says which and since when.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if storage.is_remote(root):
+        with owned(root, doing="runs a pass of this registry") as owner:
+            yield Lock(descriptor=None, check=owner.check)
+        return
+    storage.make_folder(root)
+    path = storage.join(root, LOCK_FILE)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
@@ -35,6 +62,6 @@ def exclusive(path: pathlib.Path) -> Iterator[int]:
             raise TryAgainError(f"another pass is running ({holder}); {path} is locked, run again later") from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)
-        yield descriptor
+        yield dataclasses.replace(NO_LOCK, descriptor=descriptor)
     finally:
         os.close(descriptor)

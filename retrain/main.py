@@ -16,7 +16,6 @@ A pass may be killed at any moment: run again, it ends in the same place.
 
 from __future__ import annotations
 
-import pathlib
 import sys
 
 from absl import flags
@@ -26,7 +25,7 @@ from pipeline.format.places import check_file
 from retrain import steps
 from retrain.config import HOOKS, RetrainConfig, load_config
 from retrain.index import write_index
-from retrain.lock import LOCK_FILE, exclusive
+from retrain.lock import exclusive
 from retrain.mirror import mirror, require_library
 from retrain.one_pass import STEPS, Wanted, run_pass
 from retrain.outcome import failed, tell
@@ -49,8 +48,8 @@ def perform(config: RetrainConfig, *, commands: steps.Commands, result: str | No
     if config.mlflow:
         require_library()
     try:
-        with steps.stop_on_sigterm(), exclusive(config.models / LOCK_FILE) as descriptor:
-            found = run_pass(steps.Steps(config=config, commands=commands, lock=descriptor), wanted)
+        with steps.stop_on_sigterm(), exclusive(config.models) as lock:
+            found = run_pass(steps.Steps(config=config, commands=commands, lock=lock), wanted)
     except CommandError as error:
         tell(failed(error, error.exit_code), file=result, hooks=hooks)
         raise
@@ -78,7 +77,7 @@ def main(arguments: list[str]) -> int:
     return run(load_config(_CONFIG.value), commands=steps.Commands())
 
 
-def _mirror(models: pathlib.Path, server: str) -> None:
+def _mirror(models: str, server: str) -> None:
     """Mirrors the registry; a server that is away changes nothing."""
     try:
         print(mirror(models, server))

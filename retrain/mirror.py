@@ -10,11 +10,12 @@ import datetime
 import importlib.util
 import json
 import os
-import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.command import CommandError, UsageError, first_line
+from pipeline.format import storage
+from pipeline.format.local_copy import local_copy, local_folder
 from retrain import registry
 from retrain.curate import settings_of
 
@@ -35,7 +36,7 @@ def require_library() -> None:
         raise UsageError("mlflow: its library is not installed; pip install 'tpu-retraining[mlflow]'")
 
 
-def mirror(root: pathlib.Path, server: str) -> str:
+def mirror(root: str, server: str) -> str:
     """Brings an MLflow server up to date with a registry; returns a line that says what was new.
 
     Args:
@@ -58,11 +59,11 @@ def mirror(root: pathlib.Path, server: str) -> str:
         raise CommandError(f"mlflow: {server}: {first_line(error)}; the next pass catches up") from error
 
 
-def _mirror(client: MlflowClient, root: pathlib.Path) -> str:
+def _mirror(client: MlflowClient, root: str) -> str:
     passes = registry.passes(root)
     if not passes:
         return "mlflow: nothing to mirror yet"
-    name = str(passes[-1].get("name", root.name))
+    name = str(passes[-1].get("name", os.path.basename(root)))
     known = client.get_experiment_by_name(name)
     experiment = known.experiment_id if known else client.create_experiment(name)
     runs = [run for record in passes if (run := _mirror_pass(client, experiment, root, record))]
@@ -76,7 +77,7 @@ def _find(client: MlflowClient, experiment: str, pass_id: str) -> Any:
     return found[0] if found else None
 
 
-def _mirror_pass(client: MlflowClient, experiment: str, root: pathlib.Path, record: Mapping[str, Any]) -> str | None:
+def _mirror_pass(client: MlflowClient, experiment: str, root: str, record: Mapping[str, Any]) -> str | None:
     """Makes a run of a pass; returns its id, or None where the server has all of it."""
     when = int(datetime.datetime.fromisoformat(record["time"]).timestamp() * 1e3)
     run = _find(client, experiment, record[_PASS])
@@ -89,17 +90,17 @@ def _mirror_pass(client: MlflowClient, experiment: str, root: pathlib.Path, reco
     for metric, value in record.get("figures", {}).items():
         if metric in _METRICS:
             client.log_metric(number, metric, float(value), timestamp=when, step=0)
-    model = registry.Model(record.get("model", 0), root / str(record.get("model", "")))
-    folder = model.path if "model" in record and model.path.is_dir() else pathlib.Path(record["run"])
+    model = storage.join(root, str(record["model"])) if "model" in record else ""
+    folder = model if model and storage.exists(model) else str(record["run"])
     _log_settings(client, number, settings_of(folder))
     for file in _documents(folder, record):
-        client.log_artifact(number, os.fspath(file))
-    if folder == model.path:
-        for part in ("saved_model", "labels.txt", registry.PROMOTION_FILE):
-            if (folder / part).is_dir():
-                client.log_artifacts(number, os.fspath(folder / part), artifact_path=f"model/{part}")
-            elif (folder / part).exists():
-                client.log_artifact(number, os.fspath(folder / part), artifact_path="model")
+        with local_copy(file) as path:
+            client.log_artifact(number, path)
+    if folder == model:
+        with local_folder(model) as path:
+            client.log_artifacts(number, os.path.join(path, registry.SAVED_MODEL), artifact_path="model/saved_model")
+            for name in (registry.LABELS_FILE, registry.PROMOTION_FILE):
+                client.log_artifact(number, os.path.join(path, name), artifact_path="model")
     client.set_tag(number, "reasons", "; ".join(record["reasons"])[:5_000])
     client.set_tag(number, _WHOLE, "yes")
     client.set_terminated(number, end_time=when)
@@ -114,14 +115,14 @@ def _log_settings(client: MlflowClient, run: str, settings: Mapping[str, Any]) -
         client.log_batch(run, params=parameters[start : start + _MOST_PARAMETERS])
 
 
-def _documents(folder: pathlib.Path, record: Mapping[str, Any]) -> Iterator[pathlib.Path]:
-    pages = pathlib.Path(record.get("pages", ""))
+def _documents(folder: str, record: Mapping[str, Any]) -> Iterator[str]:
+    pages = str(record.get("pages", ""))
     for name in ("report.html", "model_card.md", "result.json", "gate-model.html", "gate-data.html", "gate-data.json"):
-        found: Sequence[pathlib.Path] = [place / name for place in (folder, pages) if (place / name).is_file()]
-        yield from found[:1]
+        places = (storage.join(place, name) for place in (folder, pages) if place)
+        yield from [file for file in places if storage.exists(file)][:1]
 
 
-def _mirror_models(client: MlflowClient, name: str, experiment: str, root: pathlib.Path) -> Iterator[int]:
+def _mirror_models(client: MlflowClient, name: str, experiment: str, root: str) -> Iterator[int]:
     """Makes versions of the published models that the server lacks; yields their numbers."""
     models = registry.models(root)
     if models and not client.search_registered_models(filter_string=f"name = '{name}'"):

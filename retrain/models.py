@@ -15,16 +15,17 @@ line of MODELS/decisions.jsonl that says who made it, when and why. The next pas
 
 from __future__ import annotations
 
-import pathlib
+import os
 from collections.abc import Callable, Mapping
 
 from absl import flags
 
 from pipeline.command import DataError, ExitCode, UsageError, nearest, run_command
-from retrain import curate, registry
+from pipeline.format import storage
+from retrain import curate, prune, registry
 from retrain.config import RetrainConfig, load_config
 from retrain.index import write_index
-from retrain.lock import LOCK_FILE, exclusive
+from retrain.lock import exclusive
 from retrain.mirror import mirror
 
 FLAGS = flags.FLAGS
@@ -35,65 +36,65 @@ flags.DEFINE_integer("keep", 5, "How many of the newest models, runs and data ve
 flags.DEFINE_bool("dry_run", False, "With prune: only says what would be removed.")
 
 
-def _list(root: pathlib.Path, numbers: list[int]) -> None:
+def _list(root: str, numbers: list[int]) -> None:
     _take(numbers, 0)
     found = registry.models(root)
     print("\n".join(curate.summary(root, model) for model in found) if found else f"{root} has no model yet")
 
 
-def _show(root: pathlib.Path, numbers: list[int]) -> None:
+def _show(root: str, numbers: list[int]) -> None:
     print("\n".join(curate.described(registry.numbered(root, *_take(numbers, 1)))))
 
 
-def _diff(root: pathlib.Path, numbers: list[int]) -> None:
+def _diff(root: str, numbers: list[int]) -> None:
     one, other = (registry.numbered(root, number) for number in _take(numbers, 2))
     print(f"model {one.number} → model {other.number}")
     print("\n".join(curate.differences(one, other)))
 
 
-def _promote(root: pathlib.Path, numbers: list[int]) -> None:
+def _promote(root: str, numbers: list[int]) -> None:
     model = registry.numbered(root, *_take(numbers, 1))
     why = _why()
-    with exclusive(root / LOCK_FILE):
+    with exclusive(root):
         curate.promote(root, model, why=why)
     print(f"model {model.number} is the champion")
 
 
-def _rollback(root: pathlib.Path, numbers: list[int]) -> None:
+def _rollback(root: str, numbers: list[int]) -> None:
     _take(numbers, 0)
     why = _why()
-    with exclusive(root / LOCK_FILE):
+    with exclusive(root):
         model = curate.roll_back(root, why=why)
     print(f"model {model.number} is the champion again")
 
 
-def _verify(root: pathlib.Path, numbers: list[int]) -> None:
+def _verify(root: str, numbers: list[int]) -> None:
     chosen = [registry.numbered(root, number) for number in numbers] or registry.models(root)
     damaged = []
     for model in chosen:
         found = registry.damage(model)
         damaged += [model] if found else []
-        sums = (model.path / registry.SUMS_FILE).exists()
+        sums = storage.exists(model.file(registry.SUMS_FILE))
         print(f"{model.number:>4}  {'; '.join(found) if found else 'whole' if sums else 'has no sums'}")
     if damaged:
         raise DataError(f"{len(damaged)} of {len(chosen)} models are damaged")
 
 
-def _prune(root: pathlib.Path, numbers: list[int]) -> None:
+def _prune(root: str, numbers: list[int]) -> None:
     _take(numbers, 0)
     config = _config()
-    runs, data = (config.runs, pathlib.Path(config.data)) if config and "://" not in config.data else (None, None)
-    with exclusive(root / LOCK_FILE):
-        found = curate.prunable(root, runs, data, keep=FLAGS.keep)
+    runs, data = (config.runs, config.data) if config else (None, None)
+    with exclusive(root):
+        found = prune.prunable(root, runs, data, keep=FLAGS.keep)
         for folder in found.folders:
             print(f"{'would remove' if FLAGS.dry_run else 'removing'} {folder}")
         if not FLAGS.dry_run:
-            curate.remove(found, root)
+            prune.remove(found, root)
     if not found.folders:
         print("nothing to remove")
 
 
-def _mirror(root: pathlib.Path, numbers: list[int]) -> None:
+def _mirror(root: str, numbers: list[int]) -> None:
     _take(numbers, 0)
     config = _config()
     if config is None or not config.mlflow:
@@ -101,7 +102,7 @@ def _mirror(root: pathlib.Path, numbers: list[int]) -> None:
     print(mirror(root, config.mlflow))
 
 
-_COMMANDS: Mapping[str, Callable[[pathlib.Path, list[int]], None]] = {
+_COMMANDS: Mapping[str, Callable[[str, list[int]], None]] = {
     "list": _list, "show": _show, "diff": _diff, "promote": _promote, "rollback": _rollback, "verify": _verify,
     "prune": _prune, "mirror": _mirror,
 }  # fmt: skip
@@ -136,8 +137,8 @@ def main(arguments: list[str]) -> ExitCode:
     if (FLAGS.models is None) == (FLAGS.config is None):
         raise UsageError("give either --models=DIR or --config=FILE.yaml")
     config = _config()
-    root = config.models if config else pathlib.Path(FLAGS.models).expanduser()
-    if not root.is_dir():
+    root = config.models if config else os.path.expanduser(FLAGS.models).rstrip("/")
+    if not storage.exists(root):
         raise UsageError(f"{root}: no such folder; the first pass of retrain.main makes it")
     _COMMANDS[name](root, [int(value) for value in rest])
     if name in ("promote", "rollback", "prune"):

@@ -7,6 +7,7 @@ what it has done itself is found again: scores in the run, a published model by 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,8 +22,9 @@ from retrain.data.gate import DataCheck, worst
 from retrain.data.gate import Outcome as DataOutcome
 from retrain.data.page import PAGE, RESULT, write_data_gate
 from retrain.data.step import CHECK, judge_data
-from retrain.identity import content_id, digest, shape_of
+from retrain.identity import content_id, digest, golden_files, shape_of
 from retrain.index import COMPARISON
+from retrain.ledger import append_decision
 from retrain.outcome import Outcome, PassResult
 from retrain.steps import Steps
 
@@ -109,8 +111,8 @@ def run_pass(steps: Steps, wanted: Wanted) -> PassResult:
             "time": curate.now(),
             "who": curate.who(),
             "name": data.manifest.name,
-            "run": str(challenge.runs[0]),
-            "pages": str(challenge.pages),
+            "run": challenge.runs[0],
+            "pages": challenge.pages,
             "dataset": str(data.path),
             "champion_before": champion.number if champion else None,
             "key": key,
@@ -120,12 +122,12 @@ def run_pass(steps: Steps, wanted: Wanted) -> PassResult:
         if ended := _make(challenge, record, wanted):
             return ended
         model = _publish(challenge, record)
-    return _enthrone(config, model)
+    return _enthrone(steps, model)
 
 
 def inputs_of(config: RetrainConfig, data: DatasetVersion) -> dict[str, str]:
     """Names all that a pass decides by: the images, what shapes the model, and the limits of the gates."""
-    gates = [dataclasses.asdict(config.gate), dataclasses.asdict(config.data_gate), config.check, config.golden]
+    gates = [dataclasses.asdict(config.gate), dataclasses.asdict(config.data_gate), config.check, golden_files(config)]
     training = [*shape_of(config), config.seeds, config.init, config.init_share]
     return {"data": content_id(data.manifest), "training": digest(training), "gates": digest(gates)}
 
@@ -151,7 +153,7 @@ def _make(challenge: Challenge, record: dict[str, Any], wanted: Wanted) -> PassR
     record["started_from"] = challenge.start.number if challenge.start else None
     if wanted.takes("train"):
         challenge.train()
-    elif missing := [run for run in challenge.runs if not (run / EXPORT_DIR).exists()]:
+    elif missing := [run for run in challenge.runs if not storage.exists(storage.join(run, EXPORT_DIR))]:
         raise UsageError(
             f"--from={wanted.first} leaves training out, and {missing[0]} has never been trained to its end"
         )
@@ -159,7 +161,7 @@ def _make(challenge: Challenge, record: dict[str, Any], wanted: Wanted) -> PassR
         return _unfinished(wanted.until, data, champion)
     verdict = challenge.judge()
     record |= {
-        "run": str(challenge.published),
+        "run": challenge.published,
         "decision": verdict.decision,
         "reasons": verdict.reasons,
         "figures": verdict.figures,
@@ -167,34 +169,49 @@ def _make(challenge: Challenge, record: dict[str, Any], wanted: Wanted) -> PassR
     }
     if verdict.promote:
         return None
-    registry.append_decision(config.models, record | {"champion_after": record["champion_before"]})
+    _note(challenge.steps, record | {"champion_after": record["champion_before"]})
     told = f"{verdict.decision}: {'; '.join(verdict.reasons)}"
     return _result(_REFUSED[verdict.decision], ExitCode.SKIPPED, record, told)
+
+
+def _note(steps: Steps, record: Mapping[str, Any]) -> None:
+    steps.lock.check()
+    append_decision(steps.config.models, record)
 
 
 def _throw_away(challenge: Challenge, wanted: Wanted) -> None:
     """Removes what forced steps have made before."""
     for run in challenge.runs:
         if wanted.forces("check"):
-            storage.delete(challenge.pages / CHECK)
+            storage.delete(storage.join(challenge.pages, CHECK))
         if wanted.forces("train"):
             storage.delete(run)
-        for file in run.glob("gate-*") if wanted.forces("decide") else ():
-            file.unlink()
+        for name in _gate_files(run) if wanted.forces("decide") else ():
+            storage.delete(storage.join(run, name))
 
 
-def _enthrone(config: RetrainConfig, model: registry.Model) -> PassResult:
+def _gate_files(run: str) -> list[str]:
+    """Names what judging a run has left in it."""
+    try:
+        return [entry.name for entry in storage.list_folder(run) if entry.name.startswith("gate-")]
+    except FileNotFoundError:
+        return []
+
+
+def _enthrone(steps: Steps, model: registry.Model) -> PassResult:
     """Makes a published model the champion, or lets it wait for a person."""
+    config = steps.config
     record = model.promotion()
     if config.approval == "manual":
-        registry.append_decision(config.models, record | _WAITING | {"champion_after": record["champion_before"]})
+        _note(steps, record | _WAITING | {"champion_after": record["champion_before"]})
         told = (
             f"{model.path} waits for approval: python -m retrain.models promote {model.number} "
             f"--models={config.models} --why=…; {'; '.join(record['reasons'])}"
         )
         return _result(Outcome.WAITING, ExitCode.SKIPPED, record, told)
+    steps.lock.check()
     registry.set_champion(config.models, model)
-    registry.append_decision(config.models, record | {"champion_after": model.number})
+    _note(steps, record | {"champion_after": model.number})
     told = f"promoted to {model.path}: {'; '.join(record['reasons'])}"
     return _result(Outcome.PROMOTED, ExitCode.DONE, record, told, champion_after=model.number)
 
@@ -202,15 +219,18 @@ def _enthrone(config: RetrainConfig, model: registry.Model) -> PassResult:
 def _publish(challenge: Challenge, record: dict[str, Any]) -> registry.Model:
     """Publishes the challenger with all that a reader of MODELS/<n>/ asks for."""
     run, models = challenge.published, challenge.steps.config.models
-    (run / registry.TRAINED_ON_FILE).write_text("".join(f"{key}\n" for key in challenge.seen()), encoding="utf-8")
-    exported = {child.name: child for child in sorted((run / EXPORT_DIR).iterdir())}
-    documents = {file: run / file for file in (*_DOCUMENTS, registry.TRAINED_ON_FILE) if (run / file).exists()}
+    seen = "".join(f"{key}\n" for key in challenge.seen())
+    storage.write_atomically(storage.join(run, registry.TRAINED_ON_FILE), seen)
+    export = storage.join(run, EXPORT_DIR)
+    contents = {entry.name: storage.join(export, entry.name) for entry in storage.list_folder(export)}
     number = registry.next_number(models)
-    documents |= write_card(run, name=record["name"], number=number, registry=models, verdict=record["reasons"][-1])
-    pages = [challenge.pages / file for file in (RESULT, PAGE, CHECK, COMPARISON)]
-    pages += sorted(run.glob(f"{HANDOVER_FILE}*.json"))
-    documents |= {file.name: file for file in pages if file.exists()}
-    return registry.publish(models, documents | exported, record, number=number)
+    contents |= write_card(run, name=record["name"], number=number, registry=models, verdict=record["reasons"][-1])
+    files = [storage.join(run, name) for name in (*_DOCUMENTS, registry.TRAINED_ON_FILE)]
+    files += [storage.join(challenge.pages, name) for name in (RESULT, PAGE, CHECK, COMPARISON)]
+    files += [storage.join(run, name) for name in _gate_files(run) if name.startswith(HANDOVER_FILE)]
+    contents |= {os.path.basename(file): file for file in files if storage.exists(file)}
+    challenge.steps.lock.check()
+    return registry.publish(models, contents, record, number=number)
 
 
 def _result(
@@ -251,7 +271,7 @@ def _held(challenge: Challenge, record: dict[str, Any]) -> PassResult | None:
     folder = challenge.pages
     checks, reference = judge_data(challenge.steps, data, challenge.champion, folder)
     accepted = content in config.data_gate.accept
-    page = f"{CHECK}/report.html" if (folder / CHECK / "report.html").exists() else None
+    page = f"{CHECK}/report.html" if storage.exists(storage.join(folder, CHECK, "report.html")) else None
     write_data_gate(folder, checks, content=content, accepted=accepted, data=data, reference=reference, check=page)
     record["data"] = {check.name: check.outcome for check in checks}
     for check in checks:
@@ -261,10 +281,10 @@ def _held(challenge: Challenge, record: dict[str, Any]) -> PassResult | None:
         return None
     reasons = [_told(check) for check in checks if check.outcome is DataOutcome.HOLD]
     decided = record | {"decision": HELD, "reasons": reasons, "champion_after": record["champion_before"]}
-    registry.append_decision(config.models, decided)
+    _note(challenge.steps, decided)
     told = (
-        f"held: {'; '.join(reasons)}. Nothing is trained, the champion stays; see {folder / PAGE}. If it is meant: "
-        f"data_gate: {{accept: [{content}]}} in the configuration"
+        f"held: {'; '.join(reasons)}. Nothing is trained, the champion stays; see {storage.join(folder, PAGE)}. If it "
+        f"is meant: data_gate: {{accept: [{content}]}} in the configuration"
     )
     return _result(Outcome.HELD, ExitCode.DATA, decided, told)
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 
 from pipeline.command import CommandError
+from pipeline.format import storage
 from pipeline.format.manifest import TEST, DatasetVersion, open_dataset
 from pipeline.noninferiority import images_needed
 from retrain import registry, steps
@@ -14,6 +15,7 @@ from retrain.challenge import EXPORT_DIR
 from retrain.config import RetrainConfig
 from retrain.data.step import CHECK
 from retrain.identity import digest
+from retrain.lock import NO_LOCK
 from retrain.one_pass import Wanted, inputs_of, next_challenge, unchanged
 
 _WHAT = {"data": "the images", "training": "how a model is trained", "gates": "the limits of the gates"}
@@ -70,17 +72,17 @@ def _training(
     champion: registry.Model | None,
     wanted: Wanted,
 ) -> Iterator[str]:
-    challenge = next_challenge(steps.Steps(config=config, commands=commands, lock=-1), data, champion)
+    challenge = next_challenge(steps.Steps(config=config, commands=commands, lock=NO_LOCK), data, champion)
     if wanted.takes("check"):
         against = f"that of model {champion.number}, {champion.dataset() or 'not noted'}" if champion else "none"
-        done = (challenge.pages / CHECK).exists() and not wanted.forces("check")
+        done = storage.exists(storage.join(challenge.pages, CHECK)) and not wanted.forces("check")
         yield f"check: the dataset is compared with {against}{'; looked at already' if done else ''}"
     if wanted.takes("train"):
         start = f"model {challenge.start.number}, {config.init_share:.0%} of it" if challenge.start else "cold"
         for run in challenge.runs:
             state = "would be trained"
-            if run.exists() and not wanted.forces("train"):
-                state = "is trained already" if (run / EXPORT_DIR).exists() else "would go on"
+            if storage.exists(run) and not wanted.forces("train"):
+                state = "is trained already" if storage.exists(storage.join(run, EXPORT_DIR)) else "would go on"
             yield f"train: {run} {state}, recipe {config.recipe}, starting {start}"
 
 

@@ -1,41 +1,44 @@
-"""Keeps the model registry: a folder of numbered models, a `champion` link and an append-only decision log.
+"""Keeps the model registry: a folder, or a place in a store, of numbered models, a champion and a decision log.
 
     MODELS/1/, MODELS/2/ …    one promoted model each, whole or absent
-    MODELS/champion -> 2      what to serve
+    MODELS/champion -> 2      what to serve (in a store the object CHAMPION, which holds the number)
     MODELS/serving/NAME/2     the champion's SavedModel alone, in the layout that TensorFlow Serving watches
-    MODELS/decisions.jsonl    every decision with its reasons, one JSON object a line
+    MODELS/decisions.jsonl    every decision with its reasons, one JSON object a line (in a store one object each)
 
-The pointer is a symbolic link, not a file with a number in it, because whatever serves the model takes a path:
-`MODELS/champion` works in any server or script that has never heard of this project. rename() over a link is atomic, so
-the path names the old model or the new one and never nothing. A server that opens several files should resolve the
-link once (`os.path.realpath`) and read from there; the numbered folders are never changed or removed.
+A server that opens several files through the link should resolve it once (`os.path.realpath`) and read from there; the
+numbered folders are never changed or removed. Every model has `SHA256SUMS`, which `sha256sum -c` reads, too; in a store
+it is written last, and a folder without it is no model.
 
-Every model has `SHA256SUMS`, which `sha256sum -c` reads, too. Order of a promotion: the folder (staged, flushed,
-renamed), the links, the line in the log. A pass killed in between
+Order of a promotion: the folder (staged, flushed, renamed), the links, the line in the log. A pass killed in between
 finds its own folder by the `pass_id` in `promotion.json` and goes on from there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.command import DataError, UsageError
+from pipeline.format import storage
+from pipeline.format.local_copy import copy_to_disk
+from retrain import ledger
+from retrain.ledger import decisions
 
-CHAMPION = "champion"
-DECISIONS_FILE = "decisions.jsonl"
 LABELS_FILE = "labels.txt"
 PROMOTION_FILE = "promotion.json"
 TRAINED_ON_FILE = "trained_on.txt"
 SUMS_FILE = "SHA256SUMS"
 ROLLED_BACK = "rolled back"  # decision
 SERVING, SAVED_MODEL = "serving", "saved_model"
+_GRAPH = "saved_model.pb"  # what a server waits for
 _STAGING = ".staging-"
 
 
@@ -44,21 +47,23 @@ class Model:
     """Describes a published model: its number and its folder, which never changes again."""
 
     number: int
-    path: pathlib.Path
+    path: str
+
+    def file(self, name: str) -> str:
+        """Returns the path of one of its files."""
+        return storage.join(self.path, name)
 
     def labels(self) -> list[str]:
         """Names the classes that it can answer, in order."""
-        return (self.path / LABELS_FILE).read_text(encoding="utf-8").splitlines()
+        return storage.read_text(self.file(LABELS_FILE)).splitlines()
 
     def trained_on(self) -> frozenset[str]:
         """Lists the ids of the images that it was trained or selected on; empty where nobody has noted them."""
-        file = self.path / TRAINED_ON_FILE
-        return frozenset(file.read_text(encoding="utf-8").split()) if file.exists() else frozenset()
+        return frozenset(_text(self.file(TRAINED_ON_FILE)).split())
 
     def promotion(self) -> dict[str, Any]:
         """Reads the decision that promoted it; {} of a model that somebody copied in by hand."""
-        file = self.path / PROMOTION_FILE
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        record: dict[str, Any] = json.loads(_text(self.file(PROMOTION_FILE)) or "{}")
         return record
 
     def dataset(self) -> str:
@@ -66,52 +71,58 @@ class Model:
         return str(self.promotion().get("dataset", ""))
 
 
-def models(root: pathlib.Path) -> list[Model]:
-    """Lists all published models, by number."""
-    numbers = (int(child.name) for child in root.iterdir() if child.name.isdecimal()) if root.is_dir() else ()
-    return [Model(number, root / str(number)) for number in sorted(numbers)]
-
-
-def champion(root: pathlib.Path) -> Model | None:
-    """Finds the model that the pointer names, None without a pointer; DataError if it points nowhere."""
-    link = root / CHAMPION
+def _text(file: str) -> str:
     try:
-        target = os.readlink(link)  # one call, so that a reader beside a writer sees one state
+        return storage.read_text(file)
     except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise DataError(f"{link}: not a symbolic link; the registry cannot replace it. Move it away") from error
-    if not target.isdecimal() or not (root / target).is_dir():
-        raise DataError(f"{link} points to {target}, which is no model; let it point to a numbered one or remove it")
-    return Model(int(target), root / target)
+        return ""
 
 
-def numbered(root: pathlib.Path, number: int) -> Model:
-    """Finds a model by its number; UsageError where there is none."""
-    if not (root / str(number)).is_dir():
-        known = ", ".join(str(model.number) for model in models(root))
-        raise UsageError(f"{root} has no model {number} (it has {known or 'none'})")
-    return Model(number, root / str(number))
-
-
-def _fsync(path: pathlib.Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def models(root: str) -> list[Model]:
+    """Lists all published models, by number."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        entries = storage.list_folder(root)
+    except FileNotFoundError:
+        return []
+    numbers = sorted(int(entry.name) for entry in entries if entry.is_folder and entry.name.isdecimal())
+    found = [Model(number, storage.join(root, str(number))) for number in numbers]
+    return [model for model in found if not storage.is_remote(root) or storage.exists(model.file(SUMS_FILE))]
 
 
-def clean(root: pathlib.Path) -> None:
+def champion(root: str) -> Model | None:
+    """Finds the model that the pointer names, None without a pointer; DataError if it points nowhere."""
+    number = ledger.champion_number(root)
+    if number is None:
+        return None
+    model = Model(number, storage.join(root, str(number)))
+    if not storage.exists(model.path):
+        raise DataError(
+            f"{storage.join(root, ledger.CHAMPION)} points to {number}, which is no model; let it point to a numbered "
+            "one or remove it"
+        )
+    return model
+
+
+def numbered(root: str, number: int) -> Model:
+    """Finds a model by its number; UsageError where there is none."""
+    known = {model.number: model for model in models(root)}
+    if number not in known:
+        raise UsageError(f"{root} has no model {number} (it has {', '.join(map(str, known)) or 'none'})")
+    return known[number]
+
+
+def clean(root: str) -> None:
     """Removes from a folder what was left staged by a process that was killed. Only for the holder of the lock."""
-    for child in root.glob(f"{_STAGING}*"):
+    if storage.is_remote(root):
+        return
+    for child in pathlib.Path(root).glob(f"{_STAGING}*"):
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child)
         else:
             child.unlink()
 
 
-def find(root: pathlib.Path, pass_id: str) -> Model | None:
+def find(root: str, pass_id: str) -> Model | None:
     """Finds the model that the pass of this id has published already."""
     for model in reversed(models(root)):
         if model.promotion().get("pass_id") == pass_id:
@@ -119,13 +130,13 @@ def find(root: pathlib.Path, pass_id: str) -> Model | None:
     return None
 
 
-def next_number(root: pathlib.Path) -> int:
+def next_number(root: str) -> int:
     """Returns the number of the model that is published next."""
     return max((model.number for model in models(root)), default=0) + 1
 
 
 def publish(
-    root: pathlib.Path, contents: Mapping[str, pathlib.Path], promotion: Mapping[str, Any], *, number: int | None = None
+    root: str, contents: Mapping[str, str], promotion: Mapping[str, Any], *, number: int | None = None
 ) -> Model:
     """Publishes `root/<number>/`, whole or not at all.
 
@@ -135,53 +146,72 @@ def publish(
       promotion: the decision with its `pass_id`; becomes `promotion.json`.
       number: `next_number` if not given.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(root)
     number = number or next_number(root)
-    stage = root / f"{_STAGING}{number}"
-    stage.mkdir()
-    for name, source in contents.items():
-        if source.is_dir():
-            shutil.copytree(source, stage / name)
+    model = Model(number, storage.join(root, str(number)))
+    with _staged(root, number) as stage:
+        for name, source in contents.items():
+            copy_to_disk(source, os.path.join(stage, name))
+        text = json.dumps({**promotion, "model": number}, indent=2, ensure_ascii=False) + "\n"
+        (stage / PROMOTION_FILE).write_text(text, encoding="utf-8")
+        (stage / SUMS_FILE).write_text(_sums(stage), encoding="utf-8")
+        if storage.is_remote(root):
+            _upload(stage, model)
         else:
-            shutil.copyfile(source, stage / name)
-    text = json.dumps({**promotion, "model": number}, indent=2, ensure_ascii=False) + "\n"
-    (stage / PROMOTION_FILE).write_text(text, encoding="utf-8")
-    (stage / SUMS_FILE).write_text(_sums(stage), encoding="utf-8")
+            _rename(stage, model)
+    return model
+
+
+@contextlib.contextmanager
+def _staged(root: str, number: int) -> Iterator[pathlib.Path]:
+    """Yields a folder to put a model together in: on the registry's own disk, where it can be renamed."""
+    if storage.is_remote(root):
+        with tempfile.TemporaryDirectory() as directory:
+            yield pathlib.Path(directory)
+        return
+    stage = pathlib.Path(root, f"{_STAGING}{number}")
+    stage.mkdir()
+    yield stage
+
+
+def _rename(stage: pathlib.Path, model: Model) -> None:
     # The rename must not reach the disk before the bytes: after a power cut the number would stand for empty files.
     for folder, _, files in os.walk(stage, topdown=False):
         for file in files:
-            _fsync(pathlib.Path(folder, file))
-        _fsync(pathlib.Path(folder))
-    model = Model(number, root / str(number))
+            ledger.fsync(pathlib.Path(folder, file))
+        ledger.fsync(folder)
     os.rename(stage, model.path)
-    _fsync(root)
-    return model
+    ledger.fsync(os.path.dirname(model.path))
+
+
+def _upload(stage: pathlib.Path, model: Model) -> None:
+    storage.delete(model.path)  # what a killed pass has left
+    files = sorted(path for path in stage.rglob("*") if path.is_file())
+    for path in sorted(files, key=lambda path: path.name == SUMS_FILE):
+        storage.write_atomically(model.file(path.relative_to(stage).as_posix()), path.read_bytes())
 
 
 def _sums(folder: pathlib.Path) -> str:
     """Returns a line for each file, as `sha256sum` writes them."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return "".join(f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
+    return "".join(f"{_sha256(os.fspath(path))}  {path.relative_to(folder).as_posix()}\n" for path in files)
 
 
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: str) -> str:
+    with storage.open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def damage(model: Model) -> list[str]:
     """Says what is wrong with a model's files; nothing of one that has no sums, which nobody has published here."""
-    file = model.path / SUMS_FILE
-    if not file.exists():
-        return []
     found = []
-    for line in file.read_text(encoding="utf-8").removesuffix("\n").split("\n"):
+    for line in _text(model.file(SUMS_FILE)).splitlines():
         digest, _, name = line.partition("  ")
-        path = model.path / name
-        if not path.is_file():
+        try:
+            if _sha256(model.file(name)) != digest:
+                found.append(f"{name} is not what was published")
+        except (FileNotFoundError, IsADirectoryError):
             found.append(f"{name} is gone")
-        elif _sha256(path) != digest:
-            found.append(f"{name} is not what was published")
     return found
 
 
@@ -191,34 +221,43 @@ def require_whole(model: Model) -> None:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         raise DataError(
             f"{model.path} is damaged: {found[0]}{more}; put its files back, or let python -m retrain.models rollback "
-            f"--models={model.path.parent} take the champion before"
+            f"--models={os.path.dirname(model.path)} take the champion before"
         )
 
 
-def set_champion(root: pathlib.Path, model: Model) -> None:
+def set_champion(root: str, model: Model) -> None:
     """Points `champion`, and what is served, at a published model, each atomically."""
-    _point(root / CHAMPION, str(model.number), staging=root)  # relative: the registry may be moved
-    if not (model.path / SAVED_MODEL).is_dir():
+    ledger.point(root, model.number)
+    if not storage.exists(model.file(SAVED_MODEL)):
         return
     name = str(model.promotion().get("name", "model"))
-    folder = root / SERVING / name
-    folder.mkdir(parents=True, exist_ok=True)
-    _point(folder / str(model.number), os.path.join("..", "..", str(model.number), SAVED_MODEL), staging=root)
-    for other in folder.iterdir():  # a server takes the highest number that it finds
-        if other.is_symlink() and other.name != str(model.number):
-            other.unlink()
-    _fsync(folder)
+    folder = storage.join(root, SERVING, name)
+    number = str(model.number)
+    if storage.is_remote(root):
+        _copy_served(model, storage.join(folder, number))
+        others = [entry.name for entry in storage.list_folder(folder) if entry.name != number]
+    else:
+        storage.make_folder(folder)
+        target = os.path.join("..", "..", number, SAVED_MODEL)
+        ledger.replace_link(storage.join(folder, number), target, staging=root)
+        others = [other.name for other in os.scandir(folder) if other.is_symlink() and other.name != number]
+    for other in others:  # a server takes the highest number that it finds
+        storage.delete(storage.join(folder, other))
+    if not storage.is_remote(root):
+        ledger.fsync(folder)
 
 
-def _point(link: pathlib.Path, target: str, *, staging: pathlib.Path) -> None:
-    temporary = staging / f"{_STAGING}{CHAMPION}"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target, target_is_directory=True)
-    os.replace(temporary, link)
-    _fsync(link.parent)
+def _copy_served(model: Model, target: str) -> None:
+    """Copies a SavedModel inside of a store, the file that a server waits for last."""
+    with tempfile.TemporaryDirectory() as directory:
+        copy_to_disk(model.file(SAVED_MODEL), directory)
+        files = [path for path in pathlib.Path(directory).rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda path: path.name == _GRAPH):
+            name = path.relative_to(directory).as_posix()
+            storage.write_atomically(storage.join(target, name), path.read_bytes())
 
 
-def predecessor(root: pathlib.Path, model: Model) -> Model | None:
+def predecessor(root: str, model: Model) -> Model | None:
     """Finds the champion that a champion replaced when it was promoted; None where there was none, or it is gone.
 
     Not the one that was rolled back for it: who rolls back twice goes back twice.
@@ -228,39 +267,11 @@ def predecessor(root: pathlib.Path, model: Model) -> Model | None:
             continue
         before = record.get("champion_before")
         if record.get("champion_after") == model.number and before not in (None, model.number):
-            return Model(before, root / str(before)) if (root / str(before)).is_dir() else None
+            found = Model(before, storage.join(root, str(before)))
+            return found if storage.exists(found.path) else None
     return None
 
 
-def decisions(root: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads the decision log, oldest first. A torn last line, of an append that was killed, does not count."""
-    file = root / DECISIONS_FILE
-    if not file.exists():
-        return []
-    records = []
-    lines = file.read_bytes().split(b"\n")[:-1]  # what follows the last newline was never finished
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise DataError(f"{file}, line {number}: not JSON; repair or remove that line") from error
-    return records
-
-
-def passes(root: pathlib.Path) -> list[dict[str, Any]]:
+def passes(root: str) -> list[dict[str, Any]]:
     """Reads the decisions that passes have made, not those made by hand, oldest first."""
     return [record for record in decisions(root) if "pass_id" in record]
-
-
-def append_decision(root: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Adds one line to the decision log and flushes it to the disk; a torn line of a killed append is cut off first."""
-    root.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
-    with open(root / DECISIONS_FILE, "ab+") as file:
-        file.seek(0)
-        whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
-    _fsync(root)

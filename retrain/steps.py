@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import dataclasses
 import os
-import pathlib
 import shlex
 import signal
 import subprocess
@@ -20,8 +19,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
 from pipeline.command import CommandError, DataError, ExitCode, TryAgainError, UsageError
+from pipeline.format import storage
 from pipeline.format.manifest import TEST
 from retrain.config import RetrainConfig
+from retrain.lock import Lock
 
 CHECK_FILE = "check.json"
 _AGAINST = "against.txt"  # beside it: the version that it was compared with; the champion may be another one later
@@ -81,12 +82,12 @@ class Steps:
     Attributes:
       config: of the pass.
       commands: behind the steps.
-      lock: descriptor of the registry's lock, which commands hold, too.
+      lock: of the registry, which commands hold, too.
     """
 
     config: RetrainConfig
     commands: Commands
-    lock: int
+    lock: Lock
 
     def _run(self, module: str, flags: Mapping[str, object], *, extra: tuple[str, ...] = ()) -> None:
         """Runs a module, again after 75; its exit codes 64, 65 and 75 become ours, others 70."""
@@ -94,7 +95,7 @@ class Steps:
         print(f"$ {shlex.join(['python', *command[1:]])}", flush=True)
         retries = self.config.retries
         for attempt in range(retries + 1):
-            code = _exit_code(command, self.lock)
+            code = _exit_code(command, self.lock.descriptor)
             if code == ExitCode.DONE:
                 return
             if code != ExitCode.AGAIN or attempt == retries:
@@ -110,16 +111,16 @@ class Steps:
         """Brings the dataset root up to date; returns quickly when the source has not changed."""
         self._run(self.commands.build, build_flags(self.config))
 
-    def check(self, output: pathlib.Path, *, against: str | None) -> pathlib.Path:
+    def check(self, output: str, *, against: str | None) -> str:
         """Checks the dataset against another version, once; leaves a report and `check.json` in `output`, returns that.
 
         With the backbone that the recipe photos begins with, unless the configuration says otherwise: a recipe that
         begins with random weights has no features to judge by, and a run of photos reads those of the check.
         """
         config = self.config
-        found, marker = output / CHECK_FILE, output / _AGAINST
+        found, marker = storage.join(output, CHECK_FILE), storage.join(output, _AGAINST)
         compared_with = os.path.basename(against or "")
-        if not (found.exists() and marker.exists() and marker.read_text(encoding="utf-8") == compared_with):
+        if not (storage.exists(found) and storage.exists(marker) and storage.read_text(marker) == compared_with):
             own: dict[str, object] = {"data": config.data, "output": output, "seed": config.seed, "recipe": _CHECKED_BY}
             if config.recipe == _CHECKED_BY:
                 own |= {name: config.train[name] for name in ("backbone", "weights") if name in config.train}
@@ -127,10 +128,10 @@ class Steps:
             if against:
                 own["against"] = against
             self._run(self.commands.check, {**own, **config.check_flags}, extra=_set_flags(settings))
-            marker.write_text(compared_with, encoding="utf-8")
+            storage.write_atomically(marker, compared_with)
         return found
 
-    def train(self, run: pathlib.Path, *, seed: int, start: pathlib.Path | None = None) -> None:
+    def train(self, run: str, *, seed: int, start: str | None = None) -> None:
         """Trains in `run`, or goes on where it stopped there; leaves the exported model in `run/export`.
 
         Args:
@@ -148,37 +149,32 @@ class Steps:
             settings["selection"] = "last"  # validation images that chose no weights are evidence like test images
         self._run(self.commands.train, {**own, **config.train}, extra=_set_flags(settings))
 
-    def score(self, model: pathlib.Path, output: pathlib.Path, *, split: str = TEST) -> pathlib.Path:
+    def score(self, model: str, output: str, *, split: str = TEST) -> str:
         """Writes what an exported model answers on a split to `output`, once."""
-        if not output.exists():
-            partial = output.with_name(f".partial-{output.name}")
-            flags = {"model": model, "data": self.config.data, "split": split, "output": partial}
+        if not storage.exists(output):
+            flags = {"model": model, "data": self.config.data, "split": split, "output": output}
             self._run(self.commands.evaluate, flags)
-            os.replace(partial, output)
         return output
 
-    def compare(self, champion: pathlib.Path, challenger: pathlib.Path, page: pathlib.Path) -> None:
+    def compare(self, champion: str, challenger: str, page: str) -> None:
         """Writes the page that sets the answers of two models side by side."""
         flags = {"data": self.config.data, "output": page}
-        self._run(self.commands.compare, flags, extra=(str(champion), str(challenger)))
+        self._run(self.commands.compare, flags, extra=(champion, challenger))
 
-    def verify(self, model: pathlib.Path, beside: pathlib.Path | None, output: pathlib.Path) -> pathlib.Path:
+    def verify(self, model: str, beside: str | None, output: str) -> str:
         """Asks every exported form of a model about its golden images, and those of another; writes that, once.
 
         Raises:
           CommandError: nothing was found out; a form that answers otherwise than it should is a finding.
         """
-        if not output.exists():
-            partial = output.with_name(f".partial-{output.name}")
-            partial.unlink(missing_ok=True)
+        if not storage.exists(output):
             more = {"beside": beside, "ask": self.config.golden}
-            flags = {"output": partial} | {name: value for name, value in more.items() if value}
+            flags = {"output": output} | {name: value for name, value in more.items() if value}
             try:
-                self._run(self.commands.verify, flags, extra=(str(model),))
+                self._run(self.commands.verify, flags, extra=(model,))
             except DataError:
-                if not partial.exists():
+                if not storage.exists(output):
                     raise
-            os.replace(partial, output)
         return output
 
 
@@ -196,13 +192,13 @@ def build_flags(config: RetrainConfig) -> dict[str, object]:
     return {**own, **config.build}
 
 
-def _exit_code(command: Sequence[str], lock: int) -> int:
+def _exit_code(command: Sequence[str], lock: int | None) -> int:
     """Runs a command to its end."""
     # No stdin: a command that asks would hang the pass for ever.
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
-        pass_fds=(lock,),
+        pass_fds=() if lock is None else (lock,),
         preexec_fn=_die_with_parent(),  # noqa: PLW1509 - this process has one thread
     )
     try:

@@ -20,6 +20,7 @@ from pipeline.command import ExitCode, UsageError
 from pipeline.decode import why_unusable
 from pipeline.format import storage, verify
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, open_dataset
+from pipeline.format.owner import owned
 from pipeline.own_code import is_own
 from pipeline.predictions import Predictions, predictions_file
 from trainer.devices.cluster import read_cluster
@@ -52,7 +53,6 @@ from trainer.train.guards import named_errors
 from trainer.train.loop import Trainer
 from trainer.train.model import build_from_recipe, first_model, float32_policy, set_precision
 from trainer.train.outlook import remarks
-from trainer.train.owner import owned
 from trainer.train.plan import Plan, Position, class_weights
 from trainer.train.predictor import Predictor
 from trainer.train.residence import place

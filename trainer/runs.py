@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from pipeline.command import UsageError, run_command
 from pipeline.format import storage
+from pipeline.format.owner import who_trains
 from pipeline.format.places import check_folder
 from trainer.report.run_list import find_runs, table, write_index
 from trainer.request import FINISHED
-from trainer.train.owner import who_trains
 
 
 def main(arguments: list[str]) -> int | None:

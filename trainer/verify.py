@@ -10,6 +10,7 @@ turn. --ask=PHOTOS (one folder a label) asks about photos of your own. Exit code
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -19,6 +20,7 @@ from absl import flags
 
 from pipeline.command import DataError, UsageError, run_command
 from pipeline.format import storage
+from pipeline.format.local_copy import local_folder
 from pipeline.format.places import check_file
 from trainer.devices.chips import spare_metadata_server
 from trainer.serving.signature import find_saved_model, load_signature
@@ -44,10 +46,15 @@ def main(arguments: list[str]) -> int | None:
     if FLAGS.output:
         check_file(FLAGS.output, flag="output")
     for path in filter(None, (arguments[0], FLAGS.beside)):
-        if storage.is_remote(path):
-            raise UsageError(f"{path}: a model is asked where it lies on a disk; copy it here first")
         find_saved_model(path)
-    export, beside = pathlib.Path(arguments[0]), pathlib.Path(FLAGS.beside) if FLAGS.beside else None
+    with contextlib.ExitStack() as stack:
+        export = pathlib.Path(stack.enter_context(local_folder(arguments[0])))
+        beside = pathlib.Path(stack.enter_context(local_folder(FLAGS.beside))) if FLAGS.beside else None
+        _verify(arguments[0], export, beside)
+    return None
+
+
+def _verify(name: str, export: pathlib.Path, beside: pathlib.Path | None) -> None:
     golden = golden_images(export)
     known = labelled_images(pathlib.Path(FLAGS.ask)) if FLAGS.ask else []
     spare_metadata_server()
@@ -60,8 +67,7 @@ def main(arguments: list[str]) -> int | None:
     if FLAGS.output:
         storage.write_atomically(FLAGS.output, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     if broken := [form.form for form in forms if form.problem]:
-        raise DataError(f"{export}: {', '.join(broken)} cannot be trusted; see above, and export the model again")
-    return None
+        raise DataError(f"{name}: {', '.join(broken)} cannot be trusted; see above, and export the model again")
 
 
 def _asked(export: pathlib.Path, beside: pathlib.Path | None, known: list[Known]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,9 +21,9 @@ _Found = tuple[Record, str, str]  # with the names of its label and split
 _LEVELS = {Outcome.OK: "green", Outcome.WARN: "amber", Outcome.HOLD: "red"}
 
 
-def folder_beside(run: pathlib.Path) -> pathlib.Path:
+def folder_beside(run: str) -> str:
     """Names the folder for what was found of a run's dataset."""
-    return run.with_name(f"{run.name}{BESIDE}")
+    return f"{run}{BESIDE}"
 
 
 def write_data_gate(

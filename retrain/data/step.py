@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
 
 from pipeline.command import CommandError
 from pipeline.format import storage
@@ -18,7 +17,7 @@ CHECK = "check"  # folder of what `trainer.check` found
 
 
 def judge_data(
-    steps: Steps, data: DatasetVersion, champion: Model | None, folder: pathlib.Path
+    steps: Steps, data: DatasetVersion, champion: Model | None, folder: str
 ) -> tuple[list[DataCheck], DatasetVersion | None]:
     """Checks a dataset against the one that the champion comes from.
 
@@ -39,8 +38,8 @@ def judge_data(
     arrivals = None
     if config.check is not False:
         against = os.fspath(reference.path) if reference else None
-        file = steps.check(folder / CHECK, against=against)
-        arrivals = json.loads(file.read_text(encoding="utf-8"))["arrivals"]
+        file = steps.check(storage.join(folder, CHECK), against=against)
+        arrivals = json.loads(storage.read_text(file))["arrivals"]
     checks = list(judge_alone(current, data.manifest.labels, config.data_gate))
     if reference:
         before = known_images(reference)

@@ -27,8 +27,8 @@ def test_paths_are_seen_from_the_file_not_from_the_working_directory(tmp_path, m
     config = load_config(write(tmp_path, MINIMAL.replace("runs: runs", "runs: ~/runs")))
     assert config.input == str(tmp_path / "sub" / "photos")
     assert config.data == str(tmp_path / "sub" / "data")
-    assert config.runs == tmp_path / "home" / "runs"
-    assert config.models == tmp_path / "models"
+    assert config.runs == str(tmp_path / "home" / "runs")
+    assert config.models == str(tmp_path / "models")
 
 
 def test_a_recipe_may_be_a_file_beside_it(tmp_path):
@@ -54,10 +54,9 @@ def test_build_flags_are_added_to_the_default_or_replace_it(tmp_path):
     assert load_config(write(tmp_path, MINIMAL + "build: {split_by: rank}")).build == {"split_by": "rank"}
 
 
-def test_object_stores_stay_as_they_are_for_data_and_are_refused_for_models(tmp_path):
+def test_object_stores_stay_as_they_are(tmp_path):
     assert load_config(write(tmp_path, MINIMAL.replace("data: data", "data: gs://b/data"))).data == "gs://b/data"
-    with pytest.raises(UsageError, match="models must be a local folder"):
-        load_config(write(tmp_path, MINIMAL.replace("../models", "gs://b/models")))
+    assert load_config(write(tmp_path, MINIMAL.replace("../models", "gs://b/models/"))).models == "gs://b/models"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import re
 import html5lib
 import pytest
 
-from retrain import registry
+from retrain import ledger
 from retrain.index import write_index
 
 
@@ -39,7 +39,7 @@ def write_log(folder):
     ]  # fmt: skip
     for day, record in enumerate(decided, start=1):
         noted = {"time": f"2026-01-0{day}T03:17:00+00:00", "reasons": ["so"], "dataset": "/d/versions/1.0.7"}
-        registry.append_decision(root, noted | record)
+        ledger.append_decision(str(root), noted | record)
     return root
 
 
@@ -49,7 +49,7 @@ def passes(tmp_path):
 
 
 def test_the_newest_comes_first_with_interval_and_reason(passes):
-    write_index(passes)
+    write_index(str(passes))
     text = (passes / "index.html").read_text(encoding="utf-8")
     html5lib.HTMLParser(strict=True).parse(text)
     assert re.findall(r"<b>(2026-\S+)", text) == [f"2026-01-0{day}" for day in (4, 3, 2, 1)]
@@ -61,7 +61,7 @@ def test_the_newest_comes_first_with_interval_and_reason(passes):
 
 
 def test_links_lead_to_what_is_there(passes):
-    write_index(passes)
+    write_index(str(passes))
     links = _Links((passes / "index.html").read_text(encoding="utf-8")).found
     assert links == [
         "../runs/b.data/gate-data.html", "../runs/b.data/gate-model.html", "../runs/b.data/gate-data.html",
@@ -69,11 +69,11 @@ def test_links_lead_to_what_is_there(passes):
     ]  # fmt: skip
     (passes / "1").mkdir()
     (passes / "1" / "report.html").write_text("published")
-    write_index(passes)
+    write_index(str(passes))
     assert _Links((passes / "index.html").read_text(encoding="utf-8")).found[-1] == "1/report.html"
 
 
 def test_a_registry_without_decisions_has_a_page(tmp_path):
     (tmp_path / "models").mkdir()
-    write_index(tmp_path / "models")
+    write_index(str(tmp_path / "models"))
     assert "0 decisions" in (tmp_path / "models" / "index.html").read_text()

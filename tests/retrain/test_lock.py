@@ -11,11 +11,11 @@ from pipeline.command import TryAgainError
 from retrain.lock import exclusive
 
 HOLD = """
-import pathlib, subprocess, sys
+import subprocess, sys
 from retrain.lock import exclusive
-with exclusive(pathlib.Path(sys.argv[1])) as lock:
+with exclusive(sys.argv[1]) as lock:
     if sys.argv[2] == "child":
-        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=sys.stdin, pass_fds=(lock,))
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=sys.stdin, pass_fds=(lock.descriptor,))
         print("held", child.pid, flush=True)
         child.wait()
     print("held", flush=True)
@@ -29,7 +29,7 @@ def hold(tmp_path):
 
     def start(kind="alone"):
         process = subprocess.Popen(
-            [sys.executable, "-c", HOLD, str(tmp_path / "models" / ".lock"), kind],
+            [sys.executable, "-c", HOLD, str(tmp_path / "models"), kind],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -46,7 +46,7 @@ def hold(tmp_path):
 
 def test_second_holder_is_told_who_has_it(tmp_path, hold):
     process, _ = hold()
-    with pytest.raises(TryAgainError, match=f"process {process.pid} since"), exclusive(tmp_path / "models" / ".lock"):
+    with pytest.raises(TryAgainError, match=f"process {process.pid} since"), exclusive(str(tmp_path / "models")):
         pass
 
 
@@ -55,7 +55,7 @@ def test_lock_dies_with_its_process(tmp_path, hold, number):
     process, _ = hold()
     process.send_signal(number)
     process.wait()
-    with exclusive(tmp_path / "models" / ".lock"):
+    with exclusive(str(tmp_path / "models")):
         pass
 
 
@@ -63,12 +63,12 @@ def test_a_child_of_a_killed_holder_still_holds(tmp_path, hold):
     process, (_, child) = hold("child")
     process.kill()
     process.wait()
-    with pytest.raises(TryAgainError), exclusive(tmp_path / "models" / ".lock"):
+    with pytest.raises(TryAgainError), exclusive(str(tmp_path / "models")):
         pass
     os.kill(int(child), signal.SIGKILL)
     for _ in range(200):
         try:
-            with exclusive(tmp_path / "models" / ".lock"):
+            with exclusive(str(tmp_path / "models")):
                 return
         except TryAgainError:
             os.sched_yield()
@@ -77,7 +77,7 @@ def test_a_child_of_a_killed_holder_still_holds(tmp_path, hold):
 
 
 def test_released_on_exit_also_by_an_exception(tmp_path):
-    with pytest.raises(RuntimeError), exclusive(tmp_path / ".lock"):
+    with pytest.raises(RuntimeError), exclusive(str(tmp_path)):
         raise RuntimeError
-    with exclusive(tmp_path / ".lock") as descriptor:
-        assert os.get_inheritable(descriptor) is False
+    with exclusive(str(tmp_path)) as lock:
+        assert os.get_inheritable(lock.descriptor) is False

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from retrain import curate, registry
+from retrain import ledger, prune, registry
 
 
 def record(number, *, right=90, run=None, dataset="1.0.0"):
@@ -33,11 +33,11 @@ def models(tmp_path):
             json.dumps({"recipe": {"phases": [{"epochs": number}], "name": "photos"}, "seed": 0})
         )
         noted = record(number, right=90 + number, dataset=f"1.0.{number}")
-        before = registry.champion(root)
-        model = registry.publish(root, {child.name: child for child in folder.iterdir()}, noted)
-        registry.set_champion(root, model)
+        before = registry.champion(str(root))
+        model = registry.publish(str(root), {child.name: str(child) for child in folder.iterdir()}, noted)
+        registry.set_champion(str(root), model)
         decided = {"champion_before": before and before.number, "champion_after": number}
-        registry.append_decision(root, noted | decided)
+        ledger.append_decision(str(root), noted | decided)
     return root
 
 
@@ -70,7 +70,7 @@ def test_a_model_is_promoted_and_rolled_back_and_the_log_says_who_and_why(models
     assert [path.name for path in (models / "serving" / "flowers").iterdir()] == ["1"]
     done = command("rollback", "--why=1 is old", f"--models={models}")
     assert done.stdout == "model 3 is the champion again\n"
-    promoted, back = registry.decisions(models)[-2:]
+    promoted, back = ledger.decisions(str(models))[-2:]
     assert (promoted["decision"], promoted["reasons"]) == ("promoted by hand", ["3 misreads foxes"])
     assert (back["decision"], back["reasons"], back["champion_before"], back["champion_after"]) == (
         "rolled back", ["1 is old"], 1, 3,
@@ -91,7 +91,7 @@ def test_who_rolls_back_twice_goes_back_twice(models):
     ("arguments", "message"),
     [
         ([], "what to do is missing: one of list, show, diff, promote, rollback, verify, prune"),
-        (["shwo"], 'unknown command "shwo" (known: list, show, diff, promote, rollback, verify, prune). Did you mean'),
+        (["shwo"], 'unknown command "shwo" (known: list, show, diff, promote, rollback, verify, prune, mirror). Did'),
         (["show"], "the number of a model is wanted, got none"),
         (["diff", "1"], "the numbers of two models are wanted, got 1"),
         (["list", "1"], "no number of a model is wanted, got 1"),
@@ -127,28 +127,28 @@ def test_verify_finds_what_is_damaged_and_a_damaged_model_is_not_promoted(models
 
 def test_prune_never_takes_the_champion_nor_the_one_before(models, tmp_path):
     (models / "champion").unlink()
-    registry.set_champion(models, registry.Model(2, models / "2"))  # whose predecessor is 1
+    registry.set_champion(str(models), registry.Model(2, f"{models}/2"))  # whose predecessor is 1
     runs, data = tmp_path / "runs", tmp_path / "data"
     for number in range(1, 6):
         for folder in (runs / str(number), runs / f"{number}.data", data / "versions" / f"1.0.{number}"):
             folder.mkdir(parents=True)
             os.utime(folder, (number, number))
     (data / "CURRENT").write_text("1.0.4")
-    found = curate.prunable(models, runs, data, keep=1)
+    found = prune.prunable(str(models), str(runs), str(data), keep=1)
     assert found.models == []  # 3 is the newest
     # Those of models 1 to 3, the newest one, and the current one.
-    assert [path.name for path in found.runs] == ["4", "4.data"]
+    assert [os.path.basename(path) for path in found.runs] == ["4", "4.data"]
     assert found.versions == []
-    registry.set_champion(models, registry.Model(3, models / "3"))
-    found = curate.prunable(models, runs, data, keep=1)
+    registry.set_champion(str(models), registry.Model(3, f"{models}/3"))
+    found = prune.prunable(str(models), str(runs), str(data), keep=1)
     assert [model.number for model in found.models] == [1]
-    assert [path.name for path in found.runs] == ["1", "1.data", "4", "4.data"]
-    assert [path.name for path in found.versions] == ["1.0.1"]
-    curate.remove(found, models)
+    assert [os.path.basename(path) for path in found.runs] == ["1", "1.data", "4", "4.data"]
+    assert [os.path.basename(path) for path in found.versions] == ["1.0.1"]
+    prune.remove(found, str(models))
     assert sorted(os.listdir(runs)) == ["2", "2.data", "3", "3.data", "5", "5.data"]
-    assert [model.number for model in registry.models(models)] == [2, 3]
-    assert registry.decisions(models)[-1]["reasons"] == ["removed 1 models, 4 runs, 1 data versions (models 1)"]
-    assert registry.champion(models).number == 3
+    assert [model.number for model in registry.models(str(models))] == [2, 3]
+    assert ledger.decisions(str(models))[-1]["reasons"] == ["removed 1 models, 4 runs, 1 data versions (models 1)"]
+    assert registry.champion(str(models)).number == 3
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ import sys
 import html5lib
 import pytest
 
+from pipeline.format.owner import owned
 from tests.trainer.commands import run
-from trainer.train.owner import owned
 
 CONFIG = {"data": "/data", "dataset_version": "1.0.0", "recipe": {"name": "photos", "backbone": "efficientnet_lite0"}}
 TIMES = {"started": "2026-01-02T10:00:00+00:00", "finished": "2026-01-02T11:30:00+00:00"}
@@ -62,7 +62,7 @@ def test_a_run_says_who_trains_it_until_that_one_is_gone(runs):
         assert f"trained by process {os.getpid()} on " in run(runs, module="trainer.runs").stdout
     assert "trained by" not in run(runs, module="trainer.runs").stdout
     code = (
-        "import time; from trainer.train.owner import owned\n"
+        "import time; from pipeline.format.owner import owned\n"
         f"with owned({str(runs / 'cut off')!r}): print(1, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.format import storage
 from pipeline.format.manifest import Manifest, Shard, open_dataset
 from pipeline.format.rows import RAW_PIXELS
 from pipeline.predictions import Predictions
@@ -24,10 +25,9 @@ from pipeline.predictions import Predictions
 STEP_SECONDS = 0.03
 
 
-def replace(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+def replace(path, text: str) -> None:
+    storage.make_folder(os.path.dirname(path))
+    storage.write_atomically(path, text)
 
 
 def build(flags: dict[str, str]) -> int:
@@ -95,50 +95,49 @@ def write_table(path: pathlib.Path, spec: dict) -> None:
 
 def check(flags: dict[str, str]) -> int:
     spec = json.loads((pathlib.Path(open_dataset(flags["data"]).path) / "spec.json").read_text())
-    folder = pathlib.Path(flags["output"])
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "checks.log").open("a") as log:
-        log.write(f"{' '.join(sys.argv[1:])}\n")
-    replace(folder / "check.json", json.dumps({"arrivals": spec.get("arrivals")}))
+    append(storage.join(flags["output"], "checks.log"), f"{' '.join(sys.argv[1:])}\n")
+    replace(storage.join(flags["output"], "check.json"), json.dumps({"arrivals": spec.get("arrivals")}))
     return 0
 
 
+def append(path: str, text: str) -> None:
+    replace(path, (storage.read_text(path) if storage.exists(path) else "") + text)
+
+
 def compare(flags: dict[str, str]) -> int:
-    if not all(os.path.exists(argument) for argument in sys.argv[1:] if argument.endswith(".npz")):
+    if not all(storage.exists(argument) for argument in sys.argv[1:] if argument.endswith(".npz")):
         return 64
-    replace(pathlib.Path(flags["output"]), "<title>a comparison</title>")
+    replace(flags["output"], "<title>a comparison</title>")
     return 0
 
 
 def train(flags: dict[str, str]) -> int:
-    run = pathlib.Path(flags["workdir"])
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / "starts.log").open("a") as log:
-        log.write(f"{os.getpid()}\n")
-    if (run / "export").exists():
+    run = flags["workdir"]
+    append(storage.join(run, "starts.log"), f"{os.getpid()}\n")
+    if storage.exists(storage.join(run, "export", "saved_model", "saved_model.pb")):
         return 0
     time.sleep(float(os.environ.get("TRAIN_SECONDS", STEP_SECONDS)))
     data = open_dataset(flags["data"])
     spec = json.loads((pathlib.Path(data.path) / "spec.json").read_text())
-    staging = run / f".export-{os.getpid()}"
-    (staging / "saved_model").mkdir(parents=True)
-    (staging / "saved_model" / "saved_model.pb").write_text("graph")
     right = spec.get("right_of_seed", {}).get(flags["seed"], spec["right"])
-    (staging / "right.json").write_text(json.dumps(right))
     loss = 1 - len(right) / len(spec["images"])
-    (run / "result.json").write_text(json.dumps({"splits": {"validation": {"loss": loss}}}))
-    (run / "flags.json").write_text(json.dumps(sys.argv[1:]))
-    (staging / "handover.json").write_text(json.dumps(spec.get("handover", {})))
-    (staging / "labels.txt").write_text("".join(f"{label}\n" for label in spec["labels"]))
-    (run / "model_card.md").write_text("# A model\n")
-    staging.rename(run / "export")
+    files = {
+        "result.json": json.dumps({"splits": {"validation": {"loss": loss}}}),
+        "flags.json": json.dumps(sys.argv[1:]),
+        "model_card.md": "# A model\n",
+        "export/right.json": json.dumps(right),
+        "export/handover.json": json.dumps(spec.get("handover", {})),
+        "export/labels.txt": "".join(f"{label}\n" for label in spec["labels"]),
+        "export/saved_model/saved_model.pb": "graph",  # last: the export is whole
+    }
+    for name, text in files.items():
+        replace(storage.join(run, name), text)
     return 0
 
 
 def evaluate(flags: dict[str, str]) -> int:
-    model = pathlib.Path(flags["model"])
-    right = set(json.loads((model / "right.json").read_text()))
-    labels = (model / "labels.txt").read_text().splitlines()
+    right = set(json.loads(storage.read_text(storage.join(flags["model"], "right.json"))))
+    labels = storage.read_text(storage.join(flags["model"], "labels.txt")).splitlines()
     spec = json.loads((pathlib.Path(open_dataset(flags["data"]).path) / "spec.json").read_text())
     labels = [*labels, "?"]
     rows, images = [], images_of(spec, flags["split"])
@@ -151,17 +150,16 @@ def evaluate(flags: dict[str, str]) -> int:
         ids=list(images), labels=np.array(known), names=labels, log_probabilities=np.log(np.array(rows))
     )
     time.sleep(STEP_SECONDS)
-    pathlib.Path(flags["output"]).write_bytes(found.to_bytes())
+    storage.write_atomically(flags["output"], found.to_bytes())
     return 0
 
 
 def verify(flags: dict[str, str]) -> int:
     """Finds what the spec of the model's dataset says: "handover"."""
-    model = pathlib.Path(sys.argv[-1])
-    found = {"forms": [], **json.loads((model / "handover.json").read_text())}
+    found = {"forms": [], **json.loads(storage.read_text(storage.join(sys.argv[-1], "handover.json")))}
     if "beside" in flags:
         found = {"milliseconds": [5.0, 5.0], "bytes": [10, 10]} | found
-    replace(pathlib.Path(flags["output"]), json.dumps(found))
+    replace(flags["output"], json.dumps(found))
     return 65 if any(form["problem"] for form in found["forms"]) else 0
 
 

@@ -169,7 +169,6 @@ def test_what_is_no_whole_export_is_said(export, change, message):
     ("arguments", "message"),
     [
         ((), "got 0 models; one is wanted"),
-        (("gs://bucket/export",), "a model is asked where it lies on a disk; copy it here first"),
         (("nowhere",), "nowhere: no exported model there"),
     ],
 )

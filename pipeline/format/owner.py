@@ -1,8 +1,8 @@
-"""Lets one process at a time train a run, on any machine that sees the same disk or store.
+"""Lets one process at a time work in a folder: train a run, lead a registry. On any machine that sees the same store.
 
-Each that starts creates the next of the numbered objects in `RUN/owners/`, which only one can, and renews it while it
-lives. Who finds the last of them alive ends with exit code 75. Who finds it dead takes the run; should the other have
-been asleep only, it sees the higher number before it next writes, and ends with 75, too.
+Each that starts creates the next of the numbered objects in `FOLDER/owners/`, which only one can, and renews it while
+it lives. Who finds the last of them alive ends with exit code 75. Who finds it dead takes the folder; should the other
+have been asleep only, it sees the higher number before it next writes, and ends with 75, too.
 """
 
 from __future__ import annotations
@@ -28,21 +28,26 @@ _RENEWED_SECONDS, _SILENT_SECONDS = 10.0, 60.0
 
 @contextlib.contextmanager
 def owned(
-    run: storage.Path, *, renewed: float = _RENEWED_SECONDS, silent: float = _SILENT_SECONDS
+    run: storage.Path,
+    *,
+    renewed: float = _RENEWED_SECONDS,
+    silent: float = _SILENT_SECONDS,
+    doing: str = "trains this run",
 ) -> Iterator[Ownership]:
-    """Owns a run while the block lasts.
+    """Owns a folder while the block lasts.
 
     Args:
-      run: the run's directory, which is made.
+      run: the folder, which is made.
       renewed: seconds after which the owner shows again that it lives.
       silent: seconds without a sign of an owner on another machine after which it counts as dead.
+      doing: what owners do, for people.
 
     Raises:
-      TryAgainError: another process trains the run.
+      TryAgainError: another process owns it.
       OSError: nothing can be written there.
     """
     was_there = storage.exists(run)
-    ownership = Ownership(run, silent=silent)
+    ownership = Ownership(run, silent=silent, doing=doing)
     ended = threading.Event()
     renewing = threading.Thread(target=ownership.renew, args=(ended, renewed), daemon=True)
     renewing.start()
@@ -56,14 +61,14 @@ def owned(
 
 
 class Ownership:
-    """Holds a run's directory.
+    """Holds a folder.
 
     Attributes:
-      number: of this process among all that have owned the run.
+      number: of this process among all that have owned it.
     """
 
-    def __init__(self, run: storage.Path, *, silent: float = _SILENT_SECONDS) -> None:
-        """Takes the run, unless another process has it and lives; see `owned`."""
+    def __init__(self, run: storage.Path, *, silent: float, doing: str) -> None:
+        """Takes the folder, unless another process has it and lives; see `owned`."""
         self._run = run
         self._folder = storage.join(run, _FOLDER)
         storage.make_folder(self._folder)
@@ -80,8 +85,8 @@ class Ownership:
             last = max(self._numbers(), default=0)
             if last and self._lives(last, silent):
                 raise TryAgainError(
-                    f"{run}: {_who(self._holder(last))} trains this run already; this command ends, run it again if "
-                    "that one should not come to its end"
+                    f"{run}: {_who(self._holder(last))} {doing} already; this command ends, run it again if that one "
+                    "should not come to its end"
                 )
             self.number = last + 1
             created = storage.create(self._path(self.number), text) or self._holder(self.number) == self._content
@@ -93,10 +98,10 @@ class Ownership:
                 storage.delete(self._path(number))
 
     def check(self) -> None:
-        """Raises TryAgainError if another process has taken the run."""
+        """Raises TryAgainError if another process has taken the folder."""
         if (highest := max(self._numbers(), default=0)) > self.number:
             raise TryAgainError(
-                f"{self._run}: {_who(self._holder(highest))} has taken this run over and goes on with it; this one ends"
+                f"{self._run}: {_who(self._holder(highest))} has taken it over and goes on with it; this one ends"
             )
 
     def renew(self, ended: threading.Event, seconds: float) -> None:

@@ -11,14 +11,14 @@ import pytest
 
 from pipeline.command import TryAgainError
 from pipeline.format import storage
+from pipeline.format.owner import owned
 from tests.trainer.test_main import ROOT, best_weights, command, run, training_flags
-from trainer.train.owner import owned
 
 # Owns a run until told to end; one that is "elsewhere" looks like a process of another machine.
 OWNER = """
 import sys
 from pipeline.command import TryAgainError
-from trainer.train import owner
+from pipeline.format import owner
 run, where = sys.argv[1:]
 if where == "elsewhere":
     owner._machine = lambda: where
@@ -107,7 +107,7 @@ def test_a_run_whose_owner_is_silent_elsewhere_is_taken_and_it_ends_when_it_wake
         with owned(place, silent=SILENT) as ownership:
             first.send_signal(signal.SIGCONT)
             _say_go(first)
-            assert "has taken this run over and goes on with it; this one ends" in first.stdout.readline()
+            assert "has taken it over and goes on with it; this one ends" in first.stdout.readline()
             ownership.check()
     # What the sleeper has still written does not make it the owner again.
     with owned(place, silent=1e6) as ownership:
