@@ -109,3 +109,15 @@ def test_the_card_of_a_model_names_itself(world):
     world.run()
     card = (world.models / "1" / "model_card.md").read_text()
     assert card.startswith("# stand-in, model 1: image classifier\n\nPromoted: first model")
+
+
+def test_a_model_that_ruins_one_label_is_kept_out_though_the_mean_rises(world):
+    cats, dogs = (list(IMAGES)[start::2] for start in (0, 1))
+    world.input(right=0, right_of_seed={"0": cats[:100] + dogs[:130]})
+    assert world.run()[0] == 0
+    world.input(right=1, right_of_seed={"0": cats + dogs[:85]})
+    code, out, _ = world.run()
+    assert (code, world.champion()) == (99, "1")
+    figures = world.result()["figures"]
+    assert figures["accuracy"] > figures["champion_accuracy"]
+    assert "label dog is ruined: of its 150 test images 45 are lost, 0 won" in out

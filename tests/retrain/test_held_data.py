@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from retrain import registry
+from retrain import ledger
 from tests.retrain.world import CONFIG, IMAGES
 
 NEW = {f"new{number}": ("cat", "dog")[number % 2] for number in range(40)}
@@ -64,7 +64,7 @@ def test_bad_data_are_held_and_nothing_is_trained(world, more, told):
     assert (result["outcome"], result["exit_code"], result["versions"]["champion_after"]) == ("held", 65, 1)
     assert told in result["reasons"][0]
     by_hand = {"time": "", "decision": "pruned", "reasons": [""], "champion_before": 1, "champion_after": 1}
-    registry.append_decision(world.models, by_hand)
+    ledger.append_decision(world.models, by_hand)
     code, _, err = world.run()  # the next night
     assert code == 65
     assert world.result()["outcome"] == "held"

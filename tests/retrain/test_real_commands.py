@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from pipeline.predictions import from_bytes
+
 CONFIG = """
 input: photos
 data: data
@@ -54,6 +56,10 @@ def test_a_configuration_is_asked_for(tmp_path):
     assert result.stderr.strip() == "error: --config=FILE.yaml is missing; examples/retrain.yaml shows one"
 
 
+def answers_in(file):
+    return list(from_bytes(file.read_bytes(), file=str(file), again="it").ids)
+
+
 @pytest.mark.slow
 def test_first_model_then_nothing_new_then_more_photos(tmp_path, shared_data):
     (tmp_path / "retrain.yaml").write_text(CONFIG)
@@ -66,7 +72,7 @@ def test_first_model_then_nothing_new_then_more_photos(tmp_path, shared_data):
     assert (champion / "labels.txt").read_text().split() == ["roses", "sunflowers"]
 
     seen = set((champion / "trained_on.txt").read_text().split())
-    tested = {json.loads(line)["id"] for line in next((tmp_path / "runs").glob("*/gate-challenger.jsonl")).open()}
+    tested = set(answers_in(next((tmp_path / "runs").glob("*/gate-challenger.npz"))))
     assert len(seen) + len(tested) == 160
     assert not seen & tested
 
@@ -78,7 +84,7 @@ def test_first_model_then_nothing_new_then_more_photos(tmp_path, shared_data):
     assert not re.search(r"\| +tensorflow$", second.stderr, re.MULTILINE)
 
     # More photos: both models are scored on the new test split, but for what the champion was trained on.
-    old = json.loads((next((tmp_path / "runs").iterdir()) / "config.json").read_text())["dataset_version"]
+    old = json.loads(next((tmp_path / "runs").glob("*/config.json")).read_text())["dataset_version"]
     add_photos(shared_data, tmp_path, 80, 120)
     third = run_pass(tmp_path)
     assert third.returncode in (0, 99), third.stdout + third.stderr
@@ -88,9 +94,6 @@ def test_first_model_then_nothing_new_then_more_photos(tmp_path, shared_data):
     assert decisions[1]["figures"]["test_images"] > decisions[0]["figures"]["test_images"]
     new_run = tmp_path / "runs" / os.path.basename(decisions[1]["run"])
     assert json.loads((new_run / "config.json").read_text())["dataset_version"] != old
-    scored = [
-        [json.loads(line)["id"] for line in (new_run / f"gate-{who}.jsonl").read_text().splitlines()]
-        for who in ("challenger", "champion-1")
-    ]
+    scored = [answers_in(new_run / f"gate-{who}.npz") for who in ("challenger", "model-1")]
     assert scored[0] == scored[1]
     assert decisions[1]["figures"]["pairs"] == len(set(scored[0]) - seen)

@@ -25,6 +25,7 @@ from trainer.models.twin import lean_twin
 from trainer.models.weights import KERAS_FILE, LABELS_FILE
 from trainer.serving.golden import GoldenImage, write_golden
 from trainer.serving.signature import INPUT, SAVED_MODEL, SIGNATURE
+from trainer.serving.upright import decode_upright
 from trainer.train.model import float32_policy
 
 TFLITE_FILE = "model.tflite"
@@ -175,9 +176,9 @@ def _write_saved_model(
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=INPUT)])
     def serve(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
-        # The evaluation path itself, not another version of it.
+        # The evaluation path itself, not another version of it; only upright, as the dataset's images are already.
         pixels = tf.map_fn(
-            lambda one: decode_and_resize(one, height=height, width=width, view=view),
+            lambda one: decode_upright(one, height=height, width=width, view=view),
             encoded,
             fn_output_signature=image,
             parallel_iterations=_PARALLEL_DECODES,

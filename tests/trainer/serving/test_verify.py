@@ -176,3 +176,17 @@ def test_wrong_arguments_are_refused(arguments, message):
     done = verify(*arguments)
     assert done.returncode == 64
     assert message in done.stderr
+
+
+def test_a_photo_that_lies_on_its_side_is_seen_upright_by_every_form(export):
+    image = Image.fromarray(datasets.smooth_image(np.random.default_rng(5), height=90, width=60))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(export / "upright.png")
+    image.transpose(Image.Transpose.ROTATE_90).save(export / "phone.jpg", quality=100, subsampling=0, exif=exif)
+    for form in ("saved_model", "model.tflite"):
+        command = [sys.executable, export / "ask.py", form, export / "upright.png", export / "phone.jpg"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        upright, phone = (json.loads(line)["probabilities"] for line in done.stdout.splitlines())
+        np.testing.assert_allclose(phone, upright, atol=0.005)
+        assert len(upright) == 3
