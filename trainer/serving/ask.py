@@ -1,6 +1,6 @@
 """Asks the model beside this file about images: needs nothing of the project that trained it.
 
-python ask.py saved_model PHOTO.jpg …    # or model.keras, or model.tflite
+python ask.py saved_model PHOTO.jpg …    # or model.keras, model.tflite, model_int8.tflite, model.onnx
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ def load(form: str) -> Callable[[bytes], np.ndarray]:
 
         model = keras.models.load_model(file, compile=False)
         return lambda data: np.asarray(model(pixels(data, spec)[np.newaxis], training=False))[0]
+    if form == "model.onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        return lambda data: session.run(["probabilities"], {"image": pixels(data, spec)[np.newaxis]})[0][0]
     interpreter = _interpreter(file)
     interpreter.allocate_tensors()
     (entry,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()

@@ -10,8 +10,8 @@ import numpy as np
 from pipeline.command import UsageError
 from pipeline.format import kinds, storage
 from trainer.models.weights import LABELS_FILE
+from trainer.serving.forms import SAVED_MODEL
 
-SAVED_MODEL = "saved_model"
 SIGNATURE = "serving_default"
 INPUT = "image_bytes"  # TensorFlow Serving's JSON knows by the suffix _bytes that base64 is meant
 

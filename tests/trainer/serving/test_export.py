@@ -29,6 +29,7 @@ from trainer.recipes.overrides import to_dict
 from trainer.rundir import load_run
 from trainer.serving import export
 from trainer.serving.export import export_classifier, inference_model, run_tflite
+from trainer.serving.forms import TFLITE_FILE
 from trainer.serving.signature import load_signature
 from trainer.train.evaluation import Evaluator
 
@@ -220,7 +221,7 @@ def test_exports_while_training_in_low_precision(tmp_path, low_precision, mode):
     model = keras.models.load_model(tmp_path / "export" / "model.keras")
     assert {layer.compute_dtype for layer in all_layers(model)} == {"float32"}
     pixels = np.random.default_rng(0).uniform(0, 255, (4, 16, 20, 3)).astype(np.float32)
-    lite = export.run_tflite((tmp_path / "export" / export.TFLITE_FILE).read_bytes(), pixels)
+    lite = export.run_tflite((tmp_path / "export" / TFLITE_FILE).read_bytes(), pixels)
     np.testing.assert_allclose(model(pixels), lite, atol=1e-4)  # caffe's large pixels make large logits
 
 

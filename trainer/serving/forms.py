@@ -1,0 +1,31 @@
+"""Lists the forms that a model is exported in: names for people, and the files. Free of TensorFlow."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+
+from pipeline.command import UsageError, nearest
+from trainer.models.weights import KERAS_FILE
+
+SAVED_MODEL, TFLITE_FILE, INT8_FILE, ONNX_FILE = "saved_model", "model.tflite", "model_int8.tflite", "model.onnx"
+FORMS: Mapping[str, str] = {
+    "saved_model": SAVED_MODEL,
+    "keras": KERAS_FILE,
+    "litert": TFLITE_FILE,
+    "litert_int8": INT8_FILE,
+    "onnx": ONNX_FILE,
+}
+ALWAYS = ("saved_model", "keras", "litert")  # what a run exports by itself, and the other forms are made of
+_ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
+
+
+def check_forms(names: Sequence[str]) -> None:
+    """Raises UsageError for a form that is unknown, or whose library is not installed."""
+    for name in names:
+        if name not in FORMS:
+            raise UsageError(
+                f"--formats={name}: no such form; known are {', '.join(FORMS)}.{nearest(name, list(FORMS))}"
+            )
+    if "onnx" in names and not all(map(importlib.util.find_spec, _ONNX_PACKAGES)):
+        raise UsageError("--formats=onnx: its libraries are not installed; pip install 'tpu-retraining[onnx]'")
