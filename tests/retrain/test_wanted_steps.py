@@ -36,6 +36,7 @@ def test_what_was_decided_is_decided_anew_if_forced(world):
     assert len(world.log()) == 3
 
 
+@pytest.mark.slow
 def test_steps_before_the_first_are_taken_as_they_are(world):
     world.input(right=280)
     assert world.run("--until=train")[0] == 0
@@ -47,6 +48,7 @@ def test_steps_before_the_first_are_taken_as_they_are(world):
     assert "--source=" not in out
 
 
+@pytest.mark.slow
 def test_a_step_that_was_never_taken_cannot_be_left_out(world):
     code, _, err = world.run("--from=train")
     assert code == 64

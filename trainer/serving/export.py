@@ -23,13 +23,12 @@ from pipeline.view import STRETCH, View
 from trainer.models.classifier import Classifier
 from trainer.models.twin import lean_twin
 from trainer.models.weights import KERAS_FILE, LABELS_FILE
-from trainer.serving.forms import SAVED_MODEL, TFLITE_FILE
+from trainer.serving.forms import PREPROCESS_FILE, SAVED_MODEL, TFLITE_FILE
 from trainer.serving.golden import GoldenImage, write_golden
 from trainer.serving.signature import INPUT, SIGNATURE
 from trainer.serving.upright import decode_upright
 from trainer.train.model import float32_policy
 
-PREPROCESS_FILE = "preprocess.json"
 _SCRIPTS = ("ask.py", "pixels.py")  # of this folder; they need nothing of ours
 _TFLITE_TOLERANCE = 1e-3  # float32 in another order of summation; observed 1e-6
 _PARALLEL_DECODES = 16

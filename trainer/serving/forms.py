@@ -9,6 +9,7 @@ from pipeline.command import UsageError, nearest
 from trainer.models.weights import KERAS_FILE
 
 SAVED_MODEL, TFLITE_FILE, INT8_FILE, ONNX_FILE = "saved_model", "model.tflite", "model_int8.tflite", "model.onnx"
+PREPROCESS_FILE = "preprocess.json"  # how the forms that take pixels see images
 FORMS: Mapping[str, str] = {
     "saved_model": SAVED_MODEL,
     "keras": KERAS_FILE,

@@ -22,8 +22,8 @@ from pipeline.format.local_copy import local_copy
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion
 from pipeline.noninferiority import PairedCounts, images_needed, p_value
 from trainer.models.weights import KERAS_FILE, LABELS_FILE
-from trainer.serving.export import PREPROCESS_FILE, run_tflite
-from trainer.serving.forms import TFLITE_FILE
+from trainer.serving.export import run_tflite
+from trainer.serving.forms import PREPROCESS_FILE, TFLITE_FILE
 from trainer.serving.pixels import pixels
 
 _CALIBRATED_ON, _JUDGED_ON = 200, 2_000  # images, at most

@@ -1,6 +1,9 @@
 """Tests the forms that trainer.export makes on demand: 8-bit integers and ONNX, each by its own runtime."""
 
 import re
+import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -15,7 +18,9 @@ from trainer.models.classifier import build_classifier
 from trainer.serving import quantize as module
 from trainer.serving.export import export_classifier, run_tflite
 from trainer.serving.forms import check_forms
+from trainer.serving.loading import find_model, load_model
 from trainer.serving.quantize import quantize
+from trainer.serving.signature import load_signature
 from trainer.serving.to_onnx import to_onnx
 
 LABELS = ["ant", "bee", "cat"]
@@ -95,3 +100,46 @@ def test_unknown_forms_are_refused():
     with pytest.raises(UsageError, match='no such form; known are saved_model, .*Did you mean "onnx"'):
         check_forms(["onxx"])
     check_forms(["saved_model", "litert_int8", "onnx"])
+
+
+@pytest.mark.parametrize("name", ["model.tflite", "model.keras", "model.onnx", "saved_model", ""])
+def test_every_form_is_loaded_by_its_path_and_answers_alike(export, name):
+    (export / "model.onnx").write_bytes(to_onnx(keras.models.load_model(export / "model.keras", compile=False)))
+    photos = [datasets.jpeg(datasets.smooth_image(np.random.default_rng(n), height=90, width=70)) for n in range(3)]
+    expected = load_signature(export)(photos)
+    ask = load_model(find_model(str(export / name)))
+    for batch in (photos, photos[:1], photos):
+        found = ask(batch)
+        np.testing.assert_array_equal(found["label"], expected["label"][: len(batch)])
+        np.testing.assert_allclose(found["probabilities"], expected["probabilities"][: len(batch)], atol=1e-5)
+    with pytest.raises(ValueError, match="cannot decode it"):
+        ask([photos[0], b"no image"])
+
+
+def test_the_fastest_form_is_taken_and_needs_no_tensorflow(export, tmp_path):
+    assert find_model(str(export)).endswith("model.tflite")
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(datasets.jpeg(datasets.smooth_image(np.random.default_rng(0), height=50, width=50)))
+    program = (
+        "import runpy, sys; sys.argv = sys.argv[1:]\n"
+        "try: runpy.run_module('trainer.predict', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "predict", f"--model={export}", photo],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "file,label,probability"
+    assert done.stderr == ""
+
+
+def test_an_export_that_does_not_say_how_it_sees_images_is_asked_by_its_saved_model(export, tmp_path):
+    shutil.copytree(export, tmp_path / "old")
+    (tmp_path / "old" / "preprocess.json").unlink()
+    assert find_model(str(tmp_path / "old")).endswith("saved_model")
+    with pytest.raises(UsageError, match=r"preprocess.json: no such file; it lies beside the model in an export"):
+        load_model(find_model(str(tmp_path / "old" / "model.tflite")))
+    with pytest.raises(UsageError, match=r"none.tflite: no such file"):
+        find_model(str(tmp_path / "none.tflite"))

@@ -178,6 +178,7 @@ def test_wrong_arguments_are_refused(arguments, message):
     assert message in done.stderr
 
 
+@pytest.mark.slow
 def test_a_photo_that_lies_on_its_side_is_seen_upright_by_every_form(export):
     image = Image.fromarray(datasets.smooth_image(np.random.default_rng(5), height=90, width=60))
     exif = Image.Exif()

@@ -1,0 +1,115 @@
+"""Loads an exported model by the fastest of its forms: LiteRT answers at once, TensorFlow takes seconds to import."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.command import UsageError
+from pipeline.format import kinds, storage
+from pipeline.format.local_copy import local_copy
+from pipeline.images.remarks import heard
+from trainer.models.weights import LABELS_FILE
+from trainer.serving.forms import PREPROCESS_FILE, TFLITE_FILE
+from trainer.serving.pixels import pixels
+from trainer.serving.signature import Signature, find_saved_model, load_signature
+
+_Ask = Callable[[np.ndarray], np.ndarray]  # float32 [B, H, W, 3] → probabilities [B, C]
+
+
+def find_model(model: str) -> str:
+    """Returns the file or folder that is loaded of an export: itself if it is a form, else the fastest form in it.
+
+    Raises:
+      UsageError: there is none.
+    """
+    if os.path.splitext(model)[1] in _LOADERS:
+        if not storage.exists(model):
+            raise UsageError(f"{model}: no such file; {kinds.no_model(model)}")
+        return model
+    lite = storage.join(model, TFLITE_FILE)
+    # An export of an earlier version does not say how it sees images.
+    if storage.exists(lite) and storage.exists(storage.join(model, PREPROCESS_FILE)):
+        return lite
+    return find_saved_model(model)
+
+
+def load_model(found: str) -> Signature:
+    """Loads what `find_model` has found.
+
+    Raises:
+      UsageError: what belongs to it is not beside it, or a library is not installed.
+    """
+    loader = _LOADERS.get(os.path.splitext(found)[1])
+    if loader is None:
+        return load_signature(found)
+    folder = os.path.dirname(found)
+    labels = np.array([label.encode() for label in _beside(folder, LABELS_FILE).splitlines()])
+    spec: Mapping[str, Any] = json.loads(_beside(folder, PREPROCESS_FILE))
+    with local_copy(found) as file:
+        ask = loader(file)
+
+    def run(encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
+        try:
+            images = np.stack([pixels(one, spec) for one in encoded])
+        except (OSError, ValueError, SyntaxError) as error:  # SyntaxError is Pillow's for some broken PNGs
+            raise ValueError(f"Pillow cannot decode it: {error}") from error
+        probabilities = ask(images)
+        return {"label": labels[probabilities.argmax(axis=1)], "probabilities": probabilities}
+
+    return run
+
+
+def _beside(folder: str, name: str) -> str:
+    file = storage.join(folder, name)
+    try:
+        return storage.read_text(file)
+    except FileNotFoundError as error:
+        raise UsageError(f"{file}: no such file; it lies beside the model in an export, keep them together") from error
+
+
+def _litert(file: str) -> _Ask:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=file, num_threads=len(os.sched_getaffinity(0)))
+    # XNNPACK says on stderr that it is there, once, beneath Python; what goes wrong is an exception.
+    with heard():
+        interpreter.allocate_tensors()
+    (entry,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    shape: tuple[int, ...] = ()
+
+    def ask(images: np.ndarray) -> np.ndarray:
+        nonlocal shape
+        if images.shape != shape:
+            interpreter.resize_tensor_input(entry["index"], images.shape)
+            interpreter.allocate_tensors()
+            shape = images.shape
+        interpreter.set_tensor(entry["index"], images)
+        interpreter.invoke()
+        found: np.ndarray = interpreter.get_tensor(result["index"])
+        return found
+
+    return ask
+
+
+def _onnx(file: str) -> _Ask:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UsageError(f"{file}: onnxruntime is not installed; pip install 'tpu-retraining[onnx]'") from error
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["probabilities"], {"image": images})[0]
+
+
+def _keras(file: str) -> _Ask:
+    import keras
+
+    model = keras.models.load_model(file, compile=False)
+    return lambda images: np.asarray(model(images, training=False))
+
+
+_LOADERS: Mapping[str, Callable[[str], _Ask]] = {".tflite": _litert, ".onnx": _onnx, ".keras": _keras}
