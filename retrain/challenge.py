@@ -25,6 +25,11 @@ from retrain.steps import Steps
 EXPORT_DIR = "export"
 HANDOVER_FILE = "gate-handover"
 _CHALLENGER = "challenger"
+_GOLDEN = "golden"  # folder of an export
+_NOT_ASKED = (
+    "its export has no golden images that its forms could be asked about: it answers nothing rightly, or was exported "
+    "by an earlier version; python -m trainer.export --run={run}"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,6 +133,8 @@ class Challenge:
         return Rival(name=name, answers=answers, labels=model.labels(), trained_on=model.trained_on())
 
     def _handover(self, challenger: Model, truth: Mapping[str, str], *, lost: float) -> Handover:
+        if not storage.exists(challenger.file(_GOLDEN)):
+            return Handover(refused=[_NOT_ASKED.format(run=self.published)], told=[], figures={})
         beside = self.champion.path if self.champion else None
         against = f"-{self.champion.number}" if self.champion else ""
         file = storage.join(self.published, f"{HANDOVER_FILE}{against}.json")

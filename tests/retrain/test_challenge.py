@@ -96,6 +96,11 @@ def test_photos_that_must_stay_right_and_forms_that_answer_otherwise_are_refused
     assert code == 99
     assert "exported model.tflite: differs by 0.3" in world.result()["reasons"][-1]
 
+    world.input(right=281, no_golden=True)
+    code, out, _ = world.run()
+    assert code == 99
+    assert "its export has no golden images that its forms could be asked about" in world.result()["reasons"][-1]
+
     world.input(right=282)
     assert world.run()[0] == 0
     world.input(right=290, handover={"milliseconds": [20.0, 10.0]})

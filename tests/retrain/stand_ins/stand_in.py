@@ -127,6 +127,7 @@ def train(flags: dict[str, str]) -> int:
         "model_card.md": "# A model\n",
         "export/right.json": json.dumps(right),
         "export/handover.json": json.dumps(spec.get("handover", {})),
+        **({} if spec.get("no_golden") else {"export/golden/golden.json": "[]"}),
         "export/labels.txt": "".join(f"{label}\n" for label in spec["labels"]),
         "export/saved_model/saved_model.pb": "graph",  # last: the export is whole
     }
