@@ -33,11 +33,11 @@ add() {  # FROM TO: photos of every class, by their place in the list
   done
 }
 # Every pass is first killed outright at some moment (seconds in KILL_AFTER, "" for none): the next one goes on from there.
-kills=${KILL_AFTER-6 20 35 12 50}
+kills=${KILL_AFTER-6 20 15 8 40}
 pass() {
-  moment=${kills%% *}
-  case $kills in *" "*) kills=${kills#* } ;; *) kills= ;; esac
-  if [ -n "$moment" ] && [ "${2-}" != whole ]; then
+  if [ -n "$kills" ] && [ "${2-}" != whole ]; then
+    moment=${kills%% *}
+    case $kills in *" "*) kills=${kills#* } ;; *) kills= ;; esac
     "$python" -m retrain.main --config="$work/retrain.yaml" > "$work/killed.log" 2>&1 &
     sleep "$moment"
     kill -9 $! 2> /dev/null && echo "-- killed after $moment s"
