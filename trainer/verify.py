@@ -62,7 +62,7 @@ def _verify(name: str, export: pathlib.Path, beside: pathlib.Path | None) -> Non
     for form in check_forms(export, golden):
         forms.append(form)
         told = form.problem or f"answers {form.images} golden images as it should, to {form.difference:.1g}"
-        print(f"{form.form:<12} {form.bytes / 1e6:7.1f} MB  {told}", flush=True)
+        print(f"{form.form:<18} {form.bytes / 1e6:7.1f} MB  {told}", flush=True)
     found = {"forms": [dataclasses.asdict(form) for form in forms], **_asked(export, beside, known)}
     if FLAGS.output:
         storage.write_atomically(FLAGS.output, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
