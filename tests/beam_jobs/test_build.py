@@ -135,6 +135,7 @@ def test_the_runner_does_not_matter(folder, built, tmp_path, options):
     assert files_of(other.directory) == files_of(built.directory)
 
 
+@pytest.mark.slow
 def test_new_images_make_a_new_version_equal_to_one_from_scratch(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "in")
     first = run_build(copy, tmp_path / "out")

@@ -127,6 +127,7 @@ def test_a_build_obeys_and_decodes_nothing_again(tmp_path, folder, monkeypatch):
     assert run_build(folder, tmp_path / "out", corrections=less, **options).built is False
 
 
+@pytest.mark.slow
 def test_a_class_that_is_none_is_refused_before_anything_is_inspected(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(Inspect, "process", lambda *_: pytest.fail("inspected"))
     typo = read_corrections(None, write(tmp_path / "r.csv", "uri,label\ncat/0.png,dgo\n"))

@@ -205,6 +205,7 @@ def decoded(monkeypatch) -> list:
     return images
 
 
+@pytest.mark.slow
 def test_what_is_published_is_not_decoded_again(folder, tmp_path, monkeypatch):
     copy = shutil.copytree(folder, tmp_path / "in", symlinks=True)
     source = FolderSource(str(copy))

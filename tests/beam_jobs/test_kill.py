@@ -136,6 +136,7 @@ def test_a_signal_ends_the_build_at_once_with_all_its_workers(folder, tmp_path, 
     assert still_there(workers) == []
 
 
+@pytest.mark.slow
 def test_a_dead_worker_ends_the_build_in_one_line(folder, tmp_path):
     process = start(folder, tmp_path / "out")
     until_it_works(process, tmp_path / "out")

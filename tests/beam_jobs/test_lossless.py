@@ -89,6 +89,7 @@ def epoch(data, size, cache):
     return np.concatenate([batch["image"].numpy() for batch in batches])
 
 
+@pytest.mark.slow
 def test_training_cuts_windows_out_of_pngs(cifar):
     """Where the decoded pixels are kept, no PNG is cut: that is the reference."""
     data, _ = cifar

@@ -66,6 +66,7 @@ def rejects(output):
     return {row["uri"].split("/", 3)[3]: row["code"] for row in map(json.loads, lines)}
 
 
+@pytest.mark.slow
 def test_build_from_urls_then_nothing_then_one_more(server, tmp_path):
     server.robots = (200, "User-agent: *\nDisallow: /unique\n")
     bad = ["status/404", "html", "unique/1", "noai/noai"]

@@ -208,6 +208,7 @@ def test_every_example_once_over_all_hosts_and_labels_stay_with_their_images(tmp
     assert sorted(seen) == list(range(count))
 
 
+@pytest.mark.slow
 def test_the_stream_is_in_the_order_that_is_promised(tmp_path, monkeypatch):
     data = _colour_coded(tmp_path, 517)
     monkeypatch.setattr(reader, "_WINDOW_BYTES", sum(s.bytes for s in data.manifest.shards("train")) // 5)

@@ -13,6 +13,7 @@ def flags_of(run):
     return dict(flag.removeprefix("--").split("=", 1) for flag in json.loads((run / "flags.json").read_text()))
 
 
+@pytest.mark.slow
 def test_answers_of_several_seeds_are_averaged_and_the_best_one_is_published(world):
     world.configure(CONFIG + "seeds: 3\n")
     names = list(IMAGES)
@@ -79,6 +80,7 @@ def test_validation_images_are_evidence_if_they_choose_nothing(world):
     assert (world.models / "1" / "trained_on.txt").read_text() == "", "validation images were not used"
 
 
+@pytest.mark.slow
 def test_photos_that_must_stay_right_and_forms_that_answer_otherwise_are_refused(world):
     (world.folder / "golden" / "cat").mkdir(parents=True)
     world.configure(CONFIG + "golden: golden\n")
@@ -119,6 +121,7 @@ def test_the_card_of_a_model_names_itself(world):
     assert card.startswith("# stand-in, model 1: image classifier\n\nPromoted: first model")
 
 
+@pytest.mark.slow
 def test_a_model_that_ruins_one_label_is_kept_out_though_the_mean_rises(world):
     cats, dogs = (list(IMAGES)[start::2] for start in (0, 1))
     world.input(right=0, right_of_seed={"0": cats[:100] + dogs[:130]})

@@ -135,6 +135,7 @@ def test_a_failing_step_ends_the_pass_with_its_exit_code_and_publishes_nothing(w
     assert f"exit code {code}" in world.result()["reasons"][0]
 
 
+@pytest.mark.slow
 def test_a_damaged_champion_is_named_and_a_roll_back_takes_the_one_before(world):
     for right in (280, 295):
         world.input(right=right)

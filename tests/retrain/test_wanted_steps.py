@@ -21,6 +21,7 @@ def test_steps_that_contradict_each_other_are_refused(wanted, message):
         Wanted(**wanted)
 
 
+@pytest.mark.slow
 def test_what_was_decided_is_decided_anew_if_forced(world):
     world.input(right=280)
     world.run()

@@ -178,6 +178,7 @@ def luma_of(pixels):
     return pixels @ (0.299, 0.587, 0.114) if pixels.shape[-1] == 3 else pixels[..., 0]
 
 
+@pytest.mark.slow
 def test_every_accepted_odd_file_decodes_in_tensorflow_to_the_same_picture(odd):
     import tensorflow as tf
 

@@ -57,6 +57,7 @@ def test_an_answer_is_of_the_program_that_the_code_makes_today(xla):
     assert dataclasses.replace(today, feed=report.feed) == report
 
 
+@pytest.mark.slow
 def test_answers_are_about_common_questions_and_fit():
     found = answered()
     assert set(found) <= set(COMMON)

@@ -107,6 +107,7 @@ def test_every_form_answers_as_the_trained_model(exports, tmp_path):
     assert "answers 11 golden images as it should" in done.stdout
 
 
+@pytest.mark.slow
 def test_forms_that_answer_otherwise_are_named(export, exports, tmp_path):
     shutil.copy(exports / "other" / "model.tflite", export / "model.tflite")
     (export / "model.keras").write_bytes(b"PK")

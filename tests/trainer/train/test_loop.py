@@ -53,6 +53,7 @@ def test_it_learns_and_counts_every_example(tiny_data, tmp_path):
     np.testing.assert_allclose(np.exp(log_probabilities).sum(axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_metrics_hold_one_row_per_epoch_and_split(uninterrupted):
     run, trainer, _, _ = uninterrupted
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
