@@ -80,7 +80,7 @@ def test_first_model_then_nothing_new_then_more_photos(tmp_path, shared_data):
     second = run_pass(tmp_path, PYTHONPROFILEIMPORTTIME="1")
     assert second.returncode == 99, second.stdout + second.stderr
     assert "nothing changed since" in second.stdout
-    assert re.search(r"\| +pipeline\.manifest$", second.stderr, re.MULTILINE)
+    assert re.search(r"\| +pipeline\.format\.manifest$", second.stderr, re.MULTILINE)
     assert not re.search(r"\| +tensorflow$", second.stderr, re.MULTILINE)
 
     # More photos: both models are scored on the new test split, but for what the champion was trained on.
