@@ -69,6 +69,11 @@ class Challenge:
         """Returns what is known of the dataset's images."""
         return known_images(self.data)
 
+    @functools.cached_property
+    def inherited(self) -> frozenset[str]:
+        """Lists the ids of the images that the model has seen that training starts from."""
+        return self.start.trained_on() if self.start else frozenset()
+
     @property
     def pages(self) -> str:
         """Returns the folder of the pages about the pass."""
@@ -124,9 +129,8 @@ class Challenge:
 
     def _answers(self, run: str, model: Model, name: str, truth: Mapping[str, str]) -> list[Prediction]:
         """Asks a model; what the model that training started from has seen is no evidence."""
-        seen = self.start.trained_on() if self.start else frozenset()
         files = [self.steps.score(model.path, scores_of(run, name, split), split=split) for split in self._splits()]
-        return [answer for file in files for answer in read_answers(file, truth) if answer.id not in seen]
+        return [answer for file in files for answer in read_answers(file, truth) if answer.id not in self.inherited]
 
     def _rival(self, name: str, model: Model, truth: Mapping[str, str]) -> Rival:
         answers = self._answers(self.published, model, str(model.number), truth)
@@ -146,7 +150,7 @@ class Challenge:
         evidence = self._splits()
         known = zip(self.known.ids, self.known.splits, strict=True)
         own = {image for image, split in known if split not in evidence}
-        return sorted(own | (self.start.trained_on() if self.start else set()))
+        return sorted(own | self.inherited)
 
 
 def scores_of(run: str, model: str, split: str = TEST) -> str:

@@ -269,7 +269,7 @@ def _held(challenge: Challenge, record: dict[str, Any]) -> PassResult | None:
     config, data = challenge.steps.config, challenge.data
     content = content_id(data.manifest)
     folder = challenge.pages
-    checks, reference = judge_data(challenge.steps, data, challenge.champion, folder)
+    checks, reference = judge_data(challenge.steps, data, challenge.known, challenge.champion, folder)
     accepted = content in config.data_gate.accept
     page = f"{CHECK}/report.html" if storage.exists(storage.join(folder, CHECK, "report.html")) else None
     write_data_gate(folder, checks, content=content, accepted=accepted, data=data, reference=reference, check=page)

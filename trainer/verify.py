@@ -23,6 +23,8 @@ from pipeline.format import storage
 from pipeline.format.local_copy import local_folder
 from pipeline.format.places import check_file
 from trainer.devices.chips import spare_metadata_server
+from trainer.serving.forms import SAVED_MODEL
+from trainer.serving.golden import FOLDER
 from trainer.serving.signature import find_saved_model, load_signature
 from trainer.serving.verify import (
     Known,
@@ -77,7 +79,7 @@ def _asked(export: pathlib.Path, beside: pathlib.Path | None, known: list[Known]
         return found
     signature = load_signature(export)
     images = {"asked": known}
-    if beside and (beside / "golden").exists():
+    if beside and (beside / FOLDER).exists():
         images["golden"] = golden_images(beside)
     for name, of in images.items():
         answers = ask(signature, of)
@@ -91,7 +93,7 @@ def _asked(export: pathlib.Path, beside: pathlib.Path | None, known: list[Known]
             print(f"{right} of {len(of)} {whose} are answered rightly")
     if beside:
         seconds = latencies(signature, load_signature(beside), golden_images(export))
-        sizes = [size_of(place / "saved_model") for place in (export, beside)]
+        sizes = [size_of(place / SAVED_MODEL) for place in (export, beside)]
         found |= {"milliseconds": [1e3 * one for one in seconds], "bytes": sizes}
         print(
             f"an image takes {1e3 * seconds[0]:.1f} ms, {beside} {1e3 * seconds[1]:.1f} ms (medians, in turn); "

@@ -8,7 +8,7 @@ import os
 from pipeline.command import CommandError
 from pipeline.format import storage
 from pipeline.format.manifest import VERSIONS_DIR, DatasetVersion, open_dataset
-from pipeline.format.rows import changes_between, known_images
+from pipeline.format.rows import KnownImages, changes_between, known_images
 from retrain.data.gate import DataCheck, Outcome, judge_against, judge_alone
 from retrain.registry import Model
 from retrain.steps import Steps
@@ -17,13 +17,14 @@ CHECK = "check"  # folder of what `trainer.check` found
 
 
 def judge_data(
-    steps: Steps, data: DatasetVersion, champion: Model | None, folder: str
+    steps: Steps, data: DatasetVersion, current: KnownImages, champion: Model | None, folder: str
 ) -> tuple[list[DataCheck], DatasetVersion | None]:
     """Checks a dataset against the one that the champion comes from.
 
     Args:
       steps: of the pass.
       data: the dataset.
+      current: what is known of its images.
       champion: the model to be replaced; None without one.
       folder: for what `trainer.check` writes, in its `check`.
 
@@ -33,7 +34,7 @@ def judge_data(
     Raises:
       CommandError: the check has failed, or a table of the build is damaged.
     """
-    config, current = steps.config, known_images(data)
+    config = steps.config
     reference = _dataset_of(champion, config.data)
     arrivals = None
     if config.check is not False:

@@ -23,14 +23,13 @@ from pipeline.view import STRETCH, View
 from trainer.models.classifier import Classifier
 from trainer.models.twin import lean_twin
 from trainer.models.weights import KERAS_FILE, LABELS_FILE
-from trainer.serving.forms import PREPROCESS_FILE, SAVED_MODEL, TFLITE_FILE
+from trainer.serving.forms import PREPROCESS_FILE, SAVED_MODEL, TFLITE_FILE, TOLERANCE
 from trainer.serving.golden import GoldenImage, write_golden
 from trainer.serving.signature import INPUT, SIGNATURE
 from trainer.serving.upright import decode_upright
 from trainer.train.model import float32_policy
 
 _SCRIPTS = ("ask.py", "pixels.py")  # of this folder; they need nothing of ours
-_TFLITE_TOLERANCE = 1e-3  # float32 in another order of summation; observed 1e-6
 _PARALLEL_DECODES = 16
 
 
@@ -207,7 +206,7 @@ def _to_tflite(model: keras.Model) -> bytes:
     shape = (1, *model.input.shape[1:])
     image = np.linspace(0, 255, math.prod(shape), dtype=np.float32).reshape(shape)
     error = np.abs(run_tflite(content, image) - model(image, training=False).numpy()).max()
-    if not error <= _TFLITE_TOLERANCE:  # so put that nan fails
+    if not error <= TOLERANCE:  # so put that nan fails
         raise CommandError(f"{TFLITE_FILE} differs from the model by {error:g} in a probability; TF {tf.__version__}")
     return content
 

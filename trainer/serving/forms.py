@@ -10,6 +10,7 @@ from trainer.models.weights import KERAS_FILE
 
 SAVED_MODEL, TFLITE_FILE, INT8_FILE, ONNX_FILE = "saved_model", "model.tflite", "model_int8.tflite", "model.onnx"
 PREPROCESS_FILE = "preprocess.json"  # how the forms that take pixels see images
+TOLERANCE = 1e-3  # of a probability: float32 in another order of summation; observed 1e-6. Other pixels make 0.1
 FORMS: Mapping[str, str] = {
     "saved_model": SAVED_MODEL,
     "keras": KERAS_FILE,

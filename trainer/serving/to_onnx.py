@@ -11,10 +11,9 @@ import onnx
 import onnxruntime
 
 from pipeline.command import CommandError
-from trainer.serving.forms import ONNX_FILE
+from trainer.serving.forms import ONNX_FILE, TOLERANCE
 
 INPUT, OUTPUT = "image", "probabilities"
-_TOLERANCE = 1e-3
 _IMAGES = 3
 
 
@@ -39,7 +38,7 @@ def to_onnx(model: keras.Model) -> bytes:
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (found,) = session.run([OUTPUT], {INPUT: images})
     error = np.abs(found - expected).max()
-    if not error <= _TOLERANCE:  # so put that nan fails
+    if not error <= TOLERANCE:  # so put that nan fails
         raise CommandError(f"{ONNX_FILE} differs from the model by {error:g} in a probability; onnx {onnx.__version__}")
     return content
 

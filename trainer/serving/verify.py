@@ -16,11 +16,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pipeline.command import CommandError, DataError, UsageError
-from trainer.serving.forms import FORMS, INT8_FILE
+from trainer.serving.forms import FORMS, INT8_FILE, TOLERANCE
 from trainer.serving.golden import ANSWERS, FOLDER
 from trainer.serving.signature import Signature
 
-TOLERANCE = 1e-3  # of a probability: float32 in another order of summation; observed 1e-6. Other pixels make 0.1
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 _CALLS, _WARM_UP = 40, 5
 # Packages that are None cannot be imported.
