@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from pipeline.images.guarded import Decoder, DecoderPool, Decoders, ImageBudget
 from pipeline.images.policy import PixelPolicy, ReadError, Reject, read_bounded
+from trainer.serving.records import as_record
 from trainer.serving.signature import Signature
 
 _BATCH = 32
@@ -45,13 +46,8 @@ def read_image(decoder: Decoder, path: str) -> bytes | str:
         return error.strerror or str(error)
     except ReadError as error:
         return error.detail
-    (facts,) = decoder.inspect([data])
-    if isinstance(facts, Reject):
-        return facts.detail
-    if facts.keeps_bytes:
-        return data
-    (image,) = decoder.render([data])
-    return image.detail if isinstance(image, Reject) else image
+    found = as_record(decoder, data)
+    return found.detail if isinstance(found, Reject) else found[1]
 
 
 def classify(signature: Signature, encoded: Sequence[bytes]) -> list[Answer]:

@@ -1,0 +1,205 @@
+"""Loads the model that answers, and lets it end when its last request has been answered."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import io
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from pipeline.command import DataError
+from pipeline.format import storage
+from trainer.models.weights import LABELS_FILE
+from trainer.serve.batcher import Batcher
+from trainer.serve.protocols.bodies import Answer
+from trainer.serving.forms import INT8_FILE, PREPROCESS_FILE, TOLERANCE
+from trainer.serving.golden import ANSWERS, FOLDER
+from trainer.serving.loading import find_model, load_model
+from trainer.serving.verify import golden_images
+
+_SUMS_FILE = "SHA256SUMS"  # of a registry's model
+_DIGITS = 12  # of a digest, where there is no number
+_WARM_UP = 4  # images at once
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """Says what is loaded, and of what state.
+
+    Attributes:
+      file: the form, a file or a SavedModel's folder.
+      export: the folder that holds it, its links followed.
+      state: changes whenever a file does that belongs to the model.
+    """
+
+    file: str
+    export: str
+    state: tuple[tuple[str, int, int, int], ...] = ()
+
+
+def locate(model: str) -> Place:
+    """Finds what `--model` means now. Links are followed once, so that all files are of one model.
+
+    Raises:
+      UsageError: there is no model.
+    """
+    if storage.is_remote(model):
+        file = find_model(model)
+        return Place(file=file, export=os.path.dirname(file.rstrip("/")))
+    file = find_model(os.path.realpath(model))
+    export = os.path.dirname(file)
+    state = []
+    for path in sorted({*_files(file), os.path.join(export, LABELS_FILE), os.path.join(export, PREPROCESS_FILE)}):
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(path)
+            state.append((path, found.st_ino, found.st_size, found.st_mtime_ns))
+    return Place(file=file, export=export, state=tuple(state))
+
+
+def _files(form: str) -> list[str]:
+    """Lists the files that tell a form from another one."""
+    if storage.is_remote(form):
+        return [form if os.path.splitext(form)[1] else storage.join(form, "saved_model.pb")]
+    if not os.path.isdir(form):
+        return [form]
+    return sorted(os.path.join(folder, name) for folder, _, names in os.walk(form) for name in names)
+
+
+def version_of(place: Place) -> str:
+    """Names a model: the number of its folder in a registry, or else some digits of its files' SHA-256."""
+    number = os.path.basename(place.export)
+    if number.isdecimal():
+        return number
+    digest = hashlib.sha256()
+    for path in _files(place.file):
+        with storage.open_file(path) as file:
+            digest.update(file.read())
+    return digest.hexdigest()[:_DIGITS]
+
+
+class Model:
+    """Answers for images. Of use to the thread of the event loop, but for `submit`, which is for any."""
+
+    def __init__(
+        self,
+        *,
+        version: str,
+        labels: Sequence[str],
+        file: str,
+        batcher: Batcher[bytes, Answer],
+    ) -> None:
+        self.version = version
+        self.labels = labels
+        self.file = file
+        self._batcher = batcher
+        self._requests = 0
+        self._retired = False
+
+    def submit(self, image: bytes) -> concurrent.futures.Future[Answer]:
+        """Has the model asked about an image that the builder accepts; ValueError in the future where it cannot."""
+        return self._batcher.submit(image)
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[Model]:
+        """Keeps the model for as long as a request takes."""
+        self._requests += 1
+        try:
+            yield self
+        finally:
+            self._requests -= 1
+            self._end_if_done()
+
+    def retire(self) -> None:
+        """Lets the model end with its last request."""
+        self._retired = True
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self._retired and not self._requests:
+            self._batcher.close()
+
+
+def load(place: Place, *, most: int, observe: Callable[[int], None]) -> Model:
+    """Loads a model, has it answer once, and compares with the golden images of its export where there are some.
+
+    Args:
+      place: what to load.
+      most: images that are answered together.
+      observe: is told the size of each batch.
+
+    Raises:
+      UsageError: something that belongs to it is not there.
+      DataError: it is damaged, or does not answer as it did when it was exported.
+    """
+    _check_sums(place)
+    try:
+        signature = load_model(place.file)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise DataError(f"{place.file}: cannot be loaded, damaged? ({error})") from error
+    labels = storage.read_text(storage.join(place.export, LABELS_FILE)).removesuffix("\n").split("\n")
+
+    def ask(images: Sequence[bytes]) -> list[Answer]:
+        found = signature(images)["probabilities"]
+        places = found.argmax(axis=1).tolist()
+        return [
+            Answer(label=labels[at], class_index=at, probabilities=row) for at, row in zip(places, found, strict=True)
+        ]
+
+    _warm_up(place, len(labels), lambda images: signature(images)["probabilities"])
+    return Model(
+        version=version_of(place),
+        labels=labels,
+        file=place.file,
+        batcher=Batcher(ask, most=most, observe=observe),
+    )
+
+
+def _check_sums(place: Place) -> None:
+    """Raises DataError where a registry's folder says that a file of the model is not what was published."""
+    sums = os.path.join(place.export, _SUMS_FILE)
+    if storage.is_remote(place.export) or not os.path.exists(sums):
+        return
+    used = {os.path.relpath(path, place.export) for path, *_ in place.state}
+    for line in pathlib.Path(sums).read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        if name in used:
+            with open(os.path.join(place.export, name), "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    raise DataError(f"{place.export}: {name} is not what was published ({_SUMS_FILE})")
+
+
+def _warm_up(place: Place, classes: int, ask: Callable[[Sequence[bytes]], np.ndarray]) -> None:
+    images, expected = [_grey()] * _WARM_UP, None
+    export = pathlib.Path(place.export)
+    if not storage.is_remote(place.export) and (export / FOLDER / ANSWERS).exists():
+        golden = golden_images(export)
+        images = [image.file.read_bytes() for image in golden]
+        expected = np.array([image.probabilities for image in golden])
+    try:
+        ask(images[:1])
+        found = ask(images)
+    except (ValueError, RuntimeError) as error:
+        raise DataError(f"{place.file}: does not answer ({error})") from error
+    if found.shape != (len(images), classes) or not np.isfinite(found).all():
+        raise DataError(f"{place.file}: answers {list(found.shape)} for {len(images)} images and {classes} labels")
+    if expected is None:
+        return
+    if os.path.basename(place.file) == INT8_FILE:  # an approximation
+        wrong = int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
+        if wrong:
+            raise DataError(f"{place.file}: gives {wrong} of {len(images)} golden images another label")
+    elif not (difference := np.abs(found - expected).max()) <= TOLERANCE:
+        raise DataError(f"{place.file}: differs by {difference:.2g} in a probability from what it was exported with")
+
+
+def _grey() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), (127, 127, 127)).save(file, "PNG")
+    return file.getvalue()
