@@ -14,7 +14,7 @@ import tensorflow as tf
 from pipeline.command import TryAgainError
 from tests import datasets
 from tests.trainer.runs import small_recipe, train, weights
-from trainer.serving.export import run_tflite
+from trainer.serving.litert import open_litert
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +56,7 @@ def test_the_exports_answer_alike(here):
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype(np.float32)
     model = tf.keras.models.load_model(here / "run" / "export" / "model.keras")
     expected = model(pixels, training=False).numpy()
-    found = run_tflite((here / "run" / "export" / "model.tflite").read_bytes(), pixels)
+    found = open_litert(str(here / "run" / "export" / "model.tflite"))(pixels)["probabilities"]
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -81,7 +81,7 @@ def test_a_run_is_exported_from_its_copy_when_the_file_is_gone(here, tmp_path):
     assert done.returncode == 0, done.stderr
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype(np.float32)
     first, again = (
-        run_tflite((folder / export / "model.tflite").read_bytes(), pixels) for export in ("run/export", "out")
+        open_litert(str(folder / export / "model.tflite"))(pixels)["probabilities"] for export in ("run/export", "out")
     )
     np.testing.assert_allclose(again, first, atol=1e-6)
 

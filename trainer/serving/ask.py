@@ -40,15 +40,8 @@ def load(form: str) -> Callable[[bytes], np.ndarray]:
         return lambda data: session.run(["probabilities"], {"image": pixels(data, spec)[np.newaxis]})[0][0]
     interpreter = _interpreter(file)
     interpreter.allocate_tensors()
-    (entry,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
-
-    def ask(data: bytes) -> np.ndarray:
-        interpreter.set_tensor(entry["index"], pixels(data, spec)[np.newaxis])
-        interpreter.invoke()
-        answer: np.ndarray = interpreter.get_tensor(result["index"])[0]
-        return answer
-
-    return ask
+    run = interpreter.get_signature_runner()  # it also answers with the model's features
+    return lambda data: run(image=pixels(data, spec)[np.newaxis])["probabilities"][0]
 
 
 def _interpreter(file: str) -> Any:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import pathlib
 import shutil
 import tempfile
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -25,6 +25,7 @@ from trainer.models.twin import lean_twin
 from trainer.models.weights import KERAS_FILE, LABELS_FILE
 from trainer.serving.forms import PREPROCESS_FILE, SAVED_MODEL, TFLITE_FILE, TOLERANCE
 from trainer.serving.golden import GoldenImage, write_golden
+from trainer.serving.litert import FEATURES, PROBABILITIES, open_litert
 from trainer.serving.signature import INPUT, SIGNATURE
 from trainer.serving.upright import decode_upright
 from trainer.train.model import float32_policy
@@ -91,7 +92,7 @@ def _write(
     model = inference_model(classifier, height=height, width=width, preprocess=mode)
     _write_saved_model(model, labels, height, width, mode, view, directory / SAVED_MODEL)
     model.save(directory / KERAS_FILE)
-    (directory / TFLITE_FILE).write_bytes(_to_tflite(model))
+    (directory / TFLITE_FILE).write_bytes(_to_litert(model))
     (directory / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     seen = {"height": height, "width": width, "resize": view.resize, "eval_centre": view.eval_centre}
     (directory / PREPROCESS_FILE).write_text(json.dumps(seen, indent=2) + "\n", encoding="utf-8")
@@ -194,31 +195,30 @@ def _write_saved_model(
     tf.saved_model.save(module, str(directory), signatures={SIGNATURE: serve})
 
 
-def _to_tflite(model: keras.Model) -> bytes:
-    """Converts the model to LiteRT, and compares the probabilities for one image with the model's own.
+@contextlib.contextmanager
+def litert_converter(model: keras.Model) -> Iterator[tf.lite.TFLiteConverter]:
+    """Makes a converter to LiteRT of an inference model, which also answers with its features.
 
     By way of Keras' own SavedModel: from concrete functions, the converter leaves Keras 3's weights out and the file
     answers nan (TF 2.21).
     """
+    x = images = keras.Input(model.input.shape[1:], name="image")
+    found = {}
+    for part in model.operations[1:]:  # a chain, see `inference_model`
+        found[part.name] = x = part(x)
+    answers = {PROBABILITIES: x, FEATURES: found["backbone"]}
     with tempfile.TemporaryDirectory() as directory:
-        model.export(directory, format="tf_saved_model", verbose=False)
-        content = tf.lite.TFLiteConverter.from_saved_model(directory).convert()
+        keras.Model(images, answers).export(directory, format="tf_saved_model", verbose=False)
+        yield tf.lite.TFLiteConverter.from_saved_model(directory)
+
+
+def _to_litert(model: keras.Model) -> bytes:
+    """Converts the model to LiteRT, and compares the probabilities for one image with the model's own."""
+    with litert_converter(model) as converter:
+        content: bytes = converter.convert()
     shape = (1, *model.input.shape[1:])
     image = np.linspace(0, 255, math.prod(shape), dtype=np.float32).reshape(shape)
-    error = np.abs(run_tflite(content, image) - model(image, training=False).numpy()).max()
+    error = np.abs(open_litert(content)(image)[PROBABILITIES] - model(image, training=False).numpy()).max()
     if not error <= TOLERANCE:  # so put that nan fails
         raise CommandError(f"{TFLITE_FILE} differs from the model by {error:g} in a probability; TF {tf.__version__}")
     return content
-
-
-def run_tflite(content: bytes, images: np.ndarray) -> np.ndarray:
-    """Runs float32 0..255 [B, H, W, 3] through the bytes of a `model.tflite`; returns probabilities [B, C]."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TF's copy of the interpreter will move to a package of its own
-        interpreter = tf.lite.Interpreter(model_content=content)
-    (entry,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
-    interpreter.resize_tensor_input(entry["index"], images.shape)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(entry["index"], images)
-    interpreter.invoke()
-    return interpreter.get_tensor(result["index"])

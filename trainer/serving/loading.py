@@ -12,13 +12,11 @@ import numpy as np
 from pipeline.command import UsageError
 from pipeline.format import kinds, storage
 from pipeline.format.local_copy import local_copy
-from pipeline.images.remarks import heard
 from trainer.models.weights import LABELS_FILE
 from trainer.serving.forms import PREPROCESS_FILE, TFLITE_FILE
+from trainer.serving.litert import PROBABILITIES, Ask, open_litert
 from trainer.serving.pixels import pixels
 from trainer.serving.signature import Signature, find_saved_model, load_signature
-
-_Ask = Callable[[np.ndarray], np.ndarray]  # float32 [B, H, W, 3] → probabilities [B, C]
 
 
 def find_model(model: str) -> str:
@@ -58,8 +56,8 @@ def load_model(found: str) -> Signature:
             images = np.stack([pixels(one, spec) for one in encoded])
         except (OSError, ValueError, SyntaxError) as error:  # SyntaxError is Pillow's for some broken PNGs
             raise ValueError(f"Pillow cannot decode it: {error}") from error
-        probabilities = ask(images)
-        return {"label": labels[probabilities.argmax(axis=1)], "probabilities": probabilities}
+        found = ask(images)
+        return {"label": labels[found[PROBABILITIES].argmax(axis=1)], **found}
 
     return run
 
@@ -72,44 +70,20 @@ def _beside(folder: str, name: str) -> str:
         raise UsageError(f"{file}: no such file; it lies beside the model in an export, keep them together") from error
 
 
-def _litert(file: str) -> _Ask:
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_path=file, num_threads=len(os.sched_getaffinity(0)))
-    # XNNPACK says on stderr that it is there, once, beneath Python; what goes wrong is an exception.
-    with heard():
-        interpreter.allocate_tensors()
-    (entry,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
-    shape: tuple[int, ...] = ()
-
-    def ask(images: np.ndarray) -> np.ndarray:
-        nonlocal shape
-        if images.shape != shape:
-            interpreter.resize_tensor_input(entry["index"], images.shape)
-            interpreter.allocate_tensors()
-            shape = images.shape
-        interpreter.set_tensor(entry["index"], images)
-        interpreter.invoke()
-        found: np.ndarray = interpreter.get_tensor(result["index"])
-        return found
-
-    return ask
-
-
-def _onnx(file: str) -> _Ask:
+def _onnx(file: str) -> Ask:
     try:
         import onnxruntime
     except ImportError as error:
         raise UsageError(f"{file}: onnxruntime is not installed; pip install 'tpu-retraining[onnx]'") from error
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(["probabilities"], {"image": images})[0]
+    return lambda images: {PROBABILITIES: session.run([PROBABILITIES], {"image": images})[0]}
 
 
-def _keras(file: str) -> _Ask:
+def _keras(file: str) -> Ask:
     import keras
 
     model = keras.models.load_model(file, compile=False)
-    return lambda images: np.asarray(model(images, training=False))
+    return lambda images: {PROBABILITIES: np.asarray(model(images, training=False))}
 
 
-_LOADERS: Mapping[str, Callable[[str], _Ask]] = {".tflite": _litert, ".onnx": _onnx, ".keras": _keras}
+_LOADERS: Mapping[str, Callable[[str], Ask]] = {".tflite": open_litert, ".onnx": _onnx, ".keras": _keras}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,8 +21,9 @@ from pipeline.format.local_copy import local_copy
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion
 from pipeline.noninferiority import PairedCounts, images_needed, p_value
 from trainer.models.weights import KERAS_FILE, LABELS_FILE
-from trainer.serving.export import run_tflite
+from trainer.serving.export import litert_converter
 from trainer.serving.forms import PREPROCESS_FILE, TFLITE_FILE
+from trainer.serving.litert import PROBABILITIES, open_litert
 from trainer.serving.pixels import pixels
 
 _CALIBRATED_ON, _JUDGED_ON = 200, 2_000  # images, at most
@@ -61,13 +61,13 @@ def quantize(export: str, data: DatasetVersion) -> Quantized:
     with local_copy(storage.join(export, KERAS_FILE)) as file:
         model = keras.models.load_model(file, compile=False)
     content = _convert(model, itertools.islice(_images(data, TRAIN, spec), _CALIBRATED_ON))
-    whole = storage.read(storage.join(export, TFLITE_FILE))
+    models = [open_litert(one) for one in (storage.read(storage.join(export, TFLITE_FILE)), content)]
     right: list[tuple[bool, bool]] = []
     splits = [split for split in (TEST, VALIDATION) if split in data.manifest.splits]
     judged = itertools.islice(itertools.chain(*(_images(data, split, spec) for split in splits)), _JUDGED_ON)
     while batch := list(itertools.islice(judged, _BATCH)):
         images, names = np.stack([image for image, _ in batch]), [name for _, name in batch]
-        answers = [run_tflite(one, images).argmax(axis=1) for one in (whole, content)]
+        answers = [ask(images)[PROBABILITIES].argmax(axis=1) for ask in models]
         right += [(labels[a] == name, labels[b] == name) for name, a, b in zip(names, *answers, strict=True)]
     return Quantized(
         content=content,
@@ -101,9 +101,7 @@ def _images(data: DatasetVersion, split: str, spec: Mapping[str, Any]) -> Iterat
 
 def _convert(model: keras.Model, images: Iterator[tuple[np.ndarray, str]]) -> bytes:
     seen = [image[np.newaxis] for image, _ in images]
-    with tempfile.TemporaryDirectory() as directory:
-        model.export(directory, format="tf_saved_model", verbose=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(directory)
+    with litert_converter(model) as converter:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([image] for image in seen)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]

@@ -15,7 +15,8 @@ from trainer.serving.forms import SAVED_MODEL
 SIGNATURE = "serving_default"
 INPUT = "image_bytes"  # TensorFlow Serving's JSON knows by the suffix _bytes that base64 is meant
 
-# Encoded images → {"label": [B] of bytes, "probabilities": float32 [B, C]}, or ValueError.
+# Encoded images → {"label": [B] of bytes, "probabilities": float32 [B, C]}, or ValueError. LiteRT adds "features",
+# float32 [B, F]: what the head is given.
 Signature = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
 
 

@@ -16,8 +16,9 @@ from tests import datasets
 from trainer.models import HeadConfig
 from trainer.models.classifier import build_classifier
 from trainer.serving import quantize as module
-from trainer.serving.export import export_classifier, run_tflite
+from trainer.serving.export import export_classifier
 from trainer.serving.forms import check_forms
+from trainer.serving.litert import open_litert
 from trainer.serving.loading import find_model, load_model
 from trainer.serving.quantize import quantize
 from trainer.serving.signature import load_signature
@@ -58,12 +59,36 @@ def test_integers_take_the_place_of_floats(export, quantized):
     whole = (export / "model.tflite").read_bytes()
     assert len(quantized.content) < 0.4 * len(whole)
     interpreter = tf.lite.Interpreter(model_content=quantized.content)
-    (entry,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
-    assert (entry["dtype"], result["dtype"]) == (np.float32, np.float32)
+    runner = interpreter.get_signature_runner()
+    sides = (runner.get_input_details(), runner.get_output_details())
+    assert [sorted(side) for side in sides] == [["image"], ["features", "probabilities"]]
+    assert all(detail["dtype"] == np.float32 for side in sides for detail in side.values())
     kinds = [tensor["dtype"] for tensor in interpreter.get_tensor_details()]
     assert kinds.count(np.int8) > 0.5 * len(kinds)
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
-    np.testing.assert_allclose(run_tflite(quantized.content, images), run_tflite(whole, images), atol=0.05)
+    found, expected = (open_litert(model)(images)["probabilities"] for model in (quantized.content, whole))
+    np.testing.assert_allclose(found, expected, atol=0.05)
+
+
+def test_litert_answers_with_the_features_that_the_head_is_given(export):
+    model = keras.models.load_model(export / "model.keras", compile=False)
+    ask = open_litert(str(export / "model.tflite"))
+    for count in (3, 1):
+        images = np.random.default_rng(count).uniform(0, 255, (count, 32, 32, 3)).astype(np.float32)
+        found = ask(images)
+        assert sorted(found) == ["features", "probabilities"]
+        logits = model.get_layer("head")(found["features"], training=False)
+        np.testing.assert_allclose(keras.ops.softmax(logits), model(images, training=False), atol=1e-5)
+
+
+def test_litert_of_an_earlier_version_has_one_output(export, tmp_path):
+    model = keras.models.load_model(export / "model.keras", compile=False)
+    model.export(tmp_path / "one", format="tf_saved_model", verbose=False)
+    content = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "one")).convert()
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    found = open_litert(content)(images)
+    assert sorted(found) == ["probabilities"]
+    np.testing.assert_allclose(found["probabilities"], model(images, training=False), atol=1e-5)
 
 
 def test_both_are_asked_about_test_and_validation(quantized):
