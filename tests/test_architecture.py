@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "trainer.rundir": ("pipeline", *_TRAIN),
     "trainer.readiness": ("pipeline", *_TRAIN, "trainer.rundir"),
     "trainer.serving": ("pipeline", *_TRAIN),
+    "trainer.serve": ("pipeline", "trainer.models", "trainer.serving"),
     "trainer.fit_check": ("pipeline", *_TRAIN, "trainer.rundir", "trainer.readiness"),
     "trainer.check": ("pipeline", *_TRAIN, "trainer.rundir", "trainer.readiness"),
     "trainer.preflight": ("pipeline", *_TRAIN),
@@ -78,6 +79,7 @@ FREE_OF_TENSORFLOW = (
     # A wrong flag is refused before TensorFlow is imported.
     "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.models.backbones", "trainer.models.weights",
     "trainer.devices.choice", "trainer.devices.cluster", "pipeline.own_code", "pipeline.modes", "pipeline.residence",
+    "trainer.serve",
 )  # fmt: skip
 _TENSORFLOW = ("tensorflow", "keras", "tf_keras", "keras_cv", "tensorboard")
 

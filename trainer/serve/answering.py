@@ -39,7 +39,12 @@ class Answering:
 
         def work(decoder: Decoder, data: bytes) -> tuple[ImageFacts, concurrent.futures.Future[Answer]] | Reject:
             found = as_record(decoder, data)
-            return found if isinstance(found, Reject) else (found[0], model.submit(found[1]))
+            if isinstance(found, Reject):
+                return found
+            try:
+                return found[0], model.submit(found[1])
+            except ValueError as error:
+                return _unsupported(error)
 
         waiting = [asyncio.wrap_future(self._decoders.submit(work, image)) for image in images]
         answered: list[Answered | Reject] = []
@@ -51,10 +56,14 @@ class Answering:
             try:
                 answered.append(Answered(answer=await asyncio.wrap_future(future), facts=facts))
             except ValueError as error:  # of a form that decodes by itself
-                answered.append(Reject(code=RejectCode.UNSUPPORTED, detail=str(error)))
+                answered.append(_unsupported(error))
         return answered
 
     def close(self) -> None:
         """Ends the threads and the decoders."""
         self._decoders.close()
         self._pool.close()
+
+
+def _unsupported(error: ValueError) -> Reject:
+    return Reject(code=RejectCode.UNSUPPORTED, detail=str(error))

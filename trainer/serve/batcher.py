@@ -16,7 +16,11 @@ class Batcher(Generic[T, S]):
     """Asks a function about items in a thread of its own, about all that wait at once, up to so many."""
 
     def __init__(
-        self, ask: Callable[[Sequence[T]], Sequence[S]], *, most: int, observe: Callable[[int], None] = lambda size: None
+        self,
+        ask: Callable[[Sequence[T]], Sequence[S]],
+        *,
+        most: int,
+        observe: Callable[[int], None] = lambda size: None,
     ) -> None:
         """Starts the thread.
 

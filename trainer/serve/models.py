@@ -9,19 +9,23 @@ import hashlib
 import io
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pipeline.command import DataError
+from pipeline.command import DataError, first_line
 from pipeline.format import storage
+from pipeline.format.answer_log import AnswerLog, served_name
 from trainer.models.weights import LABELS_FILE
 from trainer.serve.batcher import Batcher
 from trainer.serve.protocols.bodies import Answer
 from trainer.serving.forms import INT8_FILE, PREPROCESS_FILE, TOLERANCE
 from trainer.serving.golden import ANSWERS, FOLDER
-from trainer.serving.loading import find_model, load_model
+from trainer.serving.litert import FEATURES, PROBABILITIES
+from trainer.serving.loading import Parts, find_model, load_parts
 from trainer.serving.verify import golden_images
 
 _SUMS_FILE = "SHA256SUMS"  # of a registry's model
@@ -85,26 +89,39 @@ def version_of(place: Place) -> str:
 
 
 class Model:
-    """Answers for images. Of use to the thread of the event loop, but for `submit`, which is for any."""
+    """Answers for images; for the thread of the event loop, but for `submit`, which is for any."""
 
     def __init__(
         self,
         *,
-        version: str,
-        labels: Sequence[str],
-        file: str,
-        batcher: Batcher[bytes, Answer],
+        place: Place,
+        parts: Parts,
+        log: AnswerLog | None,
+        most: int,
+        observe: Callable[[int], None],
     ) -> None:
-        self.version = version
-        self.labels = labels
-        self.file = file
-        self._batcher = batcher
+        """Starts the thread that asks the model. See `load`."""
+        self.version = version_of(place)
+        self.place = place
+        self.log = log
+        self.labels = parts.labels
+        self._see = parts.see
+        self._batcher: Batcher[Any, Answer] = Batcher(
+            lambda images: _answers(parts.labels, parts.ask(images)), most=most, observe=observe
+        )
         self._requests = 0
         self._retired = False
 
     def submit(self, image: bytes) -> concurrent.futures.Future[Answer]:
-        """Has the model asked about an image that the builder accepts; ValueError in the future where it cannot."""
-        return self._batcher.submit(image)
+        """Has the model asked about an image that the builder accepts.
+
+        Returns:
+          what will hold the answer, or ValueError if it is a form that decodes by itself, and cannot.
+
+        Raises:
+          ValueError: the image cannot be decoded.
+        """
+        return self._batcher.submit(self._see(image))
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[Model]:
@@ -117,22 +134,41 @@ class Model:
             self._end_if_done()
 
     def retire(self) -> None:
-        """Lets the model end with its last request."""
+        """Lets the model, and its log, end with its last request; waits for neither."""
         self._retired = True
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if self._retired and not self._requests:
-            self._batcher.close()
+        if not self._retired or self._requests:
+            return
+        self._batcher.close()
+        if self.log:  # it writes what it has; the process waits for that when it ends
+            threading.Thread(target=self.log.close, name="end of a log").start()
 
 
-def load(place: Place, *, most: int, observe: Callable[[int], None]) -> Model:
-    """Loads a model, has it answer once, and compares with the golden images of its export where there are some.
+def _answers(labels: Sequence[str], found: Mapping[str, np.ndarray]) -> list[Answer]:
+    probabilities = found[PROBABILITIES]
+    features = found.get(FEATURES)
+    places = probabilities.argmax(axis=1).tolist()
+    return [
+        Answer(
+            label=labels[at],
+            class_index=at,
+            probabilities=probabilities[row],
+            features=None if features is None else features[row],
+        )
+        for row, at in enumerate(places)
+    ]
+
+
+def load(place: Place, *, most: int, observe: Callable[[int], None], log: str | None = None) -> Model:
+    """Loads a model and has it answer: the golden images of its export, where there are some, as they should be.
 
     Args:
       place: what to load.
       most: images that are answered together.
       observe: is told the size of each batch.
+      log: folder for a log of its answers.
 
     Raises:
       UsageError: something that belongs to it is not there.
@@ -140,25 +176,12 @@ def load(place: Place, *, most: int, observe: Callable[[int], None]) -> Model:
     """
     _check_sums(place)
     try:
-        signature = load_model(place.file)
+        parts = load_parts(place.file)
     except (ValueError, RuntimeError, OSError) as error:
-        raise DataError(f"{place.file}: cannot be loaded, damaged? ({error})") from error
-    labels = storage.read_text(storage.join(place.export, LABELS_FILE)).removesuffix("\n").split("\n")
-
-    def ask(images: Sequence[bytes]) -> list[Answer]:
-        found = signature(images)["probabilities"]
-        places = found.argmax(axis=1).tolist()
-        return [
-            Answer(label=labels[at], class_index=at, probabilities=row) for at, row in zip(places, found, strict=True)
-        ]
-
-    _warm_up(place, len(labels), lambda images: signature(images)["probabilities"])
-    return Model(
-        version=version_of(place),
-        labels=labels,
-        file=place.file,
-        batcher=Batcher(ask, most=most, observe=observe),
-    )
+        raise DataError(f"{place.file}: cannot be loaded; damaged? ({first_line(error)})") from error
+    _warm_up(place, parts)
+    kept = AnswerLog(log, model=served_name(place.export), labels=parts.labels) if log else None
+    return Model(place=place, parts=parts, log=kept, most=most, observe=observe)
 
 
 def _check_sums(place: Place) -> None:
@@ -175,7 +198,7 @@ def _check_sums(place: Place) -> None:
                     raise DataError(f"{place.export}: {name} is not what was published ({_SUMS_FILE})")
 
 
-def _warm_up(place: Place, classes: int, ask: Callable[[Sequence[bytes]], np.ndarray]) -> None:
+def _warm_up(place: Place, parts: Parts) -> None:
     images, expected = [_grey()] * _WARM_UP, None
     export = pathlib.Path(place.export)
     if not storage.is_remote(place.export) and (export / FOLDER / ANSWERS).exists():
@@ -183,12 +206,15 @@ def _warm_up(place: Place, classes: int, ask: Callable[[Sequence[bytes]], np.nda
         images = [image.file.read_bytes() for image in golden]
         expected = np.array([image.probabilities for image in golden])
     try:
-        ask(images[:1])
-        found = ask(images)
+        seen = [parts.see(image) for image in images]
+        parts.ask(seen[:1])
+        found = parts.ask(seen)[PROBABILITIES]
     except (ValueError, RuntimeError) as error:
-        raise DataError(f"{place.file}: does not answer ({error})") from error
-    if found.shape != (len(images), classes) or not np.isfinite(found).all():
-        raise DataError(f"{place.file}: answers {list(found.shape)} for {len(images)} images and {classes} labels")
+        raise DataError(f"{place.file}: does not answer ({first_line(error)})") from error
+    if found.shape != (len(images), len(parts.labels)):
+        raise DataError(f"{place.file}: {found.shape[-1]} probabilities, and {LABELS_FILE} has {len(parts.labels)}")
+    if not np.isfinite(found).all():
+        raise DataError(f"{place.file}: answers with what is no number")
     if expected is None:
         return
     if os.path.basename(place.file) == INT8_FILE:  # an approximation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from trainer.models.weights import LABELS_FILE
 from trainer.serving.forms import PREPROCESS_FILE, TFLITE_FILE
 from trainer.serving.litert import PROBABILITIES, Ask, open_litert
 from trainer.serving.pixels import pixels
-from trainer.serving.signature import Signature, find_saved_model, load_signature
+from trainer.serving.signature import Signature, find_saved_model, load_signature, read_labels
 
 
 def find_model(model: str) -> str:
@@ -36,7 +37,23 @@ def find_model(model: str) -> str:
     return find_saved_model(model)
 
 
-def load_model(found: str) -> Signature:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Holds a model in two parts, so that a server sees several images at a time and asks about them together.
+
+    Attributes:
+      labels: names, in the order of the probabilities.
+      see: makes of an encoded image what `ask` takes; for any thread. ValueError where it cannot be decoded.
+      ask: answers what `see` has made of B images with PROBABILITIES, float32 [B, C], and what else the form gives; for
+        one thread at a time. ValueError where it cannot decode one of them.
+    """
+
+    labels: Sequence[str]
+    see: Callable[[bytes], Any]
+    ask: Callable[[Sequence[Any]], dict[str, np.ndarray]]
+
+
+def load_parts(found: str) -> Parts:
     """Loads what `find_model` has found.
 
     Raises:
@@ -44,20 +61,36 @@ def load_model(found: str) -> Signature:
     """
     loader = _LOADERS.get(os.path.splitext(found)[1])
     if loader is None:
-        return load_signature(found)
+        return Parts(labels=read_labels(found), see=lambda encoded: encoded, ask=load_signature(found))
     folder = os.path.dirname(found)
-    labels = np.array([label.encode() for label in _beside(folder, LABELS_FILE).splitlines()])
+    labels = _beside(folder, LABELS_FILE).splitlines()
     spec: Mapping[str, Any] = json.loads(_beside(folder, PREPROCESS_FILE))
     with local_copy(found) as file:
         ask = loader(file)
 
-    def run(encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
+    def see(encoded: bytes) -> np.ndarray:
         try:
-            images = np.stack([pixels(one, spec) for one in encoded])
+            return pixels(encoded, spec)
         except (OSError, ValueError, SyntaxError) as error:  # SyntaxError is Pillow's for some broken PNGs
             raise ValueError(f"Pillow cannot decode it: {error}") from error
-        found = ask(images)
-        return {"label": labels[found[PROBABILITIES].argmax(axis=1)], **found}
+
+    return Parts(labels=labels, see=see, ask=lambda images: ask(np.stack(images)))
+
+
+def load_model(found: str) -> Signature:
+    """Loads what `find_model` has found.
+
+    Raises:
+      UsageError: what belongs to it is not beside it, or a library is not installed.
+    """
+    if os.path.splitext(found)[1] not in _LOADERS:
+        return load_signature(found)
+    parts = load_parts(found)
+    labels = np.array([label.encode() for label in parts.labels])
+
+    def run(encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
+        answers = parts.ask([parts.see(one) for one in encoded])
+        return {"label": labels[answers[PROBABILITIES].argmax(axis=1)], **answers}
 
     return run
 

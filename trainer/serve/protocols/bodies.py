@@ -26,11 +26,13 @@ class Answer:
       label: the name of the most probable class.
       class_index: its place among the labels.
       probabilities: float32 [C].
+      features: float32 [F] that they were made of; None of a model that does not give them.
     """
 
     label: str
     class_index: int
     probabilities: np.ndarray
+    features: np.ndarray | None = None
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -81,5 +83,5 @@ def spelt(value: object) -> str:
 
 
 def write_json(value: object) -> bytes:
-    """Returns JSON in UTF-8; of half a surrogate pair, which a client may have sent, the escape that JSON has for it."""
+    """Returns JSON in UTF-8; half a surrogate pair, which a client may have sent, stays escaped."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")

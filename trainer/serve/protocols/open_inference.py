@@ -149,9 +149,7 @@ def _outputs(wanted: object, binary: bool) -> dict[str, bool]:
     return found
 
 
-def infer_response(
-    request: Infer, answers: Sequence[Answer], *, name: str, version: str
-) -> tuple[bytes, int | None]:
+def infer_response(request: Infer, answers: Sequence[Answer], *, name: str, version: str) -> tuple[bytes, int | None]:
     """Returns the body that answers an inference, and the bytes of JSON at its beginning; None if it is JSON only."""
     outputs, tensors = [], []
     for output, binary in request.outputs.items():
