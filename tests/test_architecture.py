@@ -160,7 +160,7 @@ def test_names_are_imported_from_where_they_are_defined():
             name
             for node in ast.walk(tree(module))
             for name in (
-                [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef)
+                [node.name] if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
                 else [node.id] if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
                 else [alias.asname or alias.name for alias in node.names]
                 if isinstance(node, ast.ImportFrom) and modules()[module].name == "__init__.py"
