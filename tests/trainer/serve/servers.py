@@ -58,7 +58,8 @@ class Running:
     @property
     def address(self) -> tuple[str, int]:
         parts = urllib.parse.urlsplit(self.url)
-        assert parts.hostname and parts.port
+        assert parts.hostname
+        assert parts.port
         return parts.hostname, parts.port
 
     def connect(self, timeout: float = 60) -> http.client.HTTPConnection:
