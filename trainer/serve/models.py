@@ -19,16 +19,16 @@ from PIL import Image
 from pipeline.command import DataError, first_line
 from pipeline.format import storage
 from pipeline.format.answer_log import AnswerLog, served_name
+from pipeline.format.sums import SUMS_FILE, damage
 from trainer.models.weights import LABELS_FILE
 from trainer.serve.batcher import Batcher
 from trainer.serve.protocols.bodies import Answer
 from trainer.serving.forms import INT8_FILE, PREPROCESS_FILE, TOLERANCE
 from trainer.serving.golden import ANSWERS, FOLDER
 from trainer.serving.litert import FEATURES, PROBABILITIES
-from trainer.serving.loading import Parts, find_model, load_parts
+from trainer.serving.loading import Parts, find_form, load_parts
 from trainer.serving.verify import golden_images
 
-_SUMS_FILE = "SHA256SUMS"  # of a registry's model
 _DIGITS = 12  # of a digest, where there is no number
 _WARM_UP = 4  # images at once
 
@@ -55,12 +55,14 @@ def locate(model: str) -> Place:
       UsageError: there is no model.
     """
     if storage.is_remote(model):
-        file = find_model(model)
+        file = find_form(model)
         return Place(file=file, export=os.path.dirname(file.rstrip("/")))
-    file = find_model(os.path.realpath(model))
+    file = find_form(os.path.realpath(model))
     export = os.path.dirname(file)
     state = []
-    for path in sorted({*_files(file), os.path.join(export, LABELS_FILE), os.path.join(export, PREPROCESS_FILE)}):
+    for path in sorted(
+        {*_files(file), *(os.path.join(export, name) for name in (LABELS_FILE, PREPROCESS_FILE, SUMS_FILE))}
+    ):
         with contextlib.suppress(FileNotFoundError):
             found = os.stat(path)
             state.append((path, found.st_ino, found.st_size, found.st_mtime_ns))
@@ -185,17 +187,10 @@ def load(place: Place, *, most: int, observe: Callable[[int], None], log: str | 
 
 
 def _check_sums(place: Place) -> None:
-    """Raises DataError where a registry's folder says that a file of the model is not what was published."""
-    sums = os.path.join(place.export, _SUMS_FILE)
-    if storage.is_remote(place.export) or not os.path.exists(sums):
-        return
-    used = {os.path.relpath(path, place.export) for path, *_ in place.state}
-    for line in pathlib.Path(sums).read_text(encoding="utf-8").splitlines():
-        digest, _, name = line.partition("  ")
-        if name in used:
-            with open(os.path.join(place.export, name), "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    raise DataError(f"{place.export}: {name} is not what was published ({_SUMS_FILE})")
+    """Raises DataError where a file of the model is not what was exported or published."""
+    for part in (os.path.basename(place.file), LABELS_FILE, PREPROCESS_FILE):
+        if damaged := damage(place.export, part=part):
+            raise DataError(f"{place.export} is damaged: {damaged[0]}; export the model again")
 
 
 def _warm_up(place: Place, parts: Parts) -> None:

@@ -18,7 +18,7 @@ from trainer.models.weights import LABELS_FILE
 from trainer.serving.forms import PREPROCESS_FILE, TFLITE_FILE
 from trainer.serving.litert import PROBABILITIES, Ask, open_litert
 from trainer.serving.pixels import pixels
-from trainer.serving.signature import Signature, find_saved_model, load_signature, read_labels
+from trainer.serving.signature import Signature, find_saved_model, load_signature
 
 
 def find_model(model: str) -> str:
@@ -28,14 +28,19 @@ def find_model(model: str) -> str:
       UsageError: there is none.
       DataError: it is not what was exported, by the digests beside it.
     """
-    found = _find(model)
+    found = find_form(model)
     folder, name = os.path.split(found.rstrip("/"))
     if damaged := damage(folder, part=name):
         raise DataError(f"{folder} is damaged: {damaged[0]}; export the model again")
     return found
 
 
-def _find(model: str) -> str:
+def find_form(model: str) -> str:
+    """Returns what `find_model` does, and does not read it.
+
+    Raises:
+      UsageError: there is none.
+    """
     if os.path.splitext(model)[1] in _LOADERS:
         if not storage.exists(model):
             raise UsageError(f"{model}: no such file; {kinds.no_model(model)}")
@@ -63,6 +68,11 @@ class Parts:
     ask: Callable[[Sequence[Any]], dict[str, np.ndarray]]
 
 
+def labels_of(found: str) -> list[str]:
+    """Names the labels of what `find_model` has found, in order; UsageError where their file is not beside it."""
+    return _beside(os.path.dirname(found.rstrip("/")), LABELS_FILE).splitlines()
+
+
 def load_parts(found: str) -> Parts:
     """Loads what `find_model` has found.
 
@@ -71,9 +81,8 @@ def load_parts(found: str) -> Parts:
     """
     loader = _LOADERS.get(os.path.splitext(found)[1])
     if loader is None:
-        return Parts(labels=read_labels(found), see=lambda encoded: encoded, ask=load_signature(found))
+        return Parts(labels=labels_of(found), see=lambda encoded: encoded, ask=load_signature(found))
     folder = os.path.dirname(found)
-    labels = _beside(folder, LABELS_FILE).splitlines()
     spec: Mapping[str, Any] = json.loads(_beside(folder, PREPROCESS_FILE))
     with local_copy(found) as file:
         ask = loader(file)
@@ -84,7 +93,7 @@ def load_parts(found: str) -> Parts:
         except (OSError, ValueError, SyntaxError) as error:  # SyntaxError is Pillow's for some broken PNGs
             raise ValueError(f"Pillow cannot decode it: {error}") from error
 
-    return Parts(labels=labels, see=see, ask=lambda images: ask(np.stack(images)))
+    return Parts(labels=labels_of(found), see=see, ask=lambda images: ask(np.stack(images)))
 
 
 def load_model(found: str) -> Signature:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.format.sums import write_sums
 from tests import datasets
 from trainer.models import HeadConfig
 from trainer.models.classifier import build_classifier
@@ -39,6 +40,7 @@ def exports(tmp_path_factory) -> pathlib.Path:
     export_classifier(classifier, labels=LABELS, preprocess="unit", directory=folder / "one", golden=golden, **SIZE)
     shutil.copytree(folder / "one", folder / "other")
     (folder / "other" / "labels.txt").write_text("".join(f"{label.upper()}\n" for label in LABELS), encoding="utf-8")
+    write_sums(folder / "other")
     return folder
 
 
