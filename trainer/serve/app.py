@@ -99,7 +99,8 @@ class _Routes:
         return Response(text, media_type=metrics.CONTENT_TYPE)
 
     async def openapi(self, request: Request) -> Response:
-        return json_response(openapi.document(self._service.name, self._service.model.labels, self._service.limits))
+        model = self._service.model
+        return json_response(openapi.document(self._service.name, model.version, model.labels, self._service.limits))
 
     async def predict(self, request: Request) -> Response:
         top = _top(request)

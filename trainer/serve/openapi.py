@@ -22,18 +22,20 @@ _ERRORS = {
 _VERSION = {"x-model-version": {"description": "Version of the model.", "schema": {"type": "string"}}}
 
 
-def document(name: str, labels: Sequence[str], limits: Limits) -> _Object:
-    """Returns the description of a server of a model with these labels."""
+def document(name: str, version: str, labels: Sequence[str], limits: Limits) -> _Object:
+    """Returns the description of a server of a model with these labels, in the version that it serves now."""
     predicts = {
         "/predict": {"post": _predict(limits)},
-        **_each(f"/v1/models/{name}", ":predict", "post", "tfs_predict", _tfs_predict()),
-        **_each(f"/v2/models/{name}", "/infer", "post", "infer", _infer()),
+        **_each(f"/v1/models/{name}", ":predict", version, "post", "tfs_predict", _tfs_predict()),
+        **_each(f"/v2/models/{name}", "/infer", version, "post", "infer", _infer()),
     }
     about = {
-        **_each(f"/v1/models/{name}", "", "get", "tfs_status", _get("State of the version that is served.", 404)),
-        **_each(f"/v1/models/{name}", "/metadata", "get", "tfs_metadata", _get("The signature.", 404)),
-        **_each(f"/v2/models/{name}", "", "get", "metadata", _get("Inputs and outputs.", 404)),
-        **_each(f"/v2/models/{name}", "/ready", "get", "ready", _get("Whether it answers.", 404, 503)),
+        **_each(
+            f"/v1/models/{name}", "", version, "get", "tfs_status", _get("State of the version that is served.", 404)
+        ),
+        **_each(f"/v1/models/{name}", "/metadata", version, "get", "tfs_metadata", _get("The signature.", 404)),
+        **_each(f"/v2/models/{name}", "", version, "get", "metadata", _get("Inputs and outputs.", 404)),
+        **_each(f"/v2/models/{name}", "/ready", version, "get", "ready", _get("Whether it answers.", 404, 503)),
     }
     server = {
         "/": {"get": _text("text/html", "index", "A page to try the model with.")},
@@ -57,13 +59,14 @@ def document(name: str, labels: Sequence[str], limits: Limits) -> _Object:
     }
 
 
-def _each(start: str, end: str, method: str, key: str, operation: _Object) -> _Object:
+def _each(start: str, end: str, version: str, method: str, key: str, operation: _Object) -> _Object:
     """Returns the paths without and with a version."""
-    version = {"name": "version", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    known = {"name": "version", "in": "path", "required": True, "schema": {"enum": [version]}}
     return {
         f"{start}{end}": {method: {"operationId": key, **operation}},
         f"{start}/versions/{{version}}{end}": {
-            method: {"operationId": f"{key}_of_version", "parameters": [version], **operation}
+            "parameters": [known],
+            method: {"operationId": f"{key}_of_version", **operation},
         },
     }
 
