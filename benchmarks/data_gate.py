@@ -26,12 +26,12 @@ from benchmarks.frozen import read
 from pipeline.command import UsageError, run_command
 from pipeline.format.manifest import open_dataset
 from pipeline.format.rows import FACTS, KnownImages, changes_between, known_images
+from pipeline.linear.probe import deal_folds, out_of_fold
+from pipeline.linear.regression import cross_validate
 from retrain.data.gate import Outcome, judge_against
 from retrain.limits import DataGateConfig
 from trainer.check.arrivals import compare_arrivals
-from trainer.check.probe import deal_folds, out_of_fold
 from trainer.report.label_issues import find_label_issues
-from trainer.train.regression import cross_validate
 
 _PHOTOS = flags.DEFINE_string("photos", None, "Folder of class folders.")
 _WORK = flags.DEFINE_string("work", None, "Folder for what is built; used again when it is there.")

@@ -21,6 +21,7 @@ from pipeline.decode import why_unusable
 from pipeline.format import storage, verify
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, open_dataset
 from pipeline.format.owner import owned
+from pipeline.linear.calibration import fit_temperature, with_temperature
 from pipeline.own_code import is_own
 from pipeline.predictions import Predictions, predictions_file
 from trainer.devices.cluster import read_cluster
@@ -46,7 +47,6 @@ from trainer.serving.explain import explain
 from trainer.serving.export import export_classifier
 from trainer.serving.golden import GoldenImage, choose_golden
 from trainer.serving.score import prediction_rows, write_predictions
-from trainer.train.calibration import fit_temperature, with_temperature
 from trainer.train.checkpoint import load_best
 from trainer.train.evaluation import Metrics, compute_metrics
 from trainer.train.guards import named_errors

@@ -9,8 +9,8 @@ import dataclasses
 
 import numpy as np
 
+from pipeline.linear.probe import deal_folds, out_of_fold
 from pipeline.shift import Shift, in_both, maximum_mean_discrepancy, sample_positions, stratified_auc
-from trainer.check.probe import deal_folds, out_of_fold
 
 _COMPARED = 1_000  # images of each group, at most: every pair is looked at
 _FEWEST = 5  # new images, below which nothing can be said
