@@ -22,6 +22,7 @@ from absl import flags
 
 from pipeline.command import DataError, ExitCode, UsageError, nearest, run_command
 from pipeline.format import storage
+from pipeline.format.sums import SUMS_FILE, damage
 from retrain import curate, prune, registry
 from retrain.config import RetrainConfig, load_config
 from retrain.index import write_index
@@ -72,9 +73,9 @@ def _verify(root: str, numbers: list[int]) -> None:
     chosen = [registry.numbered(root, number) for number in numbers] or registry.models(root)
     damaged = []
     for model in chosen:
-        found = registry.damage(model)
+        found = damage(model.path)
         damaged += [model] if found else []
-        sums = storage.exists(model.file(registry.SUMS_FILE))
+        sums = storage.exists(model.file(SUMS_FILE))
         print(f"{model.number:>4}  {'; '.join(found) if found else 'whole' if sums else 'has no sums'}")
     if damaged:
         raise DataError(f"{len(damaged)} of {len(chosen)} models are damaged")

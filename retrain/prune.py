@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pipeline.format import storage
 from pipeline.format.manifest import CURRENT_FILE, VERSIONS_DIR
 from pipeline.format.rows import version_number
+from pipeline.format.sums import SUMS_FILE
 from retrain import registry
 from retrain.curate import note
 from retrain.data.page import BESIDE
@@ -105,7 +106,7 @@ def remove(found: Prunable, root: str) -> None:
         registry.clean(parent)  # what a killed removal has left
     for folder in found.folders:
         if storage.is_remote(folder):
-            storage.delete(storage.join(folder, registry.SUMS_FILE))  # without which it is no model
+            storage.delete(storage.join(folder, SUMS_FILE))  # without which it is no model
             storage.delete(folder)
         else:
             dying = os.path.join(os.path.dirname(folder), f".staging-{os.path.basename(folder)}")

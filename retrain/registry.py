@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -27,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.command import DataError, UsageError
-from pipeline.format import storage
+from pipeline.format import storage, sums
 from pipeline.format.local_copy import copy_to_disk
 from retrain import ledger
 from retrain.ledger import decisions
@@ -35,7 +34,6 @@ from retrain.ledger import decisions
 LABELS_FILE = "labels.txt"
 PROMOTION_FILE = "promotion.json"
 TRAINED_ON_FILE = "trained_on.txt"
-SUMS_FILE = "SHA256SUMS"
 ROLLED_BACK = "rolled back"  # decision
 SERVING, SAVED_MODEL = "serving", "saved_model"
 _GRAPH = "saved_model.pb"  # what a server waits for
@@ -86,7 +84,7 @@ def models(root: str) -> list[Model]:
         return []
     numbers = sorted(int(entry.name) for entry in entries if entry.is_folder and entry.name.isdecimal())
     found = [Model(number, storage.join(root, str(number))) for number in numbers]
-    return [model for model in found if not storage.is_remote(root) or storage.exists(model.file(SUMS_FILE))]
+    return [model for model in found if not storage.is_remote(root) or storage.exists(model.file(sums.SUMS_FILE))]
 
 
 def champion(root: str) -> Model | None:
@@ -154,7 +152,7 @@ def publish(
             copy_to_disk(source, os.path.join(stage, name))
         text = json.dumps({**promotion, "model": number}, indent=2, ensure_ascii=False) + "\n"
         (stage / PROMOTION_FILE).write_text(text, encoding="utf-8")
-        (stage / SUMS_FILE).write_text(_sums(stage), encoding="utf-8")
+        sums.write_sums(stage)
         if storage.is_remote(root):
             _upload(stage, model)
         else:
@@ -187,37 +185,13 @@ def _rename(stage: pathlib.Path, model: Model) -> None:
 def _upload(stage: pathlib.Path, model: Model) -> None:
     storage.delete(model.path)  # what a killed pass has left
     files = sorted(path for path in stage.rglob("*") if path.is_file())
-    for path in sorted(files, key=lambda path: path.name == SUMS_FILE):
+    for path in sorted(files, key=lambda path: path.name == sums.SUMS_FILE):
         storage.write_atomically(model.file(path.relative_to(stage).as_posix()), path.read_bytes())
-
-
-def _sums(folder: pathlib.Path) -> str:
-    """Returns a line for each file, as `sha256sum` writes them."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return "".join(f"{_sha256(os.fspath(path))}  {path.relative_to(folder).as_posix()}\n" for path in files)
-
-
-def _sha256(path: str) -> str:
-    with storage.open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-
-
-def damage(model: Model) -> list[str]:
-    """Says what is wrong with a model's files; nothing of one that has no sums, which nobody has published here."""
-    found = []
-    for line in _text(model.file(SUMS_FILE)).splitlines():
-        digest, _, name = line.partition("  ")
-        try:
-            if _sha256(model.file(name)) != digest:
-                found.append(f"{name} is not what was published")
-        except (FileNotFoundError, IsADirectoryError):
-            found.append(f"{name} is gone")
-    return found
 
 
 def require_whole(model: Model) -> None:
     """Raises DataError if a file of a model is not what was published."""
-    if found := damage(model):
+    if found := sums.damage(model.path):
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         raise DataError(
             f"{model.path} is damaged: {found[0]}{more}; put its files back, or let python -m retrain.models rollback "

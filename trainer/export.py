@@ -12,30 +12,36 @@ DIR (default RUN/export) then holds
     labels.txt     label names, one a line, in the order of the probabilities
     pixels.py      makes of an image file what the last two take, as preprocess.json says: Pillow and NumPy only
     ask.py         asks each form about image files; needs nothing of this project
-    golden/        some images with the answers that are expected, if the run's dataset is still there
+    golden/        some images with the answers that are expected
+    forms.json     size, time, agreement and accuracy of each form: a table in RUN/report.html
+    SHA256SUMS     of all of it, for `sha256sum --check`
 
-`python -m trainer.verify DIR` asks every form about them.
+golden/ and forms.json take the run's dataset. `python -m trainer.verify DIR` asks every form about the golden images.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
-from pipeline.command import CommandError, run_command
+from pipeline.command import CommandError, UsageError, run_command
 from pipeline.format import storage
-from pipeline.format.local_copy import local_copy
 from pipeline.format.manifest import TEST, VALIDATION, DatasetVersion
 from pipeline.format.places import check_folder
-from pipeline.predictions import read_predictions
+from pipeline.predictions import Predictions, read_predictions
 from trainer.devices.chips import spare_metadata_server
 from trainer.models import backbone_info
 from trainer.models.weights import KERAS_FILE
 from trainer.report.files import open_data_of
-from trainer.rundir import check_finished, load_run
+from trainer.request import FINISHED
+from trainer.rundir import check_has_weights, load_run
 from trainer.serving.forms import INT8_FILE, ONNX_FILE, check_forms
-from trainer.serving.golden import GoldenImage, choose_golden
+from trainer.serving.golden import choose_golden
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "A finished run: the --workdir of trainer.main.", required=True)
@@ -43,21 +49,39 @@ flags.DEFINE_string("output", None, "Where to export to; RUN/export if not given
 flags.DEFINE_list(
     "formats", [], "Forms beside saved_model, keras and litert, which are always there: litert_int8, onnx."
 )
+flags.DEFINE_bool("unfinished", False, "Export the best weights so far of a run that has not ended.")
+
+_Add = Callable[[pathlib.Path], Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """Holds the images that a run was evaluated on, with its answers."""
+
+    data: DatasetVersion
+    split: str
+    answers: Predictions
 
 
 def main(arguments: list[str]) -> int | None:
     del arguments
     run = FLAGS.run
     check_forms(FLAGS.formats)
-    check_finished(run)
+    check_has_weights(run)
+    finished = storage.exists(storage.join(run, FINISHED))
+    if not (finished or FLAGS.unfinished):
+        raise UsageError(
+            f"--run={run}: this run has not ended; run trainer.main to its end, or --unfinished exports the best "
+            "weights so far"
+        )
     data = open_data_of(run, None) if "litert_int8" in FLAGS.formats else None
     directory = FLAGS.output or storage.join(run, "export")
     check_folder(directory, flag="output")
+    judged = _judged(run) if finished else None
     spare_metadata_server()
     from trainer.serving.export import export_classifier  # takes seconds: TensorFlow
 
     classifier, recipe, labels = load_run(run)
-    golden = _golden(run)
     export_classifier(
         classifier,
         labels=labels,
@@ -66,49 +90,70 @@ def main(arguments: list[str]) -> int | None:
         preprocess=backbone_info(recipe.backbone).preprocess,
         view=recipe.view,
         directory=directory,
-        golden=golden,
+        golden=choose_golden(judged.answers, judged.data, judged.split) if judged else [],
+        also=_also(data, judged),
     )
-    print(f"exported to {directory}{'' if golden else ', without golden images: the dataset is gone'}")
-    if data:
-        _add_int8(directory, data)
-    if "onnx" in FLAGS.formats:
-        _add_onnx(directory)
+    without = "the run's dataset or its answers to it are gone" if finished else "the run has not ended"
+    print(f"exported to {directory}{'' if judged else f', without golden images: {without}'}")
+    if judged and not FLAGS.output:
+        from trainer.report.page import write_report
+
+        write_report(run, judged.data)  # with the table of forms
     return None
 
 
-def _add_int8(directory: str, data: DatasetVersion) -> None:
+def _also(data: DatasetVersion | None, judged: _Judged | None) -> list[_Add]:
+    """Lists what adds the forms that were asked for, and what measures all."""
+    also: list[_Add] = []
+    if data:
+        also.append(lambda folder: _add_int8(folder, data))
+    if "onnx" in FLAGS.formats:
+        also.append(_add_onnx)
+    if judged:
+        also.append(lambda folder: _measure(folder, judged))
+    return also
+
+
+def _add_int8(folder: pathlib.Path, data: DatasetVersion) -> None:
     """Adds the form of 8-bit integers, if it is as good."""
     from trainer.serving.quantize import quantize
 
-    found = quantize(directory, data)
+    found = quantize(folder, data)
     if found.why_not:
         print(f"{INT8_FILE} is not written: {found.why_not}")
         return
-    storage.write_atomically(storage.join(directory, INT8_FILE), found.content)
+    (folder / INT8_FILE).write_bytes(found.content)
     print(
-        f"{INT8_FILE}: {len(found.content) / 1e6:.1f} MB, {found.int8_right} of {found.images} test and validation "
-        f"images right, {found.float_right} as floats"
+        f"{INT8_FILE}: {found.int8_right} of {found.images} test and validation images right, {found.float_right} as "
+        "floats"
     )
 
 
-def _add_onnx(directory: str) -> None:
+def _add_onnx(folder: pathlib.Path) -> None:
     """Adds the ONNX form."""
     import keras
 
     from trainer.serving.to_onnx import to_onnx
 
-    with local_copy(storage.join(directory, KERAS_FILE)) as file:
-        content = to_onnx(keras.models.load_model(file, compile=False))
-    storage.write_atomically(storage.join(directory, ONNX_FILE), content)
-    print(f"{ONNX_FILE}: {len(content) / 1e6:.1f} MB")
+    (folder / ONNX_FILE).write_bytes(to_onnx(keras.models.load_model(folder / KERAS_FILE, compile=False)))
 
 
-def _golden(run: str) -> list[GoldenImage]:
-    """Chooses golden images from what the run was evaluated on, as the run itself does."""
+def _measure(folder: pathlib.Path, judged: _Judged) -> None:
+    from trainer.serving.measure import draw_sample, measure_forms
+
+    for form in measure_forms(draw_sample(judged.answers, judged.data, judged.split))(folder):
+        print(
+            f"{form.form:<18} {form.bytes / 1e6:7.1f} MB {form.milliseconds:7.1f} ms an image, {form.right} of "
+            f"{form.images} {judged.split} images right, {form.same} answered as the trained model does"
+        )
+
+
+def _judged(run: str) -> _Judged | None:
+    """Finds what the run was evaluated on, and its answers: the test split, else validation."""
     for split in (TEST, VALIDATION):
         with contextlib.suppress(CommandError):
-            return choose_golden(read_predictions(run, split), open_data_of(run, None), split)
-    return []
+            return _Judged(data=open_data_of(run, None), split=split, answers=read_predictions(run, split))
+    return None
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ from trainer.rundir import fit_batch, now, provenance, refuse_another_run, setti
 from trainer.serving.explain import explain
 from trainer.serving.export import export_classifier
 from trainer.serving.golden import GoldenImage, choose_golden
+from trainer.serving.measure import draw_sample, measure_forms
 from trainer.serving.score import prediction_rows, write_predictions
 from trainer.train.checkpoint import load_best
 from trainer.train.evaluation import Metrics, compute_metrics
@@ -251,6 +252,7 @@ def _write_results(
     data, directory, recipe = plan.data, plan.run, plan.recipe
     results = {split: compute_metrics(*score) for split, score in finished.scores.items()}
     golden: list[GoldenImage] = []
+    also = []
     for split, (log_probabilities, labels) in finished.scores.items():
         predictions = Predictions(
             ids=dataset.example_ids(data, split),
@@ -261,6 +263,7 @@ def _write_results(
         )
         storage.write_atomically(predictions_file(directory, split), predictions.to_bytes())
         golden = choose_golden(predictions, data, split)  # of test, where there is one
+        also = [measure_forms(draw_sample(predictions, data, split))]
         names = [data.manifest.labels[label] for label in labels]
         write_predictions(storage.join(directory, f"predictions-{split}.jsonl"), prediction_rows(predictions, names))
     if finished.explanations:
@@ -274,6 +277,7 @@ def _write_results(
         view=recipe.view,
         directory=storage.join(directory, "export"),
         golden=golden,
+        also=also,
     )
     storage.write_atomically(storage.join(directory, "provenance.json"), json.dumps(origin, indent=2) + "\n")
     result = _result(plan, position, rows, results) | {"temperature": finished.temperature}

@@ -196,7 +196,7 @@ def read_config(run: storage.Path) -> dict[str, Any]:
         raise DataError(f"{file}: damaged ({error})") from error
 
 
-def check_finished(run: storage.Path) -> None:
+def check_has_weights(run: storage.Path) -> None:
     """Checks that a run has weights to be exported.
 
     Raises:

@@ -10,6 +10,8 @@ from pipeline.command import UsageError
 from pipeline.format import kinds, storage
 from pipeline.format.manifest import VERSIONS_DIR, DatasetVersion, open_dataset
 
+FORMS_FILE = "forms.json"  # of an export: size, time, agreement and accuracy of each of its forms
+
 
 def _read_text(file: str) -> str:
     try:
@@ -32,6 +34,15 @@ def read_json(file: str) -> dict[str, Any]:
 def read_lines(file: str) -> list[dict[str, Any]]:
     """Reads a file of JSON lines of a finished run; UsageError where there is none."""
     return [json.loads(line) for line in _read_text(file).splitlines()]
+
+
+def read_forms(run: storage.Path) -> list[dict[str, Any]]:
+    """Reads what was measured of the exported forms of a run; [] where nothing was."""
+    try:
+        found: list[dict[str, Any]] = json.loads(storage.read_text(storage.join(run, "export", FORMS_FILE)))
+    except FileNotFoundError:
+        return []
+    return found
 
 
 def open_data_of(run: storage.Path, path: str | None) -> DatasetVersion:

@@ -25,7 +25,7 @@ from pipeline.predictions import Predictions, read_predictions
 from trainer.report import charts, scores
 from trainer.report.evaluation import figures
 from trainer.report.explanations import Explanations, plane, read_explanations
-from trainer.report.files import read_json, read_lines
+from trainer.report.files import read_forms, read_json, read_lines
 from trainer.report.gallery import MISTAKES, Shelf, pick
 from trainer.report.judgement import Judged, headline, judge, next_steps, weakest_label
 from trainer.report.label_issues import LABEL_ISSUES, LabelIssue, find_label_issues, issues_table
@@ -83,6 +83,7 @@ def _context(run: storage.Path, data: DatasetVersion) -> dict[str, Any]:
         "provenance": provenance,
         "duration": _duration(provenance["started"], provenance["finished"]),
         "words": WORDS,
+        "forms": read_forms(run),
     }
     measured = _measured(run, data, split, result, rows, context) if split else _unmeasured(context)
     return context | measured

@@ -9,7 +9,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -19,6 +19,7 @@ from pipeline import preprocess as preprocessing
 from pipeline.command import CommandError, UsageError
 from pipeline.decode import decode_and_resize
 from pipeline.format import storage
+from pipeline.format.sums import write_sums
 from pipeline.view import STRETCH, View
 from trainer.models.classifier import Classifier
 from trainer.models.twin import lean_twin
@@ -44,8 +45,9 @@ def export_classifier(
     directory: storage.Path,
     view: View = STRETCH,
     golden: Sequence[GoldenImage] = (),
+    also: Sequence[Callable[[pathlib.Path], object]] = (),
 ) -> None:
-    """Writes SavedModel, Keras, LiteRT, their labels and pixels; `directory` appears, or is replaced, only as a whole.
+    """Writes SavedModel, Keras, LiteRT, their labels, pixels and digests; `directory` appears only as a whole.
 
     Args:
       classifier: the live model, under any dtype policy and distribution strategy; exported in float32.
@@ -56,6 +58,7 @@ def export_classifier(
       view: which part of an image SavedModel sees; the others are given pixels.
       directory: local or gs://. On an object store, which cannot rename, saved_model.pb is uploaded last.
       golden: images that go along, with what the model answers to them.
+      also: are called with the local folder of all this, one after the other, and add files to it.
 
     Raises:
       UsageError: labels and logits differ in number, or a label cannot be a line of labels.txt.
@@ -65,16 +68,26 @@ def export_classifier(
         raise UsageError(f"{len(labels)} labels for a model of {classes} classes")
     if broken := [label for label in labels if len(label.splitlines()) != 1]:
         raise UsageError(f"label {broken[0]!r} is not one line of text, so {LABELS_FILE} cannot hold it; rename it")
+    with _staged(directory) as made:
+        _write(classifier, labels, height, width, preprocess, view, golden, made)
+        for add in also:
+            add(made)
+        write_sums(made)
+
+
+@contextlib.contextmanager
+def _staged(directory: storage.Path) -> Iterator[pathlib.Path]:
+    """Yields a local folder, which takes the place of `directory` in the end."""
     if storage.is_remote(directory):
         with tempfile.TemporaryDirectory() as made:
-            _write(classifier, labels, height, width, preprocess, view, golden, pathlib.Path(made))
+            yield pathlib.Path(made)
             upload(pathlib.Path(made), directory)
         return
     target = pathlib.Path(directory)
     staging = target.parent / f".{target.name}.staging"
     storage.delete(staging)  # of an export that was killed
     staging.mkdir(parents=True)
-    _write(classifier, labels, height, width, preprocess, view, golden, staging)
+    yield staging
     _swap(staging, target)
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.command import UsageError
+from pipeline.command import DataError, UsageError
 from pipeline.format import kinds, storage
 from pipeline.format.local_copy import local_copy
+from pipeline.format.sums import damage
 from trainer.models.weights import LABELS_FILE
 from trainer.serving.forms import PREPROCESS_FILE, TFLITE_FILE
 from trainer.serving.litert import PROBABILITIES, Ask, open_litert
@@ -24,7 +25,16 @@ def find_model(model: str) -> str:
 
     Raises:
       UsageError: there is none.
+      DataError: it is not what was exported, by the digests beside it.
     """
+    found = _find(model)
+    folder, name = os.path.split(found.rstrip("/"))
+    if damaged := damage(folder, part=name):
+        raise DataError(f"{folder} is damaged: {damaged[0]}; export the model again")
+    return found
+
+
+def _find(model: str) -> str:
     if os.path.splitext(model)[1] in _LOADERS:
         if not storage.exists(model):
             raise UsageError(f"{model}: no such file; {kinds.no_model(model)}")
@@ -83,7 +93,7 @@ def _keras(file: str) -> Ask:
     import keras
 
     model = keras.models.load_model(file, compile=False)
-    return lambda images: {PROBABILITIES: np.asarray(model(images, training=False))}
+    return lambda images: {PROBABILITIES: model.predict_on_batch(images)}  # a graph: ten times as fast as a call
 
 
 _LOADERS: Mapping[str, Callable[[str], Ask]] = {".tflite": open_litert, ".onnx": _onnx, ".keras": _keras}

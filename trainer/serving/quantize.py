@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.format import storage
-from pipeline.format.local_copy import local_copy
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion
 from pipeline.noninferiority import PairedCounts, images_needed, p_value
 from trainer.models.weights import KERAS_FILE, LABELS_FILE
@@ -49,19 +48,18 @@ class Quantized:
     why_not: str
 
 
-def quantize(export: str, data: DatasetVersion) -> Quantized:
+def quantize(export: pathlib.Path, data: DatasetVersion) -> Quantized:
     """Quantises the model of an export, and compares it with `model.tflite` on test and validation images.
 
     Args:
-      export: its folder.
+      export: its folder, local.
       data: the run's dataset.
     """
-    spec = json.loads(storage.read_text(storage.join(export, PREPROCESS_FILE)))
-    labels = storage.read_text(storage.join(export, LABELS_FILE)).splitlines()
-    with local_copy(storage.join(export, KERAS_FILE)) as file:
-        model = keras.models.load_model(file, compile=False)
+    spec = json.loads((export / PREPROCESS_FILE).read_text(encoding="utf-8"))
+    labels = (export / LABELS_FILE).read_text(encoding="utf-8").splitlines()
+    model = keras.models.load_model(export / KERAS_FILE, compile=False)
     content = _convert(model, itertools.islice(_images(data, TRAIN, spec), _CALIBRATED_ON))
-    models = [open_litert(one) for one in (storage.read(storage.join(export, TFLITE_FILE)), content)]
+    models = [open_litert(one) for one in ((export / TFLITE_FILE).read_bytes(), content)]
     right: list[tuple[bool, bool]] = []
     splits = [split for split in (TEST, VALIDATION) if split in data.manifest.splits]
     judged = itertools.islice(itertools.chain(*(_images(data, split, spec) for split in splits)), _JUDGED_ON)

@@ -36,7 +36,9 @@ from trainer.train.evaluation import Evaluator
 
 SIZE = 96
 LABELS = ["daisy", "dandelion", "roses", "Sonnenblume, groß", "tulips"]
-FORMS = {"saved_model", "model.keras", "model.tflite", "labels.txt", "preprocess.json", "pixels.py", "ask.py"}
+FORMS = {
+    "saved_model", "model.keras", "model.tflite", "labels.txt", "preprocess.json", "pixels.py", "ask.py", "SHA256SUMS",
+}  # fmt: skip
 
 
 def small(num_classes: int = 3, **changes) -> Classifier:
@@ -187,6 +189,13 @@ def test_directory_holds_all_forms_and_nothing_else(exported):
     assert (exported / "labels.txt").read_text(encoding="utf-8").splitlines() == LABELS
 
 
+def test_the_digests_are_of_every_file_and_read_by_sha256sum(exported):
+    files = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()} - {"SHA256SUMS"}
+    lines = (exported / "SHA256SUMS").read_text().splitlines()
+    assert {line.split("  ")[1] for line in lines} == files
+    subprocess.run(["sha256sum", "--quiet", "--check", "SHA256SUMS"], cwd=exported, check=True)
+
+
 @pytest.mark.parametrize("mode", PREPROCESS)
 def test_keras_preprocessing_equals_the_pipelines(mode):
     images = keras.Input((5, 7, 3))
@@ -295,9 +304,15 @@ def test_the_command_exports_a_runs_selected_weights(tiny_data, tmp_path):
     runs.train(tiny_data, recipe, tmp_path / "run")
     settings = {"recipe": to_dict(recipe), "labels": list(tiny_data.manifest.labels), "seed": 0}
     (tmp_path / "run/config.json").write_text(json.dumps(settings))
-    command = [sys.executable, "-m", "trainer.export", f"--run={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "trainer.export", "--unfinished", f"--run={tmp_path / 'run'}"]
+    refused = subprocess.run([*command[:3], command[-1]], capture_output=True, text=True, check=False)
+    assert refused.returncode == 64
+    assert refused.stderr.splitlines()[-1] == (
+        f"error: --run={tmp_path / 'run'}: this run has not ended; run trainer.main to its end, or --unfinished "
+        "exports the best weights so far"
+    )
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"exported to {tmp_path / 'run/export'}, without golden images")
+    assert done.stdout.startswith(f"exported to {tmp_path / 'run/export'}, without golden images: the run has not")
 
     classifier, _, _ = load_run(pathlib.Path(tmp_path / "run"))
     image = datasets.jpeg(datasets.smooth_image(np.random.default_rng(0), height=30, width=40))

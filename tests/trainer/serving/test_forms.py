@@ -1,5 +1,7 @@
 """Tests the forms that trainer.export makes on demand: 8-bit integers and ONNX, each by its own runtime."""
 
+import dataclasses
+import json
 import re
 import shutil
 import subprocess
@@ -11,7 +13,8 @@ import onnxruntime
 import pytest
 import tensorflow as tf
 
-from pipeline.command import UsageError
+from pipeline.command import DataError, UsageError
+from pipeline.predictions import Predictions
 from tests import datasets
 from trainer.models import HeadConfig
 from trainer.models.classifier import build_classifier
@@ -20,6 +23,7 @@ from trainer.serving.export import export_classifier
 from trainer.serving.forms import check_forms
 from trainer.serving.litert import open_litert
 from trainer.serving.loading import find_model, load_model
+from trainer.serving.measure import draw_sample, measure_forms
 from trainer.serving.quantize import quantize
 from trainer.serving.signature import load_signature
 from trainer.serving.to_onnx import to_onnx
@@ -52,7 +56,7 @@ def export(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def quantized(export, data):
-    return quantize(str(export), data)
+    return quantize(export, data)
 
 
 def test_integers_take_the_place_of_floats(export, quantized):
@@ -168,3 +172,40 @@ def test_an_export_that_does_not_say_how_it_sees_images_is_asked_by_its_saved_mo
         load_model(find_model(str(tmp_path / "old" / "model.tflite")))
     with pytest.raises(UsageError, match=r"none.tflite: no such file"):
         find_model(str(tmp_path / "none.tflite"))
+
+
+@pytest.mark.parametrize("name", ["model.tflite", "saved_model/saved_model.pb"])
+def test_a_damaged_form_is_named_and_the_others_go_on(export, tmp_path, name):
+    folder = shutil.copytree(export, tmp_path / "export")
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    form = name.split("/")[0]
+    with pytest.raises(DataError, match=f"export is damaged: {name} is not what was published; export the model again"):
+        find_model(str(folder / form))
+    find_model(str(folder / "model.keras"))
+
+
+def test_forms_are_measured_on_images_whose_answers_are_known(export, data, tmp_path):
+    folder = shutil.copytree(export, tmp_path / "export")
+    ids = [record.id for record in data.read("test")]
+    labels = np.array([record.label for record in data.read("test")])
+    encoded = [record.image for record in data.read("test")]
+    answers = load_signature(folder)(encoded)["probabilities"]
+    known = Predictions(ids=ids, labels=labels, names=LABELS, log_probabilities=np.log(answers))
+    sample = draw_sample(known, data, "test", most=40)
+    places = [ids.index(datasets.record(one, 0).id) for one in sample.encoded]
+    assert len(places) == 40
+    assert places == sorted(places)
+    np.testing.assert_allclose(sample.expected, answers[places], rtol=1e-6)
+
+    other = np.roll(sample.expected, 1, axis=1)  # a model that answers otherwise
+    for expected, same in ((sample.expected, 40), (other, 0)):
+        found = measure_forms(dataclasses.replace(sample, expected=expected))(folder)
+        assert [form.form for form in found] == ["saved_model", "model.keras", "model.tflite"]
+        for form in found:
+            assert (form.images, form.same) == (40, same)
+            assert form.right == (answers[places].argmax(axis=1) == labels[places]).sum()
+            assert (form.difference < 1e-4) == bool(same)
+            assert min(form.milliseconds, form.milliseconds_of_16) > 0
+    assert json.loads((folder / "forms.json").read_text()) == [dataclasses.asdict(form) for form in found]
