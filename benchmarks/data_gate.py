@@ -11,7 +11,6 @@ one of these ways, or with 5, 10 or 50 % of their labels changed.
 from __future__ import annotations
 
 import collections
-import io
 import json
 import pathlib
 import subprocess
@@ -20,8 +19,9 @@ from collections.abc import Mapping
 
 import numpy as np
 from absl import flags
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image
 
+from benchmarks.damages import damaged
 from benchmarks.frozen import read
 from pipeline.command import UsageError, run_command
 from pipeline.format.manifest import open_dataset
@@ -43,17 +43,6 @@ _SCENES = flags.DEFINE_multi_string("scene", [], "Only these (repeatable): plain
 COUNTS = (30, 80, 150)
 DAMAGES = ("plain", "jpeg10", "blur", "dark")
 SCENES = (*DAMAGES, "+20 %", "+50 %", "flip 5 %", "flip 10 %", "flip 50 %")
-
-
-def damaged(image: Image.Image, how: str) -> bytes:
-    """Encodes a photo after what was done to it."""
-    if how == "blur":
-        image = image.filter(ImageFilter.GaussianBlur(2))
-    if how == "dark":
-        image = ImageEnhance.Brightness(image).enhance(1 / 3)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=10 if how == "jpeg10" else 90)
-    return file.getvalue()
 
 
 class Photos:

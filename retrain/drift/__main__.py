@@ -81,7 +81,7 @@ def find_export(model: str | None, config: RetrainConfig | None) -> str:
     root, name = os.path.split(path)
     if name != CHAMPION:
         if not storage.exists(path):
-            raise UsageError(f"--model={path}: no such folder{kinds.nearest_sibling(path)}")
+            raise UsageError(f"--model={path}: no such folder.{kinds.nearest_sibling(path)}")
         return path
     champion = registry.champion(root)
     if champion is None:
