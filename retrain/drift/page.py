@@ -38,10 +38,7 @@ class _Fact:
     name: str
     before: str  # points of a polyline
     now: str
-    median_before: float
-    median: float
-    distance: float
-    p_value: float
+    told: str  # beneath it
 
 
 def write_drift(
@@ -123,13 +120,15 @@ def _facts(checks: Sequence[DataCheck], reference: Reference, answers: Answers, 
                 name=words(name),
                 before=_curve(values, float(low), float(high)),
                 now=_curve(now, float(low), float(high)),
-                median_before=float(np.median(values)),
-                median=float(np.median(now)),
-                distance=tested[name]["distance"],
-                p_value=tested[name]["p_value"],
+                told=f"median {_short(np.median(now))}, reference {_short(np.median(values))}; distance "
+                f"{tested[name]['distance']:.2f}, p = {tested[name]['p_value']:.2g}",
             )
         )
     return found
+
+
+def _short(value: np.floating) -> str:
+    return f"{value:,.0f}" if value >= 1_000 else f"{value:.3g}"
 
 
 def _curve(values: np.ndarray, low: float, high: float) -> str:
