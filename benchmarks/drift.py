@@ -45,6 +45,7 @@ _WORK = flags.DEFINE_string("work", None, "Folder for what the model answers; us
 _OUTPUT = flags.DEFINE_string("output", "drift.json", "Where the figures go.")
 _NULL = flags.DEFINE_integer("null", 100, "How often photos are drawn where nothing is wrong.")
 _POWER = flags.DEFINE_integer("power", 20, "How often where something is.")
+_SCENES = flags.DEFINE_multi_string("scene", [], "Only these (repeatable): plain, '+50 %', jpeg10, …")
 _REFERENCE = flags.DEFINE_integer("reference", 150, "Photos of the reference.")
 
 COUNTS = (50, 150, 500)
@@ -150,7 +151,7 @@ def main(arguments: list[str]) -> None:
     names = pathlib.Path(_EXPORT.value, "labels.txt").read_text(encoding="utf-8").splitlines()
     print(f"{len(paths)} unseen photos, {len(others)} of other things", flush=True)
     rows = []
-    for scene in SCENES:
+    for scene in _SCENES.value or SCENES:
         for count in (*COUNTS[:-1], MOST_SHIFTED if scene == "+50 %" else COUNTS[-1]):
             if scene == "other" and count > len(others):
                 continue
