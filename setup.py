@@ -59,6 +59,7 @@ setup(
         "numpy>=2.0",
         "pillow>=11.3",
         "protego>=0.4",
+        "pyarrow>=14",
         "PyYAML>=6.0",
         "simplejpeg>=1.9",
         "tensorboard>=2.19",

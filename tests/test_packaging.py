@@ -1,5 +1,6 @@
 """What is shipped: the wheel and the source distribution, their metadata, and the Pythons that they promise."""
 
+import ast
 import email
 import importlib.metadata
 import pathlib
@@ -216,3 +217,24 @@ def test_ci_fails_where_no_promised_python_is(ci):
     assert done.returncode == 1
     assert not calls
     assert "no Python from" in done.stderr
+
+
+# Imported, and part of what is declared: of Jinja2, of aiohttp, of TensorFlow.
+PART_OF = {"markupsafe", "yarl", "grpc"}
+# Not by the name of the distribution.
+CALLED = {"PIL": "pillow", "absl": "absl-py", "yaml": "pyyaml", "mlflow": "mlflow-skinny", "apache_beam": "apache-beam"}
+
+
+def test_what_is_imported_is_declared():
+    declared = (ROOT / "setup.py").read_text().lower().replace("_", "-")
+    imported = set()
+    for file in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    imported -= {*sys.stdlib_module_names, *PACKAGES, *PART_OF, "pixels"}  # pixels.py lies beside ask.py in an export
+    assert len(imported) > 20
+    names = {CALLED.get(name, name).lower().replace("_", "-") for name in imported}
+    assert not [name for name in sorted(names) if not re.search(rf'"{name}[\[>=<"]', declared)]

@@ -1,31 +1,53 @@
-r"""Classifies image files with an exported model: writes CSV to stdout, what could not be read to stderr.
+r"""Classifies images with an exported model.
 
-    python -m trainer.predict --run=RUN PHOTO.jpg FOLDER… > predictions.csv
-    python -m trainer.predict --model=MODELS/champion FOLDER…
+    python -m trainer.predict --run=RUN PHOTO.jpg FOLDER 'photos/**/*.jpg' https://… > predictions.csv
+    python -m trainer.predict --model=MODELS/champion --threshold=0.9 --sort_into=SORTED FOLDER
+    find . -name '*.jpg' | python -m trainer.predict --run=RUN --format=jsonl --top=3 -
 
+A folder stands for all files below it, a quoted pattern for what it matches, - for the names on standard input.
 --model takes an export, by its fastest form (LiteRT), or one form of it: a SavedModel, model.keras, model_int8.tflite …
-A folder stands for all files below it. Every image goes through the pixel policy of the dataset builder (orientation,
-colour modes, formats), so that the model sees what it was trained on. Exit code 0 if at least one image could be read,
-65 if none.
+Every image goes through the pixel policy of the dataset builder (orientation, colour modes, formats), so that the model
+sees what it was trained on. What could not be read is told on stderr. If images lie in folders named like the model's
+labels, the share of right answers is told at the end. Exit code 0 if at least one image could be read, 65 if none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pathlib
 import sys
+import tempfile
 import warnings
+from collections.abc import Iterable, Iterator
+from typing import IO, TYPE_CHECKING
 
 from absl import flags
+from tqdm import tqdm
 
 from pipeline.command import DataError, UsageError, run_command
 from pipeline.format import storage
+from pipeline.format.owner import who_trains
+from pipeline.format.places import check_file, check_folder
 from trainer.devices.chips import spare_metadata_server
 from trainer.rundir import read_config
-from trainer.serving.loading import find_model, load_model
+from trainer.serving.loading import find_model, labels_of, load_model
 
+if TYPE_CHECKING:
+    from trainer.serving.predict import Answer
+    from trainer.serving.tables import Wanted
+
+_FORMATS = ("csv", "jsonl", "parquet", "html")
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "A finished run, the --workdir of trainer.main: its export is used.")
 flags.DEFINE_string("model", None, "An export directory, or one form in it.")
+flags.DEFINE_string("output", None, "File to write to, in place of standard output; appears when all is done.")
+flags.DEFINE_enum("format", None, _FORMATS, "Of the output; by the name of --output if not given, else csv.")
+flags.DEFINE_integer("top", 1, "Labels told of each image.", lower_bound=1)
+flags.DEFINE_float("threshold", 0.0, 'Below this probability the label is "unsure".', lower_bound=0.0, upper_bound=1.0)
+flags.DEFINE_bool("features", False, "Tell the features of each image, too (jsonl, parquet).")
+flags.DEFINE_integer("batch_size", 32, "Images classified at a time.", lower_bound=1)
+flags.DEFINE_string("sort_into", None, "Folder: every image is copied into a folder of its label there.")
 
 
 def main(arguments: list[str]) -> int | None:
@@ -33,24 +55,101 @@ def main(arguments: list[str]) -> int | None:
         raise UsageError("no images; give files or folders: python -m trainer.predict --run=RUN PHOTOS")
     if bool(FLAGS.run) == bool(FLAGS.model):
         raise UsageError("give either --run=RUN or --model=DIR")
-    model = FLAGS.model or storage.join(FLAGS.run, "export")
-    if FLAGS.run and not storage.exists(model):
-        read_config(FLAGS.run)  # says if it is no run
-    found = find_model(model)
+    kind = _format()
+    if FLAGS.sort_into:
+        check_folder(FLAGS.sort_into, flag="sort_into")
+    found = find_model(FLAGS.model or _export_of(FLAGS.run))
     spare_metadata_server()
-    from trainer.serving.predict import find_files, write_csv  # Pillow, and what decodes
+    from trainer.serving.photos import STDIN, find_images  # Pillow, and what decodes
+    from trainer.serving.predict import predict
+    from trainer.serving.tables import Wanted
 
     warnings.filterwarnings("ignore", module="PIL")  # on damaged files, which are reported in one line each
-    signature = load_model(found)
-    files = find_files(arguments)
+    names: Iterable[str] = find_images(arguments)
+    if STDIN not in arguments:  # whose end nobody knows
+        names = list(names)
+    signature, labels = load_model(found), labels_of(found)
+    wanted = Wanted(labels=labels, top=FLAGS.top, threshold=FLAGS.threshold, features=FLAGS.features)
+    answers = predict(signature, names, batch_size=FLAGS.batch_size)
+    total = len(names) if isinstance(names, list) else None
     try:
-        read = write_csv(signature, files)
+        with _output() as file:
+            read, asked = _write(_with_progress(answers, total), kind, file, wanted)
     except BrokenPipeError:  # `… | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return None
     if not read:
-        raise DataError(f"none of {len(files)} files could be read as an image")
+        raise DataError(f"none of {asked} files could be read as an image")
     return None
+
+
+def _export_of(run: str) -> str:
+    """Finds the export of a run; UsageError where it is no run, or has none yet."""
+    export = storage.join(run, "export")
+    if not storage.exists(export):
+        read_config(run)  # says if it is no run
+        owner = who_trains(run)
+        how = f"is still trained by {owner}" if owner else "has not ended"
+        raise UsageError(
+            f"--run={run}: the run {how}, so it has exported no model yet; python -m trainer.export --unfinished "
+            f"--run={run} --output=DIR exports the best weights so far, for --model=DIR"
+        )
+    return export
+
+
+def _format() -> str:
+    """Returns the format of the output, by --format or the name of --output."""
+    ending = os.path.splitext(FLAGS.output or "")[1].removeprefix(".").lower()
+    kind = str(FLAGS.format or (ending if ending in _FORMATS else "csv"))
+    if FLAGS.output:
+        check_file(FLAGS.output, flag="output")
+    elif kind in ("parquet", "html"):
+        raise UsageError(f"--format={kind} is written to a file: give --output=FILE.{kind}")
+    if FLAGS.features and kind not in ("jsonl", "parquet"):
+        raise UsageError(f"--features go into jsonl or parquet, not {kind}: give --format=jsonl or --format=parquet")
+    return kind
+
+
+@contextlib.contextmanager
+def _output() -> Iterator[IO[bytes]]:
+    """Yields what the table is written to: standard output, or a file that takes its place at the end."""
+    if not FLAGS.output:
+        yield sys.stdout.buffer
+        return
+    with tempfile.TemporaryFile() as file:
+        yield file
+        file.seek(0)
+        storage.write_atomically(FLAGS.output, file.read())
+
+
+def _with_progress(answers: Iterator[Answer], total: int | None) -> Iterator[Answer]:
+    few = total is not None and total <= FLAGS.batch_size
+    return iter(tqdm(answers, total=total, unit="img", disable=few or not sys.stderr.isatty()))
+
+
+def _write(answers: Iterator[Answer], kind: str, file: IO[bytes], wanted: Wanted) -> tuple[int, int]:
+    """Writes the table, and failures to stderr; returns how many images could be read, and how many were asked for."""
+    from trainer.serving.sorting import Score, sort_into
+    from trainer.serving.tables import open_table
+
+    read = asked = 0
+    table, score = open_table(kind, file, wanted), Score(wanted.labels)
+    for answer in answers:
+        asked += 1
+        if answer.problem:
+            tqdm.write(f"{answer.name}: {answer.problem}", file=sys.stderr)
+            continue
+        if FLAGS.features and answer.features is None:
+            raise UsageError("--features: this model does not tell them; model.tflite of a new export does")
+        read += 1
+        table.add(answer)
+        score.add(answer.name, wanted.ranked(answer)[0][0])
+        if FLAGS.sort_into and (problem := sort_into(pathlib.Path(FLAGS.sort_into), wanted.label(answer), answer.name)):
+            tqdm.write(f"{answer.name}: not copied: {problem}", file=sys.stderr)
+    table.close()
+    for line in score.told():
+        print(line, file=sys.stderr)
+    return read, asked
 
 
 if __name__ == "__main__":

@@ -46,6 +46,11 @@ def _find(model: str) -> str:
     return find_saved_model(model)
 
 
+def labels_of(found: str) -> list[str]:
+    """Names the labels of what `find_model` has found, in order; UsageError where their file is not beside it."""
+    return _beside(os.path.dirname(found.rstrip("/")), LABELS_FILE).splitlines()
+
+
 def load_model(found: str) -> Signature:
     """Loads what `find_model` has found.
 
@@ -56,7 +61,7 @@ def load_model(found: str) -> Signature:
     if loader is None:
         return load_signature(found)
     folder = os.path.dirname(found)
-    labels = np.array([label.encode() for label in _beside(folder, LABELS_FILE).splitlines()])
+    labels = np.array([label.encode() for label in labels_of(found)])
     spec: Mapping[str, Any] = json.loads(_beside(folder, PREPROCESS_FILE))
     with local_copy(found) as file:
         ask = loader(file)

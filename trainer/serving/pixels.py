@@ -36,12 +36,13 @@ def pixels(data: bytes, spec: Mapping[str, Any]) -> np.ndarray:
     """
     output = np.array([spec["height"], spec["width"]])
     with Image.open(io.BytesIO(data)) as image:
-        turned = image.getexif().get(_ORIENTATION, 1) >= _ON_ITS_SIDE
-        ratio = _ratio(np.array(image.size if turned else image.size[::-1]), output, spec)
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        ratio = _ratio(np.array(image.size if orientation >= _ON_ITS_SIDE else image.size[::-1]), output, spec)
         is_jpeg = image.format == "JPEG"
         if is_jpeg and ratio > 1:
             image.draft("RGB", (image.width // ratio, image.height // ratio))
-        found = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.float32)
+        upright = ImageOps.exif_transpose(image) if orientation != 1 else image
+        found = np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB"))
     return _resize_view(found if is_jpeg else _average(found, ratio), output, spec)
 
 
@@ -64,7 +65,9 @@ def _average(image: np.ndarray, ratio: int) -> np.ndarray:
         before = (-sides % ratio) // 2
         starts = np.maximum(np.arange(0, sides + before, ratio) - before, 0)
         counts = np.diff([*starts, sides]).astype(np.float32)
-        image = np.add.reduceat(image, starts, axis=axis) / counts.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        image = np.add.reduceat(image.astype(np.float32), starts, axis=axis) / counts.reshape(
+            (-1, 1, 1) if axis == 0 else (1, -1, 1)
+        )
     return image
 
 
@@ -95,6 +98,9 @@ def _resize(image: np.ndarray, output: np.ndarray) -> np.ndarray:
         low = np.maximum(np.floor(at), 0).astype(int)
         high = np.minimum(np.ceil(at).astype(int), source - 1)
         share = (at - np.floor(at)).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        here, there = np.take(image, low, axis), np.take(image, high, axis)
-        image = here + (there - here) * share
+        here, there = (np.take(image, places, axis).astype(np.float32, copy=False) for places in (low, high))
+        there -= here
+        there *= share
+        there += here
+        image = there
     return image

@@ -1,97 +1,78 @@
-"""Classifies image files with an exported model, each brought into shape by the builder's pixel policy."""
+"""Classifies images with an exported model, each brought into shape by the builder's pixel policy."""
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import contextlib
-import csv
-import io
-import os
-import sys
+import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-from tqdm import tqdm
+import numpy as np
 
-from pipeline.images.guarded import Decoder, DecoderPool, Decoders, ImageBudget
-from pipeline.images.policy import PixelPolicy, ReadError, Reject, read_bounded
+from pipeline.images.guarded import DecoderPool, Decoders, ImageBudget
+from pipeline.images.policy import PixelPolicy
+from trainer.serving.litert import FEATURES, PROBABILITIES
+from trainer.serving.photos import read_image
 from trainer.serving.signature import Signature
 
-_BATCH = 32
 _READERS = 4
 
-Answer = tuple[str, float] | str  # (label, its probability), or why the image cannot be read
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Holds what a model says of an image.
+
+    Attributes:
+      name: of the file, or the URL.
+      problem: why there is no answer; "" where there is one.
+      encoded: the image, as the builder would put it into a record.
+      probabilities: float32 [C].
+      features: float32 [F]; None where the model does not tell them.
+    """
+
+    name: str
+    problem: str = ""
+    encoded: bytes = b""
+    probabilities: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
+    features: np.ndarray | None = None
 
 
-def find_files(arguments: Iterable[str]) -> list[str]:
-    """Replaces every folder by the files below it, sorted, but for hidden ones; all else is left as it is."""
-    found = []
-    for argument in arguments:
-        if not os.path.isdir(argument):
-            found.append(argument)
-            continue
-        for folder, folders, files in os.walk(argument):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            paths = [os.path.join(folder, name) for name in sorted(files) if not name.startswith(".")]
-            # A pipe would be waited for; a broken link is reported when it is read.
-            found += [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
-    return found
-
-
-def read_image(decoder: Decoder, path: str) -> bytes | str:
-    """Returns the file as the JPEG that the builder would make of it, or (a str) why it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            data = read_bounded(file)  # not all of a video
-    except OSError as error:
-        return error.strerror or str(error)
-    except ReadError as error:
-        return error.detail
-    (facts,) = decoder.inspect([data])
-    if isinstance(facts, Reject):
-        return facts.detail
-    if facts.keeps_bytes:
-        return data
-    (image,) = decoder.render([data])
-    return image.detail if isinstance(image, Reject) else image
-
-
-def classify(signature: Signature, encoded: Sequence[bytes]) -> list[Answer]:
-    """Returns answers for all images, also if the signature refuses some."""
-    if not encoded:
+def classify(signature: Signature, images: Sequence[tuple[str, bytes]]) -> list[Answer]:
+    """Answers for all images, given as names and encoded bytes, also if the signature refuses some."""
+    if not images:
         return []
     try:
-        result = signature(encoded)
+        found = signature([encoded for _, encoded in images])
     except ValueError as error:
-        if len(encoded) == 1:
-            return [str(error)]
-        return [answer for one in encoded for answer in classify(signature, [one])]
-    best = result["probabilities"].max(axis=-1)
-    return [(label.decode(), float(p)) for label, p in zip(result["label"], best, strict=True)]
+        if len(images) == 1:
+            return [Answer(name=images[0][0], problem=str(error))]
+        return [answer for one in images for answer in classify(signature, [one])]
+    features = found.get(FEATURES, itertools.repeat(None))
+    return [
+        Answer(name=name, encoded=encoded, probabilities=probabilities, features=of)
+        for (name, encoded), probabilities, of in zip(images, found[PROBABILITIES], features, strict=False)
+    ]
 
 
-def predict(signature: Signature, files: Sequence[str]) -> Iterator[tuple[str, Answer]]:
-    """Yields (file, answer) in the order of `files`."""
+def predict(signature: Signature, names: Iterable[str], *, batch_size: int) -> Iterator[Answer]:
+    """Yields answers in the order of the names of files and URLs; the next batch is read while one is classified."""
+    names = iter(names)
+    waiting: collections.deque[list[tuple[str, concurrent.futures.Future[bytes | str]]]] = collections.deque()
     pool = DecoderPool(PixelPolicy(), ImageBudget())
     with contextlib.closing(pool), contextlib.closing(Decoders(_READERS, pool)) as decoders:
-        for start in range(0, len(files), _BATCH):
-            batch = files[start : start + _BATCH]
-            read = list(decoders.map(read_image, batch))
-            answers = iter(classify(signature, [one for one in read if isinstance(one, bytes)]))
-            for file, one in zip(batch, read, strict=True):
-                yield file, one if isinstance(one, str) else next(answers)
+        while True:
+            batch = [(name, decoders.submit(read_image, name)) for name in itertools.islice(names, batch_size)]
+            if batch:
+                waiting.append(batch)
+            if not waiting:
+                return
+            if not batch or len(waiting) > 1:
+                yield from _answered(signature, [(name, task.result()) for name, task in waiting.popleft()])
 
 
-def write_csv(signature: Signature, files: Sequence[str]) -> int:
-    """Writes the CSV to stdout and failures to stderr; returns how many images could be read."""
-    out = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8", errors="surrogateescape", line_buffering=True)
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["file", "label", "probability"])
-    read = 0
-    quiet = len(files) <= _BATCH or not sys.stderr.isatty()
-    for file, answer in tqdm(predict(signature, files), total=len(files), unit="img", disable=quiet):
-        if isinstance(answer, str):
-            tqdm.write(f"{file}: {answer}", file=sys.stderr)
-            continue
-        read += 1
-        writer.writerow([file, answer[0], f"{answer[1]:.6f}"])
-    out.detach()
-    return read
+def _answered(signature: Signature, read: Sequence[tuple[str, bytes | str]]) -> Iterator[Answer]:
+    answers = iter(classify(signature, [(name, one) for name, one in read if isinstance(one, bytes)]))
+    for name, one in read:
+        yield Answer(name=name, problem=one) if isinstance(one, str) else next(answers)

@@ -330,6 +330,25 @@ def test_without_any_split_to_measure_on_the_page_says_so(tmp_path):
     assert "was not measured" in (run.path / "model_card.md").read_text()
 
 
+def test_the_exported_forms_are_compared_where_they_were_measured(tmp_path):
+    run = make_run(tmp_path, ["cat", "dog"])
+    write_report(run.path, run.data)
+    assert "Exported forms" not in read_page(run).text
+    rows = [
+        {"form": "saved_model", "bytes": 14_591_115, "milliseconds": 13.27, "milliseconds_of_16": 62.3, "images": 60,
+         "right": 51, "same": 60, "difference": 2.7e-7},
+        {"form": "model.tflite", "bytes": 13_500_000, "milliseconds": 3.72, "milliseconds_of_16": None, "images": 60,
+         "right": 50, "same": 58, "difference": 0.1},
+    ]  # fmt: skip
+    (run.path / "export").mkdir()
+    (run.path / "export" / "forms.json").write_text(json.dumps(rows))
+    write_report(run.path, run.data)
+    text = squeeze(read_page(run).text)
+    assert "Asked about 60 test images" in text
+    assert "saved_model 14.6 MB 13.3 ms 62 ms 51 of 60 60 of 60 3e-07" in text
+    assert "model.tflite 13.5 MB 3.7 ms – 50 of 60 58 of 60 0.1" in text
+
+
 @pytest.mark.parametrize("accuracy", [0.0, 1.0])
 def test_all_right_and_all_wrong_are_reported(tmp_path, accuracy):
     run = make_run(tmp_path, ["cat", "dog"], accuracy=accuracy)
