@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from beam_jobs.splits import SplitFractions
 from pipeline.format.answer_log import AnswerLog, Answers, read_answers, served_name
 from pipeline.format.manifest import open_dataset
 from pipeline.format.reference import Reference, read_reference
@@ -397,7 +398,7 @@ def test_real_photos_by_a_real_model(tmp_path, shared_data):
         (photos / label).mkdir(parents=True)
         for file in files[:120]:
             shutil.copy(file, photos / label)
-    outcome = run_build(photos, tmp_path / "data", splits={"train": 0.1, "validation": 0.1, "test": 0.8})
+    outcome = run_build(photos, tmp_path / "data", fractions=SplitFractions.parse("train:0.1,validation:0.1,test:0.8"))
     data = open_dataset(outcome.directory)
     export = tmp_path / "export"
     export_classifier(
