@@ -23,12 +23,12 @@ from absl import logging
 
 from pipeline.command import UsageError, first_line
 from pipeline.format import storage
+from pipeline.format.reference import REFERENCE_FILE, half
 
 _PREFIX, _SUFFIX = "answers-", ".npz"
 _FORMAT = 1
 _WAITING = 2_000  # answers that wait in memory for a slow disk; what is beyond is dropped
-_LARGEST = float(np.finfo(np.float16).max)
-_IDENTITY = ("model.tflite", "reference.npz")  # files of an export, the first that is there tells it from others
+_IDENTITY = ("model.tflite", REFERENCE_FILE)  # files of an export, the first that is there tells it from others
 
 
 def served_name(export: storage.Path) -> str:
@@ -128,7 +128,7 @@ class AnswerLog:
         row = _Row(
             seconds=float(seconds),
             probabilities=np.array(probabilities, np.float32).reshape(len(self._labels)),
-            features=None if features is None else np.clip(features, -_LARGEST, _LARGEST).astype(np.float16).ravel(),
+            features=None if features is None else half(features).ravel(),
             facts=dict(facts),
         )
         with self._changed:
