@@ -203,7 +203,9 @@ def _warm_up(place: Place, parts: Parts) -> None:
     try:
         seen = [parts.see(image) for image in images]
         parts.ask(seen[:1])
-        found = parts.ask(seen)[PROBABILITIES]
+        # Few at once: a model keeps the memory of the most that it has seen.
+        batches = [seen[at : at + _WARM_UP] for at in range(0, len(seen), _WARM_UP)]
+        found = np.concatenate([parts.ask(batch)[PROBABILITIES] for batch in batches])
     except (ValueError, RuntimeError) as error:
         raise DataError(f"{place.file}: does not answer ({first_line(error)})") from error
     if found.shape != (len(images), len(parts.labels)):
