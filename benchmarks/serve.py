@@ -76,15 +76,15 @@ class Load:
 
 def servers() -> list[Server]:
     """Lists what is measured."""
-    peer = str(pathlib.Path(__file__).with_name("serve_contestant.py"))
+    starlette, litserve = (str(pathlib.Path(__file__).with_name(f"serve_{of}.py")) for of in ("starlette", "litserve"))
     model, int8 = (os.path.join(FLAGS.export, name) for name in ("model.tflite", "model_int8.tflite"))
     ours = [sys.executable, "-m", "trainer.serve", "--port={port}", "--model"]
     found = [Server("ours", [*ours, model])]
     if os.path.exists(int8):
         found.append(Server("ours, int8", [*ours, int8]))
-    found.append(Server("starlette+tf", [sys.executable, peer, "starlette", FLAGS.export, "{port}"]))
+    found.append(Server("starlette+tf", [sys.executable, starlette, FLAGS.export, "{port}"]))
     if FLAGS.litserve:
-        found.append(Server("litserve+tf", [FLAGS.litserve, peer, "litserve", FLAGS.export, "{port}"], form=True))
+        found.append(Server("litserve+tf", [FLAGS.litserve, litserve, FLAGS.export, "{port}"], form=True))
     return [one for one in found if not FLAGS.only or one.name in FLAGS.only]
 
 

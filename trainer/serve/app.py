@@ -14,7 +14,7 @@ from starlette.datastructures import MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -85,6 +85,9 @@ class _Routes:
         self._service = service
 
     async def index(self, request: Request) -> Response:
+        own = page.own_page(self._service.model.place.export)
+        if own:
+            return FileResponse(own, media_type="text/html")
         return HTMLResponse(page.index(self._service, str(request.base_url).rstrip("/")))
 
     async def healthz(self, request: Request) -> Response:

@@ -32,11 +32,14 @@ pre{{background:#f3f3f3;padding:.7rem;overflow-x:auto}}</style></head><body>
 _SHOWN = 50
 
 
+def own_page(export: str) -> pathlib.Path | None:
+    """Finds the page that an export has; None where it has none."""
+    found = pathlib.Path(os.path.join(export, TRY_FILE))
+    return found if found.is_file() else None
+
+
 def index(service: Service, url: str) -> str:
-    """Returns the page as HTML."""
-    own = pathlib.Path(os.path.join(service.model.place.export, TRY_FILE))
-    if own.is_file():
-        return own.read_text(encoding="utf-8")
+    """Returns the page that lists what can be asked, as HTML."""
     labels = ", ".join(service.model.labels[:_SHOWN]) + ("…" if len(service.model.labels) > _SHOWN else "")
     texts = {"name": service.name, "version": service.model.version, "labels": labels, "url": url}
     escaped = {key: html.escape(text) for key, text in texts.items()}

@@ -51,11 +51,11 @@ def test_tritons_client_gets_what_tensorflow_answers(server, exports, photos, bi
 
 
 @pytest.mark.slow
-def test_openapi_is_true(server):
+def test_openapi_is_true(server, tmp_path):
     pytest.importorskip("schemathesis", reason="schemathesis is not installed")
     flags = ["--max-examples=15", "--seed=1", "--phases=coverage,fuzzing", f"--exclude-checks={_SCHEMATHESIS_LEAVES}"]
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-6_000:] + done.stderr[-2_000:]
     assert server.process.poll() is None
     assert "Traceback" not in "".join(server.errors)
