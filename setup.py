@@ -89,6 +89,8 @@ setup(
         "serve": SERVE,
         "mlflow": ["mlflow-skinny>=3.0"],  # mirrors passes to an MLflow server (retrain.mirror)
         "demo": ["scikit-learn>=1.5"],
+        # Clients and checks that others wrote, for the slow tests of trainer.serve.
+        "serve-checks": ["schemathesis>=4.0", "tritonclient[http]>=2.50"],
         "notebook": ["ipykernel>=6.29", "papermill>=2.6"],  # what executes notebooks/ in the slow tests
         "fuzz": ["atheris>=3.0"],  # what `make fuzz` takes; the tests need none of it
         "dev": [

@@ -19,6 +19,7 @@ import re
 from absl import flags
 
 from pipeline.command import UsageError, run_command
+from pipeline.format import storage
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "What to serve: an export, one form of it, or MODELS/champion.")
@@ -26,7 +27,9 @@ flags.DEFINE_string("name", "model", "The model's name in paths: /v1/models/NAME
 flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 for other machines, too.")
 flags.DEFINE_integer("port", 8501, "Port to listen on; 0 takes one that is free and prints it.", 0, 65_535)
 flags.DEFINE_bool("watch", False, "Follow --model: when it comes to mean another model, serve that.")
-flags.DEFINE_string("log", "", "Folder for a log of answers, which trainer.drift compares; images are not kept.")
+flags.DEFINE_string(
+    "log", "", "Folder for a log of answers, which retrain.drift compares with what it was evaluated on."
+)
 flags.DEFINE_float("log_share", 0.1, "Share of the answers that is logged.", 0.0, 1.0)
 flags.DEFINE_integer("max_body_mib", 64, "Largest body of a request.", 1, 1024)
 flags.DEFINE_integer("max_waiting", 128, "Images that may wait for their answer; beyond, clients get 503.", 1, 100_000)
@@ -44,7 +47,7 @@ def main(arguments: list[str]) -> None:
         raise UsageError("give what to serve: --model=RUN/export, or --model=MODELS/champion")
     if not re.fullmatch(r"[\w.-]+", FLAGS.name):
         raise UsageError(f"--name={FLAGS.name}: must be letters, digits, '.', '-' and '_', since it stands in paths")
-    if FLAGS.watch and "://" in FLAGS.model:
+    if FLAGS.watch and storage.is_remote(FLAGS.model):
         raise UsageError(f"--watch: {FLAGS.model} is in a store, which has no links; watch a folder, or restart")
     if missing := [name for name in _PACKAGES if not importlib.util.find_spec(name)]:
         raise UsageError(f"{missing[0]} is not installed; pip install 'tpu-retraining[serve]'")

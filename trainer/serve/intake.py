@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from trainer.serve.limits import Limits
 
 _BODIES = 4  # of the largest size, in memory at one time
-_DISCARD_SECONDS = 5.0
+_DISCARD_SECONDS = 2.0
 _DIGITS = 20  # of a number of bytes
 _CLOSE = {"connection": "close"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from absl import logging
@@ -12,12 +13,13 @@ from trainer.serve.models import Model, Place, locate
 from trainer.serve.service import Service
 
 _SECONDS = 0.25  # between two looks
+_AGAIN = 60.0  # seconds after which what was refused is tried once more: the reason may have been the machine's
 
 
 async def follow(model: str, service: Service, load: Callable[[Place], Model]) -> None:
     """Has a service answer with what `model` means, for as long as it is not cancelled.
 
-    What cannot be loaded is said once; the model before goes on, and what changes is tried again.
+    What cannot be loaded is said, and the model before goes on; it is tried again when it changes, and every minute.
 
     Args:
       model: as `--model` was given.
@@ -25,6 +27,7 @@ async def follow(model: str, service: Service, load: Callable[[Place], Model]) -
       load: loads and warms up a model, in a thread.
     """
     known, seen = service.model.place, service.model.place
+    again, clock = math.inf, asyncio.get_running_loop().time
     while True:
         await asyncio.sleep(_SECONDS)
         try:
@@ -33,12 +36,13 @@ async def follow(model: str, service: Service, load: Callable[[Place], Model]) -
             continue
         # Twice the same, so that what is still being copied is left alone.
         settled, seen = place == seen, place
-        if not settled or place == known:
+        if not settled or (place == known and clock() < again):
             continue
-        known = place
+        known, again = place, math.inf
         try:
             loaded = await asyncio.to_thread(load, place)
         except Exception as error:  # whatever is wrong with it, the one before answers
+            again = clock() + _AGAIN
             service.metrics.changed("refused")
             logging.error("%s; %s goes on", first_line(error), service.model.version)
             continue

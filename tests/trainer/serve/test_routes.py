@@ -269,6 +269,23 @@ def test_too_much_is_413_whatever_length_is_said(server):
     assert f"a request may have {WAITING}" in found["error"]
 
 
+def test_bodies_in_memory_are_bounded(server, photos):
+    half_sent = []
+    for _ in range(5):  # of which four have room
+        connection = socket.create_connection(server.address, timeout=20)
+        connection.sendall(b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-type: image/png\r\n")
+        connection.sendall(b"content-length: 1000000\r\n\r\n" + bytes(900_000))
+        half_sent.append(connection)
+    last = half_sent[-1].recv(4_096)
+    assert last.startswith(b"HTTP/1.1 503")
+    assert b"retry-after: 1" in last
+    for connection in half_sent:
+        connection.close()
+    deadline = time.monotonic() + 10
+    while server.photo(photos[0])[0] != 200:
+        assert time.monotonic() < deadline
+
+
 def test_compressed_bodies_are_415(server):
     headers = {"content-type": JSON, "content-encoding": "gzip"}
     assert server.ask("POST", "/v1/models/insects:predict", b"x", headers)[0] == 415
