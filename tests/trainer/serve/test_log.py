@@ -36,6 +36,7 @@ def test_answers_are_logged_with_features_and_facts(exports, photos, tmp_path):
     assert abs(logged.seconds - time.time()).max() < 600
 
 
+@pytest.mark.slow
 def test_a_share_is_logged(exports, photos, tmp_path):
     with serving(f"--model={exports / 'one'}", f"--log={tmp_path / 'log'}", "--log_share=0.2") as server:
         for _ in range(100):

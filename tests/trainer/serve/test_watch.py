@@ -82,7 +82,7 @@ def resident(server) -> int:
     return int(pathlib.Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.parametrize("swaps", [4, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("swaps", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_the_champion_changes_and_no_request_is_lost(registry, photos, swaps):
     with serving(f"--model={registry / 'champion'}", "--watch") as server:
         assert server.photo(photos[0])[1]["version"] == "1"
@@ -131,6 +131,7 @@ def test_what_cannot_be_served_is_logged_and_the_model_before_goes_on(registry, 
     assert clients.failures == []
 
 
+@pytest.mark.slow
 def test_an_export_that_is_replaced_in_its_place_is_followed(exports, photos, tmp_path):
     export = tmp_path / "export"
     shutil.copytree(exports / "one", export)
