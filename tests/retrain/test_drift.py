@@ -205,7 +205,7 @@ def test_the_estimate_is_the_accuracy_where_the_model_knows_the_images():
         assert found.unsure_before == pytest.approx(0.1, abs=0.01)
         assert found.interval[0] < found.accuracy < found.interval[1]
         covered.append(found.interval[0] <= right <= found.interval[1])
-    assert np.mean(covered) > 0.8  # the interval is of the expectation; 300 images vary besides
+    assert np.mean(covered) > 0.91  # of 200 draws at 95 %
 
 
 def test_without_true_labels_nothing_is_estimated():
