@@ -55,7 +55,7 @@ def inside(gcs, tmp_path):
     def run(*command: str) -> subprocess.CompletedProcess[str]:
         script = 'mount --bind "$0" /etc/hosts && exec "$@"'
         full = ["unshare", "--mount", "bash", "-c", script, str(tmp_path / "hosts"), *command]
-        return subprocess.run(full, capture_output=True, text=True, check=False, timeout=400, env=environment)
+        return subprocess.run(full, capture_output=True, text=True, check=False, timeout=900, env=environment)
 
     try:
         end = time.monotonic() + 10
@@ -101,3 +101,40 @@ def test_a_run_reads_its_data_from_a_bucket_and_keeps_its_checkpoints_there(insi
     assert json.loads(storage.read_text(f"{root}/run/result.json"))
     again = inside(*command, *options)
     assert again.returncode == 0, again.stderr[-2000:]
+
+
+_PASS = """
+input: {here}/in
+data: {root}/data
+runs: {root}/runs
+models: {root}/models
+recipe: cifar10_cnn
+settings: {{phases.0.duration: 4ep}}
+build: {{splits: "train:0.5,validation:0.2,test:0.3"}}
+gate: {{margin: 0.5, minimum_accuracy: 0}}
+"""
+
+
+@pytest.mark.slow
+def test_a_whole_pass_of_retraining_lies_in_the_bucket(inside, gcs, tmp_path):
+    root = f"{gcs}/{uuid.uuid4().hex}"
+    make_folder(tmp_path / "in", images=60)
+    (tmp_path / "retrain.yaml").write_text(_PASS.format(here=tmp_path, root=root))
+    command = [sys.executable, "-m", "retrain.main", f"--config={tmp_path / 'retrain.yaml'}"]
+    first = inside(*command)
+    assert first.returncode == 0, first.stdout + first.stderr[-3000:]
+    assert f"promoted to {root}/models/1" in first.stdout
+    sums = storage.read_text(f"{root}/models/1/SHA256SUMS")
+    names = [line.split("  ")[1] for line in sums.splitlines()]
+    assert {"model.tflite", "forms.json", "golden/golden.json", "saved_model/saved_model.pb"} <= set(names)
+    assert inside(*command).returncode == 99
+
+    listed = inside(sys.executable, "-m", "retrain.models", "verify", f"--models={root}/models")
+    assert listed.returncode == 0, listed.stderr
+    make_folder(tmp_path / "in", images=20, first=60)  # more photos
+    third = inside(*command)
+    assert third.returncode in (0, 99), third.stdout + third.stderr[-3000:]
+    assert "nothing changed" not in third.stdout
+    asked = inside(sys.executable, "-m", "trainer.predict", f"--model={root}/models/1", str(tmp_path / "in" / "cat"))
+    assert asked.returncode == 0, asked.stderr
+    assert len(asked.stdout.splitlines()) == 81
