@@ -11,7 +11,6 @@ one of these ways, or with 5, 10 or 50 % of their labels changed.
 from __future__ import annotations
 
 import collections
-import io
 import json
 import pathlib
 import subprocess
@@ -20,18 +19,19 @@ from collections.abc import Mapping
 
 import numpy as np
 from absl import flags
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image
 
+from benchmarks.damages import damaged
 from benchmarks.frozen import read
 from pipeline.command import UsageError, run_command
 from pipeline.format.manifest import open_dataset
 from pipeline.format.rows import FACTS, KnownImages, changes_between, known_images
+from pipeline.linear.probe import deal_folds, out_of_fold
+from pipeline.linear.regression import cross_validate
 from retrain.data.gate import Outcome, judge_against
 from retrain.limits import DataGateConfig
 from trainer.check.arrivals import compare_arrivals
-from trainer.check.probe import deal_folds, out_of_fold
 from trainer.report.label_issues import find_label_issues
-from trainer.train.regression import cross_validate
 
 _PHOTOS = flags.DEFINE_string("photos", None, "Folder of class folders.")
 _WORK = flags.DEFINE_string("work", None, "Folder for what is built; used again when it is there.")
@@ -43,17 +43,6 @@ _SCENES = flags.DEFINE_multi_string("scene", [], "Only these (repeatable): plain
 COUNTS = (30, 80, 150)
 DAMAGES = ("plain", "jpeg10", "blur", "dark")
 SCENES = (*DAMAGES, "+20 %", "+50 %", "flip 5 %", "flip 10 %", "flip 50 %")
-
-
-def damaged(image: Image.Image, how: str) -> bytes:
-    """Encodes a photo after what was done to it."""
-    if how == "blur":
-        image = image.filter(ImageFilter.GaussianBlur(2))
-    if how == "dark":
-        image = ImageEnhance.Brightness(image).enhance(1 / 3)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=10 if how == "jpeg10" else 90)
-    return file.getvalue()
 
 
 class Photos:

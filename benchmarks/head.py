@@ -26,9 +26,9 @@ from scipy import optimize
 
 from benchmarks.frozen import Split, read
 from pipeline.command import UsageError, run_command
-from trainer.train import regression
-from trainer.train.calibration import fit_temperature, with_temperature
-from trainer.train.lbfgs import Objective
+from pipeline.linear import regression
+from pipeline.linear.calibration import fit_temperature, with_temperature
+from pipeline.linear.lbfgs import Objective
 
 _DATA = flags.DEFINE_multi_string("data", [], "Dataset with train, validation and test (repeatable).")
 _OUTPUT = flags.DEFINE_string("output", "head.json", "Where the figures go.")

@@ -25,9 +25,9 @@ from absl import flags
 
 from benchmarks.frozen import read
 from pipeline.command import UsageError, run_command
-from trainer.check.probe import deal_folds, out_of_fold
+from pipeline.linear.probe import deal_folds, out_of_fold
+from pipeline.linear.regression import cross_validate, fit_head
 from trainer.report.label_issues import find_label_issues
-from trainer.train.regression import cross_validate, fit_head
 
 _DATA = flags.DEFINE_multi_string("data", [], "Dataset with train, validation and test (repeatable).")
 _OUTPUT = flags.DEFINE_string("output", "label_issues.json", "Where the figures go.")

@@ -86,10 +86,10 @@ def simulate() -> None:
 def golden(roots: Sequence[str]) -> None:
     """Counts golden images of a champion that an equally good challenger misses."""
     from benchmarks.frozen import read
+    from pipeline.linear.regression import cross_validate, fit_head
     from pipeline.predictions import Predictions
     from retrain.handover import too_many
     from trainer.serving.golden import surest
-    from trainer.train.regression import cross_validate, fit_head
 
     for root in roots:
         splits = read(root)

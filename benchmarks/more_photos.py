@@ -15,9 +15,9 @@ from absl import flags
 
 from benchmarks.frozen import read
 from pipeline.command import UsageError, run_command
+from pipeline.linear.probe import deal_folds, out_of_fold
+from pipeline.linear.regression import cross_validate
 from trainer.check import learning_curve
-from trainer.check.probe import deal_folds, out_of_fold
-from trainer.train.regression import cross_validate
 
 _DATA = flags.DEFINE_multi_string("data", [], "Dataset with train, validation and test (repeatable).")
 _DRAWS = flags.DEFINE_integer("draws", 10, "How often a half is drawn.")

@@ -33,7 +33,7 @@ Rule = Callable[
 
 
 def rules() -> dict[str, Rule]:
-    from trainer.train.calibration import fit_temperature, with_temperature
+    from pipeline.linear.calibration import fit_temperature, with_temperature
     from trainer.train.selection import Outcomes, luck
 
     def accuracies(found: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from pipeline.linear.probe import deal_folds, out_of_fold
+
 _AT_ONCE = 500  # permutations, for memory
 
 
@@ -170,6 +172,31 @@ def stratified_auc(scores: np.ndarray, labels: np.ndarray, new: np.ndarray) -> f
         won += (below + above) / 2
         pairs += len(of_new) * len(of_old)
     return float(won / pairs)
+
+
+def separability(
+    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, new: np.ndarray, *, strength: float, seed: int
+) -> float | None:
+    """Returns how well a classifier tells new images of a label from the others, of images that it has not seen.
+
+    Args:
+      features: float [N, F].
+      labels: int [N].
+      groups: int [N]; equal for images that look alike.
+      new: bool [N].
+      strength: of the classifier's l2, see `fit_head`.
+      seed: of the folds.
+
+    Returns:
+      The area under its ROC curve, 0.5 is chance; None where no label has images of both groups to ask about.
+    """
+    folds = deal_folds(2 * labels + new, groups, seed=seed)
+    found = out_of_fold(features, new.astype(int), folds, num_classes=2, strength=strength)
+    asked = np.flatnonzero(folds >= 0)
+    asked = asked[in_both(labels[asked], new[asked])]
+    if not len(asked):
+        return None
+    return stratified_auc(found[asked, 1] - found[asked, 0], labels[asked], new[asked])
 
 
 def sample_positions(new: np.ndarray, *, most: int, seed: int) -> np.ndarray:

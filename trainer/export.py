@@ -14,9 +14,11 @@ DIR (default RUN/export) then holds
     ask.py         asks each form about image files; needs nothing of this project
     golden/        some images with the answers that are expected
     forms.json     size, time, agreement and accuracy of each form: a table in RUN/report.html
+    reference.npz  answers to images that it was evaluated on, for `python -m retrain.drift`
     SHA256SUMS     of all of it, for `sha256sum --check`
 
-golden/ and forms.json take the run's dataset. `python -m trainer.verify DIR` asks every form about the golden images.
+golden/, forms.json and reference.npz take the run's dataset. `python -m trainer.verify DIR` asks every form about the
+golden images.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from trainer.request import FINISHED
 from trainer.rundir import check_has_weights, load_run
 from trainer.serving.forms import INT8_FILE, ONNX_FILE, check_forms
 from trainer.serving.golden import choose_golden
+from trainer.serving.reference import write_reference
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "A finished run: the --workdir of trainer.main.", required=True)
@@ -103,7 +106,7 @@ def main(arguments: list[str]) -> int | None:
 
 
 def _also(data: DatasetVersion | None, judged: _Judged | None) -> list[_Add]:
-    """Lists what adds the forms that were asked for, and what measures all."""
+    """Lists what adds the forms that were asked for, what measures all, and what keeps answers for `retrain.drift`."""
     also: list[_Add] = []
     if data:
         also.append(lambda folder: _add_int8(folder, data))
@@ -111,6 +114,7 @@ def _also(data: DatasetVersion | None, judged: _Judged | None) -> list[_Add]:
         also.append(_add_onnx)
     if judged:
         also.append(lambda folder: _measure(folder, judged))
+        also.append(lambda folder: write_reference(folder, judged.data, judged.split))
     return also
 
 

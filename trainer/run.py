@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
+import pathlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,6 +23,7 @@ from pipeline.decode import why_unusable
 from pipeline.format import storage, verify
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, open_dataset
 from pipeline.format.owner import owned
+from pipeline.linear.calibration import fit_temperature, with_temperature
 from pipeline.own_code import is_own
 from pipeline.predictions import Predictions, predictions_file
 from trainer.devices.cluster import read_cluster
@@ -46,8 +49,8 @@ from trainer.serving.explain import explain
 from trainer.serving.export import export_classifier
 from trainer.serving.golden import GoldenImage, choose_golden
 from trainer.serving.measure import draw_sample, measure_forms
+from trainer.serving.reference import write_reference
 from trainer.serving.score import prediction_rows, write_predictions
-from trainer.train.calibration import fit_temperature, with_temperature
 from trainer.train.checkpoint import load_best
 from trainer.train.evaluation import Metrics, compute_metrics
 from trainer.train.guards import named_errors
@@ -252,7 +255,7 @@ def _write_results(
     data, directory, recipe = plan.data, plan.run, plan.recipe
     results = {split: compute_metrics(*score) for split, score in finished.scores.items()}
     golden: list[GoldenImage] = []
-    also = []
+    also: list[Callable[[pathlib.Path], object]] = []
     for split, (log_probabilities, labels) in finished.scores.items():
         predictions = Predictions(
             ids=dataset.example_ids(data, split),
@@ -263,7 +266,10 @@ def _write_results(
         )
         storage.write_atomically(predictions_file(directory, split), predictions.to_bytes())
         golden = choose_golden(predictions, data, split)  # of test, where there is one
-        also = [measure_forms(draw_sample(predictions, data, split))]
+        also = [
+            measure_forms(draw_sample(predictions, data, split)),
+            functools.partial(write_reference, data=data, split=split),
+        ]
         names = [data.manifest.labels[label] for label in labels]
         write_predictions(storage.join(directory, f"predictions-{split}.jsonl"), prediction_rows(predictions, names))
     if finished.explanations:

@@ -83,7 +83,7 @@ def _of_tables(data: DatasetVersion) -> KnownImages | None:
         labels=tuple(columns["label"]),
         splits=tuple(columns["split"]),
         groups=tuple(columns["group"]),
-        facts=_facts({name: np.array(columns[name], np.float64) for name in _TOLD}),
+        facts=comparable_facts({name: np.array(columns[name], np.float64) for name in _TOLD}),
     )
 
 
@@ -91,7 +91,12 @@ def _id(stamp: str, sha256: bytes) -> str:
     return stamp.removeprefix(RAW_PIXELS) if stamp.startswith(RAW_PIXELS) else sha256.hex()
 
 
-def _facts(told: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def comparable_facts(told: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns what images are compared by (`FACTS`, see `KnownImages.facts`).
+
+    Args:
+      told: brightness, sharpness, height, width and bytes, float64 [N] each.
+    """
     area = told["height"] * told["width"]
     return {
         "brightness": told["brightness"],
@@ -112,7 +117,7 @@ def _of_records(data: DatasetVersion) -> KnownImages:
         labels=tuple(data.manifest.labels[record.label] for record, _ in found),
         splits=tuple(split for _, split in found),
         groups=(b"",) * len(found),
-        facts=_facts(told),
+        facts=comparable_facts(told),
     )
 
 

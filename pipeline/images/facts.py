@@ -11,6 +11,7 @@ import google_crc32c
 import numpy as np
 from PIL import Image
 
+from pipeline.format.rows import comparable_facts
 from pipeline.images import hashing
 from pipeline.images.jpeg import decode_plain, plain_frame
 from pipeline.images.pixels import MAX_SCANNED_PIXELS, conforms, decode, open_image, record_size
@@ -232,3 +233,15 @@ def inspect(data: bytes, policy: PixelPolicy) -> ImageFacts | Reject:
     """Returns an image's facts, or why it is refused."""
     seen = look(data, policy)
     return seen if isinstance(seen, Reject) else make_facts([seen])[0]
+
+
+def comparable_of(facts: ImageFacts, data: bytes) -> dict[str, float]:
+    """Returns what an image is compared by with those of a dataset, as `KnownImages.facts` has them of these.
+
+    Args:
+      facts: of the image, by the policy of the dataset's builder.
+      data: its file, as it came: not as it was encoded again.
+    """
+    told = {"brightness": facts.brightness, "sharpness": facts.sharpness, "height": facts.height, "width": facts.width}
+    columns = {name: np.array(value, np.float64) for name, value in (*told.items(), ("bytes", len(data)))}
+    return {name: float(value) for name, value in comparable_facts(columns).items()}

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.format.reference import read_reference
+from pipeline.format.sums import damage
 from pipeline.predictions import read_predictions
 from tests import datasets
 from tests.trainer.commands import ROOT, assert_same_end, best_weights, command, kill_and_rerun, run, training_flags
@@ -93,6 +95,18 @@ def test_an_exported_model_scores_as_the_run_did(finished, tiny_data, tmp_path):
     for a, b in zip(ours, theirs, strict=True):
         assert (a["id"], a["label"], a["predicted"]) == (b["id"], b["label"], b["predicted"])
         assert a["probability"] == pytest.approx(b["probability"], abs=1e-5)
+
+
+def test_an_export_keeps_what_the_run_answered_to_the_images_that_it_was_evaluated_on(finished, tiny_data):
+    workdir, _ = finished
+    reference, found = read_reference(workdir / "export"), read_predictions(workdir, "test")
+    assert (reference.split, list(reference.labels)) == ("test", list(tiny_data.manifest.labels))
+    images = [(record.height * record.width, record.label) for record in tiny_data.read("test")]
+    np.testing.assert_array_equal(np.stack([reference.facts["area"], reference.truth], axis=1), images)
+    np.testing.assert_allclose(reference.probabilities, np.exp(found.log_probabilities), atol=1e-3)
+    assert reference.features.shape[0] == 13
+    assert set(reference.facts) == {"area", "aspect"}  # no table of a build says more of these
+    assert damage(workdir / "export") == []
 
 
 def test_the_files_of_a_run_say_what_it_printed(finished):

@@ -12,6 +12,7 @@ from absl import logging
 from pipeline.batching import HostSlice
 from pipeline.dataset import eval_dataset
 from pipeline.format.manifest import TRAIN, VALIDATION, DatasetVersion
+from pipeline.linear.regression import cross_validate
 from trainer.auto.choice import Candidate
 from trainer.models import backbone_info
 from trainer.models.classifier import Classifier
@@ -21,7 +22,6 @@ from trainer.request import Request
 from trainer.train.evaluation import compute_metrics
 from trainer.train.model import first_model
 from trainer.train.optimizer import trainable_groups
-from trainer.train.regression import cross_validate
 
 _SAMPLE = 1_000  # training images
 _REST_SECONDS = 30.0  # of a run for what is not timed here: starting, a head, writing, export

@@ -9,8 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from pipeline.shift import Shift, in_both, maximum_mean_discrepancy, sample_positions, stratified_auc
-from trainer.check.probe import deal_folds, out_of_fold
+from pipeline.shift import Shift, in_both, maximum_mean_discrepancy, sample_positions, separability
 
 _COMPARED = 1_000  # images of each group, at most: every pair is looked at
 _FEWEST = 5  # new images, below which nothing can be said
@@ -67,7 +66,7 @@ def compare_arrivals(
     pixels = separable = None
     if compared >= _FEWEST:
         pixels = maximum_mean_discrepancy(features[at], labels[at], new[at], seed=seed)
-        separable = _separable(features[at], labels[at], groups[at], new[at], strength=strength, seed=seed)
+        separable = separability(features[at], labels[at], groups[at], new[at], strength=strength, seed=seed)
     counts = [(int((doubted & part).sum()), int((asked & part).sum())) for part in (new, ~new)]
     return Arrivals(
         new=int(new.sum()),
@@ -77,16 +76,3 @@ def compare_arrivals(
         doubted=counts[0],
         doubted_before=counts[1],
     )
-
-
-def _separable(
-    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, new: np.ndarray, *, strength: float, seed: int
-) -> float | None:
-    """Returns how well a classifier tells new images of a label from the others, of images that it has not seen."""
-    folds = deal_folds(2 * labels + new, groups, seed=seed)
-    found = out_of_fold(features, new.astype(int), folds, num_classes=2, strength=strength)
-    asked = np.flatnonzero(folds >= 0)
-    asked = asked[in_both(labels[asked], new[asked])]
-    if not len(asked):
-        return None
-    return stratified_auc(found[asked, 1] - found[asked, 0], labels[asked], new[asked])

@@ -12,16 +12,16 @@ import numpy as np
 from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
 from pipeline.format.rows import Changes
+from pipeline.linear.probe import deal_folds, out_of_fold
+from pipeline.linear.regression import cross_validate
 from pipeline.pages.findings import Finding
 from trainer.check import learning_curve, verdict
 from trainer.check.arrivals import Arrivals, compare_arrivals
 from trainer.check.facts import CheckedImages
 from trainer.check.learning_curve import LearningCurve
 from trainer.check.outliers import find_outliers
-from trainer.check.probe import deal_folds, out_of_fold
 from trainer.check.shortcuts import Shortcut, balanced_accuracy, columns_of, find_shortcuts
 from trainer.report.label_issues import SOUND, LabelIssues, find_label_issues
-from trainer.train.regression import cross_validate
 
 _CURVE_IMAGES = 2_000  # more would not move the curve by what its interval allows
 _DUPLICATES = "duplicates.jsonl"

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from trainer.check.probe import FOLDS, out_of_fold
+from pipeline.linear.probe import FOLDS, out_of_fold
 
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the images that a fold's head may learn from
 _REPEATS = 3  # parts drawn of each share but the whole

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trainer.check.probe import out_of_fold
+from pipeline.linear.probe import out_of_fold
 
 _BINS = 8  # quantiles of a number
 _CAMERAS = 20  # the most frequent ones

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from pipeline.linear.calibration import fit_temperature, with_temperature
 from trainer.recipes.recipe import Recipe
-from trainer.train.calibration import fit_temperature, with_temperature
 from trainer.train.checkpoint import Checkpoints, Snapshot
 from trainer.train.evaluation import Metrics, compute_metrics
 from trainer.train.plan import Position

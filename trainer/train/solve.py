@@ -13,12 +13,12 @@ from absl import logging
 
 from pipeline.command import CommandError
 from pipeline.format.manifest import TRAIN
+from pipeline.linear.regression import GENTLE, LinearHead, cross_validate, fit_head
 from trainer.devices.workers import Workers
 from trainer.models.classifier import LOGITS, Classifier
 from trainer.train.evaluation import Metrics, compute_metrics
 from trainer.train.features import FeatureCache
 from trainer.train.plan import Plan
-from trainer.train.regression import GENTLE, LinearHead, cross_validate, fit_head
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

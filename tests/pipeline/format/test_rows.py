@@ -9,6 +9,8 @@ import pytest
 from pipeline.command import DataError
 from pipeline.format.manifest import open_dataset
 from pipeline.format.rows import FACTS, changes_between, checks_folder, known_images, version_before
+from pipeline.images.facts import ImageFacts, comparable_of, inspect
+from pipeline.images.policy import PixelPolicy
 from tests import datasets
 from tests.beam_jobs.image_folders import make_folder, run_build, save_image
 
@@ -38,6 +40,15 @@ def test_tables_say_what_the_records_say(built, tmp_path):
     of_file = [sizes[source] for source in known.sources]
     np.testing.assert_allclose(known.facts["bytes_per_pixel"] * known.facts["area"], of_file)
     assert len(set(known.groups)) == 16
+
+
+def test_an_image_that_is_asked_about_is_compared_by_what_the_tables_say(built, tmp_path):
+    known = known_images(built)
+    for at, source in enumerate(known.sources):
+        data = (tmp_path / "photos" / source).read_bytes()
+        facts = inspect(data, PixelPolicy())
+        assert isinstance(facts, ImageFacts)
+        assert comparable_of(facts, data) == pytest.approx({name: known.facts[name][at] for name in FACTS})
 
 
 def test_without_tables_the_records_are_read(tmp_path):

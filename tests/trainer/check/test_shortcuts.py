@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trainer.check.probe import deal_folds
+from pipeline.linear.probe import deal_folds
 from trainer.check.shortcuts import balanced_accuracy, columns_of, find_shortcuts
 
 

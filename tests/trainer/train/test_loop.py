@@ -14,6 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.command import CommandError, TryAgainError, UsageError
+from pipeline.linear.regression import GENTLE, STRENGTHS
 from tests import datasets
 from tests.trainer.runs import SOLVED, small_recipe, train, weights
 from trainer.devices.workers import Workers
@@ -22,7 +23,6 @@ from trainer.train.features import FeatureCache
 from trainer.train.loop import next_save
 from trainer.train.model import build_from_recipe
 from trainer.train.plan import Plan, Position, class_weights
-from trainer.train.regression import GENTLE, STRENGTHS
 from trainer.train.solve import solve_head
 
 

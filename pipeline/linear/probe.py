@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainer.train.regression import fit_head
+from pipeline.linear.regression import fit_head
 
 FOLDS = 5
 

@@ -3,7 +3,7 @@ import pytest
 from scipy import optimize, special
 from sklearn.metrics import log_loss
 
-from trainer.train.calibration import fit_temperature, with_temperature
+from pipeline.linear.calibration import fit_temperature, with_temperature
 
 
 def _answers(count, *, times, seed=0):

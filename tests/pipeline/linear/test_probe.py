@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from trainer.check.probe import FOLDS, deal_folds, out_of_fold
-from trainer.train.regression import fit_head
+from pipeline.linear.probe import FOLDS, deal_folds, out_of_fold
+from pipeline.linear.regression import fit_head
 
 
 def test_look_alikes_share_a_fold_and_labels_are_spread():

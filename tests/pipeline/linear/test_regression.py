@@ -6,8 +6,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from trainer.train import regression
-from trainer.train.regression import STRENGTHS, cross_validate, fit_head
+from pipeline.linear import regression
+from pipeline.linear.regression import STRENGTHS, cross_validate, fit_head
 
 
 def _features(count, *, classes=4, width=40, apart=0.6, scale=7.0, seed=0):

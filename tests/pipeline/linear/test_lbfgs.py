@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from trainer.train.lbfgs import minimize
+from pipeline.linear.lbfgs import minimize
 
 
 def test_the_minimum_of_an_ill_conditioned_quadratic():

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from trainer.train.calibration import with_temperature
-from trainer.train.lbfgs import minimize
+from pipeline.linear.calibration import with_temperature
+from pipeline.linear.lbfgs import minimize
 
 # Examples' worth of penalty, from strong to weak. The best of five data sets lay between 0.0003 (33 images) and 0.1.
 STRENGTHS = tuple(10.0 ** (power / 2) for power in range(2, -8, -1))
