@@ -226,7 +226,7 @@ class Answers:
       labels: of the model, C.
       seconds: float64 [N], Unix time.
       probabilities: float32 [N, C].
-      features: float32 [N, F], NaN in rows without; None if there are none at all.
+      features: float16 [N, F], as kept, NaN in rows without; None if there are none at all.
       facts: name → float64 [N], NaN where it was not logged.
       others: model → how many of its answers are in the log, too.
       damaged: names of files that cannot be read.
@@ -293,7 +293,7 @@ def _read(content: bytes) -> _Part:
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         if int(arrays["format"]) != _FORMAT:
             raise ValueError(f"of format {int(arrays['format'])}, which this version does not know")
-        features = arrays["features"].astype(np.float32) if "features" in arrays else None
+        features = arrays["features"].astype(np.float16) if "features" in arrays else None
         part = _Part(
             model=str(arrays["model"]),
             labels=tuple(arrays["labels"].tolist()),
@@ -345,8 +345,9 @@ def _joined(parts: Sequence[_Part], model: str | None, damaged: tuple[str, ...])
     features = None
     if len(widths) == 1:
         width = widths.pop()
-        found = [np.full((len(p.seconds), width), np.nan) if p.features is None else p.features for p in chosen]
-        features = np.concatenate(found).astype(np.float32)[order]
+        none = np.float16(np.nan)
+        found = [np.full((len(p.seconds), width), none) if p.features is None else p.features for p in chosen]
+        features = np.concatenate(found)[order]
     names = sorted({name for part in chosen for name in part.facts})
     facts = {
         name: np.concatenate([p.facts.get(name, np.full(len(p.seconds), np.nan)) for p in chosen])[order]

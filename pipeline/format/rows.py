@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import logging
@@ -22,9 +22,9 @@ FACTS = ("brightness", "sharpness", "area", "aspect", "bytes_per_pixel")
 _TOLD = ("brightness", "sharpness", "height", "width", "bytes")  # by tables
 
 
-def is_table(name: str) -> bool:
-    """Says whether a file of a version is one of its tables."""
-    return name.startswith("rows-") and name.endswith(".parquet")
+def is_table(name: str, splits: Sequence[str] = ("",)) -> bool:
+    """Says whether a file of a version is one of its tables, of certain splits if they are given."""
+    return name.startswith(tuple(f"rows-{split}" for split in splits)) and name.endswith(".parquet")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,28 +49,35 @@ class KnownImages:
     facts: Mapping[str, np.ndarray]
 
 
-def known_images(data: DatasetVersion) -> KnownImages:
-    """Reads what is known of all images of a version: from its tables, or where it has none from its records.
+def known_images(data: DatasetVersion, *, split: str | None = None) -> KnownImages:
+    """Reads what is known of images of a version: from its tables, or where it has none from its records.
+
+    Args:
+      data: the version.
+      split: name of the only split that is wanted; None for all of them.
 
     Raises:
       DataError: a table or a shard is damaged.
     """
-    examples = sum(data.manifest.num_examples(split) for split in data.manifest.splits)
-    found = _of_tables(data)
+    splits = tuple(data.manifest.splits) if split is None else (split,)
+    examples = sum(data.manifest.num_examples(one) for one in splits)
+    found = _of_tables(data, splits)
     # A copy without damaged records has tables of more images than are left.
-    return found if found and len(found.ids) == examples else _of_records(data)
+    return found if found and len(found.ids) == examples else _of_records(data, splits)
 
 
-def _of_tables(data: DatasetVersion) -> KnownImages | None:
+def _of_tables(data: DatasetVersion, splits: Sequence[str]) -> KnownImages | None:
     import pyarrow as pa  # not above: it takes 40 MB
     import pyarrow.parquet as pq
 
-    names = sorted(entry.name for entry in storage.list_folder(data.path) if is_table(entry.name))
+    names = sorted(entry.name for entry in storage.list_folder(data.path) if is_table(entry.name, splits))
     columns: dict[str, list] = {name: [] for name in ("uri", "label", "split", "group", "stamp", "sha256", *_TOLD)}
     for name in names:
         file = storage.join(data.path, name)
         try:
-            table = pq.read_table(io.BytesIO(storage.read(file)), columns=list(columns), filters=[("split", "!=", "")])
+            table = pq.read_table(
+                io.BytesIO(storage.read(file)), columns=list(columns), filters=[("split", "in", splits)]
+            )
         except (ValueError, KeyError, pa.ArrowException) as error:
             raise DataError(f"{file}: damaged ({error}); run the build's command again with --repair") from error
         for column in columns:
@@ -107,8 +114,8 @@ def comparable_facts(told: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _of_records(data: DatasetVersion) -> KnownImages:
-    found = [(record, split) for split in data.manifest.splits for record in data.read(split)]
+def _of_records(data: DatasetVersion, splits: Sequence[str]) -> KnownImages:
+    found = [(record, split) for split in splits for record in data.read(split)]
     told = {name: np.full(len(found), np.nan) for name in _TOLD}
     told["height"], told["width"] = np.array([(one.height, one.width) for one, _ in found], np.float64).reshape(-1, 2).T
     return KnownImages(

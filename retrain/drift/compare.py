@@ -106,11 +106,7 @@ def _tests(reference: Reference, answers: Answers, at: np.ndarray, config: DataG
         if name in answers.facts
     }
     yield _facts(facts, labels, new, config)
-    features = None
-    if reference.features is not None and answers.features is not None:
-        widths = reference.features.shape[1], answers.features.shape[1]
-        features = np.concatenate([reference.features, answers.features[at]]) if widths[0] == widths[1] else None
-    yield _pixels(features, labels, new, config)
+    yield _pixels(reference.features, answers.features, at, labels, new, config)
 
 
 def _label_shift(reference: Reference, labels: np.ndarray, new: np.ndarray, config: DataGateConfig) -> DataCheck:
@@ -151,21 +147,31 @@ def _facts(columns: dict[str, np.ndarray], labels: np.ndarray, new: np.ndarray, 
     )
 
 
-def _pixels(features: np.ndarray | None, labels: np.ndarray, new: np.ndarray, config: DataGateConfig) -> DataCheck:
-    if features is None:
+def _pixels(
+    before: np.ndarray | None,
+    after: np.ndarray | None,
+    at: np.ndarray,
+    labels: np.ndarray,
+    new: np.ndarray,
+    config: DataGateConfig,
+) -> DataCheck:
+    if before is None or after is None or before.shape[1] != after.shape[1]:
         return _nothing("pixels", 0, logged=False)
-    at = _comparable(np.isfinite(features).all(axis=1), labels, new, most=_FEATURES_OF)
-    count = int(new[at].sum())
+    known = np.concatenate([np.isfinite(before).all(axis=1), np.isfinite(after).all(axis=1)[at]])
+    chosen = _comparable(known, labels, new, most=_FEATURES_OF)
+    labels, new = labels[chosen], new[chosen]
+    count = int(new.sum())
     if count < FEWEST:
         return _nothing("pixels", count, logged=True)
-    found = maximum_mean_discrepancy(features[at], labels[at], new[at], seed=0)
-    groups = np.arange(len(at))
-    area = separability(features[at], labels[at], groups, new[at], strength=_STRENGTH, seed=0) or 0.5
+    # In float32 only what is compared: a log is large.
+    features = np.concatenate([before[chosen[~new]], after[at[chosen[new] - len(before)]]]).astype(np.float32)
+    found = maximum_mean_discrepancy(features, labels, new, seed=0)
+    area = separability(features, labels, np.arange(len(new)), new, strength=_STRENGTH, seed=0) or 0.5
     unlike = found.p_value < config.level
     return DataCheck(
         name="pixels",
         outcome=Outcome.HOLD if unlike and area > config.separable else Outcome.WARN if unlike else Outcome.OK,
-        text=f"{count:,} images beside {len(at) - count:,} of the reference with the same answers: a classifier tells "
+        text=f"{count:,} images beside {len(new) - count:,} of the reference with the same answers: a classifier tells "
         f"them apart with an area under the curve of {area:.2f} (0.5 is chance), p = {found.p_value:.2g}",
         figures={"p_value": found.p_value, "area": area, "distance": found.distance},
     )

@@ -30,7 +30,7 @@ class Confidence:
       unsure, unsure_before: share of them that is less sure than `below`.
       below: the confidence that nine of ten answers of the reference reach.
       accuracy_before: of the reference; None where no true label is known.
-      accuracy: estimated in service; None without that.
+      accuracy: share of the answers in service that are right, as estimated; None without that.
       interval: 95 %, of the chance of both samples alone, not of what the estimate takes for granted.
     """
 
@@ -53,9 +53,9 @@ def confidence(reference: Reference, probabilities: np.ndarray) -> Confidence:
     if known.any():
         right = (reference.probabilities.argmax(axis=1) == reference.truth)[known]
         accuracy_before = float(right.mean())
-        gap = right - before[known]  # what calibration has left; the estimate in service is confidence plus this
+        gap = right - before[known]  # of what is right and what was said to be; in service as large, but for chance
         accuracy = float(np.clip(now.mean() + gap.mean(), 0, 1))
-        error = _Z_95 * float(np.sqrt(now.var() / len(now) + gap.var() / len(gap)))
+        error = _Z_95 * float(gap.std() * np.sqrt(1 / len(now) + 1 / len(gap)))
         interval = max(0.0, accuracy - error), min(1.0, accuracy + error)
     return Confidence(
         mean=float(now.mean()),

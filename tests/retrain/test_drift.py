@@ -205,7 +205,7 @@ def test_the_estimate_is_the_accuracy_where_the_model_knows_the_images():
         assert found.unsure_before == pytest.approx(0.1, abs=0.01)
         assert found.interval[0] < found.accuracy < found.interval[1]
         covered.append(found.interval[0] <= right <= found.interval[1])
-    assert np.mean(covered) > 0.8  # the interval is of the expectation; 300 images vary besides
+    assert np.mean(covered) > 0.91  # of 200 draws at 95 %
 
 
 def test_without_true_labels_nothing_is_estimated():
@@ -306,7 +306,7 @@ def test_a_configuration_names_registry_and_limits(tmp_path, models):
         "input: photos\ndata: data\nruns: runs\nmodels: models\ngate: {margin: 0.02, minimum_accuracy: 0.5}\n"
         "data_gate: {separable: 1.0}\n"
     )
-    done = run(f"--log={tmp_path / 'log'}", f"--config={config}")
+    done = run(f"--log={tmp_path / 'log'}", f"--config={config}", "--since=12h")
     assert done.returncode == 0, done.stderr
     assert "\nwarn  pixels: " in done.stdout
 
@@ -328,9 +328,6 @@ def test_only_what_was_answered_since_then_counts(tmp_path, models):
     serve(tmp_path / "log", models / "2", 50)
     arguments = [f"--log={tmp_path / 'log'}", f"--model={models / 'champion'}"]
     assert "answers: 50 answers" in run(*arguments).stdout
-    assert "answers: 50 answers" in run(*arguments, "--since=2h").stdout
-    found = run(*arguments, "--since=all")
-    assert "answers: 150 answers" in found.stdout
     date = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 20 * 86_400))
     assert "answers: 150 answers" in run(*arguments, f"--since={date}").stdout
     done = run(*arguments, "--since=yesterday")
@@ -342,7 +339,7 @@ def test_a_damaged_part_is_said_and_the_others_are_compared(tmp_path, models):
     serve(tmp_path / "log", models / "2", 150)
     part = min((tmp_path / "log").glob("answers-*"))
     part.write_bytes(part.read_bytes()[:1000])
-    done = run(f"--log={tmp_path / 'log'}", f"--model={models / 'champion'}")
+    done = run(f"--log={tmp_path / 'log'}", f"--model={models / 'champion'}", "--since=all")
     assert done.returncode == 0
     assert re.search(
         rf"warn  answers: 100 answers.*1 damaged parts of the log are left out \({part.name}\)", done.stdout

@@ -7,6 +7,7 @@ import uuid
 import pytest
 
 from pipeline.format import storage
+from pipeline.format.sums import damage
 from retrain import ledger, registry
 from tests.retrain.world import CONFIG, World
 
@@ -101,6 +102,6 @@ def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_place(world):
         code, out, err = world.run()
         assert code in (0, 99), out + err
     assert [model.number for model in registry.models(world.root)] == [1, 2]
-    assert [registry.damage(model) for model in registry.models(world.root)] == [[], []]
+    assert [damage(model.path) for model in registry.models(world.root)] == [[], []]
     assert registry.champion(world.root).number == 2
     assert [record["decision"] for record in ledger.decisions(world.root)] == ["promoted", "promoted"]

@@ -53,7 +53,7 @@ def test_what_is_logged_is_read_in_the_order_of_time(tmp_path):
     np.testing.assert_array_equal(found.probabilities[:, 0], [0, 1, 2, 3, 4])
     np.testing.assert_array_equal(found.features, np.repeat(np.arange(5.0)[:, None], 4, axis=1))
     np.testing.assert_allclose(found.facts["brightness"], np.arange(5) / 10)
-    assert (found.probabilities.dtype, found.features.dtype, found.seconds.dtype) == (np.float32, np.float32, float)
+    assert (found.probabilities.dtype, found.features.dtype, found.seconds.dtype) == (np.float32, np.float16, float)
     assert len(parts(tmp_path)) == 2
     assert numbers(tmp_path, since=3.0) == [3, 4]
 

@@ -66,7 +66,7 @@ def test_without_tables_the_records_are_read(tmp_path):
 
 
 def test_a_damaged_table_is_named(built):
-    (table, *_) = sorted(name for name in os.listdir(built.path) if name.startswith("rows-"))
+    (table, *_) = sorted(name for name in os.listdir(built.path) if name.startswith("rows-train"))
     with open(os.path.join(built.path, table), "r+b") as file:
         file.truncate(100)
     with pytest.raises(DataError, match=rf"{table}: damaged .*--repair"):
