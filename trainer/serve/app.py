@@ -233,8 +233,8 @@ async def _files(request: Request, body: bytes, most: int) -> tuple[list[str], l
 
     try:
         form = await MultiPartParser(request.headers, stream(), max_files=most, max_fields=most).parse()  # type: ignore[arg-type]
-    except MultiPartException as error:
-        raise HTTPException(400, f"the form cannot be read: {error.message}") from error
+    except (MultiPartException, ValueError) as error:  # ValueError: python-multipart's own, in older versions
+        raise HTTPException(400, f"the form cannot be read: {getattr(error, 'message', error)}") from error
     names, files = [], []
     for field, value in form.multi_items():
         if not isinstance(value, UploadFile):
