@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from ai_edge_litert import schema_py_generated as schema
 from markupsafe import Markup
 
-from pipeline.format import storage
 from pipeline.pages.environment import environment
 from trainer.models.weights import LABELS_FILE
 from trainer.serving.forms import INT8_FILE, PREPROCESS_FILE, TFLITE_FILE
@@ -22,21 +21,21 @@ _SCRIPTS = ("coded.js", "jpeg.js", "pixels.js", "try.js")  # of this folder, in 
 _LARGEST_FLOAT = 32_000_000  # bytes; above, integers take its place where they are shown to be as good
 
 
-def render_page(directory: storage.Path, *, title: str, runtime: Runtime) -> str:
+def render_page(folder: pathlib.Path, *, title: str, runtime: Runtime) -> str:
     """Renders the page of an export.
 
     Args:
-      directory: holds the export, local or remote.
+      folder: holds the export.
       title: names the model to people.
       runtime: what runs it.
 
     Returns:
       HTML, of the model's size and 6 MB more. All in it that is large is compressed, and unpacked by the browser.
     """
-    file = _chosen(directory)
-    content = storage.read(storage.join(directory, file))
-    labels = storage.read_text(storage.join(directory, LABELS_FILE)).splitlines()
-    spec = json.loads(storage.read_text(storage.join(directory, PREPROCESS_FILE)))
+    file = _chosen(folder)
+    content = file.read_bytes()
+    labels = (folder / LABELS_FILE).read_text(encoding="utf-8").splitlines()
+    spec = json.loads((folder / PREPROCESS_FILE).read_text(encoding="utf-8"))
     pages = environment(__package__)
     style = "".join(pages.get_template(name).render() for name in ("style.css.j2", "try.css.j2"))
     scripts = [pathlib.Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _SCRIPTS]
@@ -52,7 +51,7 @@ def render_page(directory: storage.Path, *, title: str, runtime: Runtime) -> str
         "parts": {name: _packed(part) for name, part in parts.items()},
         "facts": {"labels": labels, "spec": spec},
         "labels": len(labels),
-        "form": file,
+        "form": file.name,
         "megabytes": len(content) / 1e6,
         "version": VERSION,
         "height": spec["height"],
@@ -61,12 +60,10 @@ def render_page(directory: storage.Path, *, title: str, runtime: Runtime) -> str
     return pages.get_template("try.html.j2").render(context)
 
 
-def _chosen(directory: storage.Path) -> str:
+def _chosen(folder: pathlib.Path) -> pathlib.Path:
     """Returns the form that goes into the page: floats, as `trainer.predict` takes them, unless they are too large."""
-    if not storage.exists(storage.join(directory, INT8_FILE)):
-        return TFLITE_FILE
-    large = len(storage.read(storage.join(directory, TFLITE_FILE))) > _LARGEST_FLOAT
-    return INT8_FILE if large else TFLITE_FILE
+    floats, integers = folder / TFLITE_FILE, folder / INT8_FILE
+    return integers if floats.stat().st_size > _LARGEST_FLOAT and integers.exists() else floats
 
 
 def _for_one_image(model: bytes) -> bytes:

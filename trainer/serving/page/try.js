@@ -25,19 +25,19 @@
     const model = await litert.loadAndCompile(await unpacked("model"), { accelerator: "wasm" });
     return async (pixels) => {
       const image = new litert.Tensor(pixels, [1, spec.height, spec.width, 3]);
-      const [answer] = await model.run(image);
-      const probabilities = [...answer.toTypedArray()];
-      image.delete();
-      answer.delete();
+      const answers = await model.run({ image });
+      const probabilities = [...answers.probabilities.toTypedArray()];
+      for (const tensor of [image, ...Object.values(answers)]) tensor.delete();
       return probabilities;
     };
   }
 
   // --- What is shown -----------------------------------------------------------------------------------------------
 
-  function tell(text, wrong = false) {
+  /** Says something to everybody, also to who cannot see; `kind` is "answer", "wrong" or "soft". */
+  function tell(text, kind = "soft") {
     find("told").textContent = text;
-    find("told").classList.toggle("wrong", wrong);
+    find("told").className = kind;
   }
 
   /** Formats a share; nothing short of all is shown as 100. */
@@ -88,7 +88,7 @@
   const model = loadModel();
   model.then(
     () => find("told").textContent || tell("The model is ready."),
-    (error) => tell(`The model does not start in this browser: ${error.message}`, true),
+    (error) => tell(`The model does not start in this browser: ${error.message}`, "wrong"),
   );
   const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
   let turn = Promise.resolve(), last = 0;
@@ -114,10 +114,10 @@
       picture(file);
       const { label, probability } = show(probabilities);
       const [whole, alone] = [end - start, end - decoded].map((one) => Math.round(one).toLocaleString("en"));
-      tell(`${label}, ${percent(probability)}`);
+      tell(`${label}, ${percent(probability)}`, "answer");
       find("took").textContent = `It took ${whole} ms, ${alone} ms of them for the model.`;
     } catch (error) {
-      if (isLast()) tell(`${file.name || "The photo"}: ${error.message}`, true);
+      if (isLast()) tell(`${file.name || "The photo"}: ${error.message}`, "wrong");
     }
   }
 
@@ -165,7 +165,7 @@
       await video.play();
       find("snap").focus();
     } catch (error) {
-      tell(`The camera cannot be used: ${error.message}`, true);
+      tell(`The camera cannot be used: ${error.message}`, "wrong");
     }
   });
   find("stop").addEventListener("click", closeCamera);
