@@ -1,20 +1,21 @@
-// Reads a JPEG file into its coefficients, baseline and progressive, as libjpeg-turbo does; jpeg.js makes pixels of them.
+// Reads a JPEG file, baseline or progressive, into its coefficients, of which jpeg.js makes pixels.
 "use strict";
 
 const Coded = (() => {
   const ZIGZAG = [
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
-    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55,
-    62, 63,
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21,
+    28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61,
+    54, 47, 55, 62, 63,
   ];
 
   // --- What a file holds -------------------------------------------------------------------------------------------
 
+  const textAt = (data, at, length) => String.fromCharCode(...data.subarray(at, at + length));
   const word = (data, at) => (data[at] << 8) | data[at + 1];
 
   /** Reads the EXIF orientation, 1 to 8, of an APP1 segment's body; 0 where it names none. */
   function orientationOf(data, at, end) {
-    if (String.fromCharCode(...data.subarray(at, at + 6)) !== "Exif\0\0") {
+    if (textAt(data, at, 6) !== "Exif\0\0") {
       const found = /tiff:Orientation(?:="|>)([1-8])/.exec(new TextDecoder("latin1").decode(data.subarray(at, end)));
       return found ? Number(found[1]) : 0;
     }
@@ -99,11 +100,11 @@ const Coded = (() => {
       if (marker === 0xdb) readTables(data, body, end, tables);
       else if (marker === 0xc4) readCodes(data, body, end, codes);
       else if (marker === 0xdd) restart = word(data, body);
-      else if (marker === 0xe0) jfif ||= String.fromCharCode(...data.subarray(body, body + 4)) === "JFIF";
+      else if (marker === 0xe0) jfif ||= textAt(data, body, 4) === "JFIF";
       else if (marker === 0xe1) orientation ||= orientationOf(data, body, end);
-      else if (marker === 0xee && String.fromCharCode(...data.subarray(body, body + 5)) === "Adobe") adobe = data[body + 11];
+      else if (marker === 0xee) adobe = textAt(data, body, 5) === "Adobe" ? data[body + 11] : adobe;
       else if (marker >= 0xc0 && marker <= 0xc2) frame = laidOut(readFrame(data, body, marker === 0xc2));
-      else if (marker >= 0xc3 && marker <= 0xcf) throw new Error("a JPEG of this kind (lossless, arithmetic) is not supported");
+      else if (marker >= 0xc3 && marker <= 0xcf) throw new Error("this kind of JPEG (lossless, arithmetic) is not supported");
       else if (marker === 0xda) {
         if (!frame) throw new Error("this JPEG is damaged");
         at = readScan(data, body, end, { frame, tables, codes, restart });

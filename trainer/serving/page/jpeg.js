@@ -5,13 +5,13 @@
 const Jpeg = (() => {
   // ITU-T T.81, Annex K, row by row.
   const LUMA_TABLE = [
-    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87,
-    80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92,
-    95, 98, 112, 100, 103, 99,
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29,
+    51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120,
+    101, 72, 92, 95, 98, 112, 100, 103, 99,
   ];
   const CHROMA_TABLE = [
-    17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99, 99, 99,
-    99, 99, ...Array(32).fill(99),
+    17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99,
+    99, 99, 99, 99, ...Array(32).fill(99),
   ];
   const QUALITY = 95; // of the builder: pipeline/images/policy.py
 
@@ -58,7 +58,8 @@ const Jpeg = (() => {
         const odd2 = z1 * -4176 - z2 * 4926 + z3 * 7373 + z4 * 20995;
         const target = pass ? out : work, base = pass ? to + line * stride : first, more = pass ? 128 : 0;
         target[base] = ((t0 + t2 + odd2) >> shift) + more; target[base + 3 * step] = ((t0 + t2 - odd2) >> shift) + more;
-        target[base + step] = ((t0 - t2 + odd0) >> shift) + more; target[base + 2 * step] = ((t0 - t2 - odd0) >> shift) + more;
+        target[base + step] = ((t0 - t2 + odd0) >> shift) + more;
+        target[base + 2 * step] = ((t0 - t2 - odd0) >> shift) + more;
       }
     }
   }
@@ -117,7 +118,9 @@ const Jpeg = (() => {
         continue;
       }
       const other = Math.min(Math.max(own + (y % 2 ? 1 : -1), 0), height - 1) * stride;
-      for (let x = 0; x < width; x++) row[x] = down === 1 ? samples[here + x] : 3 * samples[here + x] + samples[other + x];
+      for (let x = 0; x < width; x++) {
+        row[x] = down === 1 ? samples[here + x] : 3 * samples[here + x] + samples[other + x];
+      }
       if (across === 1) for (let x = 0; x < width; x++) out[y * wide + x] = (row[x] + (y % 2 ? 2 : 1)) >> 2;
       else widened(row, width, out, y * wide, down === 1 ? [3, 1, 2, 1, 2] : [3, 1, 4, 8, 7]);
     }
@@ -131,8 +134,9 @@ const Jpeg = (() => {
     const size = 8 / ratio;
     const width = Math.ceil(frame.width / ratio), height = Math.ceil(frame.height / ratio);
     const planes = frame.components.map((one) => {
+      const divides = (own) => (frame.maxH * size) % (one.h * own) === 0 && (frame.maxV * size) % (one.v * own) === 0;
       let own = size; // colours that are stored small are reduced less in place of being enlarged again
-      while (own < 8 && (frame.maxH * size) % (one.h * own * 2) === 0 && (frame.maxV * size) % (one.v * own * 2) === 0) own *= 2;
+      while (own < 8 && divides(2 * own)) own *= 2;
       const across = (frame.maxH * size) / (one.h * own), down = (frame.maxV * size) / (one.v * own);
       if (across % 1 || down % 1) throw new Error("a JPEG with colours sampled like this is not supported");
       const stored = [frame.width * one.h / frame.maxH, frame.height * one.v / frame.maxV];
@@ -140,17 +144,19 @@ const Jpeg = (() => {
       return upsampled(samplesOf(one, own), columns, rows, across, down, size > 1);
     });
     const pixels = new Uint8ClampedArray(3 * width * height), paint = PAINT[frame.colours];
-    const values = planes.map(() => 0);
+    const [first, second, third, fourth] = planes;
     for (let y = 0, to = 0; y < height; y++) {
+      const rows = planes.map(({ stride }) => y * stride);
       for (let x = 0; x < width; x++, to += 3) {
-        for (let i = 0; i < planes.length; i++) values[i] = planes[i].samples[y * planes[i].stride + x];
-        paint(values, pixels, to);
+        const a = first.samples[rows[0] + x];
+        if (!second) { pixels[to] = pixels[to + 1] = pixels[to + 2] = a; continue; }
+        paint(pixels, to, a, second.samples[rows[1] + x], third.samples[rows[2] + x], fourth?.samples[rows[3] + x]);
       }
     }
     return { pixels, width, height };
   }
 
-  function fromYcc([y, cb, cr], out, to) {
+  function fromYcc(out, to, y, cb, cr) {
     cb -= 128; cr -= 128;
     out[to] = y + ((91881 * cr + 32768) >> 16);
     out[to + 1] = y + ((-22554 * cb - 46802 * cr + 32768) >> 16);
@@ -158,7 +164,7 @@ const Jpeg = (() => {
   }
 
   /** Lays inks, stored inverted as all programs do, over white as Pillow does. */
-  function fromCmyk([c, m, y, k], out, to) {
+  function fromCmyk(out, to, c, m, y, k) {
     [c, m, y].forEach((ink, i) => {
       const product = (255 - ink) * k + 128;
       out[to + i] = k - ((product + (product >> 8)) >> 8);
@@ -166,13 +172,12 @@ const Jpeg = (() => {
   }
 
   const PAINT = {
-    grey: ([y], out, to) => out.fill(y, to, to + 3),
-    rgb: (values, out, to) => out.set(values, to),
+    rgb: (out, to, r, g, b) => out.set([r, g, b], to),
     ycc: fromYcc,
     cmyk: fromCmyk,
-    ycck: (values, out, to) => {
-      fromYcc(values, out, to);
-      fromCmyk([255 - out[to], 255 - out[to + 1], 255 - out[to + 2], values[3]], out, to);
+    ycck: (out, to, y, cb, cr, k) => {
+      fromYcc(out, to, y, cb, cr);
+      fromCmyk(out, to, 255 - out[to], 255 - out[to + 1], 255 - out[to + 2], k);
     },
   };
 

@@ -81,8 +81,8 @@ const Pixels = (() => {
     const result = new Uint8ClampedArray(pixels.length);
     const right = width - 1, bottom = height - 1;
     const source = [
-      null, null, (x, y) => [right - x, y], (x, y) => [right - x, bottom - y], (x, y) => [x, bottom - y], (x, y) => [y, x],
-      (x, y) => [y, bottom - x], (x, y) => [right - y, bottom - x], (x, y) => [right - y, x],
+      null, null, (x, y) => [right - x, y], (x, y) => [right - x, bottom - y], (x, y) => [x, bottom - y],
+      (x, y) => [y, x], (x, y) => [y, bottom - x], (x, y) => [right - y, bottom - x], (x, y) => [right - y, x],
     ][orientation];
     for (let y = 0, to = 0; y < down; y++) {
       for (let x = 0; x < across; x++, to += 3) {
@@ -94,8 +94,8 @@ const Pixels = (() => {
   }
 
   function check({ width, height }) {
-    if (width * height > MOST_PIXELS) throw new Error(`it has ${width}×${height} pixels; 50 million are the most`);
-    if (Math.min(width, height) < LEAST_SIDE) throw new Error(`it has ${width}×${height} pixels; 8 a side are the least`);
+    if (width * height > MOST_PIXELS) throw new Error(`${width}×${height} pixels are too many, 50 million at most`);
+    if (Math.min(width, height) < LEAST_SIDE) throw new Error(`${width}×${height} pixels are too few, 8 a side at least`);
   }
 
   /** Lets the browser decode what is no JPEG: numbers as stored, upright, transparency over white. */

@@ -127,15 +127,16 @@ def _kept(folder: pathlib.Path, package: Package) -> bytes | None:
 
 def _files(archive: bytes) -> Mapping[str, bytes]:
     with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
-        return {member.name: opened.extractfile(member).read() for member in opened if member.isfile()}  # type: ignore[union-attr]
+        found = ((member.name, opened.extractfile(member)) for member in opened)
+        return {name: file.read() for name, file in found if file is not None}  # of folders there is none
 
 
 def _packed(package: Package, folder: pathlib.Path) -> bytes:
     npm = shutil.which("npm")
     if npm is None:
         raise UsageError(
-            f"npm is not installed, which fetches {package.name}@{VERSION}; install it (it comes with Node.js), or run "
-            f"`npm pack {package.name}@{VERSION}` elsewhere and put {package.file} into {folder}"
+            f"npm is not installed, which fetches {package.name}@{VERSION}; install it (it comes with Node.js), or "
+            f"run `npm pack {package.name}@{VERSION}` elsewhere and put {package.file} into {folder}"
         )
     with tempfile.TemporaryDirectory() as into:
         command = [npm, "pack", f"{package.name}@{VERSION}", f"--pack-destination={into}", "--ignore-scripts"]
