@@ -9,7 +9,7 @@ DIR (default RUN/export) then holds
     model.tflite   LiteRT: the same function as model.keras
     model_int8.tflite   (litert_int8) the same in 8-bit integers: smaller and faster; only if it is shown to be as good
     model.onnx     (onnx, extra [onnx]) the same function as model.keras, from `image` to `probabilities`
-    try.html       (page) one file that answers about photos in a browser, offline; `make page-runtime` comes first, once
+    try.html       (page) one file to drop photos on, in any browser, offline; once before: make page-runtime
     labels.txt     label names, one a line, in the order of the probabilities
     pixels.py      makes of an image file what the last two take, as preprocess.json says: Pillow and NumPy only
     ask.py         asks each form about image files; needs nothing of this project

@@ -104,7 +104,7 @@ const Coded = (() => {
       else if (marker === 0xe1) orientation ||= orientationOf(data, body, end);
       else if (marker === 0xee) adobe = textAt(data, body, 5) === "Adobe" ? data[body + 11] : adobe;
       else if (marker >= 0xc0 && marker <= 0xc2) frame = laidOut(readFrame(data, body, marker === 0xc2));
-      else if (marker >= 0xc3 && marker <= 0xcf) throw new Error("this kind of JPEG (lossless, arithmetic) is not supported");
+      else if (marker > 0xc2 && marker <= 0xcf) throw new Error("a lossless or arithmetic-coded JPEG is not supported");
       else if (marker === 0xda) {
         if (!frame) throw new Error("this JPEG is damaged");
         at = readScan(data, body, end, { frame, tables, codes, restart });

@@ -96,7 +96,7 @@ const Jpeg = (() => {
 
   // --- Colours that are stored at less than full size: jdsample.c --------------------------------------------------
 
-  /** Doubles the columns of a row of `width` samples: a quarter of each neighbour; `bias` are what is added to round. */
+  /** Doubles the columns of a row of `width` samples: each becomes two, of it and a part of a neighbour. */
   function widened(row, width, out, to, [one, more, shift, before, behind]) {
     for (let x = 0; x < width; x++) {
       const here = row[x], left = x ? row[x - 1] : here, right = x < width - 1 ? row[x + 1] : here;

@@ -94,8 +94,9 @@ const Pixels = (() => {
   }
 
   function check({ width, height }) {
-    if (width * height > MOST_PIXELS) throw new Error(`${width}×${height} pixels are too many, 50 million at most`);
-    if (Math.min(width, height) < LEAST_SIDE) throw new Error(`${width}×${height} pixels are too few, 8 a side at least`);
+    const size = `${width}×${height} pixels`;
+    if (width * height > MOST_PIXELS) throw new Error(`${size} are too many, 50 million at most`);
+    if (Math.min(width, height) < LEAST_SIDE) throw new Error(`${size} are too few, 8 a side at least`);
   }
 
   /** Lets the browser decode what is no JPEG: numbers as stored, upright, transparency over white. */

@@ -111,8 +111,8 @@ def check(package: Package, content: bytes) -> None:
     found = base64.b64encode(hashlib.sha512(content).digest()).decode()
     if found != package.sha512:
         raise DataError(
-            f"{package.name}@{VERSION}: its archive has sha512 {found[:16]}…, not {package.sha512[:16]}… as is pinned; "
-            "nothing is kept of it (is another registry set in ~/.npmrc?)"
+            f"{package.name}@{VERSION}: its archive has sha512 {found[:16]}…, not {package.sha512[:16]}… as is "
+            "pinned; nothing is kept of it (is another registry set in ~/.npmrc?)"
         )
 
 
