@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from typing import ClassVar
 
 import pytest
 
@@ -59,7 +60,7 @@ ARCHIVES = {
 class Registry(http.server.BaseHTTPRequestHandler):
     """Answers what `npm pack` asks."""
 
-    asked: list[str] = []
+    asked: ClassVar[list[str]] = []
 
     def do_GET(self):
         path = self.path.replace("%2f", "/").strip("/")
