@@ -13,14 +13,16 @@ const Coded = (() => {
   const textAt = (data, at, length) => String.fromCharCode(...data.subarray(at, at + length));
   const word = (data, at) => (data[at] << 8) | data[at + 1];
 
-  /** Reads the EXIF orientation, 1 to 8, of an APP1 segment's body; 0 where it names none. */
+  /** Reads the orientation, 1 to 8, that an APP1 segment's body holds as EXIF or XMP; 0 where it holds none. */
   function orientationOf(data, at, end) {
-    if (textAt(data, at, 6) !== "Exif\0\0") {
-      const found = /tiff:Orientation(?:="|>)([1-8])/.exec(new TextDecoder("latin1").decode(data.subarray(at, end)));
-      return found ? Number(found[1]) : 0;
-    }
-    const view = new DataView(data.buffer, data.byteOffset + at + 6, end - at - 6);
+    if (textAt(data, at, 6) === "Exif\0\0") return exifOrientation(data, at + 6, end);
+    const found = /tiff:Orientation(?:="|>)([1-8])/.exec(new TextDecoder("latin1").decode(data.subarray(at, end)));
+    return found ? Number(found[1]) : 0;
+  }
+
+  function exifOrientation(data, at, end) {
     try {
+      const view = new DataView(data.buffer, data.byteOffset + at, end - at);
       const little = view.getUint16(0) === 0x4949;
       const first = view.getUint32(4, little);
       for (let entry = 0; entry < view.getUint16(first, little); entry++) {
@@ -250,5 +252,5 @@ const Coded = (() => {
     return bits.at;
   }
 
-  return { read, laidOut };
+  return { read, laidOut, exifOrientation, textAt };
 })();

@@ -111,15 +111,34 @@ const Pixels = (() => {
     check(bitmap);
     const canvas = Object.assign(document.createElement("canvas"), { width, height });
     const context = canvas.getContext("2d", { willReadFrequently: true });
-    context.fillStyle = "white";
-    context.fillRect(0, 0, width, height);
     context.drawImage(bitmap, 0, 0);
     bitmap.close();
     const { data } = context.getImageData(0, 0, width, height), pixels = new Uint8ClampedArray(3 * width * height);
+    let seen = 0;
     for (let from = 0, to = 0; from < data.length; from += 4) {
-      pixels[to++] = data[from]; pixels[to++] = data[from + 1]; pixels[to++] = data[from + 2];
+      const alpha = data[from + 3], white = 255 * (255 - alpha);
+      for (let c = 0; c < 3; c++) pixels[to++] = Math.round((data[from + c] * alpha + white) / 255);
+      seen |= alpha;
     }
+    // The builder takes its colours then, which a canvas does not keep.
+    if (!seen) throw new Error("it is transparent everywhere");
     return { pixels, width, height };
+  }
+
+  /** Takes the orientation out of a WebP file: some browsers turn it and some do not. Returns it; 1 of other files. */
+  function takenFromWebp(data) {
+    if (Coded.textAt(data, 0, 4) !== "RIFF" || Coded.textAt(data, 8, 4) !== "WEBP") return 1;
+    const view = new DataView(data.buffer);
+    for (let at = 12; at + 8 <= data.length; ) {
+      const size = view.getUint32(at + 4, true), start = at + 8;
+      if (Coded.textAt(data, at, 4) === "EXIF") {
+        const found = Coded.exifOrientation(data, start, Math.min(start + size, data.length));
+        data.fill(0x20, at, at + 4); // a chunk that nobody knows
+        return found || 1;
+      }
+      at = start + size + (size & 1);
+    }
+    return 1;
   }
 
   /** Returns what the model takes of a JPEG's bytes. */
@@ -140,8 +159,9 @@ const Pixels = (() => {
   /** Returns what the model takes of an image file: float32, height × width × RGB, 0 to 255. */
   async function ofFile(file, spec) {
     const data = new Uint8Array(await file.arrayBuffer());
-    const isJpeg = data[0] === 0xff && data[1] === 0xd8 && data[2] === 0xff;
-    return isJpeg ? ofJpeg(data, spec) : ofPixels(await drawn(file), spec);
+    if (data[0] === 0xff && data[1] === 0xd8 && data[2] === 0xff) return ofJpeg(data, spec);
+    const orientation = takenFromWebp(data);
+    return ofPixels(upright(await drawn(new Blob([data])), orientation), spec);
   }
 
   return { ofFile, ofJpeg, ofPixels };

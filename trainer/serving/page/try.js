@@ -117,7 +117,9 @@
       tell(`${label}, ${percent(probability)}`, "answer");
       find("took").textContent = `It took ${whole} ms, ${alone} ms of them for the model.`;
     } catch (error) {
-      if (isLast()) tell(`${file.name || "The photo"}: ${error.message}`, "wrong");
+      if (!isLast()) return;
+      find("result").hidden = true; // it is of another photo
+      tell(`${file.name || "The photo"}: ${error.message}`, "wrong");
     }
   }
 

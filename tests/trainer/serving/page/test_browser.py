@@ -69,6 +69,7 @@ def photos(shared_data, tmp_path_factory):
     see_through.putalpha(Image.linear_gradient("L").resize(photo.size))
     see_through.save(folder / "transparent.png")
     photo.quantize(64).save(folder / "palette.png")
+    photo.save(folder / "turned.webp", exif=exif, quality=90)
     for name in ("photo.webp", "photo.gif", "photo.bmp"):
         photo.save(folder / name)
     return [*real, *sorted(folder.iterdir())]
@@ -178,9 +179,11 @@ def test_five_answers_are_shown_and_all_on_demand(page, photos):
 
 def test_what_is_no_photo_is_said(page, photos, tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
+    Image.new("RGBA", (50, 50)).save(tmp_path / "nothing.png")
     (tmp_path / "cut.jpg").write_bytes(photos[0].read_bytes()[:5000])
     assert ask(page, tmp_path / "text.jpg")[0] == "text.jpg: this browser cannot read it as an image"
     assert ask(page, tmp_path / "cut.jpg")[0] == "cut.jpg: this JPEG ends before its picture does"
+    assert ask(page, tmp_path / "nothing.png")[0] == "nothing.png: it is transparent everywhere"
     assert page.run("document.getElementById('told').className") == "wrong"
 
 
