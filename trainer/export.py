@@ -9,7 +9,7 @@ DIR (default RUN/export) then holds
     model.tflite   LiteRT: the same function as model.keras
     model_int8.tflite   (litert_int8) the same in 8-bit integers: smaller and faster; only if it is shown to be as good
     model.onnx     (onnx, extra [onnx]) the same function as model.keras, from `image` to `probabilities`
-    try.html       (page) one file to drop photos on, in any browser, offline; once before: make page-runtime
+    try.html       (page) one file to drop photos on, in a browser, offline; once before: make page-runtime
     labels.txt     label names, one a line, in the order of the probabilities
     pixels.py      makes of an image file what the last two take, as preprocess.json says: Pillow and NumPy only
     ask.py         asks each form about image files; needs nothing of this project
@@ -164,7 +164,7 @@ def _add_page(folder: pathlib.Path, title: str) -> None:
         return
     page = render_page(folder, title=title, runtime=runtime)
     (folder / PAGE_FILE).write_text(page, encoding="utf-8")
-    print(f"{PAGE_FILE}: {len(page) / 1e6:.1f} MB, opens in any browser, offline")
+    print(f"{PAGE_FILE}: {len(page) / 1e6:.1f} MB, opens in a browser, offline")
 
 
 def _measure(folder: pathlib.Path, judged: _Judged) -> None:
