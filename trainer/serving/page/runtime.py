@@ -46,7 +46,7 @@ LOADER = Package(
     file=f"litertjs-wasm-utils-{VERSION}.tgz",
     sha512="4fJiw6tBQnIs+0jH/OQ16nYOiSl8/+zZnn5h2ul8aTKHi05sVqZW580Tmk78pC2kT39A9OYBVdFawteZ/sI1kQ==",
 )
-# Of LiteRT's builds the one that asks least of a browser; that of relaxed SIMD would take 5 ms where this takes 8.
+# Of LiteRT's builds the one that asks least of a browser; that of relaxed SIMD is not surely faster: 5 to 9 ms, 6 to 8.
 _BUILD = "litert_wasm_compat_internal"
 
 
