@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test test-fast test-all test-tpu-build fuzz lint clean
+.PHONY: demo page-runtime test test-fast test-all test-tpu-build fuzz lint clean
 
 $(READY): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +16,10 @@ $(READY): setup.py constraints.txt
 
 demo: $(READY)
 	$(BIN)/python -m examples.demo --output=demo-output
+
+# What trainer.export --formats=page puts into its pages: 12 MB, once, by npm. Nothing else needs it.
+page-runtime: $(READY)
+	$(BIN)/python -m trainer.serving.page
 
 lint: $(READY)
 	$(BIN)/ruff check .

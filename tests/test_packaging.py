@@ -77,13 +77,16 @@ def test_the_wheel_holds_the_packages_whole_and_nothing_else(wheel):
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.suffix in (".py", ".j2") or path.name == "py.typed" or path.match("trainer/preflight/answers/*.json")
+        if path.suffix in (".py", ".j2", ".js")
+        or path.name == "py.typed"
+        or path.match("trainer/preflight/answers/*.json")
     }
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert shipped == expected
     assert {f"{package}/py.typed" for package in PACKAGES} <= shipped
     assert sum(name.endswith(".j2") for name in shipped) >= 3
     assert sum(name.endswith(".json") for name in shipped) >= 4
+    assert sum(name.endswith(".js") for name in shipped) >= 4
 
 
 def test_the_wheel_holds_licence_and_notice(wheel):

@@ -1,6 +1,6 @@
 r"""Exports a trained classifier in every form that serves it.
 
-    python -m trainer.export --run=RUN [--output=DIR] [--formats=litert_int8,onnx]
+    python -m trainer.export --run=RUN [--output=DIR] [--formats=litert_int8,onnx,page]
 
 DIR (default RUN/export) then holds
 
@@ -9,6 +9,7 @@ DIR (default RUN/export) then holds
     model.tflite   LiteRT: the same function as model.keras
     model_int8.tflite   (litert_int8) the same in 8-bit integers: smaller and faster; only if it is shown to be as good
     model.onnx     (onnx, extra [onnx]) the same function as model.keras, from `image` to `probabilities`
+    try.html       (page) one file to drop photos on, in a browser, offline; once before: make page-runtime
     labels.txt     label names, one a line, in the order of the probabilities
     pixels.py      makes of an image file what the last two take, as preprocess.json says: Pillow and NumPy only
     ask.py         asks each form about image files; needs nothing of this project
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +44,7 @@ from trainer.models.weights import KERAS_FILE
 from trainer.report.files import open_data_of
 from trainer.request import FINISHED
 from trainer.rundir import check_has_weights, load_run
-from trainer.serving.forms import INT8_FILE, ONNX_FILE, check_forms
+from trainer.serving.forms import INT8_FILE, ONNX_FILE, PAGE_FILE, check_forms
 from trainer.serving.golden import choose_golden
 from trainer.serving.reference import write_reference
 
@@ -50,7 +52,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "A finished run: the --workdir of trainer.main.", required=True)
 flags.DEFINE_string("output", None, "Where to export to; RUN/export if not given.")
 flags.DEFINE_list(
-    "formats", [], "Forms beside saved_model, keras and litert, which are always there: litert_int8, onnx."
+    "formats", [], "Forms beside saved_model, keras and litert, which are always there: litert_int8, onnx, page."
 )
 flags.DEFINE_bool("unfinished", False, "Export the best weights so far of a run that has not ended.")
 
@@ -112,6 +114,8 @@ def _also(data: DatasetVersion | None, judged: _Judged | None) -> list[_Add]:
         also.append(lambda folder: _add_int8(folder, data))
     if "onnx" in FLAGS.formats:
         also.append(_add_onnx)
+    if "page" in FLAGS.formats:
+        also.append(lambda folder: _add_page(folder, judged.data.manifest.name if judged else _name_of(FLAGS.run)))
     if judged:
         also.append(lambda folder: _measure(folder, judged))
         also.append(lambda folder: write_reference(folder, judged.data, judged.split))
@@ -140,6 +144,27 @@ def _add_onnx(folder: pathlib.Path) -> None:
     from trainer.serving.to_onnx import to_onnx
 
     (folder / ONNX_FILE).write_bytes(to_onnx(keras.models.load_model(folder / KERAS_FILE, compile=False)))
+
+
+def _name_of(run: str) -> str:
+    return os.path.basename(run.rstrip("/"))
+
+
+def _add_page(folder: pathlib.Path, title: str) -> None:
+    """Adds the page, if what runs the model in a browser is there."""
+    from trainer.serving.page.render import render_page
+    from trainer.serving.page.runtime import default_folder, read_runtime
+
+    runtime = read_runtime(default_folder())
+    if runtime is None:
+        print(
+            f"{PAGE_FILE} is not written: LiteRT.js is not in {default_folder()}; `make page-runtime` (python -m "
+            "trainer.serving.page) fetches it, once"
+        )
+        return
+    page = render_page(folder, title=title, runtime=runtime)
+    (folder / PAGE_FILE).write_text(page, encoding="utf-8")
+    print(f"{PAGE_FILE}: {len(page) / 1e6:.1f} MB, opens in a browser, offline")
 
 
 def _measure(folder: pathlib.Path, judged: _Judged) -> None:

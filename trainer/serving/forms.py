@@ -9,6 +9,7 @@ from pipeline.command import UsageError, nearest
 from trainer.models.weights import KERAS_FILE
 
 SAVED_MODEL, TFLITE_FILE, INT8_FILE, ONNX_FILE = "saved_model", "model.tflite", "model_int8.tflite", "model.onnx"
+PAGE_FILE = "try.html"  # no form of its own: it holds one, and the browser that asks it
 PREPROCESS_FILE = "preprocess.json"  # how the forms that take pixels see images
 TOLERANCE = 1e-3  # of a probability: float32 in another order of summation; observed 1e-6. Other pixels make 0.1
 FORMS: Mapping[str, str] = {
@@ -18,6 +19,7 @@ FORMS: Mapping[str, str] = {
     "litert_int8": INT8_FILE,
     "onnx": ONNX_FILE,
 }
+_NAMES = (*FORMS, "page")
 ALWAYS = ("saved_model", "keras", "litert")  # what a run exports by itself, and the other forms are made of
 _ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 
@@ -25,9 +27,7 @@ _ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 def check_forms(names: Sequence[str]) -> None:
     """Raises UsageError for a form that is unknown, or whose library is not installed."""
     for name in names:
-        if name not in FORMS:
-            raise UsageError(
-                f"--formats={name}: no such form; known are {', '.join(FORMS)}.{nearest(name, list(FORMS))}"
-            )
+        if name not in _NAMES:
+            raise UsageError(f"--formats={name}: no such form; known are {', '.join(_NAMES)}.{nearest(name, _NAMES)}")
     if "onnx" in names and not all(map(importlib.util.find_spec, _ONNX_PACKAGES)):
         raise UsageError("--formats=onnx: its libraries are not installed; pip install 'tpu-retraining[onnx]'")

@@ -38,7 +38,7 @@ def pixels(data: bytes, spec: Mapping[str, Any]) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as image:
         orientation = image.getexif().get(_ORIENTATION, 1)
         ratio = _ratio(np.array(image.size if orientation >= _ON_ITS_SIDE else image.size[::-1]), output, spec)
-        is_jpeg = image.format == "JPEG"
+        is_jpeg = image.format in ("JPEG", "MPO")  # MPO: as phones write them, with a second picture
         if is_jpeg and ratio > 1:
             image.draft("RGB", (image.width // ratio, image.height // ratio))
         upright = ImageOps.exif_transpose(image) if orientation != 1 else image

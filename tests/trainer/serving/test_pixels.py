@@ -56,6 +56,18 @@ def test_real_photos_give_the_same_pixels(shared_data):
         np.testing.assert_allclose(pixels(data, spec), expected, atol=2e-3)
 
 
+def test_a_photo_that_brings_a_second_picture_along_is_a_jpeg_like_others():
+    with Image.open(io.BytesIO(_file(480, 641, "JPEG", quality=95))) as image:
+        file = io.BytesIO()
+        image.save(file, "MPO", save_all=True, append_images=[image.resize((80, 60))])
+    data = file.getvalue()
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == "MPO"
+    spec = {"height": 64, "width": 64, "resize": "stretch", "eval_centre": 0.0}
+    expected = decode_and_resize(tf.constant(data), height=64, width=64, view=View())
+    np.testing.assert_allclose(pixels(data, spec), expected, atol=2e-3)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_photo_that_lies_on_its_side_is_turned_upright(orientation):
     exif = Image.Exif()
