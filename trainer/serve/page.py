@@ -7,8 +7,8 @@ import os
 import pathlib
 
 from trainer.serve.service import Service
+from trainer.serving.forms import PAGE_FILE
 
-TRY_FILE = "try.html"
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{name}</title>
@@ -34,7 +34,7 @@ _SHOWN = 50
 
 def own_page(export: str) -> pathlib.Path | None:
     """Finds the page that an export has; None where it has none."""
-    found = pathlib.Path(os.path.join(export, TRY_FILE))
+    found = pathlib.Path(os.path.join(export, PAGE_FILE))
     return found if found.is_file() else None
 
 
