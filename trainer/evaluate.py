@@ -85,7 +85,7 @@ def _evaluate_run() -> None:
     validation = _read_own(VALIDATION)
     if validation and set(validation.ids) == set(found.ids):
         validation = None
-    evaluated = figures(found, validation=validation, data=data)
+    evaluated = figures(found, split=FLAGS.split, validation=validation, data=data)
     print("\n".join(lines(evaluated, split=FLAGS.split)))
     if FLAGS.output:
         storage.write_atomically(FLAGS.output, json.dumps(evaluated.to_dict(), indent=2) + "\n")
@@ -118,9 +118,8 @@ def _read_own(split: str) -> Predictions | None:
 
 
 def _same_images(found: Predictions, data: DatasetVersion) -> bool:
-    known = known_images(data)
-    rows = zip(known.ids, known.labels, known.splits, strict=True)
-    of_split = sorted((image, label) for image, label, split in rows if split == FLAGS.split)
+    known = known_images(data, split=FLAGS.split)
+    of_split = sorted(zip(known.ids, known.labels, strict=True))
     return of_split == sorted(zip(found.ids, (found.names[label] for label in found.labels), strict=True))
 
 

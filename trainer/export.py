@@ -8,7 +8,8 @@ DIR (default RUN/export) then holds
     model.keras    Keras: RGB images of the training size, float32 0..255 [B, H, W, 3] → probabilities [B, C]
     model.tflite   LiteRT: the same function as model.keras
     model_int8.tflite   (litert_int8) the same in 8-bit integers: smaller and faster; only if it is shown to be as good
-    model.onnx     (onnx, extra [onnx]) the same function as model.keras, from `image` to `probabilities`
+    model.onnx     (onnx, extra [onnx]) the same function as model.keras, from `image` to `probabilities`; its metadata
+                   hold labels.txt and preprocess.json
     try.html       (page) one file to drop photos on, in a browser, offline; once before: make page-runtime
     labels.txt     label names, one a line, in the order of the probabilities
     pixels.py      makes of an image file what the last two take, as preprocess.json says: Pillow and NumPy only
@@ -40,11 +41,11 @@ from pipeline.format.places import check_folder
 from pipeline.predictions import Predictions, read_predictions
 from trainer.devices.chips import spare_metadata_server
 from trainer.models import backbone_info
-from trainer.models.weights import KERAS_FILE
+from trainer.models.weights import KERAS_FILE, LABELS_FILE
 from trainer.report.files import open_data_of
 from trainer.request import FINISHED
 from trainer.rundir import check_has_weights, load_run
-from trainer.serving.forms import INT8_FILE, ONNX_FILE, PAGE_FILE, check_forms
+from trainer.serving.forms import INT8_FILE, ONNX_FILE, PAGE_FILE, PREPROCESS_FILE, check_forms
 from trainer.serving.golden import choose_golden
 from trainer.serving.reference import write_reference
 
@@ -143,7 +144,8 @@ def _add_onnx(folder: pathlib.Path) -> None:
 
     from trainer.serving.to_onnx import to_onnx
 
-    (folder / ONNX_FILE).write_bytes(to_onnx(keras.models.load_model(folder / KERAS_FILE, compile=False)))
+    notes = {name: (folder / name).read_text(encoding="utf-8") for name in (LABELS_FILE, PREPROCESS_FILE)}
+    (folder / ONNX_FILE).write_bytes(to_onnx(keras.models.load_model(folder / KERAS_FILE, compile=False), notes))
 
 
 def _name_of(run: str) -> str:

@@ -54,12 +54,12 @@ def known_images(data: DatasetVersion, *, split: str | None = None) -> KnownImag
 
     Args:
       data: the version.
-      split: name of the only split that is wanted; None for all of them.
+      split: name of the only split that is wanted, where there is one; None for all of them.
 
     Raises:
       DataError: a table or a shard is damaged.
     """
-    splits = tuple(data.manifest.splits) if split is None else (split,)
+    splits = tuple(one for one in data.manifest.splits if split in (None, one))
     examples = sum(data.manifest.num_examples(one) for one in splits)
     found = _of_tables(data, splits)
     # A copy without damaged records has tables of more images than are left.

@@ -29,17 +29,20 @@ class Evaluation:
         return {"temperature": self.temperature, **self.measures.to_dict(), "slices": parts}
 
 
-def figures(found: Predictions, *, validation: Predictions | None, data: DatasetVersion | None) -> Evaluation:
+def figures(
+    found: Predictions, *, split: str, validation: Predictions | None, data: DatasetVersion | None
+) -> Evaluation:
     """Evaluates answers.
 
     Args:
       found: the answers.
+      split: name of the split that was asked about.
       validation: answers on which a threshold is chosen; None: on these themselves.
       data: the dataset, whose build has noted facts of its images; None where it is gone.
     """
     parts: list[Slice] = []
     if data is not None:
-        known = known_images(data)
+        known = known_images(data, split=split)
         place = {image: index for index, image in enumerate(known.ids)}
         if all(image in place for image in found.ids):
             at = [place[image] for image in found.ids]

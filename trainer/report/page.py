@@ -139,7 +139,8 @@ def _measured(
     """Returns what is shown of the answers to a split."""
     predictions = {name: read_predictions(run, name) for name in result["splits"]}
     found = predictions[split]
-    evaluation = figures(found, validation=predictions.get("validation") if split == "test" else None, data=data)
+    chosen_by = predictions.get("validation") if split == "test" else None
+    evaluation = figures(found, split=split, validation=chosen_by, data=data)
     of = evaluation.measures
     confusion = _confusion(result["splits"][split], len(result["labels"]))
     confusions = scores.most_confused(result["labels"], confusion, limit=_LISTED_CONFUSIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -17,13 +18,14 @@ INPUT, OUTPUT = "image", "probabilities"
 _IMAGES = 3
 
 
-def to_onnx(model: keras.Model) -> bytes:
+def to_onnx(model: keras.Model, notes: Mapping[str, str]) -> bytes:
     """Converts a model, and compares its answers to some noise with the model's own.
 
     Of the Keras model and not of the SavedModel, whose strings and decoding ONNX does not have.
 
     Args:
       model: float32 0..255 [B, H, W, 3] → probabilities [B, C].
+      notes: go into the file's metadata, key by key.
 
     Raises:
       CommandError: it answers otherwise.
@@ -34,7 +36,7 @@ def to_onnx(model: keras.Model) -> bytes:
     with tempfile.TemporaryDirectory() as directory:
         file = os.path.join(directory, ONNX_FILE)
         model.export(file, format="onnx", verbose=False)
-        content = _renamed(onnx.load(file))
+        content = _finished(onnx.load(file), notes)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (found,) = session.run([OUTPUT], {INPUT: images})
     error = np.abs(found - expected).max()
@@ -43,8 +45,8 @@ def to_onnx(model: keras.Model) -> bytes:
     return content
 
 
-def _renamed(model: onnx.ModelProto) -> bytes:
-    """Gives input, output and the number of images the names that people look for."""
+def _finished(model: onnx.ModelProto, notes: Mapping[str, str]) -> bytes:
+    """Gives input, output and the number of images the names that people look for; adds the notes."""
     (entry,), (result,) = model.graph.input, model.graph.output
     old = {entry.name: INPUT, result.name: OUTPUT}
     for node in model.graph.node:
@@ -54,6 +56,7 @@ def _renamed(model: onnx.ModelProto) -> bytes:
     for value, name in ((entry, INPUT), (result, OUTPUT)):
         value.name = name
         value.type.tensor_type.shape.dim[0].dim_param = "images"
+    onnx.helper.set_model_props(model, dict(notes))
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()
     return content

@@ -105,7 +105,7 @@ def export(tmp_path_factory):
         classifier, labels=LABELS, preprocess="unit", directory=folder, golden=choose_golden(answers, data, "test"),
         **SIZE,
     )  # fmt: skip
-    (folder / "model.onnx").write_bytes(to_onnx(keras.models.load_model(folder / "model.keras", compile=False)))
+    (folder / "model.onnx").write_bytes(to_onnx(keras.models.load_model(folder / "model.keras", compile=False), {}))
     return folder
 
 

@@ -115,7 +115,9 @@ def test_it_is_used_only_if_it_is_shown_to_be_as_good(answers, message):
 
 def test_onnx_answers_as_keras_does_for_any_number_of_images(export):
     model = keras.models.load_model(export / "model.keras", compile=False)
-    session = onnxruntime.InferenceSession(to_onnx(model), providers=["CPUExecutionProvider"])
+    content = to_onnx(model, {"labels.txt": "ant\nbee\ncat\n"})
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    assert session.get_modelmeta().custom_metadata_map["labels.txt"].split() == LABELS
     (entry,), (result,) = session.get_inputs(), session.get_outputs()
     assert (entry.name, entry.shape) == ("image", ["images", 32, 32, 3])
     assert (result.name, result.shape) == ("probabilities", ["images", 3])
@@ -133,7 +135,7 @@ def test_unknown_forms_are_refused():
 
 @pytest.mark.parametrize("name", ["model.tflite", "model.keras", "model.onnx", "saved_model", ""])
 def test_every_form_is_loaded_by_its_path_and_answers_alike(export, name):
-    (export / "model.onnx").write_bytes(to_onnx(keras.models.load_model(export / "model.keras", compile=False)))
+    (export / "model.onnx").write_bytes(to_onnx(keras.models.load_model(export / "model.keras", compile=False), {}))
     photos = [datasets.jpeg(datasets.smooth_image(np.random.default_rng(n), height=90, width=70)) for n in range(3)]
     expected = load_signature(export)(photos)
     ask = load_model(find_model(str(export / name)))
