@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo page-runtime test test-fast test-all test-tpu-build fuzz lint clean
+.PHONY: demo page-runtime wheel test test-fast test-all test-tpu-build fuzz lint clean
 
 $(READY): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +20,11 @@ demo: $(READY)
 # What trainer.export --formats=page puts into its pages: 12 MB, once, by npm. Nothing else needs it.
 page-runtime: $(READY)
 	$(BIN)/python -m trainer.serving.page
+
+# A wheel that makes pages without npm.
+wheel: $(READY)
+	$(BIN)/python -m trainer.serving.page --output=trainer/serving/page/archives
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 lint: $(READY)
 	$(BIN)/ruff check .

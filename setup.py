@@ -43,7 +43,11 @@ setup(
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["pipeline*", "beam_jobs*", "trainer*", "retrain*"]),
     # "": of every package, so that a template may move without a line here.
-    package_data={"": ["*.j2", "py.typed"], "trainer.serving.page": ["*.js"], "trainer.preflight.answers": ["*.json"]},
+    package_data={
+        "": ["*.j2", "py.typed"],
+        "trainer.preflight.answers": ["*.json"],
+        "trainer.serving.page": ["*.js", "archives/*.tgz"],
+    },
     install_requires=[
         "absl-py>=2.1",
         "ai-edge-litert>=2.0",

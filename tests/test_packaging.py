@@ -77,7 +77,7 @@ def test_the_wheel_holds_the_packages_whole_and_nothing_else(wheel):
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.suffix in (".py", ".j2", ".js")
+        if path.suffix in (".py", ".j2", ".js", ".tgz")
         or path.name == "py.typed"
         or path.match("trainer/preflight/answers/*.json")
     }

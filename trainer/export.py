@@ -6,12 +6,11 @@ DIR (default RUN/export) then holds
 
     saved_model/   TensorFlow Serving, tf.saved_model.load: encoded bytes → label, class_index, probabilities
     model.keras    Keras: RGB images of the training size, float32 0..255 [B, H, W, 3] → probabilities [B, C]
-    model.tflite   LiteRT: the same function as model.keras
+    model.tflite   LiteRT: the same function as model.keras; it also tells the features that it answers by
     model_int8.tflite   (litert_int8) the same in 8-bit integers: smaller and faster; only if it is shown to be as good
-    model.onnx     (onnx, extra [onnx]) the same function as model.keras, from `image` to `probabilities`; its metadata
-                   hold labels.txt and preprocess.json
+    model.onnx     (onnx, extra [onnx]) the same function as model.keras, from `image` to `probabilities`
     try.html       (page) one file to drop photos on, in a browser, offline; once before: make page-runtime
-    labels.txt     label names, one a line, in the order of the probabilities
+    labels.txt     label names, one a line, in the order of the probabilities; LiteRT and ONNX files hold it, too
     pixels.py      makes of an image file what the last two take, as preprocess.json says: Pillow and NumPy only
     ask.py         asks each form about image files; needs nothing of this project
     golden/        some images with the answers that are expected
@@ -47,6 +46,7 @@ from trainer.request import FINISHED
 from trainer.rundir import check_has_weights, load_run
 from trainer.serving.forms import INT8_FILE, ONNX_FILE, PAGE_FILE, PREPROCESS_FILE, check_forms
 from trainer.serving.golden import choose_golden
+from trainer.serving.litert import with_files
 from trainer.serving.reference import write_reference
 
 FLAGS = flags.FLAGS
@@ -131,7 +131,7 @@ def _add_int8(folder: pathlib.Path, data: DatasetVersion) -> None:
     if found.why_not:
         print(f"{INT8_FILE} is not written: {found.why_not}")
         return
-    (folder / INT8_FILE).write_bytes(found.content)
+    (folder / INT8_FILE).write_bytes(with_files(found.content, _notes(folder)))
     print(
         f"{INT8_FILE}: {found.int8_right} of {found.images} test and validation images right, {found.float_right} as "
         "floats"
@@ -144,8 +144,13 @@ def _add_onnx(folder: pathlib.Path) -> None:
 
     from trainer.serving.to_onnx import to_onnx
 
-    notes = {name: (folder / name).read_text(encoding="utf-8") for name in (LABELS_FILE, PREPROCESS_FILE)}
-    (folder / ONNX_FILE).write_bytes(to_onnx(keras.models.load_model(folder / KERAS_FILE, compile=False), notes))
+    model = keras.models.load_model(folder / KERAS_FILE, compile=False)
+    (folder / ONNX_FILE).write_bytes(to_onnx(model, _notes(folder)))
+
+
+def _notes(folder: pathlib.Path) -> dict[str, str]:
+    """Reads what goes into each form, too: whoever is handed a single file needs it."""
+    return {name: (folder / name).read_text(encoding="utf-8") for name in (LABELS_FILE, PREPROCESS_FILE)}
 
 
 def _name_of(run: str) -> str:

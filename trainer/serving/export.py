@@ -26,7 +26,7 @@ from trainer.models.twin import lean_twin
 from trainer.models.weights import KERAS_FILE, LABELS_FILE
 from trainer.serving.forms import PREPROCESS_FILE, SAVED_MODEL, TFLITE_FILE, TOLERANCE
 from trainer.serving.golden import GoldenImage, write_golden
-from trainer.serving.litert import FEATURES, PROBABILITIES, open_litert
+from trainer.serving.litert import FEATURES, PROBABILITIES, open_litert, with_files
 from trainer.serving.signature import INPUT, SIGNATURE
 from trainer.serving.upright import decode_upright
 from trainer.train.model import float32_policy
@@ -105,10 +105,14 @@ def _write(
     model = inference_model(classifier, height=height, width=width, preprocess=mode)
     _write_saved_model(model, labels, height, width, mode, view, directory / SAVED_MODEL)
     model.save(directory / KERAS_FILE)
-    (directory / TFLITE_FILE).write_bytes(_to_litert(model))
-    (directory / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     seen = {"height": height, "width": width, "resize": view.resize, "eval_centre": view.eval_centre}
-    (directory / PREPROCESS_FILE).write_text(json.dumps(seen, indent=2) + "\n", encoding="utf-8")
+    notes = {
+        LABELS_FILE: "".join(f"{label}\n" for label in labels),
+        PREPROCESS_FILE: json.dumps(seen, indent=2) + "\n",
+    }
+    for name, text in notes.items():
+        (directory / name).write_text(text, encoding="utf-8")
+    (directory / TFLITE_FILE).write_bytes(with_files(_to_litert(model), notes))
     for script in _SCRIPTS:
         shutil.copyfile(pathlib.Path(__file__).with_name(script), directory / script)
     if golden:

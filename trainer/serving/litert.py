@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -11,6 +13,15 @@ from pipeline.images.remarks import heard
 
 PROBABILITIES, FEATURES = "probabilities", "features"  # names of what a model answers
 Ask = Callable[[np.ndarray], dict[str, np.ndarray]]  # float32 [B, H, W, 3] → the above, float32 [B, C] and [B, F]
+
+
+def with_files(model: bytes, files: Mapping[str, str]) -> bytes:
+    """Appends texts to a LiteRT model as a ZIP archive, which is where readers of its metadata look for labels."""
+    content = io.BytesIO(model)
+    with zipfile.ZipFile(content, "a") as archive:
+        for name, text in files.items():
+            archive.writestr(zipfile.ZipInfo(name), text)  # of no date: equal models are equal files
+    return content.getvalue()
 
 
 def open_litert(model: str | bytes) -> Ask:

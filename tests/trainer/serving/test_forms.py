@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -83,6 +84,13 @@ def test_litert_answers_with_the_features_that_the_head_is_given(export):
         assert sorted(found) == ["features", "probabilities"]
         logits = model.get_layer("head")(found["features"], training=False)
         np.testing.assert_allclose(keras.ops.softmax(logits), model(images, training=False), atol=1e-5)
+
+
+def test_a_litert_file_holds_labels_and_preprocessing_as_readers_of_its_metadata_expect(export):
+    with zipfile.ZipFile(export / "model.tflite") as archive:
+        assert archive.read("labels.txt").decode().splitlines() == LABELS
+        assert json.loads(archive.read("preprocess.json")) == json.loads((export / "preprocess.json").read_text())
+    tf.lite.Interpreter(model_path=str(export / "model.tflite")).allocate_tensors()
 
 
 def test_litert_of_an_earlier_version_has_one_output(export, tmp_path):

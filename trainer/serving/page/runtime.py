@@ -18,6 +18,7 @@ from pipeline.command import DataError, TryAgainError, UsageError
 from pipeline.format.storage import write_atomically
 
 VERSION = "2.5.3"
+PACKAGED = pathlib.Path(__file__).with_name("archives")  # what `make wheel` fills; not in the repository
 _TIMEOUT = "60000"  # milliseconds, of one attempt; npm makes two
 
 
@@ -68,7 +69,9 @@ class Runtime:
 
 
 def default_folder() -> pathlib.Path:
-    """Names the folder for the archives, under XDG_CACHE_HOME or ~/.cache."""
+    """Names the folder of the archives: in the package, if they were put into it, else under ~/.cache."""
+    if PACKAGED.is_dir():
+        return PACKAGED
     root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     return root / "tpu-retraining" / "page-runtime" / VERSION
 
