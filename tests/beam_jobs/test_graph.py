@@ -150,11 +150,12 @@ def expected(folder, tmp_path_factory) -> str:
     return build.build(FolderSource(str(folder)), config(tmp_path_factory.mktemp("out"))).directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "engine",
     [
-        pytest.param({"runner": lambda: FnApiRunner(bundle_repeat=1)}, marks=pytest.mark.slow),
-        pytest.param({"runner": lambda: FnApiRunner(use_state_iterables=True)}, marks=pytest.mark.slow),
+        {"runner": lambda: FnApiRunner(bundle_repeat=1)},
+        {"runner": lambda: FnApiRunner(use_state_iterables=True)},
         {"beam_arguments": ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]},
     ],
     ids=["bundle_repeat", "use_state_iterables", "multi_processing"],

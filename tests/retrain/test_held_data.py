@@ -44,7 +44,11 @@ WRONG = {"images": IMAGES | NEW, "arrivals": arrivals(doubted=20)}
         pytest.param(
             {"images": SWAPPED}, "relabelled: 10 images have another label: 10 from cat to dog", marks=pytest.mark.slow
         ),
-        (UNLIKE, "pixels: 40 new images beside others of their label: a classifier tells them apart"),
+        pytest.param(
+            UNLIKE,
+            "pixels: 40 new images beside others of their label: a classifier tells them apart",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(WRONG, "label noise: 20 of 40 new images have a label that looks wrong", marks=pytest.mark.slow),
     ],
     ids=["gone", "lost", "relabelled", "unlike", "wrong"],

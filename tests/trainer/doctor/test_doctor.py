@@ -278,6 +278,7 @@ def test_a_problem_without_a_fix_cannot_be_reported():
         Finding(status=Status.ERROR, subject="x", text="x")
 
 
+@pytest.mark.slow
 def test_the_command_on_this_machine(tmp_path):
     command = [sys.executable, "-m", "trainer.doctor", f"--workdir={tmp_path}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

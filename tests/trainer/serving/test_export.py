@@ -183,17 +183,26 @@ def test_tflite_agrees(exported, evaluated, encoded):
     np.testing.assert_allclose(found, evaluated, rtol=0, atol=1e-5)
 
 
-def test_directory_holds_all_forms_and_nothing_else(exported):
-    assert {path.name for path in exported.iterdir()} == FORMS
-    assert {path.name for path in exported.parent.iterdir()} == {"export"}
-    assert (exported / "labels.txt").read_text(encoding="utf-8").splitlines() == LABELS
+@pytest.fixture(scope="module")
+def small_export(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("small") / "export"
+    export_small(small(num_classes=5), directory, labels=LABELS)
+    return directory
 
 
-def test_the_digests_are_of_every_file_and_read_by_sha256sum(exported):
-    files = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()} - {"SHA256SUMS"}
-    lines = (exported / "SHA256SUMS").read_text().splitlines()
+def test_directory_holds_all_forms_and_nothing_else(small_export):
+    assert {path.name for path in small_export.iterdir()} == FORMS
+    assert {path.name for path in small_export.parent.iterdir()} == {"export"}
+    assert (small_export / "labels.txt").read_text(encoding="utf-8").splitlines() == LABELS
+
+
+def test_the_digests_are_of_every_file_and_read_by_sha256sum(small_export):
+    files = {path.relative_to(small_export).as_posix() for path in small_export.rglob("*") if path.is_file()} - {
+        "SHA256SUMS"
+    }
+    lines = (small_export / "SHA256SUMS").read_text().splitlines()
     assert {line.split("  ")[1] for line in lines} == files
-    subprocess.run(["sha256sum", "--quiet", "--check", "SHA256SUMS"], cwd=exported, check=True)
+    subprocess.run(["sha256sum", "--quiet", "--check", "SHA256SUMS"], cwd=small_export, check=True)
 
 
 @pytest.mark.parametrize("mode", PREPROCESS)

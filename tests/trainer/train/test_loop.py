@@ -213,7 +213,8 @@ def test_a_finished_run_trains_no_further(uninterrupted, tiny_data):
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["truncate", pytest.param("delete", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["truncate", "delete"])
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(uninterrupted, tiny_data, tmp_path, damage):
     _, _, expected, _ = uninterrupted
     with pytest.raises(TryAgainError):
