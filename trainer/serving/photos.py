@@ -33,7 +33,7 @@ def find_images(arguments: Iterable[str]) -> Iterator[str]:
     """
     for argument in arguments:
         if argument == STDIN:
-            yield from (line for line in map(_without_newline, sys.stdin) if line)
+            yield from filter(None, map(_without_newline, sys.stdin.buffer))
         elif argument.startswith(_URLS):
             yield argument
         elif storage.is_remote(argument):
@@ -50,8 +50,8 @@ def find_images(arguments: Iterable[str]) -> Iterator[str]:
             yield argument
 
 
-def _without_newline(line: str) -> str:
-    return line.removesuffix("\n").removesuffix("\r")
+def _without_newline(line: bytes) -> str:
+    return os.fsdecode(line.removesuffix(b"\n").removesuffix(b"\r"))  # names of files may be no UTF-8
 
 
 def _walk(argument: str) -> Iterator[str]:

@@ -75,8 +75,9 @@ def test_names_come_from_folders_patterns_and_standard_input(photos, monkeypatch
     assert list(find_images([f"{photos}/c*", f"{photos}/ant/photo 0.jpg"])) == [
         *(path for path in every if "/cat/" in path), f"{photos}/ant/photo 0.jpg",
     ]  # fmt: skip
-    monkeypatch.setattr("sys.stdin", io.StringIO("a.jpg\n\nwith space .jpg\r\nlast.jpg"))
-    assert list(find_images(["-"])) == ["a.jpg", "with space .jpg", "last.jpg"]
+    given = b"a.jpg\n\nwith space .jpg\r\ncaf\xe9.jpg\nlast.jpg"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+    assert list(find_images(["-"])) == ["a.jpg", "with space .jpg", os.fsdecode(b"caf\xe9.jpg"), "last.jpg"]
     with pytest.raises(UsageError, match=r"nothing\*\.jpg: matches no file"):
         list(find_images(["nothing*.jpg"]))
     (photos / "other" / "[1].jpg").write_bytes(b"")
