@@ -254,26 +254,29 @@ def _write_results(
     """Writes what a finished run holds besides its configuration, weights and metrics; prints the result."""
     data, directory, recipe = plan.data, plan.run, plan.recipe
     results = {split: compute_metrics(*score) for split, score in finished.scores.items()}
-    golden: list[GoldenImage] = []
-    also: list[Callable[[pathlib.Path], object]] = []
+    answers: dict[str, Predictions] = {}
     for split, (log_probabilities, labels) in finished.scores.items():
-        predictions = Predictions(
+        answers[split] = Predictions(
             ids=dataset.example_ids(data, split),
             labels=labels,
             names=data.manifest.labels,
             log_probabilities=log_probabilities,
             temperature=finished.temperature,
         )
-        storage.write_atomically(predictions_file(directory, split), predictions.to_bytes())
-        golden = choose_golden(predictions, data, split)  # of test, where there is one
-        also = [
-            measure_forms(draw_sample(predictions, data, split)),
-            functools.partial(write_reference, data=data, split=split),
-        ]
+        storage.write_atomically(predictions_file(directory, split), answers[split].to_bytes())
         names = [data.manifest.labels[label] for label in labels]
-        write_predictions(storage.join(directory, f"predictions-{split}.jsonl"), prediction_rows(predictions, names))
+        write_predictions(storage.join(directory, f"predictions-{split}.jsonl"), prediction_rows(answers[split], names))
     if finished.explanations:
         storage.write_atomically(storage.join(directory, explanations.FILE), finished.explanations.to_bytes())
+    golden: list[GoldenImage] = []
+    also: list[Callable[[pathlib.Path], object]] = []
+    if answers:
+        split, judged = list(answers.items())[-1]  # test, where there is one
+        golden = choose_golden(judged, data, split)
+        also = [
+            measure_forms(draw_sample(judged, data, split)),
+            functools.partial(write_reference, data=data, split=split),
+        ]
     export_classifier(
         finished.classifier,
         labels=list(data.manifest.labels),

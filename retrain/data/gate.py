@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION
 from pipeline.format.rows import Changes, KnownImages
 from pipeline.intervals import difference_interval, wilson_interval
-from pipeline.shift import holm, in_both, kolmogorov_smirnov, label_shift, sample_positions, total_variation
+from pipeline.shift import Shift, holm, in_both, kolmogorov_smirnov, label_shift, sample_positions, total_variation
 from retrain.limits import DataGateConfig
 
 _NAMED = 5  # labels that a sentence names
@@ -212,10 +212,7 @@ def _facts(current: KnownImages, new: np.ndarray, config: DataGateConfig) -> Dat
         return _too_few("facts", int(np.count_nonzero(new[at])))
     known = {name: values[at] for name, values in current.facts.items() if np.isfinite(values[at]).all()}
     found = kolmogorov_smirnov(known, labels[at], new[at], seed=0)
-    adjusted = holm({name: one.p_value for name, one in found.items()})
-    shifted = [
-        name for name, one in found.items() if adjusted[name] < config.level and one.distance > config.fact_shift
-    ]
+    adjusted, shifted = shifted_facts(found, config)
     told = [f"{name.replace('_', ' ')} {found[name].distance:.2f} (p = {adjusted[name]:.2g})" for name in shifted]
     return DataCheck(
         name="facts",
@@ -227,14 +224,27 @@ def _facts(current: KnownImages, new: np.ndarray, config: DataGateConfig) -> Dat
     )
 
 
+def shifted_facts(found: Mapping[str, Shift], config: DataGateConfig) -> tuple[dict[str, float], list[str]]:
+    """Returns the p-values of facts, adjusted by Holm, and the names of those that differ by more than the limits."""
+    adjusted = holm({name: one.p_value for name, one in found.items()})
+    return adjusted, [
+        name for name, one in found.items() if adjusted[name] < config.level and one.distance > config.fact_shift
+    ]
+
+
+def judge_pixels(p_value: float, area: float, config: DataGateConfig) -> Outcome:
+    """Says what images ask for that differ by chance this often, and that a classifier tells apart so well."""
+    unlike = p_value < config.level
+    return Outcome.HOLD if unlike and area > config.separable else Outcome.WARN if unlike else Outcome.OK
+
+
 def _pixels(arrivals: Mapping[str, Any] | None, config: DataGateConfig) -> DataCheck:
     if not arrivals or not arrivals["pixels"]:
         return _too_few("pixels", arrivals["compared"] if arrivals else 0)
     p_value, area = arrivals["pixels"]["p_value"], arrivals["separable"] or 0.5
-    unlike = p_value < config.level
     return DataCheck(
         name="pixels",
-        outcome=Outcome.HOLD if unlike and area > config.separable else Outcome.WARN if unlike else Outcome.OK,
+        outcome=judge_pixels(p_value, area, config),
         text=f"{arrivals['compared']:,} new images beside others of their label: a classifier tells them apart with an "
         f"area under the curve of {area:.2f} (0.5 is chance), p = {p_value:.2g}",
         figures={"p_value": p_value, "area": area},

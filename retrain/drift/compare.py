@@ -28,7 +28,6 @@ import numpy as np
 from pipeline.format.answer_log import Answers
 from pipeline.format.reference import Reference
 from pipeline.shift import (
-    holm,
     in_both,
     kolmogorov_smirnov,
     label_shift,
@@ -36,7 +35,7 @@ from pipeline.shift import (
     sample_positions,
     separability,
 )
-from retrain.data.gate import DataCheck, Outcome
+from retrain.data.gate import DataCheck, Outcome, judge_pixels, shifted_facts
 from retrain.limits import DataGateConfig
 
 FEWEST = 30  # different images, below which no test would see even other photos for certain
@@ -132,10 +131,7 @@ def _facts(columns: dict[str, np.ndarray], labels: np.ndarray, new: np.ndarray, 
     if count < FEWEST:
         return _nothing("facts", count, logged=bool(known))
     found = kolmogorov_smirnov({name: values[at] for name, values in known.items()}, labels[at], new[at], seed=0)
-    adjusted = holm({name: one.p_value for name, one in found.items()})
-    shifted = [
-        name for name, one in found.items() if adjusted[name] < config.level and one.distance > config.fact_shift
-    ]
+    adjusted, shifted = shifted_facts(found, config)
     told = [f"{words(name)} {found[name].distance:.2f} (p = {adjusted[name]:.2g})" for name in shifted]
     return DataCheck(
         name="facts",
@@ -167,10 +163,9 @@ def _pixels(
     features = np.concatenate([before[chosen[~new]], after[at[chosen[new] - len(before)]]]).astype(np.float32)
     found = maximum_mean_discrepancy(features, labels, new, seed=0)
     area = separability(features, labels, np.arange(len(new)), new, strength=_STRENGTH, seed=0) or 0.5
-    unlike = found.p_value < config.level
     return DataCheck(
         name="pixels",
-        outcome=Outcome.HOLD if unlike and area > config.separable else Outcome.WARN if unlike else Outcome.OK,
+        outcome=judge_pixels(found.p_value, area, config),
         text=f"{count:,} images beside {len(new) - count:,} of the reference with the same answers: a classifier tells "
         f"them apart with an area under the curve of {area:.2f} (0.5 is chance), p = {found.p_value:.2g}",
         figures={"p_value": found.p_value, "area": area, "distance": found.distance},
