@@ -23,11 +23,11 @@ from pipeline.format.sums import SUMS_FILE, damage
 from trainer.models.weights import LABELS_FILE
 from trainer.serve.batcher import Batcher
 from trainer.serve.protocols.bodies import Answer
-from trainer.serving.forms import INT8_FILE, PREPROCESS_FILE, TOLERANCE
+from trainer.serving.forms import PREPROCESS_FILE
 from trainer.serving.golden import ANSWERS, FOLDER
 from trainer.serving.litert import FEATURES, PROBABILITIES
 from trainer.serving.loading import Parts, find_form, load_parts
-from trainer.serving.verify import golden_images
+from trainer.serving.verify import golden_images, problem_of
 
 _DIGITS = 12  # of a digest, where there is no number
 _WARM_UP = 4  # images at once
@@ -212,14 +212,8 @@ def _warm_up(place: Place, parts: Parts) -> None:
         raise DataError(f"{place.file}: {found.shape[-1]} probabilities, and {LABELS_FILE} has {len(parts.labels)}")
     if not np.isfinite(found).all():
         raise DataError(f"{place.file}: answers with what is no number")
-    if expected is None:
-        return
-    if os.path.basename(place.file) == INT8_FILE:  # an approximation
-        wrong = int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
-        if wrong:
-            raise DataError(f"{place.file}: gives {wrong} of {len(images)} golden images another label")
-    elif not (difference := np.abs(found - expected).max()) <= TOLERANCE:
-        raise DataError(f"{place.file}: differs by {difference:.2g} in a probability from what it was exported with")
+    if expected is not None and (problem := problem_of(os.path.basename(place.file), found, expected)):
+        raise DataError(f"{place.file}: {problem}; it has changed from what it was exported with")
 
 
 def _grey() -> bytes:

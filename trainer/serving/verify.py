@@ -116,14 +116,27 @@ def _check(folder: pathlib.Path, form: str, files: Sequence[str], expected: np.n
     try:
         found = _answers(folder, form, files)
         difference = float(np.abs(found - expected).max())
-        if form == INT8_FILE:  # an approximation, which was judged by its answers
-            if wrong := int((found.argmax(axis=1) != expected.argmax(axis=1)).sum()):
-                problem = f"gives {wrong} of {len(files)} golden images another label than the trained model"
-        elif not difference <= TOLERANCE:  # so put that nan is wrong
-            problem = f"differs from the trained model by {difference:.2g} in a probability, more than {TOLERANCE:g}"
+        problem = problem_of(form, found, expected)
     except CommandError as error:
         problem = str(error)
     return FormCheck(form=form, bytes=size_of(folder / form), images=len(files), difference=difference, problem=problem)
+
+
+def problem_of(form: str, found: np.ndarray, expected: np.ndarray) -> str:
+    """Says what is wrong with a form's answers to golden images, "" where nothing is.
+
+    Args:
+      form: name of its file or folder.
+      found: its probabilities, float [N, C].
+      expected: the trained model's.
+    """
+    if form == INT8_FILE:  # an approximation, which was judged by its answers
+        wrong = int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
+        return f"gives {wrong} of {len(found)} golden images another label than the trained model" if wrong else ""
+    difference = float(np.abs(found - expected).max())
+    if difference <= TOLERANCE:  # nan is not
+        return ""
+    return f"differs from the trained model by {difference:.2g} in a probability, more than {TOLERANCE:g}"
 
 
 def size_of(path: pathlib.Path) -> int:
