@@ -4,9 +4,11 @@ import pathlib
 
 from setuptools import find_packages, setup
 
-# Exactly one TensorFlow wheel may be installed: `tensorflow` and `tensorflow-tpu` own the same folder. That is why
-# none stands in `install_requires`; pick one extra.
-TENSORFLOW = "tensorflow>=2.19,<2.22"
+# Exactly one TensorFlow wheel may be installed: `tensorflow`, `tensorflow-cpu` and `tensorflow-tpu` own one folder.
+# That is why none stands in `install_requires`; pick one extra. tensorflow-cpu is two thirds of the size, and there is
+# one for x86-64 only.
+TENSORFLOW_RANGE = ">=2.19,<2.22"
+X86 = "platform_machine == 'x86_64'"
 
 # For gs:// and s3:// in pipeline/format/storage.py, which needs the middlewares of aiohttp 3.12.
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]  # trainer.export --formats=onnx
@@ -76,8 +78,11 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "cpu": [TENSORFLOW],
-        "gpu": [TENSORFLOW.replace("tensorflow", "tensorflow[and-cuda]")],
+        "cpu": [
+            f"tensorflow-cpu{TENSORFLOW_RANGE}; {X86}",
+            f"tensorflow{TENSORFLOW_RANGE}; {X86.replace('==', '!=')}",
+        ],
+        "gpu": [f"tensorflow[and-cuda]{TENSORFLOW_RANGE}"],
         # libtpu 0.0.32 and later abort on import with this TensorFlow; 0.0.14 to 0.0.31 load (BUILD_NOTES.md).
         "tpu": ["tensorflow-tpu==2.20.0", "libtpu>=0.0.14,<0.0.32", *GCS],
         "gcs": GCS,

@@ -28,13 +28,13 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from importlib import metadata
 from typing import IO, Any
 
 from absl import flags
 
 from benchmarks.train_contestant import CACHED, FIT, FROZEN, MARK, OURS, SHARE, Contest, first_images
 from pipeline.command import CommandError, UsageError, run_command
+from trainer.preflight.cache import installed
 
 _DATA = flags.DEFINE_string("data", None, "Dataset root, or one version directory.", required=True)
 _MODELS = flags.DEFINE_list("models", ["efficientnet_lite0@64", "cifar10_cnn@32"], "Backbones and their image sizes.")
@@ -122,7 +122,7 @@ def make_tf_keras_environment(folder: pathlib.Path) -> str:
         text=True,
     ).stdout.strip()
     pathlib.Path(inside, "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    version = ".".join(metadata.version("tensorflow").split(".")[:2])
+    version = ".".join(installed()["tensorflow"].split(".")[:2])
     install = ["-m", "pip", "--python", python, "install", "--quiet", "--no-deps", f"tf_keras=={version}.*"]
     subprocess.run([sys.executable, *install], check=True)
     return python
@@ -215,7 +215,7 @@ def main(arguments: list[str]) -> None:
     figures: dict[str, Any] = {
         "command": ["python", "-m", "benchmarks.train", *sys.argv[1:]],
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        "packages": {name: metadata.version(name) for name in ("tensorflow", "keras")},
+        "packages": installed(),
         "images": images,
         "models": {model: {} for model in _MODELS.value},
     }

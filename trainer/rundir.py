@@ -29,7 +29,7 @@ from trainer.request import Request
 if TYPE_CHECKING:
     from trainer.models.classifier import Classifier
 
-_PACKAGES = ("tensorflow", "tensorflow-tpu", "keras", "keras-cv", "numpy", "pillow")
+_PACKAGES = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu", "keras", "keras-cv", "numpy", "pillow")
 _DATA = "data"  # in config.json: where the dataset was
 _ASKED = "asked_batch_size"  # in config.json where the batch was rounded up
 _CORES = "tpu_cores"  # in config.json where the recipe was fitted to a TPU

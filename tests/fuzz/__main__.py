@@ -38,7 +38,7 @@ MEMORY = 256 << 20  # bytes of address space for an input, beyond what the proce
 _RSS_MIB = 4096  # of a process: what the fuzzer remembers, and TensorFlow
 _LEAST_SECONDS = 2
 _INSTRUMENTED = ["pipeline", "beam_jobs", "PIL", "pillow_heif", "protego", "tarfile"]
-_VERSIONS = ("atheris", "pillow", "pillow-heif", "simplejpeg", "pyarrow", "protego", "msgpack", "tensorflow")
+_VERSIONS = ("atheris", "pillow", "pillow-heif", "simplejpeg", "pyarrow", "protego", "msgpack", "keras")
 _PLACES = 3  # frames that tell findings apart
 
 

@@ -16,7 +16,13 @@ from typing import Any
 from pipeline.format.storage import write_atomically
 
 SHIPPED = pathlib.Path(__file__).with_name("answers")
-_PACKAGES = ("tensorflow", "tensorflow-tpu", "keras")
+# Distribution → what it is called in keys: the one for CPUs makes the same programs as the one for GPUs.
+_PACKAGES = {
+    "tensorflow": "tensorflow",
+    "tensorflow-cpu": "tensorflow",
+    "tensorflow-tpu": "tensorflow-tpu",
+    "keras": "keras",
+}
 
 
 def default_directory() -> pathlib.Path:
@@ -33,9 +39,9 @@ def digest(key: Mapping[str, Any]) -> str:
 def installed() -> dict[str, str]:
     """Returns the versions of what lowers our step."""
     found = {}
-    for name in _PACKAGES:
+    for name, called in _PACKAGES.items():
         try:
-            found[name] = importlib.metadata.version(name)
+            found[called] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return found

@@ -25,7 +25,7 @@ def test_the_known_good_ranges_are_those_of_setup_py():
     assert f'"tensorflow-tpu=={checks._dotted(tensorflow)}.' in text
     assert f'"libtpu>={checks._dotted(lowest)},<{checks._dotted(below)}"' in text
     lowest, below = (checks._dotted(v) for v in checks.TENSORFLOW_RANGE)
-    assert f'"tensorflow>={lowest},<{below}"' in text
+    assert f'TENSORFLOW_RANGE = ">={lowest},<{below}"' in text
 
 
 def test_distributions_are_known_by_their_normalised_names(tmp_path):
@@ -42,6 +42,7 @@ def test_distributions_are_known_by_their_normalised_names(tmp_path):
     [
         ({}, Status.ERROR, "not installed"),
         ({"tensorflow": "2.21.0"}, Status.OK, "tensorflow 2.21.0"),
+        ({"tensorflow-cpu": "2.21.0"}, Status.OK, "tensorflow-cpu 2.21.0"),
         ({"tensorflow-tpu": "2.20.0", "tf-keras": "2.21.0"}, Status.OK, "tensorflow-tpu 2.20.0"),
         ({"tensorflow": "2.15.1"}, Status.ERROR, "2.19 or later and below 2.22"),
         ({"tensorflow": "2.22.0"}, Status.ERROR, "2.19 or later and below 2.22"),
