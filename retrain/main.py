@@ -21,11 +21,12 @@ import sys
 from absl import flags
 
 from pipeline.command import CommandError, DataError, ExitCode, UsageError, run_command
+from pipeline.format.lock import exclusive
 from pipeline.format.places import check_file
+from pipeline.processes import stop_on_sigterm
 from retrain import steps
 from retrain.config import HOOKS, RetrainConfig, load_config
 from retrain.index import write_index
-from retrain.lock import exclusive
 from retrain.mirror import mirror, require_library
 from retrain.one_pass import STEPS, Wanted, run_pass
 from retrain.outcome import failed, tell
@@ -48,7 +49,7 @@ def perform(config: RetrainConfig, *, commands: steps.Commands, result: str | No
     if config.mlflow:
         require_library()
     try:
-        with steps.stop_on_sigterm(), exclusive(config.models) as lock:
+        with stop_on_sigterm(), exclusive(config.models) as lock:
             found = run_pass(steps.Steps(config=config, commands=commands, lock=lock), wanted)
     except CommandError as error:
         tell(failed(error, error.exit_code), file=result, hooks=hooks)

@@ -22,11 +22,11 @@ from absl import flags
 
 from pipeline.command import DataError, ExitCode, UsageError, nearest, run_command
 from pipeline.format import storage
+from pipeline.format.lock import exclusive
 from pipeline.format.sums import SUMS_FILE, damage
 from retrain import curate, prune, registry
 from retrain.config import RetrainConfig, load_config
 from retrain.index import write_index
-from retrain.lock import exclusive
 from retrain.mirror import mirror
 
 FLAGS = flags.FLAGS

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 
 from pipeline.command import CommandError
 from pipeline.format import storage
+from pipeline.format.lock import NO_LOCK
 from pipeline.format.manifest import TEST, DatasetVersion, open_dataset
 from pipeline.noninferiority import images_needed
+from pipeline.processes import command_line
 from retrain import registry, steps
 from retrain.challenge import EXPORT_DIR
 from retrain.config import RetrainConfig
 from retrain.data.step import CHECK
 from retrain.identity import digest
-from retrain.lock import NO_LOCK
 from retrain.one_pass import Wanted, inputs_of, next_challenge, unchanged
 
 _WHAT = {"data": "the images", "training": "how a model is trained", "gates": "the limits of the gates"}
@@ -26,7 +27,7 @@ def planned(config: RetrainConfig, commands: steps.Commands, wanted: Wanted) -> 
     champion = registry.champion(config.models)
     yield f"champion: {f'model {champion.number}, {champion.path}' if champion else 'none yet'}"
     if wanted.takes("build"):
-        command = steps.command_line(commands.build, steps.build_flags(config))[1:]
+        command = command_line(commands.build, steps.build_flags(config))[1:]
         yield f"build: would run python {shlex.join(command)}"
         yield "  it ends soon where nothing has changed; with --dry_run it says what it would find"
     try:

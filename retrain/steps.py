@@ -1,34 +1,23 @@
-"""Runs the commands of a pass, each in a process of its own, as a user would type them.
-
-A process of its own, because TensorFlow takes 9 s to import and gives back neither the memory nor the device that it
-took; a pass that finds nothing changed must need neither.
-"""
+"""Runs the commands of a pass, each in a process of its own, as a user would type them."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
 import os
 import shlex
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
+from collections.abc import Mapping
 
-from pipeline.command import CommandError, DataError, ExitCode, TryAgainError, UsageError
+from pipeline.command import DataError, ExitCode
 from pipeline.format import storage
+from pipeline.format.lock import Lock
 from pipeline.format.manifest import TEST
+from pipeline.processes import command_line, error_of, set_flags, started
 from retrain.config import RetrainConfig
-from retrain.lock import Lock
 
 CHECK_FILE = "check.json"
 _AGAINST = "against.txt"  # beside it: the version that it was compared with; the champion may be another one later
 _CHECKED_BY = "photos"  # recipe
-_GRACE_SECONDS = 60  # for a stopped command to save its state
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,38 +30,6 @@ class Commands:
     evaluate: str = "trainer.evaluate"
     compare: str = "trainer.compare"
     verify: str = "trainer.verify"
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """Returns a function that makes the child it runs in end with this process, even if that is killed outright.
-
-    Otherwise an orphaned trainer would go on writing into the run that the next pass continues. Off Linux (None), the
-    inherited lock keeps the next pass out until the orphan is done.
-    """
-    if sys.platform != "linux":
-        return None
-    libc, parent = ctypes.CDLL(None), os.getpid()
-
-    def in_child() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # the parent was gone before the call
-            os._exit(128 + signal.SIGKILL)
-
-    return in_child
-
-
-@contextlib.contextmanager
-def stop_on_sigterm() -> Iterator[None]:
-    """Turns SIGTERM (systemd, a pre-emption notice) into TryAgainError: the running command is stopped in order."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise TryAgainError("stopped by SIGTERM; run the same command again to continue")
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +52,8 @@ class Steps:
         print(f"$ {shlex.join(['python', *command[1:]])}", flush=True)
         retries = self.config.retries
         for attempt in range(retries + 1):
-            code = _exit_code(command, self.lock.descriptor)
+            with started(command, lock=self.lock.descriptor) as process:
+                code = process.wait()
             if code == ExitCode.DONE:
                 return
             if code != ExitCode.AGAIN or attempt == retries:
@@ -103,9 +61,7 @@ class Steps:
             seconds = self.config.retry_seconds * 2**attempt
             print(f"{module} ended with exit code 75; again in {seconds} s ({retries - attempt} more)", flush=True)
             time.sleep(seconds)
-        kinds: dict[int, type[CommandError]]
-        kinds = {ExitCode.USAGE: UsageError, ExitCode.DATA: DataError, ExitCode.AGAIN: TryAgainError}
-        raise kinds.get(code, CommandError)(f"{module} ended with exit code {code}; its own message stands above")
+        raise error_of(code, f"{module} ended with exit code {code}; its own message stands above")
 
     def build(self) -> None:
         """Brings the dataset root up to date; returns quickly when the source has not changed."""
@@ -127,7 +83,7 @@ class Steps:
             settings = config.settings if config.recipe == _CHECKED_BY else {}
             if against:
                 own["against"] = against
-            self._run(self.commands.check, {**own, **config.check_flags}, extra=_set_flags(settings))
+            self._run(self.commands.check, {**own, **config.check_flags}, extra=set_flags(settings))
             storage.write_atomically(marker, compared_with)
         return found
 
@@ -147,7 +103,7 @@ class Steps:
             settings["init_share"] = config.init_share
         if config.gate.pools:
             settings["selection"] = "last"  # validation images that chose no weights are evidence like test images
-        self._run(self.commands.train, {**own, **config.train}, extra=_set_flags(settings))
+        self._run(self.commands.train, {**own, **config.train}, extra=set_flags(settings))
 
     def score(self, model: str, output: str, *, split: str = TEST) -> str:
         """Writes what an exported model answers on a split to `output`, once."""
@@ -178,40 +134,7 @@ class Steps:
         return output
 
 
-def command_line(module: str, flags: Mapping[str, object], extra: Sequence[str] = ()) -> list[str]:
-    """Returns `python -m module --flag=value …`."""
-    arguments = [
-        f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in flags.items()
-    ]
-    return [sys.executable, "-m", module, *arguments, *extra]
-
-
 def build_flags(config: RetrainConfig) -> dict[str, object]:
     """Returns the flags of the build."""
     own = {"source": config.source, "input": config.input, "output": config.data, "seed": config.seed}
     return {**own, **config.build}
-
-
-def _exit_code(command: Sequence[str], lock: int | None) -> int:
-    """Runs a command to its end."""
-    # No stdin: a command that asks would hang the pass for ever.
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        pass_fds=() if lock is None else (lock,),
-        preexec_fn=_die_with_parent(),  # noqa: PLW1509 - this process has one thread
-    )
-    try:
-        return process.wait()
-    except BaseException:
-        process.terminate()
-        try:
-            process.wait(_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        raise
-
-
-def _set_flags(settings: Mapping[str, object]) -> tuple[str, ...]:
-    return tuple(f"--set={name}={value}" for name, value in settings.items())

@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "pipeline.intervals",
         "pipeline.linear",
         "pipeline.predictions",
+        "pipeline.processes",
         "pipeline.shift",
     ),
     "trainer.request": ("pipeline",),
@@ -75,7 +76,7 @@ STARTS: dict[str, tuple[str, ...]] = {
 
 FREE_OF_TENSORFLOW = (
     "pipeline.command", "pipeline.format", "pipeline.images", "pipeline.pages", "pipeline.noninferiority",
-    "pipeline.intervals", "pipeline.linear", "pipeline.shift", "beam_jobs", "retrain",
+    "pipeline.intervals", "pipeline.linear", "pipeline.processes", "pipeline.shift", "beam_jobs", "retrain",
     # A wrong flag is refused before TensorFlow is imported.
     "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.models.backbones", "trainer.models.weights",
     "trainer.devices.choice", "trainer.devices.cluster", "pipeline.own_code", "pipeline.modes", "pipeline.residence",

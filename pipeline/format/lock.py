@@ -1,4 +1,4 @@
-"""Admits one pass at a time.
+"""Admits one process at a time to a folder: a pass of a registry, a quickstart.
 
 On a disk by an advisory lock that the kernel releases when its holders are gone, however they end; in a store by an
 owner object that is renewed (`pipeline.format.owner`).
@@ -17,12 +17,12 @@ from pipeline.command import TryAgainError
 from pipeline.format import storage
 from pipeline.format.owner import owned
 
-LOCK_FILE = ".lock"  # of a registry on a disk
+LOCK_FILE = ".lock"  # of a folder on a disk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lock:
-    """Describes the lock that a pass holds.
+    """Describes the lock that a process holds.
 
     Attributes:
       descriptor: of the lock file, for commands to hold it, too; None in a store.
@@ -37,18 +37,22 @@ NO_LOCK = Lock(descriptor=None, check=lambda: None)  # nobody takes away what th
 
 
 @contextlib.contextmanager
-def exclusive(root: str) -> Iterator[Lock]:
-    """Holds the lock of a registry, whose folder is made if need be.
+def exclusive(root: str, *, doing: str = "runs a pass of this registry") -> Iterator[Lock]:
+    """Holds the lock of a folder, which is made if need be.
 
     The lock of a file belongs to the open file, so a child that inherits the descriptor (`pass_fds`) holds it too: a
     pass killed outright cannot be joined by a second one before the command that it had started is gone as well. The
     file stays: removing it would let two processes lock two different files of one name.
 
+    Args:
+      root: the folder.
+      doing: what holders do, for people.
+
     Raises:
       TryAgainError: another process holds it; says which and since when.
     """
     if storage.is_remote(root):
-        with owned(root, doing="runs a pass of this registry") as owner:
+        with owned(root, doing=doing) as owner:
             yield Lock(descriptor=None, check=owner.check)
         return
     storage.make_folder(root)
@@ -59,7 +63,7 @@ def exclusive(root: str) -> Iterator[Lock]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-            raise TryAgainError(f"another pass is running ({holder}); {path} is locked, run again later") from None
+            raise TryAgainError(f"another process {doing} ({holder}); {path} is locked, run again later") from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)
         yield dataclasses.replace(NO_LOCK, descriptor=descriptor)

@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from pipeline.command import TryAgainError
-from retrain.lock import exclusive
+from pipeline.format.lock import exclusive
 
 HOLD = """
 import subprocess, sys
-from retrain.lock import exclusive
+from pipeline.format.lock import exclusive
 with exclusive(sys.argv[1]) as lock:
     if sys.argv[2] == "child":
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=sys.stdin, pass_fds=(lock.descriptor,))
