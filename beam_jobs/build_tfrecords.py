@@ -1,7 +1,9 @@
 """Builds a dataset of sharded TFRecords from raw images.
 
-    python -m beam_jobs.build_tfrecords --source=folder --input=PHOTOS --output=DATA [Beam options]
+    python -m beam_jobs.build_tfrecords PHOTOS --output=DATA
+    python -m beam_jobs.build_tfrecords --source=csv --input=TABLE.csv --output=DATA
 
+One folder a class (PHOTOS/roses/1.jpg) is what --source=folder takes.
 Flags that are not listed here go to Apache Beam (--direct_num_workers=8, --runner=…).
 """
 
@@ -10,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shlex
 import sys
 import tempfile
 
@@ -32,7 +33,7 @@ from beam_jobs.sources import PIXEL_SOURCES, SOURCES, TABLES, open_source
 from beam_jobs.splits import SplitFractions, split_order
 from beam_jobs.summary import left_out_lines
 from beam_jobs.version.decided import remarks
-from pipeline.command import UsageError, run_command
+from pipeline.command import UsageError, print_next, run_command, unknown_flag
 from pipeline.format.storage import is_remote
 from pipeline.images import heap
 from pipeline.images.guarded import ImageBudget
@@ -148,11 +149,13 @@ def _dataset_name(input_path: str) -> str:
     return _NAME.value
 
 
-def _paths() -> tuple[str, str]:
-    """Checks --input and --output and returns both."""
+def _paths(unknown: list[str]) -> tuple[str, str]:
+    """Checks --input and --output and returns both; one that is missing may be among the flags that are not known."""
     # A source may name its input itself: --source=tfds:mnist.
     input_path = _INPUT.value or _SOURCE.value.partition(":")[2]
     if not input_path or not _OUTPUT.value:
+        if mistyped := [argument for argument in unknown if argument.startswith("--")]:
+            raise UsageError(unknown_flag(mistyped[0]))
         raise UsageError(f"--{'output' if input_path else 'input'} is missing (--help lists the flags)")
     if is_remote(input_path) or is_remote(_OUTPUT.value):
         return input_path, _OUTPUT.value
@@ -222,7 +225,7 @@ def _scratch(output: str) -> str:
     return os.path.join(output, WORK_DIR, "unpacked")
 
 
-def _summary(outcome: build.Outcome, output: str) -> str:
+def _summary(outcome: build.Outcome) -> str:
     if not outcome.built:
         return f"nothing to do: {outcome.total} images unchanged, {outcome.directory} is current"
     kept = sum(sum(labels.values()) for labels in outcome.examples.values())
@@ -241,7 +244,6 @@ def _summary(outcome: build.Outcome, output: str) -> str:
         lines.append(f"  removed old versions {', '.join(outcome.pruned)}")
     what = "published" if outcome.new_content else "same content as before, still"
     lines.append(f"{what} {outcome.directory}")
-    lines.append(f"next, is the data all right? python -m trainer.check --data={shlex.quote(output)}")
     return "\n".join(lines)
 
 
@@ -250,7 +252,7 @@ def main(arguments: list[str]) -> None:
     heap.collect_rarely()
     # Beam and its workers report missing optional packages and every step; their errors come as exceptions.
     logging.disable(logging.WARNING)
-    input_path, output = _paths()
+    input_path, output = _paths(arguments)
     template = None
     if arguments:
         # Before any work: a typo must not surface after an hour of listing.
@@ -299,10 +301,11 @@ def main(arguments: list[str]) -> None:
             print(f"wrote the job to {template}; nothing was built")
         else:
             outcome = build.build(source, config, arguments)
-            print(_summary(outcome, output))
+            print(_summary(outcome))
             for line in remarks(outcome.directory, exclude=_EXCLUDE.value, relabel=_RELABEL.value):
                 print(line, file=sys.stderr if line.startswith("warning") else sys.stdout)
+            print_next("is the data all right?", "python -m trainer.check", output)
 
 
 if __name__ == "__main__":
-    run_command(main, keep_unknown_flags=True)
+    run_command(main, keep_unknown_flags=True, argument="input")

@@ -118,7 +118,7 @@ def summary(output: pathlib.Path) -> tuple[str, float]:
         "Next, your own photos, one folder a class:",
         "  python -m beam_jobs.build_tfrecords --source=folder --input=PHOTOS --output=DATA",
         "  python -m trainer.check --data=DATA",
-        "  python -m trainer.main --data=DATA --recipe=photos --workdir=RUN",
+        "  python -m trainer.main --data=DATA --recipe=photos --run=RUN",
     ]
     return "\n".join(lines), accuracy
 
@@ -141,7 +141,7 @@ def main(arguments: list[str]) -> ExitCode:
         "--near_duplicates=keep",
     )
     run_module("trainer.check", f"--data={output / 'data'}", "--recipe=quick")
-    run_module("trainer.main", f"--data={output / 'data'}", "--recipe=quick", f"--workdir={output / 'run'}")
+    run_module("trainer.main", f"--data={output / 'data'}", "--recipe=quick", f"--run={output / 'run'}")
     text, accuracy = summary(output)
     print(text)
     print(f"\nDone in {time.monotonic() - started:.0f} s.")

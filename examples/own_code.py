@@ -1,11 +1,11 @@
 """Shows code of one's own in all three places, without a change to the package.
 
-    python -m trainer.main --data=DATA --workdir=RUN --recipe=examples/own_code.py
+    python -m trainer.main --data=DATA --run=RUN --recipe=examples/own_code.py
 
 trains the recipe below, whose backbone and augmentation are functions of this file. Either may as well be given to a
 recipe of the package, by flags:
 
-    python -m trainer.main --data=DATA --workdir=RUN --recipe=photos \
+    python -m trainer.main --data=DATA --run=RUN --recipe=photos \
         --backbone=examples/own_code.py:small_cnn --set=augment.policy=examples/own_code.py:lights_out
 
 A run keeps a copy of the file and of those beside it that it imports, in RUN/own_code/, and goes on only with the files

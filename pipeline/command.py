@@ -22,8 +22,9 @@ from __future__ import annotations
 import difflib
 import enum
 import errno
-import logging as std_logging
+import itertools
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -31,6 +32,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
+
+from pipeline.help_page import help_page, own_flags, usage
+from pipeline.log_lines import use_log_lines
+from pipeline.native_output import all_is_well, hide_native_output, show_native_output
 
 flags.disclaim_key_flags()  # --version is the command's that runs, for --help
 
@@ -153,21 +158,65 @@ def installed_version() -> str | None:
         return None
 
 
-def _parse_flags(argv: list[str], *, keep_unknown: bool) -> list[str]:
+def print_next(what: str, command: str, *words: str) -> None:
+    """Prints what to do next, and the command for it, to be copied.
+
+    Args:
+      what: it does, as "is the data all right?".
+      command: how the command begins.
+      words: that follow, quoted for a shell where they need it.
+    """
+    print(f"next, {what} {' '.join([command, *map(shlex.quote, words)])}", flush=True)
+
+
+def unknown_flag(argument: str, instead: Callable[[str], str | None] = lambda name: None) -> str:
+    """Says that a flag (`--name=value`, or its name) is not known, and which one may have been meant."""
+    name = argument.lstrip("-").partition("=")[0]
+    if advice := instead(name):
+        return f"unknown flag --{name}: {advice}"
+    return f"unknown flag --{name}.{nearest(f'--{name}', [f'--{own}' for own in own_flags()])} (--help lists the flags)"
+
+
+def _parse_flags(argv: list[str], *, keep_unknown: bool, instead: Callable[[str], str | None]) -> list[str]:
     if "--version" in argv[1:]:
         print(f"{_PACKAGE} {installed_version() or 'not installed: a checkout (pip install -e .)'}")
         sys.exit(int(ExitCode.DONE))
     try:
-        rest = flags.FLAGS(["--help" if a == "-h" else a for a in argv], known_only=keep_unknown)
+        if {"-h", "--help"} & set(argv[1:]):
+            print(help_page(), flush=True)
+            sys.exit(int(ExitCode.DONE))
+        rest = flags.FLAGS(argv, known_only=keep_unknown)
     except SystemExit:
-        sys.exit(int(ExitCode.DONE))  # --help, which absl ends with 1
+        sys.exit(int(ExitCode.DONE))  # --helpfull, which absl ends with 1
     except BrokenPipeError:  # `--help | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(int(ExitCode.DONE))
+    except flags.UnrecognizedFlagError as error:
+        fail(unknown_flag(error.flagname, instead), ExitCode.USAGE)
     except flags.Error as error:
         fail(f"{error} (--help lists the flags)", ExitCode.USAGE)
     _expand_homes()
     return [_at_home(argument) for argument in rest]
+
+
+def _take_argument(arguments: list[str], name: str) -> list[str]:
+    """Gives a flag the value that stands without it; returns the arguments that are left."""
+    at = 0 if arguments and not arguments[0].startswith("-") else None
+    if at is None:  # behind flags that are not ours; what follows one without "=" may be its value
+        pairs = itertools.pairwise(arguments)
+        at = next((i for i, (before, one) in enumerate(pairs, 1) if one[:1] != "-" and "=" in before), None)
+    if at is None:
+        return arguments
+    if flags.FLAGS[name].present:
+        fail(f'"{arguments[at]}" stands for --{name}, which is given, too; give one of them', ExitCode.USAGE)
+    flags.FLAGS[name].parse(arguments[at])
+    return arguments[:at] + arguments[at + 1 :]
+
+
+def _require(names: Sequence[str]) -> None:
+    """Ends the command where a flag that it needs is missing."""
+    if missing := [name for name in names if flags.FLAGS[name].value is None]:
+        fail(f"--{missing[0]} is missing: {usage() or '--help lists the flags'}", ExitCode.USAGE)
 
 
 def _expand_homes() -> None:
@@ -189,7 +238,14 @@ def _at_home(argument: object) -> Any:
 
 
 def run_command(
-    main: Callable[[list[str]], int | None], *, keep_unknown_flags: bool = False, accepts_arguments: bool = False
+    main: Callable[[list[str]], int | None],
+    *,
+    keep_unknown_flags: bool = False,
+    accepts_arguments: bool = False,
+    argument: str | None = None,
+    needs: Sequence[str] = (),
+    instead: Callable[[str], str | None] = lambda name: None,
+    is_native: bool = False,
 ) -> NoReturn:
     """Runs `main` as a command: parses absl flags strictly, turns `CommandError` into one line and its exit code.
 
@@ -197,18 +253,19 @@ def run_command(
       main: takes the arguments that are no flags (without the program's name), returns an `ExitCode` or None for 0.
       keep_unknown_flags: hand unknown flags to `main` (Beam's PipelineOptions) instead of refusing them.
       accepts_arguments: whether positional arguments are allowed.
+      argument: name of the flag whose value may also stand without it, as the only positional argument.
+      needs: names of flags that must have a value.
+      instead: says what to give in place of a flag that is not known; None where it knows nothing either.
+      is_native: whether `main` loads TensorFlow or LiteRT, whose own output is only shown if the command fails.
     """
 
     def absl_main(argv: list[str]) -> int:
-        arguments = argv[1:]
+        arguments = _take_argument(argv[1:], argument) if argument else argv[1:]
         stray = [a for a in arguments if not a.startswith("-")]
         if stray and not accepts_arguments and not keep_unknown_flags:
             fail(f'unexpected argument "{stray[0]}"; flags are written --name=value', ExitCode.USAGE)
-        logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
-        # TensorFlow's housekeeping goes to the same log.
-        logging.get_absl_handler().addFilter(
-            lambda record: record.levelno > std_logging.INFO or "/tensorflow/python/" not in record.pathname
-        )
+        _require(needs)
+        _set_up_output(is_native=is_native)
         try:
             return int(main(arguments) or ExitCode.DONE)
         except CommandError as error:
@@ -220,12 +277,29 @@ def run_command(
             if known := _storage_error(error):
                 fail(known, known.exit_code)
             # A bug of ours, or a machine that failed: the traceback is for the report, the code for the scheduler.
+            show_native_output()
             traceback.print_exc()
             return int(ExitCode.INTERNAL)
 
+    flags.DEFINE_bool("version", False, "Print the version and exit.")
+    app.run(absl_main, flags_parser=lambda argv: _parse_flags(argv, keep_unknown=keep_unknown_flags, instead=instead))
+    raise AssertionError("app.run always exits")
+
+
+def _set_up_output(*, is_native: bool) -> None:
+    """Sets up the log, and hides what native libraries write unless --verbosity=1 asks for it."""
+    shows_all = logging.get_verbosity() > logging.INFO
     # TensorFlow's notes on its build do not belong in users' output. It reads this when it is imported, which commands
     # do in `main`.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    flags.DEFINE_bool("version", False, "Print the version and exit.")
-    app.run(absl_main, flags_parser=lambda argv: _parse_flags(argv, keep_unknown=keep_unknown_flags))
-    raise AssertionError("app.run always exits")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if shows_all else "2")
+    logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
+    use_log_lines(logging.get_absl_handler())
+    if is_native and not shows_all:
+        hide_native_output()
+
+
+def end_at_once(exit_code: ExitCode) -> NoReturn:
+    """Ends the process where it is, on purpose: without TensorFlow, which takes seconds to go."""
+    sys.stderr.flush()
+    all_is_well()
+    os._exit(exit_code)

@@ -126,5 +126,5 @@ def _why_absent(run: storage.Path) -> str:
         return f"the run has predictions on {' and '.join(splits)}"
     return (
         f"{run} is no finished run, or one of an earlier version of this package; python -m trainer.main "
-        f"--workdir={run} with its --data and --recipe goes on with it"
+        f"--run={run} with its --data and --recipe goes on with it"
     )

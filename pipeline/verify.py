@@ -1,4 +1,6 @@
-"""Checks every shard of a dataset: python -m pipeline.verify DATA [--deep]
+"""Checks every shard of a dataset for damage.
+
+    python -m pipeline.verify DATA [--deep]
 
 File sizes and sha256 against the manifest, every record's checksums, features, label and size, and a full decode of
 every image with the decoder that training uses. --deep also looks at every image as the builder does today: for damage
@@ -15,14 +17,15 @@ from collections.abc import Iterator
 from absl import flags
 from tqdm import tqdm
 
-from pipeline.command import ExitCode, UsageError, run_command
+from pipeline.command import ExitCode, run_command
 from pipeline.format.manifest import DatasetVersion, open_dataset
 from pipeline.format.records import Record
 from pipeline.format.verify import ImageCheck, Problem, problems
 from pipeline.images.facts import look
 from pipeline.images.policy import HARD_MAX_PIXELS, PixelPolicy, Reject
 
-_DEEP = flags.DEFINE_boolean("deep", False, "also find damage that decoders pass over, such as grey lower halves.")
+flags.DEFINE_string("data", None, "Dataset root, or one version directory.")
+_DEEP = flags.DEFINE_boolean("deep", False, "Also find damage that decoders pass over, such as grey lower halves.")
 
 # Sizes are the builder's choice; only damage is looked for.
 _ANY_SIZE = PixelPolicy(max_pixels=HARD_MAX_PIXELS, max_bytes=1 << 31, min_side=1)
@@ -52,9 +55,8 @@ def _split_problems(data: DatasetVersion, split: str, check: ImageCheck) -> Iter
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        raise UsageError("usage: python -m pipeline.verify DATA [--deep]")
-    data, deep = open_dataset(arguments[0]), _DEEP.value
+    del arguments
+    data, deep = open_dataset(flags.FLAGS.data), _DEEP.value
     from pipeline.decode import why_unusable  # takes seconds: TensorFlow
 
     def check(record: Record) -> str:
@@ -71,4 +73,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_command(main, accepts_arguments=True)
+    run_command(main, argument="data", needs=("data",), is_native=True)

@@ -23,7 +23,7 @@ _BUILD_DEFAULTS: Mapping[str, Scalar] = {"split_by": "hash"}
 _OWN_KEYS: Mapping[str, Mapping[str, str]] = {
     "build": {"source": "source", "input": "input", "output": "data", "seed": "seed"},
     "check": {"data": "data", "output": "runs", "seed": "seed", "against": "models"},
-    "train": {"data": "data", "workdir": "runs", "recipe": "recipe", "seed": "seed", "set": "settings"},
+    "train": {"data": "data", "run": "runs", "workdir": "runs", "recipe": "recipe", "seed": "seed", "set": "settings"},
 }
 
 

@@ -1,7 +1,7 @@
 """Runs one retraining pass, for cron, a systemd timer or Airflow: build → judge the data → train → score → promote.
 
-    python -m retrain.main --config=retrain.yaml [--result=FILE.json]
-    python -m retrain.main --config=retrain.yaml --dry_run --explain     # what it would do, and why
+    python -m retrain.main retrain.yaml [--result=FILE.json]
+    python -m retrain.main retrain.yaml --dry_run --explain     # what it would do, and why
 
     17 3 * * *  cd /srv/photos && .venv/bin/python -m retrain.main --config=retrain.yaml >> retrain.log 2>&1
 
@@ -103,4 +103,4 @@ def run(config: RetrainConfig, *, commands: steps.Commands) -> int:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, argument="config")

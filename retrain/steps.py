@@ -96,7 +96,7 @@ class Steps:
           start: an earlier model that it starts from; None: from the recipe's weights.
         """
         config = self.config
-        own: dict[str, object] = {"data": config.data, "recipe": config.recipe, "workdir": run, "seed": seed}
+        own: dict[str, object] = {"data": config.data, "recipe": config.recipe, "run": run, "seed": seed}
         settings = dict(config.settings)
         if start:
             own["init"] = start

@@ -24,7 +24,11 @@ PACKAGES = ("pipeline", "beam_jobs", "trainer", "retrain")
 _COMMAND, _FORMAT, _IMAGES, _PAGES = "pipeline.command", "pipeline.format", "pipeline.images", "pipeline.pages"
 _TRAIN = ("trainer.models", "trainer.recipes", "trainer.request", "trainer.devices", "trainer.report", "trainer.train")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "pipeline.command": (),
+    # What a command is made of, which nobody else needs.
+    "pipeline.native_output": (),
+    "pipeline.log_lines": ("pipeline.native_output",),
+    "pipeline.help_page": (),
+    "pipeline.command": ("pipeline.native_output", "pipeline.log_lines", "pipeline.help_page"),
     "pipeline.format": (_COMMAND,),
     "pipeline.images": (_COMMAND, _FORMAT),
     "pipeline.pages": (_COMMAND, _FORMAT),
@@ -75,7 +79,8 @@ STARTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 FREE_OF_TENSORFLOW = (
-    "pipeline.command", "pipeline.format", "pipeline.images", "pipeline.pages", "pipeline.noninferiority",
+    "pipeline.command", "pipeline.native_output", "pipeline.log_lines", "pipeline.help_page", "pipeline.format",
+    "pipeline.images", "pipeline.pages", "pipeline.noninferiority",
     "pipeline.intervals", "pipeline.linear", "pipeline.processes", "pipeline.shift", "beam_jobs", "retrain",
     # A wrong flag is refused before TensorFlow is imported.
     "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.models.backbones", "trainer.models.weights",

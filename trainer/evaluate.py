@@ -1,6 +1,6 @@
 r"""Evaluates a run by what it has answered, or scores an exported model on a split of a dataset.
 
-    python -m trainer.evaluate --run=RUN [--split=test] [--output=figures.json]
+    python -m trainer.evaluate RUN [--split=test] [--output=figures.json]
     python -m trainer.evaluate --model=RUN/export --data=DATA --split=test --output=predictions.jsonl
 
 The first reads files only: accuracy and its interval, top-k, macro-F1, log-loss, Brier score, calibration before and
@@ -135,4 +135,4 @@ def _asked(data: DatasetVersion) -> Predictions:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, argument="run", is_native=True)

@@ -1,6 +1,6 @@
 r"""Exports a trained classifier in every form that serves it.
 
-    python -m trainer.export --run=RUN [--output=DIR] [--formats=litert_int8,onnx,page]
+    python -m trainer.export RUN [--output=DIR] [--formats=litert_int8,onnx,page]
 
 DIR (default RUN/export) then holds
 
@@ -50,7 +50,7 @@ from trainer.serving.litert import with_files
 from trainer.serving.reference import write_reference
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("run", None, "A finished run: the --workdir of trainer.main.", required=True)
+flags.DEFINE_string("run", None, "A finished run, as trainer.main makes it.")
 flags.DEFINE_string("output", None, "Where to export to; RUN/export if not given.")
 flags.DEFINE_list(
     "formats", [], "Forms beside saved_model, keras and litert, which are always there: litert_int8, onnx, page."
@@ -193,4 +193,4 @@ def _judged(run: str) -> _Judged | None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, argument="run", needs=("run",), is_native=True)

@@ -1,7 +1,7 @@
 r"""Trains a recipe on a dataset, evaluates, exports and reports.
 
-    python -m trainer.main --data=DATA --recipe=photos --workdir=RUN
-    python -m trainer.main --data=gs://bucket/DATA --recipe=cifar10_efficientnet --workdir=gs://bucket/RUN --tpu=local
+    python -m trainer.main DATA --run=RUN
+    python -m trainer.main gs://bucket/DATA --run=gs://bucket/RUN --recipe=cifar10_efficientnet --tpu=local
 
 Killed or pre-empted, the same command goes on where it stopped; a finished run is left alone.
 """
@@ -25,13 +25,15 @@ from trainer.devices.stopping import Wishes, listening
 from trainer.devices.tpu.hosts import TpuPlace, find_place, refuse_own_disks
 from trainer.devices.tpu.server import leave_chips_alone, serve
 from trainer.readiness import check_run
+from trainer.recipes.instead import set_instead
 from trainer.recipes.load import resolve
 from trainer.recipes.own import digests, own_code
 from trainer.request import CACHES, STRATEGIES, Request, define_flags
 
 FLAGS = flags.FLAGS
+flags.DEFINE_string("run", None, "Folder of the run: checkpoints, metrics, export, report.")
+flags.DEFINE_alias("workdir", "run")
 define_flags()
-flags.DEFINE_string("workdir", None, "Where the run lives: checkpoints, metrics, export, report.", required=True)
 flags.DEFINE_string(
     "tpu",
     "",
@@ -82,7 +84,7 @@ def _train(wishes: Wishes) -> ExitCode:
     return train_and_evaluate(
         request,
         data,
-        FLAGS.workdir,
+        FLAGS.run,
         wishes,
         strategy=FLAGS.strategy,
         tpu=place,
@@ -95,12 +97,12 @@ def _ready() -> tuple[Request, DatasetVersion, TpuPlace | None] | ExitCode:
     """Returns what is to be trained, on what and where; an exit code where there is nothing to train."""
     place = find_place(FLAGS.tpu, os.environ) if FLAGS.tpu else None
     if place and place.addresses:
-        refuse_own_disks({"data": FLAGS.data, "workdir": FLAGS.workdir})
+        refuse_own_disks({"data": FLAGS.data, "run": FLAGS.run})
         if place.trains:
             leave_chips_alone()
     spare_metadata_server()  # before any code of the user's own, which may import TensorFlow
     data = open_dataset(FLAGS.data)
-    workdir = FLAGS.workdir
+    workdir = FLAGS.run
     request = _with_backbone(Request.from_flags(FLAGS), data, place)
 
     def is_done() -> bool:
@@ -137,13 +139,13 @@ def _with_backbone(request: Request, data: DatasetVersion, place: TpuPlace | Non
         )
     check_choice(request)
     budget = seconds_of(FLAGS.time_budget) if FLAGS.time_budget else None
-    choice = Choice(request=request, data=data, run=FLAGS.workdir, budget=budget)
+    choice = Choice(request=request, data=data, run=FLAGS.run, budget=budget)
     if recorded := choice.recorded():
         return recorded
     check_run(
         dataclasses.replace(request, backbone=None),
         data,
-        FLAGS.workdir,
+        FLAGS.run,
         strategy=FLAGS.strategy,
         tpu=None,
         cache=FLAGS.cache,
@@ -167,9 +169,9 @@ def _serve(place: TpuPlace, is_done: Callable[[], bool]) -> ExitCode:
     serve(place.serves or 0, place.addresses)
     if not is_done():
         raise TryAgainError(f"{place.addresses[0]} has stopped; run the same command again on all hosts to go on")
-    print(f"{FLAGS.workdir} is finished")
+    print(f"{FLAGS.run} is finished")
     return ExitCode.DONE
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, argument="data", needs=("data", "run"), instead=set_instead, is_native=True)

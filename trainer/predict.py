@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _FORMATS = ("csv", "jsonl", "parquet", "html")
 FLAGS = flags.FLAGS
-flags.DEFINE_string("run", None, "A finished run, the --workdir of trainer.main: its export is used.")
+flags.DEFINE_string("run", None, "A finished run: its export is used.")
 flags.DEFINE_string("model", None, "An export directory, or one form in it.")
 flags.DEFINE_string("output", None, "File to write to, in place of standard output; appears when all is done.")
 flags.DEFINE_enum("format", None, _FORMATS, "Of the output; by the name of --output if not given, else csv.")
@@ -153,4 +153,4 @@ def _write(answers: Iterator[Answer], kind: str, file: IO[bytes], wanted: Wanted
 
 
 if __name__ == "__main__":
-    run_command(main, accepts_arguments=True)
+    run_command(main, accepts_arguments=True, is_native=True)

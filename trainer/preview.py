@@ -1,4 +1,6 @@
-"""Shows what the model will see: python -m pipeline.preview --data=DATA --recipe=NAME --out=preview.png
+"""Shows what the model will see.
+
+    python -m pipeline.preview DATA --recipe=NAME
 
 Draws a contact sheet: each row an image as evaluation sees it, then as `--epochs` training epochs see it, with the
 parameters that were drawn. The pixels come from the very functions, seed and keys that training uses.
@@ -17,9 +19,10 @@ from pipeline.format.places import check_folder
 from trainer.devices.chips import spare_metadata_server
 from trainer.recipes.load import facts_of, load_recipe
 
-_DATA = flags.DEFINE_string("data", None, "Dataset root or version directory.", required=True)
-_RECIPE = flags.DEFINE_string("recipe", None, "Name in trainer/recipes, or a run's config.json.", required=True)
-_OUT = flags.DEFINE_string("out", "preview.png", "Image file to write.")
+flags.DEFINE_string("data", None, "Dataset root or version directory.")
+flags.DEFINE_string("recipe", None, "Name in trainer/recipes, or a run's config.json.")
+_OUTPUT = flags.DEFINE_string("output", "preview.png", "Image file to write.")
+flags.DEFINE_alias("out", "output")
 _SPLIT = flags.DEFINE_string("split", "train", "Split to show.")
 _IMAGES = flags.DEFINE_integer("images", 6, "Rows: images to show.", lower_bound=1, upper_bound=100)
 _EPOCHS = flags.DEFINE_integer("epochs", 5, "Columns: epochs to show.", lower_bound=1, upper_bound=50)
@@ -29,14 +32,14 @@ _SEED = flags.DEFINE_integer("seed", 0, "The training run's seed.", lower_bound=
 def main(arguments: list[str]) -> None:
     del arguments
     spare_metadata_server()  # before any code of the user's own, which may import TensorFlow
-    data = open_dataset(_DATA.value)
-    recipe = load_recipe(_RECIPE.value, facts_of(data))
+    data = open_dataset(flags.FLAGS.data)
+    recipe = load_recipe(flags.FLAGS.recipe, facts_of(data))
     if not data.manifest.num_examples(_SPLIT.value):
         raise UsageError(f"--split={_SPLIT.value}: the split is empty")
-    out = pathlib.Path(_OUT.value)
+    out = pathlib.Path(_OUTPUT.value)
     if out.suffix.lower() not in Image.registered_extensions():
-        raise UsageError(f"--out={out}: no kind of image; give a name like preview.png")
-    check_folder(str(out.parent), flag="out")
+        raise UsageError(f"--output={out}: no kind of image; give a name like preview.png")
+    check_folder(str(out.parent), flag="output")
     # Takes seconds: TensorFlow.
     from pipeline.contact_sheet import contact_sheet, first_records, render_epochs
 
@@ -56,9 +59,9 @@ def main(arguments: list[str]) -> None:
     try:
         contact_sheet(pixels, captions).save(out)
     except (ValueError, OSError) as error:
-        raise UsageError(f"--out={out}: {error}") from error
+        raise UsageError(f"--output={out}: {error}") from error
     print(f"{out}: {len(serialized)} images of {_SPLIT.value}, as evaluation and {_EPOCHS.value} epochs see them")
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, argument="data", needs=("data", "recipe"), is_native=True)

@@ -91,9 +91,9 @@ def check_run(
     if (chosen == "multiworker" and cluster and cluster.index > 0) or (tpu and not tpu.trains):
         return  # another process writes
     if what := kinds.not_for_a_run(workdir):
-        raise UsageError(f"--workdir={workdir}: {what} lies there; give a run a folder of its own")
+        raise UsageError(f"--run={workdir}: {what} lies there; give a run a folder of its own")
     needs = disk_needs(recipe, num_classes=data.manifest.num_classes)
-    check_folder(workdir, flag="workdir", needs=needs, for_what="checkpoints, the best weights and the export")
+    check_folder(workdir, flag="run", needs=needs, for_what="checkpoints, the best weights and the export")
 
 
 def disk_needs(recipe: Recipe, *, num_classes: int) -> int:

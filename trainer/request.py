@@ -24,9 +24,7 @@ FINISHED = "_SUCCESS"  # written last: its presence says that the run is whole
 
 def define_flags() -> None:
     """Defines the flags that a request consists of; for commands, which alone have flags."""
-    flags.DEFINE_string(
-        "data", None, "Dataset root (or one version directory) written by beam_jobs.build_tfrecords.", required=True
-    )
+    flags.DEFINE_string("data", None, "Dataset root (or one version directory) written by beam_jobs.build_tfrecords.")
     flags.DEFINE_string(
         "recipe",
         "photos",

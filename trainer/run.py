@@ -225,7 +225,7 @@ def _without_bad_records(
     """Returns the dataset, or if some of its records are damaged a copy without them in the run's directory.
 
     Raises:
-      UsageError: the workers do not find the same damage: each would train on other images; or --workdir is not
+      UsageError: the workers do not find the same damage: each would train on other images; or --run is not
         one folder for all of them.
     """
     workers.require_same(dataclasses.asdict(request), what="flags")  # before minutes of reading
@@ -238,9 +238,7 @@ def _without_bad_records(
         verify.copy_good_records(data, copy, why_unusable)
     workers.wait()
     if not storage.exists(copy):
-        raise UsageError(
-            f"{copy}: the chief has written it, but it is not here; --workdir is one folder for all workers"
-        )
+        raise UsageError(f"{copy}: the chief has written it, but it is not here; --run is one folder for all workers")
     return open_dataset(copy)
 
 

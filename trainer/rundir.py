@@ -82,8 +82,8 @@ def fit_batch(
         size = run["recipe"]["batch_size"]
         if size % replicas:
             raise UsageError(
-                f"--workdir={directory} holds a run in batches of {size}, which {replicas} replicas cannot share out "
-                f"equally; go on with a number of replicas that divides {size}, or take another --workdir"
+                f"--run={directory} holds a run in batches of {size}, which {replicas} replicas cannot share out "
+                f"equally; go on with a number of replicas that divides {size}, or take another --run"
             )
     else:
         size = _round_up(asked, replicas)
@@ -153,8 +153,8 @@ def refuse_another_run(directory: storage.Path, wanted: dict[str, Any], *, exten
     if changed := overrides.differences(run | {_DATA: wanted.get(_DATA)}, wanted):
         lines = "\n  ".join(changed)
         raise UsageError(
-            f"--workdir={directory} holds a run with another configuration:\n  {lines}\n"
-            "take another --workdir, or go on with the old configuration; its recipe is "
+            f"--run={directory} holds a run with another configuration:\n  {lines}\n"
+            "take another --run, or go on with the old configuration; its recipe is "
             f"--recipe={storage.join(directory, 'config.json')}, in place of --recipe and --set"
         )
 

@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int | None:
         raise UsageError(f'unexpected argument "{arguments[1]}"; one folder is listed at a time')
     folder = arguments[0] if arguments else "."
     if not storage.exists(folder):
-        raise UsageError(f"{folder}: no such folder; give the one that holds the --workdir of your runs")
+        raise UsageError(f"{folder}: no such folder; give the one that holds your runs")
     try:
         runs = find_runs(folder, _state_of)
     except NotADirectoryError as error:

@@ -103,4 +103,4 @@ def _asked(export: pathlib.Path, beside: pathlib.Path | None, known: list[Known]
 
 
 if __name__ == "__main__":
-    run_command(main, accepts_arguments=True)
+    run_command(main, accepts_arguments=True, is_native=True)

@@ -107,9 +107,9 @@ def no_run(path: str) -> str:
     if above and above.is_run:
         return f"the run is {above.path}"
     if folder and folder.is_dataset:
-        return f"it is a dataset; {_TRAIN} --data={shlex.quote(folder.path)} --workdir=RUN trains on it"
+        return f"it is a dataset; {_TRAIN} --data={shlex.quote(folder.path)} --run=RUN trains on it"
     what = not_for_a_run(path) or (folder and (folder.class_folders or folder.images) and "a folder of images")
-    return f"{f'it is {what}; ' if what else ''}give the --workdir of a trainer.main run"
+    return f"{f'it is {what}; ' if what else ''}give the folder of a run of trainer.main"
 
 
 def no_model(path: str) -> str:
@@ -123,7 +123,7 @@ def no_model(path: str) -> str:
             return f"it is the run whose model is {export.path}"
         return f"it is a run; python -m trainer.export --run={shlex.quote(folder.path)} makes one of it"
     if folder and folder.is_dataset:
-        return f"it is a dataset; {_TRAIN} --data={shlex.quote(folder.path)} --workdir=RUN makes one, RUN/export"
+        return f"it is a dataset; {_TRAIN} --data={shlex.quote(folder.path)} --run=RUN makes one, RUN/export"
     if folder and folder.has("champion"):
         return f"it is a registry, whose model is {folder.within('champion')}"
     return "make one with python -m trainer.export --run=RUN, or give the directory that holds saved_model/"

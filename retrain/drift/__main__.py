@@ -174,4 +174,4 @@ def _tell(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, argument="log")

@@ -110,7 +110,7 @@ def test_a_bug_keeps_its_traceback_and_exits_70(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--cuont=3", "Did you mean: count"),
+        ("--cuont=3", 'Did you mean "--count"?'),
         ("--count=many", "many"),
         ("stray", 'unexpected argument "stray"'),
     ],

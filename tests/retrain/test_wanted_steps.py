@@ -45,7 +45,7 @@ def test_steps_before_the_first_are_taken_as_they_are(world):
     code, out, _ = world.run("--from=decide")
     assert code == 0
     assert world.result()["figures"]["accuracy"] == pytest.approx(280 / 300), "the new photos have not been looked at"
-    assert "--workdir=" not in out
+    assert "--run=" not in out
     assert "--source=" not in out
 
 

@@ -1,6 +1,6 @@
 r"""Says whether a dataset is fit to be trained on: which labels look wrong, what a model may reach, what would help.
 
-    python -m trainer.check --data=DATA [--output=DIR]
+    python -m trainer.check DATA [--output=DIR]
 
 Takes about a minute for 700 photos. Writes report.html, label_issues.csv (which --exclude and --relabel of
 beam_jobs.build_tfrecords take) and check.json to --output, by default to DATA/checks/<version>. The features of the
@@ -18,10 +18,11 @@ from pipeline.format.places import check_folder
 from pipeline.format.rows import checks_folder
 from trainer.devices.chips import spare_metadata_server
 from trainer.readiness import check_request
+from trainer.recipes.instead import set_instead
 from trainer.request import Request
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("data", None, "Dataset root, or one version directory.", required=True)
+flags.DEFINE_string("data", None, "Dataset root, or one version directory.")
 flags.DEFINE_string("output", None, "Folder for what is found; default: DATA/checks/<version>.")
 flags.DEFINE_string("against", None, "Version directory to compare with; default: the version before.")
 flags.DEFINE_integer("images", 5_000, "Looks at about so many images; 0: at all.", lower_bound=0)
@@ -63,4 +64,4 @@ def main(arguments: list[str]) -> int | None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, argument="data", needs=("data",), instead=set_instead, is_native=True)

@@ -103,4 +103,4 @@ def _next_steps(data: str, found: Examined, output: storage.Path) -> Iterator[tu
             "label, --exclude leaves them out",
             f"python -m beam_jobs.build_tfrecords … --output={shlex.quote(data)} --relabel={shlex.quote(table)}",
         )
-    yield "Train", f"python -m trainer.main --data={shlex.quote(data)} --workdir=RUN"
+    yield "Train", f"python -m trainer.main --data={shlex.quote(data)} --run=RUN"

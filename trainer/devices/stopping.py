@@ -8,7 +8,6 @@ saved before, as after a SIGKILL.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import sys
@@ -18,7 +17,7 @@ from typing import NoReturn
 
 from absl import logging
 
-from pipeline.command import ExitCode, TryAgainError
+from pipeline.command import ExitCode, TryAgainError, end_at_once
 from trainer.devices import notices
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -123,8 +122,7 @@ class Wishes:
         with self._saved:
             self._saved.wait_for(lambda: not self._saving)
             sys.stderr.write(f"error: {message}\n")  # in one piece: other threads write there, too
-            sys.stderr.flush()
-            os._exit(ExitCode.AGAIN)
+            end_at_once(ExitCode.AGAIN)
 
 
 @contextlib.contextmanager

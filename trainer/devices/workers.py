@@ -1,7 +1,7 @@
 """Joins several processes to train one model: what they agree on, and what if one of them dies.
 
 Every worker computes the same: batches are shared out, gradients and evaluation results are exchanged. Only the chief
-writes. `--workdir` must be one folder that all of them read, because they resume from the chief's checkpoints.
+writes. `--run` must be one folder that all of them read, because they resume from the chief's checkpoints.
 """
 
 from __future__ import annotations

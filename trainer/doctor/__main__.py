@@ -1,7 +1,7 @@
 r"""Says what is installed and whether training can work here; every problem comes with its fix.
 
     python -m trainer.doctor                               # this machine
-    python -m trainer.doctor --workdir=gs://bucket/runs    # and whether runs can be written there
+    python -m trainer.doctor --run=gs://bucket/runs    # and whether runs can be written there
 
 Exit codes: 0 training works (warnings allowed) · 64 something is wrong that the printed fix cures · 70 TensorFlow or
 the training step failed for a reason that is not known here.
@@ -16,14 +16,15 @@ from trainer.devices.chips import spare_metadata_server
 from trainer.doctor.checks import Status
 from trainer.doctor.diagnosis import diagnose, summarize
 
-flags.DEFINE_string("workdir", "", "Where runs are to be written; tried with a small file if given.")
+flags.DEFINE_string("run", "", "Where runs are to be written; tried with a small file if given.")
+flags.DEFINE_alias("workdir", "run")
 
 
 def main(arguments: list[str]) -> int:
     del arguments
     spare_metadata_server()
     findings = []
-    for finding in diagnose(flags.FLAGS.workdir):
+    for finding in diagnose(flags.FLAGS.run):
         findings.append(finding)
         print(f"{finding.status.value:8} {finding.subject:14} {finding.text}", flush=True)
         if finding.fix:

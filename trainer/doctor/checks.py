@@ -233,7 +233,7 @@ def check_disk(directory: pathlib.Path) -> Finding:
     if free >= _DISK_WARNING:
         return Finding(status=Status.OK, subject="disk", text=text)
     status = Status.ERROR if free < _DISK_ERROR else Status.WARNING
-    return Finding(status=status, subject="disk", text=text, fix="free some, or name another disk with --workdir")
+    return Finding(status=status, subject="disk", text=text, fix="free some, or name another disk with --run")
 
 
 def check_memory(*, proc: pathlib.Path = pathlib.Path("/proc"), cgroup: pathlib.Path | None = None) -> Finding:

@@ -1,11 +1,11 @@
 r"""Finds out why a model does not learn: can it fit its training set at all, and from which learning rate?
 
-    python -m trainer.fit_check --data=DATA --recipe=photos [--set=key=value ...] [--out=DIR]
+    python -m trainer.fit_check DATA --recipe=photos [--set=key=value ...] [--output=DIR]
 
 On a sample of the training split, with augmentation, dropout and all other regularisation off, it first raises the
 learning rate step by step (the range test of arXiv 1506.01186), then trains from the first weights at each of a range
 of rates that the test suggests and at the recipe's own. Earlier phases are not run: the phase starts from the recipe's
-first weights. Prints a table and what to do; --out also gets fit_check.json and fit_check.png.
+first weights. Prints a table and what to do; --output also gets fit_check.json and fit_check.png.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from trainer.devices.choice import choose
 from trainer.devices.tpu.hosts import find_place
 from trainer.fit_check.asked import find_phase, parse_rates
 from trainer.readiness import check_request
+from trainer.recipes.instead import set_instead
 from trainer.request import STRATEGIES, Request, define_flags
 from trainer.rundir import fit_batch
 
@@ -38,7 +39,8 @@ flags.DEFINE_string("phase", None, "Which phase of the recipe to try; default: t
 flags.DEFINE_integer("sample", 256, "Number of training images to fit.", lower_bound=2)
 flags.DEFINE_integer("epochs", 0, "Longest a rate is tried for; 0: 20, or as many as make 100 steps.", lower_bound=0)
 flags.DEFINE_list("rates", [], "Learning rates to try, e.g. 1e-4,1e-3; default: what the range test suggests.")
-flags.DEFINE_string("out", None, "Folder for fit_check.json and fit_check.png.")
+flags.DEFINE_string("output", None, "Folder for fit_check.json and fit_check.png.")
+flags.DEFINE_alias("out", "output")
 
 
 def main(arguments: list[str]) -> int | None:
@@ -54,8 +56,8 @@ def main(arguments: list[str]) -> int | None:
     full = check_request(Request.from_flags(FLAGS), data)
     index = find_phase(full, FLAGS.phase)
     choose(FLAGS.strategy, tpu=place.target if place else "", cluster=None)
-    if FLAGS.out:
-        check_folder(FLAGS.out, flag="out")
+    if FLAGS.output:
+        check_folder(FLAGS.output, flag="output")
     # Takes seconds: TensorFlow.
     from trainer.devices.strategy import make_strategy
     from trainer.fit_check.advice import advise, fits, fitting_accuracy, next_rate, rates_to_try, with_own
@@ -99,8 +101,8 @@ def main(arguments: list[str]) -> int | None:
         most_frequent=most_frequent,
     )
     print("\n".join(advice.text))
-    if FLAGS.out:
-        out = FLAGS.out
+    if FLAGS.output:
+        out = FLAGS.output
         storage.make_folder(out)
         content = figures(ranged, trials, advice, recipe=recipe, images=images, seed=FLAGS.seed, fits_at=fits_at)
         storage.write_atomically(storage.join(out, "fit_check.json"), json.dumps(content, indent=2) + "\n")
@@ -112,4 +114,4 @@ def main(arguments: list[str]) -> int | None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, argument="data", needs=("data",), instead=set_instead, is_native=True)

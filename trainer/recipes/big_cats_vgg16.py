@@ -1,6 +1,6 @@
 """Fine-tunes VGG16 on four species of big cats, 150 training images each, with layers up to the 15th frozen.
 
-    python -m trainer.main --data=DATA --recipe=big_cats_vgg16 --workdir=RUN
+    python -m trainer.main --data=DATA --recipe=big_cats_vgg16 --run=RUN
 
 Its source claims a test accuracy of 91.9 % (150/50/40 images a class). What differs: the weights of the best epoch in
 validation are kept, and images are split by what they show, so that look-alikes are in one split.

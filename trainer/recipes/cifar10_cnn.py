@@ -1,7 +1,7 @@
 """Trains a small CNN from scratch on CIFAR-10; over-fits from epoch 5 on, which is what it is there to show.
 
     python -m beam_jobs.build_tfrecords --source=cifar10 --input=CIFAR --output=DATA --validation_fraction=0.2
-    python -m trainer.main --data=DATA --recipe=cifar10_cnn --workdir=RUN --seed=0
+    python -m trainer.main --data=DATA --recipe=cifar10_cnn --run=RUN --seed=0
 
 Its source claims 72.9 % on the CIFAR-10 test set. What differs: the weights of the best epoch in validation are kept.
 Measured here with these commands on a subset (7,974 training images, a fifth; 1,995 for validation, 2,000 for testing,

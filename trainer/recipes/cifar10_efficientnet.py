@@ -1,8 +1,8 @@
 """Fine-tunes EfficientNet on CIFAR-10, with images resized in the model.
 
-    python -m trainer.main --data=CIFAR10 --recipe=cifar10_efficientnet --workdir=RUN
-    python -m trainer.main --data=CIFAR10 --recipe=cifar10_efficientnet --backbone=efficientnet_b5 --workdir=RUN
-    python -m trainer.main --data=CIFAR10 --recipe=cifar10_efficientnet --workdir=RUN --set=precision=float32
+    python -m trainer.main --data=CIFAR10 --recipe=cifar10_efficientnet --run=RUN
+    python -m trainer.main --data=CIFAR10 --recipe=cifar10_efficientnet --backbone=efficientnet_b5 --run=RUN
+    python -m trainer.main --data=CIFAR10 --recipe=cifar10_efficientnet --run=RUN --set=precision=float32
 
 Its source claims, on the CIFAR-10 test set: 98.3 % (B0), 99.0 % (B5; 99.12 % with 75 epochs).
 What differs: on a TPU precision is bfloat16, but by the last command, which is the one to compare with the claim. How

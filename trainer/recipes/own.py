@@ -153,7 +153,7 @@ def refuse_changed_code(run: storage.Path, before: Mapping[str, Any], now: Mappi
             changed, copy = f"{other[0]}, which {new['file']} imports,", f"{IMPORTED}/{other[0]}"
         raise UsageError(
             f"{changed} has changed since the run in {run} began with it; {storage.join(run, FOLDER, copy)} is as it "
-            "was: put that back, or take another --workdir"
+            "was: put that back, or take another --run"
         )
 
 

@@ -1,7 +1,7 @@
 """Fine-tunes ResNet-34 on the 37 breeds of Oxford-IIIT Pet.
 
     python -m beam_jobs.build_tfrecords --source=oxford_pets --input=PETS --output=DATA --validation_fraction=0.5
-    python -m trainer.main --data=DATA --recipe=oxford_pets_resnet --workdir=RUN --weights=resnet34-b627a593.pth
+    python -m trainer.main --data=DATA --recipe=oxford_pets_resnet --run=RUN --weights=resnet34-b627a593.pth
 
 The weights are torchvision's, from https://download.pytorch.org/models/resnet34-b627a593.pth.
 Its source claims a test accuracy of 92.1 % (50/50/about 100 images a class), with batch norm in train mode, crops from

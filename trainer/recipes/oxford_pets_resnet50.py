@@ -1,7 +1,7 @@
 """Fine-tunes ResNet-50 on the 37 breeds of Oxford-IIIT Pet: `oxford_pets_resnet` with the options that we would choose.
 
     python -m beam_jobs.build_tfrecords --source=oxford_pets --input=PETS --output=DATA --validation_fraction=0.5
-    python -m trainer.main --data=DATA --recipe=oxford_pets_resnet50 --workdir=RUN
+    python -m trainer.main --data=DATA --recipe=oxford_pets_resnet50 --run=RUN
 
 No source claims anything for it. It differs from `oxford_pets_resnet`, whose source claims 92.1 % on the test set, in
 four ways: ResNet-50 with Keras' weights, which are downloaded; batch norm keeps ImageNet's statistics; crops are 35 %

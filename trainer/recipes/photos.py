@@ -1,6 +1,6 @@
 """Trains on one's own photos: the default, with nothing to tune.
 
-    python -m trainer.main --data=DATA --recipe=photos --workdir=RUN
+    python -m trainer.main --data=DATA --recipe=photos --run=RUN
 
 Linear probing, then fine-tuning (arXiv 2202.10054): the head is solved for on cached features of the frozen ImageNet
 backbone, its l2 found by cross-validation, then the backbone's upper stages are fine-tuned gently from there. The lower

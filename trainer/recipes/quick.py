@@ -1,6 +1,6 @@
 """Trains fast on CPUs and small images: EfficientNet-Lite0 at 64×64.
 
-    python -m trainer.main --data=DATA --recipe=quick --workdir=RUN
+    python -m trainer.main --data=DATA --recipe=quick --run=RUN
 
 The head is trained on cached features first, then everything, as in `photos`.
 """

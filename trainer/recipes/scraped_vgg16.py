@@ -1,7 +1,7 @@
 """Fine-tunes VGG16 on a few thousand scraped photos: the last convolution block and a new head, the rest frozen.
 
     python -m beam_jobs.build_tfrecords --source=folder --input=PHOTOS --output=DATA --splits=train:0.8,validation:0.2
-    python -m trainer.main --data=DATA --recipe=scraped_vgg16 --workdir=RUN
+    python -m trainer.main --data=DATA --recipe=scraped_vgg16 --run=RUN
 
 Its source claims no test accuracy. It trained 9 classes of 400 to 500 images and advises: first find, without
 augmentation and dropout, a learning rate that fits the training set, then add them (`--set=phases.0.augment=false

@@ -1,6 +1,6 @@
 r"""Writes RUN/report.html and RUN/model_card.md from the files of a finished run. Free of TensorFlow.
 
-    python -m trainer.report --run=RUN
+    python -m trainer.report RUN
 
 trainer.main has done it already; this writes them again.
 """
@@ -14,7 +14,7 @@ from pipeline.format import storage
 from trainer.report.files import open_data_of
 from trainer.report.page import write_report
 
-flags.DEFINE_string("run", None, "A finished run: the --workdir of trainer.main.", required=True)
+flags.DEFINE_string("run", None, "A finished run, as trainer.main makes it.")
 flags.DEFINE_string("data", None, "Where the dataset is now, if it was moved since the training.")
 
 
@@ -26,4 +26,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, argument="run", needs=("run",))

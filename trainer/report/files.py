@@ -22,7 +22,7 @@ def _read_text(file: str) -> str:
             raise UsageError(f"--run={run}: no config.json there; {kinds.no_run(run)}") from error
         raise UsageError(
             f"{file}: no such file, so {run} is no finished run; "
-            f"python -m trainer.main --workdir={run} with its --data and --recipe goes on with it"
+            f"python -m trainer.main --run={run} with its --data and --recipe goes on with it"
         ) from error
 
 

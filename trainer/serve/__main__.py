@@ -1,7 +1,7 @@
 r"""Serves an exported model over HTTP, without TensorFlow (extra [serve]).
 
-    python -m trainer.serve --model=RUN/export
-    python -m trainer.serve --model=MODELS/champion --watch --port=8501 --host=0.0.0.0
+    python -m trainer.serve RUN/export
+    python -m trainer.serve MODELS/champion --watch --port=8501 --host=0.0.0.0
     curl -F image=@photo.jpg http://127.0.0.1:8501/predict
 
 --model takes an export, by its fastest form (LiteRT), or one form of it: model_int8.tflite, a SavedModel … Clients of
@@ -44,7 +44,7 @@ _PACKAGES = ("starlette", "uvicorn", "python_multipart", "prometheus_client")
 def main(arguments: list[str]) -> None:
     del arguments
     if not FLAGS.model:
-        raise UsageError("give what to serve: --model=RUN/export, or --model=MODELS/champion")
+        raise UsageError("give what to serve: python -m trainer.serve RUN/export, or MODELS/champion")
     if not re.fullmatch(r"[\w.-]+", FLAGS.name):
         raise UsageError(f"--name={FLAGS.name}: must be letters, digits, '.', '-' and '_', since it stands in paths")
     if FLAGS.watch and storage.is_remote(FLAGS.model):
@@ -71,4 +71,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, argument="model", is_native=True)

@@ -139,7 +139,7 @@ class Trainer:
         candidates = self._checkpoints.candidates()
         # Before any variable is made: that already takes all workers.
         found = [progress for _, progress in candidates]
-        self._workers.require_same(found, what="--workdir, one folder on gs:// or NFS with the same checkpoints,")
+        self._workers.require_same(found, what="--run, one folder on gs:// or NFS with the same checkpoints,")
         for path, progress in candidates:
             position = Position(**progress)
             step, state = self._build(position.phase)

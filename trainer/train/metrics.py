@@ -51,11 +51,11 @@ class MetricsLog:
         try:
             self.rows = [json.loads(line) for line in lines[:rows]]
         except ValueError as error:
-            raise UsageError(f"{self._file}: damaged ({error}); put it back, or take another --workdir") from error
+            raise UsageError(f"{self._file}: damaged ({error}); put it back, or take another --run") from error
         if len(self.rows) < rows:
             raise UsageError(
                 f"{self._file}: {len(self.rows)} rows, but the run's checkpoint has seen {rows}; put the file back, or "
-                "take another --workdir"
+                "take another --run"
             )
         if not self._writes:
             return

@@ -15,7 +15,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from pipeline.command import ExitCode, TryAgainError
+from pipeline.command import ExitCode, TryAgainError, end_at_once
+from pipeline.native_output import show_native_output
 from trainer.devices.sockets import connect, wait_for_all
 
 JOB = "worker"  # as TPUClusterResolver names it
@@ -80,7 +81,9 @@ def beside(number: int, addresses: Sequence[str]) -> Iterator[None]:
     environment = {name: value for name, value in os.environ.items() if name != _LOAD_LIBRARY}
     # However this process ends, the other one's input does, and it ends with that. Not sooner: TensorFlow, which says
     # goodbye to its servers when it ends, would wait for this one.
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    server = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, env=environment
+    )
     assert server.stdout is not None
     if not server.stdout.readline():  # it says so when it listens: another one may answer at its address
         raise TryAgainError(f"the TensorFlow server of this host ended with code {server.wait()}, as it says above")
@@ -122,8 +125,9 @@ def _end_without(address: str) -> None:
 
 def _end(message: str) -> None:
     """Ends the process without waiting for TensorFlow."""
+    show_native_output()  # in which TensorFlow may say more
     print(f"error: {message}", file=sys.stderr, flush=True)
-    os._exit(ExitCode.AGAIN)
+    end_at_once(ExitCode.AGAIN)
 
 
 def _wait_for_end(address: str) -> None:
