@@ -70,7 +70,7 @@ def test_the_same_command_has_nothing_to_do_until_the_file_changes(here, data, t
     assert refused.returncode == 64
     assert refused.stderr.splitlines()[-1] == (
         f"error: {folder}/mine.py has changed since the run in run began with it; run/own_code/backbone.py is as it "
-        "was: put that back, or take another --workdir"
+        "was: put that back, or take another --run"
     )
 
 

@@ -25,7 +25,7 @@ from trainer.devices.stopping import Wishes, listening
 from trainer.devices.tpu.hosts import TpuPlace, find_place, refuse_own_disks
 from trainer.devices.tpu.server import leave_chips_alone, serve
 from trainer.readiness import check_run
-from trainer.recipes.instead import set_instead
+from trainer.instead import set_instead
 from trainer.recipes.load import resolve
 from trainer.recipes.own import digests, own_code
 from trainer.request import CACHES, STRATEGIES, Request, define_flags

@@ -167,7 +167,7 @@ def test_another_run_in_the_workdir_is_refused_before_tensorflow(data, tmp_path)
     flags = ["--recipe=quick", f"--data={data}", f"--workdir={tmp_path}"]
     code, line, imported = run("trainer.main", *flags, "--set=phases.1.lr_max=0.002", "--seed=3")
     assert (code, imported) == (64, [])
-    assert "take another --workdir" in line
+    assert "take another --run" in line
     # What the devices have a say in is left to them: so far all is well.
     code, line, imported = run("trainer.main", *flags, "--strategy=mirrored")
     assert "--strategy=mirrored: TensorFlow sees no GPU here" in line
@@ -213,7 +213,7 @@ def test_other_commands_refuse_before_tensorflow(data, case):
         ("trainer.predict", ["--run=DATA", "x.jpg"], "no config.json there; it is a dataset; python -m trainer.main"),
         ("trainer.predict", ["--model=DATA", "x.jpg"], "no exported model there; it is a dataset; python -m trainer"),
         ("trainer.evaluate", ["--model=DATA", "--data=DATA", "--output=x"], "no exported model there; it is a dataset"),
-        ("trainer.export", ["--run=/no/run"], "give the --workdir of a trainer.main run"),
+        ("trainer.export", ["--run=/no/run"], "give the folder of a run of trainer.main"),
         ("pipeline.verify", ["/etc/passwd"], "not a dataset; it is no folder"),
     ],
 )

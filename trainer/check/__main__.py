@@ -18,7 +18,7 @@ from pipeline.format.places import check_folder
 from pipeline.format.rows import checks_folder
 from trainer.devices.chips import spare_metadata_server
 from trainer.readiness import check_request
-from trainer.recipes.instead import set_instead
+from trainer.instead import set_instead
 from trainer.request import Request
 
 FLAGS = flags.FLAGS

@@ -25,7 +25,7 @@ from trainer.devices.choice import choose
 from trainer.devices.tpu.hosts import find_place
 from trainer.fit_check.asked import find_phase, parse_rates
 from trainer.readiness import check_request
-from trainer.recipes.instead import set_instead
+from trainer.instead import set_instead
 from trainer.request import STRATEGIES, Request, define_flags
 from trainer.rundir import fit_batch
 

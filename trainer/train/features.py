@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import re
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +23,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from tqdm import tqdm
 
 from pipeline.batching import HostSlice
 from pipeline.command import first_line
@@ -35,11 +33,11 @@ from trainer.models.classifier import Classifier
 from trainer.train.evaluation import Evaluator
 from trainer.train.feed import distribute, feature_batches
 from trainer.train.plan import Plan
+from trainer.train.progress import Progress
 
 _FOLDER = "features"
 # A stop loses what was computed since the last part was written.
 _SECONDS_A_PART, _BYTES_A_PART = 5.0, 64 << 20
-_SECONDS_BETWEEN_LINES = 30.0
 _DAMAGES = (zipfile.BadZipFile, ValueError, TypeError, KeyError, EOFError, NotImplementedError)
 
 
@@ -110,14 +108,15 @@ class FeatureParts:
                 features[place], labels[place], known[place] = part[0][:held], part[1][:held], True
         if known.any():
             logging.info("%s: %d of %d images have features from before", split, known.sum(), examples)
-        shown = _Progress(split, done=int(known.sum()), total=examples)
+        shown = _progress(split, known)
         with contextlib.closing(shown):
             for first, last in _gaps(known):
                 begin, end, written = first, first, time.monotonic()
                 for values, truth in self._computed(split, evaluator, first=first, last=last, in_part=most is not None):
                     place = slice(end, end + len(truth))
                     features[place], labels[place], end = values, truth, place.stop
-                    shown.add(len(truth))
+                    done += len(truth)
+                    shown.update(done, "images")
                     due = time.monotonic() - written > _SECONDS_A_PART or features[begin:end].nbytes > _BYTES_A_PART
                     if due or end == last:
                         self._write(name, begin, features[begin:end], labels[begin:end])
@@ -197,30 +196,3 @@ def _gaps(known: np.ndarray) -> list[tuple[int, int]]:
     """Lists the stretches (first, last + 1) of what is not known, of bool [N]."""
     edges = np.flatnonzero(np.diff(np.concatenate([[True], known, [True]]).astype(int)))
     return [(int(first), int(last)) for first, last in edges.reshape(-1, 2)]
-
-
-class _Progress:
-    """Shows how many images have features: a bar on a terminal, lines with rate and ETA in a log."""
-
-    def __init__(self, split: str, *, done: int, total: int) -> None:
-        self._split, self._done, self._total = split, done, total
-        self._first, self._start, self._last_line = done, time.monotonic(), time.monotonic()
-        self._bar: tqdm | None = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=done, unit="img", desc=f"features of {split}", leave=False)
-
-    def add(self, images: int) -> None:
-        self._done += images
-        if self._bar is not None:
-            self._bar.update(images)
-        elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            rate = (self._done - self._first) / (self._last_line - self._start)
-            eta = tqdm.format_interval((self._total - self._done) / rate)
-            logging.info(
-                "features of %s: %d/%d images, %.0f img/s, ETA %s", self._split, self._done, self._total, rate, eta
-            )
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()

@@ -1,4 +1,4 @@
-"""Tells how a run goes: metrics.jsonl (the record), metrics.csv, TensorBoard events, and progress as it happens."""
+"""Tells how a run goes: metrics.jsonl (the record), metrics.csv, TensorBoard events."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import contextlib
 import csv
 import io
 import json
-import sys
-import time
 from typing import Any
 
 import tensorflow as tf
-from absl import logging
-from tqdm import tqdm
 
 from pipeline.command import UsageError
 from pipeline.format import storage
@@ -21,7 +17,6 @@ from trainer.recipes.recipe import SELECTION_METRICS
 TRAIN_SAMPLE = "train_sample"  # the split of rows about training images that are looked at as validation's are
 CROSS_VALIDATION = "cross_validation"  # of rows about training images by heads that had not seen them
 _COLUMNS = ("step", "epoch", "phase", "split", "examples", *SELECTION_METRICS, "learning_rate")
-_SECONDS_BETWEEN_LINES = 30.0
 
 
 _OF_ROWS = ".metrics"  # ends the names of event files that `rewind` writes anew
@@ -96,38 +91,3 @@ class MetricsLog:
         high = tf.reduce_max(images, axis=(1, 2, 3), keepdims=True)
         with tf.summary.create_file_writer(self._folder).as_default(step=step):
             tf.summary.image(name, (images - low) / tf.maximum(high - low, 1e-6), max_outputs=len(images))
-
-
-class Progress:
-    """Shows the progress of one phase, counted in steps: a bar on a terminal, lines with rate and ETA in a log."""
-
-    def __init__(self, *, phase: str, first_step: int, total_steps: int) -> None:
-        self._phase, self._total = phase, total_steps
-        self._first, self._start, self._last_line = first_step, time.monotonic(), time.monotonic()
-        self._images = 0.0
-        self._bar: tqdm | None = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=total_steps, initial=first_step, unit="step", desc=phase, leave=False)
-
-    def update(
-        self, *, step: int, images: float, epoch: int, loss: float, accuracy: float, learning_rate: float
-    ) -> None:
-        """Shows that `step` steps of the phase are done, `images` more; the metrics are of the epoch so far."""
-        seconds = max(time.monotonic() - self._start, 1e-9)
-        self._images += images
-        text = (
-            f"epoch {epoch} loss {loss:.4f} accuracy {accuracy:.4f} lr {learning_rate:.2e} "
-            f"{self._images / seconds:.0f} img/s"
-        )
-        if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(step - self._bar.n)
-        elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            remaining = (self._total - step) * seconds / (step - self._first)
-            eta = tqdm.format_interval(remaining)
-            logging.info("%s: step %d/%d, %s, ETA %s", self._phase, step, self._total, text, eta)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()

@@ -188,7 +188,7 @@ def test_a_workdir_that_the_workers_do_not_share_is_refused(together, tiny_data,
     codes = _run_two(tiny_data, run, logs, "--profile", f"--workdir={tmp_path / 'elsewhere'}")
     text = "".join((logs / str(index)).read_text() for index in range(2))
     assert set(codes) <= {64, 75}
-    assert "--workdir, one folder on gs:// or NFS with the same checkpoints, must be the same" in text
+    assert "--run, one folder on gs:// or NFS with the same checkpoints, must be the same" in text
     assert "Traceback" not in text
 
 

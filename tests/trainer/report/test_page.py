@@ -389,7 +389,7 @@ def test_a_damaged_shard_is_named(tmp_path):
 def test_an_unfinished_run_is_refused_with_the_command_that_finishes_it(tmp_path):
     run = make_run(tmp_path, ["cat", "dog"])
     (run.path / "result.json").unlink()
-    with pytest.raises(UsageError, match=f"trainer.main --workdir={run.path}"):
+    with pytest.raises(UsageError, match=f"trainer.main --run={run.path}"):
         write_report(run.path, run.data)
 
 

@@ -407,7 +407,7 @@ def test_damaged_metrics_are_named(tiny_data, tmp_path, content, message):
     with pytest.raises(TryAgainError):
         train(tiny_data, small_recipe(), tmp_path, stop_requested=_stop_after(5))
     (tmp_path / "metrics.jsonl").write_bytes(content)
-    with pytest.raises(UsageError, match=f"metrics.jsonl: {message}.*take another --workdir"):
+    with pytest.raises(UsageError, match=f"metrics.jsonl: {message}.*take another --run"):
         train(tiny_data, small_recipe(), tmp_path)
 
 

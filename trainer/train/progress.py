@@ -1,0 +1,81 @@
+"""Shows how far something has come: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from absl import logging
+from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 30.0
+_BAR = "{desc} |{bar:24}| {n_fmt}/{total_fmt}{postfix}"
+
+
+def duration(seconds: float) -> str:
+    """Spells a time that is only roughly known: 40 s, 3 min, 2 h 10 min."""
+    if seconds < 55:
+        return f"{max(10, 10 * round(seconds / 10))} s"
+    minutes = max(1, round(seconds / 60))
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(10 * round(minutes / 10), 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+class Progress:
+    """Shows one stretch of work that is counted in steps, images or the like."""
+
+    def __init__(self, what: str, *, done: int, total: int, at_first: str) -> None:
+        """Begins to show it.
+
+        Args:
+          what: is done, which begins the lines.
+          done: counted already, which no rate takes account of.
+          total: counted at the end.
+          at_first: what happens until the first of them is done, which takes longer than any other.
+        """
+        self._what, self._first, self._done, self._total = what, done, done, total
+        self._start = self._last_line = time.monotonic()
+        self._bar: tqdm | None = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total, initial=done, desc=f"{what}: {at_first}", bar_format="{desc}", leave=False)
+
+    def update(self, done: int, note: str, *, left: float | None = None) -> None:
+        """Shows that so many are done.
+
+        Args:
+          done: of the total.
+          note: how it goes.
+          left: seconds until all is over, if more is known than the rate so far.
+        """
+        self._done = done
+        now = time.monotonic()
+        if self._bar is None and now - self._last_line < _SECONDS_BETWEEN_LINES:
+            return
+        self._last_line = now
+        if left is None and done > self._first:
+            left = (self._total - done) * (now - self._start) / (done - self._first)
+        text = note if left is None else f"{note}, {duration(left)} left"
+        if self._bar is None:
+            logging.info("%s: %d/%d %s", self._what, done, self._total, text)
+            return
+        self._bar.bar_format = _BAR
+        self._bar.set_description_str(self._what, refresh=False)
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def name(self, what: str) -> None:
+        """Changes what begins the lines."""
+        self._what = what
+
+    def say(self, text: str) -> None:
+        """Shows on a terminal what is going on beside the counting."""
+        if self._bar is not None:
+            self._bar.bar_format = "{desc}"
+            self._bar.set_description_str(f"{self._what}: {text}")
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.close()
