@@ -292,6 +292,8 @@ def main(arguments: list[str]) -> None:
             options |= {"work_dir": work, "dry_run": "yes"}
             source = open_source(_SOURCE.value, input_path=input_path, options=options)
             print(describe(source, config, workers=len(os.sched_getaffinity(0))))
+        given = [word for word in sys.argv[1:] if word.lstrip("-") != _DRY_RUN.name]
+        print_next("build it:", "python -m beam_jobs.build_tfrecords", *given)
     else:
         source = open_source(_SOURCE.value, input_path=input_path, options=options)
         if _REPAIR.value and (problem := take_out_damaged(output)):

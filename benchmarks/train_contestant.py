@@ -232,7 +232,8 @@ def _share(contest: Contest) -> None:
     """Trains undisturbed, and times every call that logs or saves; prints one line at the end."""
     from trainer.train import loop
     from trainer.train.checkpoint import StateCheckpoint
-    from trainer.train.metrics import MetricsLog, Progress
+    from trainer.train.metrics import MetricsLog
+    from trainer.train.progress import Progress
 
     spent = {"checkpoints": 0.0, "selected weights": 0.0, "metrics": 0.0, "progress": 0.0}
     saves = 0

@@ -29,7 +29,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from absl import app, flags, logging
 
@@ -158,15 +158,16 @@ def installed_version() -> str | None:
         return None
 
 
-def print_next(what: str, command: str, *words: str) -> None:
+def print_next(what: str, command: str, *words: str, file: TextIO | None = None) -> None:
     """Prints what to do next, and the command for it, to be copied.
 
     Args:
       what: it does, as "is the data all right?".
       command: how the command begins.
       words: that follow, quoted for a shell where they need it.
+      file: to print to; standard output if not given.
     """
-    print(f"next, {what} {' '.join([command, *map(shlex.quote, words)])}", flush=True)
+    print(f"next, {what} {' '.join([command, *map(shlex.quote, words)])}", file=file, flush=True)
 
 
 def unknown_flag(argument: str, instead: Callable[[str], str | None] = lambda name: None) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from absl import flags
 from tqdm import tqdm
 
-from pipeline.command import ExitCode, run_command
+from pipeline.command import ExitCode, print_next, run_command
 from pipeline.format.manifest import DatasetVersion, open_dataset
 from pipeline.format.records import Record
 from pipeline.format.verify import ImageCheck, Problem, problems
@@ -69,6 +69,11 @@ def main(arguments: list[str]) -> int:
             tqdm.write(str(problem))
         print(f"{split}: {len(shards)} shards, {data.manifest.num_examples(split)} records checked")
     print(f"{found} problems" if found else "all good")
+    if found:
+        words = ["PHOTOS", f"--output={flags.FLAGS.data}", "--repair"]
+        print_next("build it anew, with the flags as before:", "python -m beam_jobs.build_tfrecords", *words)
+    else:
+        print_next("is the data all right?", "python -m trainer.check", flags.FLAGS.data)
     return ExitCode.DATA if found else ExitCode.DONE
 
 

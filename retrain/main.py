@@ -20,7 +20,7 @@ import sys
 
 from absl import flags
 
-from pipeline.command import CommandError, DataError, ExitCode, UsageError, run_command
+from pipeline.command import CommandError, DataError, ExitCode, UsageError, print_next, run_command
 from pipeline.format.lock import exclusive
 from pipeline.format.places import check_file
 from pipeline.processes import stop_on_sigterm
@@ -65,6 +65,7 @@ def perform(config: RetrainConfig, *, commands: steps.Commands, result: str | No
     tell(found, file=result, hooks=hooks)
     if found.exit_code == ExitCode.DATA:
         raise DataError(found.message)
+    print_next("the models so far:", "python -m retrain.models", "list", f"--models={config.models}")
     return found.exit_code
 
 

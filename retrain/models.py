@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 
 from absl import flags
 
-from pipeline.command import DataError, ExitCode, UsageError, nearest, run_command
+from pipeline.command import DataError, ExitCode, UsageError, nearest, print_next, run_command
 from pipeline.format import storage
 from pipeline.format.lock import exclusive
 from pipeline.format.sums import SUMS_FILE, damage
@@ -144,6 +144,10 @@ def main(arguments: list[str]) -> ExitCode:
     _COMMANDS[name](root, [int(value) for value in rest])
     if name in ("promote", "rollback", "prune"):
         write_index(root)
+    words = ("show", "NUMBER") if name == "list" else ("list",)
+    print_next(
+        "the models:" if name != "list" else "one of them:", "python -m retrain.models", *words, f"--models={root}"
+    )
     return ExitCode.DONE
 
 

@@ -57,8 +57,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "trainer.readiness": ("pipeline", *_TRAIN, "trainer.rundir"),
     "trainer.serving": ("pipeline", *_TRAIN),
     "trainer.serve": ("pipeline", "trainer.models", "trainer.serving"),
-    "trainer.fit_check": ("pipeline", *_TRAIN, "trainer.rundir", "trainer.readiness"),
-    "trainer.check": ("pipeline", *_TRAIN, "trainer.rundir", "trainer.readiness"),
+    "trainer.instead": ("pipeline", "trainer.models", "trainer.recipes"),
+    "trainer.fit_check": ("pipeline", *_TRAIN, "trainer.rundir", "trainer.readiness", "trainer.instead"),
+    "trainer.check": ("pipeline", *_TRAIN, "trainer.rundir", "trainer.readiness", "trainer.instead"),
     "trainer.preflight": ("pipeline", *_TRAIN),
     "trainer.doctor": ("pipeline", "trainer.devices"),
     "trainer.run": ("pipeline", *_TRAIN, "trainer.rundir", "trainer.serving"),
@@ -83,9 +84,9 @@ FREE_OF_TENSORFLOW = (
     "pipeline.images", "pipeline.pages", "pipeline.noninferiority",
     "pipeline.intervals", "pipeline.linear", "pipeline.processes", "pipeline.shift", "beam_jobs", "retrain",
     # A wrong flag is refused before TensorFlow is imported.
-    "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.models.backbones", "trainer.models.weights",
-    "trainer.devices.choice", "trainer.devices.cluster", "pipeline.own_code", "pipeline.modes", "pipeline.residence",
-    "trainer.serve",
+    "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.instead", "trainer.models.backbones",
+    "trainer.models.weights", "trainer.devices.choice", "trainer.devices.cluster", "pipeline.own_code",
+    "pipeline.modes", "pipeline.residence", "trainer.serve",
 )  # fmt: skip
 _TENSORFLOW = ("tensorflow", "keras", "tf_keras", "keras_cv", "tensorboard")
 

@@ -12,7 +12,7 @@ import os
 
 from absl import flags
 
-from pipeline.command import DataError, UsageError, run_command
+from pipeline.command import DataError, UsageError, print_next, run_command
 from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion, open_dataset
 from pipeline.format.places import check_file
@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> int | None:
     )  # fmt: skip
     print(verdict_of(found, names))
     print(f"page: {FLAGS.output}")
+    print_next("serve the one that you keep:", "python -m trainer.serve", "RUN/export")
     return None
 
 

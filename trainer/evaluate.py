@@ -16,7 +16,7 @@ import json
 
 from absl import flags
 
-from pipeline.command import DataError, UsageError, run_command
+from pipeline.command import DataError, UsageError, print_next, run_command
 from pipeline.format import storage
 from pipeline.format.manifest import VALIDATION, DatasetVersion, open_dataset
 from pipeline.format.places import check_file
@@ -73,6 +73,7 @@ def _score_model() -> None:
         write_predictions(FLAGS.output, prediction_rows(found, labels))
     accuracy = found.correct.mean()
     print(f"{FLAGS.split}: accuracy {accuracy:.4f}, {len(labels)} images, predictions in {FLAGS.output}")
+    print_next("serve it:", "python -m trainer.serve", FLAGS.model)
 
 
 def _require_examples(data: DatasetVersion, split: str) -> None:
@@ -89,6 +90,7 @@ def _evaluate_run() -> None:
     print("\n".join(lines(evaluated, split=FLAGS.split)))
     if FLAGS.output:
         storage.write_atomically(FLAGS.output, json.dumps(evaluated.to_dict(), indent=2) + "\n")
+    print_next("is another run better?", "python -m trainer.compare", FLAGS.run, "ANOTHER_RUN")
 
 
 def _answers() -> tuple[Predictions, DatasetVersion | None]:

@@ -33,7 +33,7 @@ from typing import Any
 
 from absl import flags
 
-from pipeline.command import CommandError, UsageError, run_command
+from pipeline.command import CommandError, UsageError, print_next, run_command
 from pipeline.format import storage
 from pipeline.format.manifest import TEST, VALIDATION, DatasetVersion
 from pipeline.format.places import check_folder
@@ -105,6 +105,7 @@ def main(arguments: list[str]) -> int | None:
         from trainer.report.page import write_report
 
         write_report(run, judged.data)  # with the table of forms
+    print_next("does every form answer alike?", "python -m trainer.verify", directory)
     return None
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from absl import flags
 
-from pipeline.command import ExitCode, TryAgainError, UsageError, run_command
+from pipeline.command import ExitCode, TryAgainError, UsageError, print_next, run_command
 from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion, open_dataset
 from trainer.auto.choice import AUTO, Candidate, Choice, seconds_of
@@ -24,8 +24,8 @@ from trainer.devices.cluster import read_cluster
 from trainer.devices.stopping import Wishes, listening
 from trainer.devices.tpu.hosts import TpuPlace, find_place, refuse_own_disks
 from trainer.devices.tpu.server import leave_chips_alone, serve
-from trainer.readiness import check_run
 from trainer.instead import set_instead
+from trainer.readiness import check_run
 from trainer.recipes.load import resolve
 from trainer.recipes.own import digests, own_code
 from trainer.request import CACHES, STRATEGIES, Request, define_flags
@@ -110,6 +110,7 @@ def _ready() -> tuple[Request, DatasetVersion, TpuPlace | None] | ExitCode:
 
     if is_done():
         print(f"nothing to do: {workdir} is finished (results: {storage.join(workdir, 'result.json')})")
+        print_next("ask it:", "python -m trainer.predict", f"--run={workdir}", "PHOTO.jpg")
         return ExitCode.DONE
 
     check_run(

@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING
 from absl import flags
 from tqdm import tqdm
 
-from pipeline.command import DataError, UsageError, run_command
+from pipeline.command import DataError, UsageError, print_next, run_command
 from pipeline.format import storage
 from pipeline.format.owner import who_trains
 from pipeline.format.places import check_file, check_folder
@@ -80,6 +80,13 @@ def main(arguments: list[str]) -> int | None:
         return None
     if not read:
         raise DataError(f"none of {asked} files could be read as an image")
+    if sys.stderr.isatty():  # where a program reads the answers, nobody waits for advice
+        print_next(
+            "serve the model:",
+            "python -m trainer.serve",
+            FLAGS.model or storage.join(FLAGS.run, "export"),
+            file=sys.stderr,
+        )
     return None
 
 

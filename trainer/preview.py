@@ -13,7 +13,7 @@ import pathlib
 from absl import flags
 from PIL import Image
 
-from pipeline.command import UsageError, run_command
+from pipeline.command import UsageError, print_next, run_command
 from pipeline.format.manifest import open_dataset
 from pipeline.format.places import check_folder
 from trainer.devices.chips import spare_metadata_server
@@ -61,6 +61,8 @@ def main(arguments: list[str]) -> None:
     except (ValueError, OSError) as error:
         raise UsageError(f"--output={out}: {error}") from error
     print(f"{out}: {len(serialized)} images of {_SPLIT.value}, as evaluation and {_EPOCHS.value} epochs see them")
+    words = [flags.FLAGS.data, "--run=RUN", f"--recipe={flags.FLAGS.recipe}"]
+    print_next("train:", "python -m trainer.main", *words)
 
 
 if __name__ == "__main__":

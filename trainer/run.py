@@ -18,7 +18,7 @@ from absl import logging
 
 from pipeline import dataset
 from pipeline.augment.own_policy import own_policy
-from pipeline.command import ExitCode, UsageError
+from pipeline.command import ExitCode, UsageError, print_next
 from pipeline.decode import why_unusable
 from pipeline.format import storage, verify
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, open_dataset
@@ -178,6 +178,7 @@ def _train(
     with _named_errors(plan.data):
         position = trainer.train()
         workers.wait()  # for the weights that the chief has written
+        logging.info("evaluating and exporting, about a minute")
         with plan.at_once():
             finished = _finish(trainer, plan, classifier, strategy)
     if workers.is_chief:
@@ -294,6 +295,7 @@ def _write_results(
         print(f"{split}: accuracy {metrics.accuracy:.4f}, loss {metrics.loss:.4f}, {metrics.examples} images")
     print(result["diagnosis"])
     print(f"report: {storage.join(directory, 'report.html')}  exported model: {storage.join(directory, 'export')}")
+    print_next("ask it:", "python -m trainer.predict", f"--run={directory}", "PHOTO.jpg")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ The last that ended comes first: recipe, dataset version, accuracy with its inte
 
 from __future__ import annotations
 
-from pipeline.command import UsageError, run_command
+from pipeline.command import UsageError, print_next, run_command
 from pipeline.format import storage
 from pipeline.format.owner import who_trains
 from pipeline.format.places import check_folder
@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> int | None:
     print("\n".join(table(runs)))
     check_folder(folder, flag="folder")
     print(f"page: {write_index(folder, runs)}")
+    print_next("is one better than another?", "python -m trainer.compare", "RUN_A", "RUN_B")
     return None
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from pipeline.command import DataError, UsageError, run_command
+from pipeline.command import DataError, UsageError, print_next, run_command
 from pipeline.format import storage
 from pipeline.format.local_copy import local_folder
 from pipeline.format.places import check_file
@@ -70,6 +70,7 @@ def _verify(name: str, export: pathlib.Path, beside: pathlib.Path | None) -> Non
         storage.write_atomically(FLAGS.output, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     if broken := [form.form for form in forms if form.problem]:
         raise DataError(f"{name}: {', '.join(broken)} cannot be trusted; see above, and export the model again")
+    print_next("serve it:", "python -m trainer.serve", name)
 
 
 def _asked(export: pathlib.Path, beside: pathlib.Path | None, known: list[Known]) -> dict[str, Any]:

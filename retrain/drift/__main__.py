@@ -26,7 +26,7 @@ from typing import Any
 
 from absl import flags
 
-from pipeline.command import CommandError, DataError, ExitCode, UsageError, first_line, run_command
+from pipeline.command import CommandError, DataError, ExitCode, UsageError, first_line, print_next, run_command
 from pipeline.format import kinds, storage
 from pipeline.format.answer_log import Answers, read_answers, served_name
 from pipeline.format.places import check_file
@@ -165,6 +165,7 @@ def main(arguments: list[str]) -> int:
     _tell(result)
     if result["outcome"] == Outcome.HOLD:
         raise DataError(f"{'; '.join(result['reasons'])}. {output} shows it")
+    print_next("retrain when there are new photos:", "python -m retrain.main", _CONFIG.value or "retrain.yaml")
     return ExitCode.DONE
 
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from absl import flags
 
-from pipeline.command import UsageError, run_command
+from pipeline.command import UsageError, print_next, run_command
 from pipeline.format import storage
 from pipeline.format.manifest import open_dataset
 from pipeline.format.places import check_folder
 from pipeline.format.rows import checks_folder
 from trainer.devices.chips import spare_metadata_server
-from trainer.readiness import check_request
 from trainer.instead import set_instead
+from trainer.readiness import check_request
 from trainer.request import Request
 
 FLAGS = flags.FLAGS
@@ -60,6 +60,7 @@ def main(arguments: list[str]) -> int | None:
 
     found = check(request, recipe, data, output=output, most=FLAGS.images, against=against)
     print("\n".join(lines(found, output)))
+    print_next("train:", "python -m trainer.main", FLAGS.data, "--run=RUN")
     return None
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from pipeline.command import run_command
+from pipeline.command import print_next, run_command
 from trainer.devices.chips import spare_metadata_server
 from trainer.doctor.checks import Status
 from trainer.doctor.diagnosis import diagnose, summarize
@@ -32,6 +32,8 @@ def main(arguments: list[str]) -> int:
             print(f"{'':8} {'':14} {advice}: {finding.fix}", flush=True)
     text, code = summarize(findings)
     print(text)
+    if not code:
+        print_next("build a dataset:", "python -m beam_jobs.build_tfrecords", "PHOTOS", "--output=DATA")
     return code
 
 

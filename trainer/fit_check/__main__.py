@@ -16,7 +16,7 @@ import os
 import numpy as np
 from absl import flags
 
-from pipeline.command import UsageError, run_command
+from pipeline.command import UsageError, print_next, run_command
 from pipeline.format import storage
 from pipeline.format.manifest import open_dataset
 from pipeline.format.places import check_folder
@@ -24,8 +24,8 @@ from trainer.devices.chips import spare_metadata_server
 from trainer.devices.choice import choose
 from trainer.devices.tpu.hosts import find_place
 from trainer.fit_check.asked import find_phase, parse_rates
-from trainer.readiness import check_request
 from trainer.instead import set_instead
+from trainer.readiness import check_request
 from trainer.request import STRATEGIES, Request, define_flags
 from trainer.rundir import fit_batch
 
@@ -110,6 +110,9 @@ def main(arguments: list[str]) -> int | None:
             storage.join(out, "fit_check.png"), plot(ranged, trials, fits_at=fits_at, own=phase.lr_max)
         )
         print(f"written to {out}: fit_check.json, fit_check.png")
+    settings = [f"--set={setting}" for setting in FLAGS.set]
+    words = [FLAGS.data, "--run=RUN", f"--recipe={FLAGS.recipe}", *settings, *advice.flags]
+    print_next("train with it:", "python -m trainer.main", *words)
     return None
 
 

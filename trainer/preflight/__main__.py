@@ -18,7 +18,7 @@ import sys
 
 from absl import flags
 
-from pipeline.command import ExitCode, UsageError, run_command
+from pipeline.command import ExitCode, UsageError, print_next, run_command
 from pipeline.format.manifest import open_dataset
 from trainer.devices.tpus import parse_topology
 from trainer.preflight.asking import ask
@@ -63,7 +63,19 @@ def main(arguments: list[str]) -> int:
         known = list(lines(report, question.target, price=FLAGS.price))
         print(*known[shown:], sep="\n", flush=True)
         fits, shown = report.fits, len(known)
-    return ExitCode.DONE if fits else ExitCode.USAGE
+    if not fits:
+        return ExitCode.USAGE
+    settings = [f"--set={setting}" for setting in FLAGS.set]
+    print_next(
+        "train there:",
+        "python -m trainer.main",
+        "DATA",
+        "--run=RUN",
+        f"--recipe={FLAGS.recipe}",
+        *settings,
+        "--tpu=local",
+    )
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from pipeline.command import run_command
+from pipeline.command import print_next, run_command
 from pipeline.format import storage
 from trainer.report.files import open_data_of
 from trainer.report.page import write_report
@@ -23,6 +23,7 @@ def main(arguments: list[str]) -> None:
     run = flags.FLAGS.run
     write_report(run, open_data_of(run, flags.FLAGS.data))
     print(f"wrote {storage.join(run, 'report.html')} and {storage.join(run, 'model_card.md')}")
+    print_next("how good is it?", "python -m trainer.evaluate", run)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from trainer.models.classifier import Classifier
 from trainer.train.evaluation import Evaluator
 from trainer.train.feed import distribute, feature_batches
 from trainer.train.plan import Plan
-from trainer.train.progress import Progress
+from trainer.train.progress import COMPILING, Progress
 
 _FOLDER = "features"
 # A stop loses what was computed since the last part was written.
@@ -108,7 +108,8 @@ class FeatureParts:
                 features[place], labels[place], known[place] = part[0][:held], part[1][:held], True
         if known.any():
             logging.info("%s: %d of %d images have features from before", split, known.sum(), examples)
-        shown = _progress(split, known)
+        done = int(known.sum())
+        shown = Progress(f"features of {split}", done=done, total=examples, at_first=COMPILING)
         with contextlib.closing(shown):
             for first, last in _gaps(known):
                 begin, end, written = first, first, time.monotonic()
@@ -116,7 +117,7 @@ class FeatureParts:
                     place = slice(end, end + len(truth))
                     features[place], labels[place], end = values, truth, place.stop
                     done += len(truth)
-                    shown.update(done, "images")
+                    shown.update(done)
                     due = time.monotonic() - written > _SECONDS_A_PART or features[begin:end].nbytes > _BYTES_A_PART
                     if due or end == last:
                         self._write(name, begin, features[begin:end], labels[begin:end])

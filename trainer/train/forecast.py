@@ -1,9 +1,12 @@
-"""Forecasts how long the rest of a run takes, from what its parts have taken so far. Roughly: it is for people who wait."""
+"""Forecasts how long the rest of a run takes, from what its parts have taken so far: roughly, for people who wait."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+
+from pipeline.format.manifest import TEST, TRAIN, VALIDATION
+from trainer.train.plan import Plan
 
 # A step of what nobody has timed yet, in passes forward: one there, one back. Phases that come later train the upper
 # part of a backbone, or all of it, which would be 3.
@@ -24,6 +27,21 @@ class Stretch:
     steps: int
     epochs: int
     cached: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Timed:
+    """Holds how long the steps of an epoch took.
+
+    Attributes:
+      steps: their number.
+      seconds: that all took.
+      each: seconds that one took, but for the first call, which may compile; None where there was no other.
+    """
+
+    steps: int
+    seconds: float
+    each: float | None
 
 
 class Forecast:
@@ -48,19 +66,11 @@ class Forecast:
         if batches > 0:
             self._forward = seconds / batches
 
-    def saw_epoch(self, phase: int, *, steps: int, seconds: float, seconds_a_step: float | None, end: float) -> None:
-        """Notes an epoch.
-
-        Args:
-          phase: of which it was.
-          steps: taken in it.
-          seconds: that all took.
-          seconds_a_step: that one took, but for the first call, which may compile; None where there was no other.
-          end: seconds of its validation and what follows.
-        """
-        each = seconds_a_step if seconds_a_step is not None else self._step.get(phase, seconds / max(1, steps))
+    def saw_epoch(self, phase: int, timed: Timed, *, end: float) -> None:
+        """Notes how long an epoch of a phase took; its validation, and what follows, took `end` seconds."""
+        each = timed.each if timed.each is not None else self._step.get(phase, timed.seconds / timed.steps)
         if phase not in self._step:
-            self._first = max(0.0, seconds - steps * each)
+            self._first = max(0.0, timed.seconds - timed.steps * each)
         self._step[phase], self._end[phase] = each, end
         if not self._phases[phase].cached and self._validation:
             self._forward = end / self._validation
@@ -94,3 +104,16 @@ class Forecast:
         if phase in self._end:
             return self._end[phase]
         return 0.0 if self._phases[phase].cached else self._validation * (self._forward or 0.0)
+
+
+def forecast_of(plan: Plan) -> Forecast:
+    """Returns the forecast of a whole run."""
+    per_epoch, splits = plan.steps_per_epoch, plan.data.manifest.splits
+    phases = []
+    for phase in plan.recipe.phases:
+        steps = phase.steps(steps_per_epoch=per_epoch)
+        phases.append(Stretch(steps=steps, epochs=math.ceil(steps / per_epoch), cached=phase.cached_features))
+    batches = {split: plan.batches(split) if split in splits else 0 for split in (TRAIN, VALIDATION, TEST)}
+    # After an epoch as many training images are looked at as validation has.
+    sample = min(batches[TRAIN], batches[VALIDATION])
+    return Forecast(phases, validation=batches[VALIDATION] + sample, evaluation=batches[VALIDATION] + batches[TEST])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,12 +24,14 @@ from trainer.train.checkpoint import Checkpoints, Snapshot, model_weights, train
 from trainer.train.evaluation import Metrics, compute_metrics
 from trainer.train.features import FeatureCache
 from trainer.train.feed import distribute
+from trainer.train.forecast import Forecast, Timed, forecast_of
 from trainer.train.guards import check_finite, images_per_second, starvation
 from trainer.train.keep import Keeper, Validated
-from trainer.train.metrics import CROSS_VALIDATION, TRAIN_SAMPLE, MetricsLog, Progress
+from trainer.train.metrics import CROSS_VALIDATION, TRAIN_SAMPLE, MetricsLog
 from trainer.train.pace import Pace
 from trainer.train.plan import Plan, Position
 from trainer.train.predictor import Predictor
+from trainer.train.progress import COMPILING, Progress, epoch_line
 from trainer.train.solve import soften_head, solve_head
 from trainer.train.step import TrainStep
 
@@ -67,6 +70,7 @@ class Trainer:
         )
         self._save_next_at = time.monotonic() + _SECONDS_BETWEEN_CHECKPOINTS
         self._input_checked = False
+        self._forecast: Forecast = forecast_of(plan)
         self.predictor = Predictor(plan, classifier, strategy)
 
     @property
@@ -193,14 +197,20 @@ class Trainer:
         if phase.solves and cache and position.step < total:
             self._solve(position, cache)
         pace = Pace(plan.recipe.steps_per_call, fixed=self._workers.count > 1)
-        progress = Progress(phase=phase.name, first_step=position.step, total_steps=total)
+        progress = Progress(phase.name, done=position.step, total=total, at_first=COMPILING)
         try:
             while position.step < total or position.sums[2]:
-                rate = 0.0
+                rate, begun_at, first = 0.0, time.monotonic(), position.step
                 if not plan.is_epoch_trained(position):  # else a stop came while it was validated
                     rate = self._train_epoch(position, step, state, total, rates, cache, progress, pace)
+                timed = Timed(
+                    steps=position.step - first,
+                    seconds=time.monotonic() - begun_at,
+                    each=plan.recipe.batch_size / rate if rate else None,
+                )
+                progress.say("validating")
                 try:
-                    self._end_epoch(position, step, rates, cache)
+                    self._end_epoch(position, step, rates, cache, timed)
                 except TryAgainError:
                     with plan.saving():
                         self._save(position, state)
@@ -230,6 +240,12 @@ class Trainer:
             "phase": plan.recipe.phases[position.phase].name,
         }
 
+    def _place(self, position: Position) -> str:
+        """Names the phase, and says how many of its epochs have begun."""
+        plan, phase = self._plan, self._plan.recipe.phases[position.phase]
+        epochs = math.ceil(phase.steps(steps_per_epoch=plan.steps_per_epoch) / plan.steps_per_epoch)
+        return f"{phase.name} {plan.epochs_begun(position) - plan.first_epoch(position.phase)}/{epochs}"
+
     def _cache_features(self) -> FeatureCache:
         plan = self._plan
         start = time.monotonic()
@@ -239,6 +255,8 @@ class Trainer:
             if split in plan.data.manifest.splits
         }
         count, seconds = sum(len(labels) for _, labels in splits.values()), time.monotonic() - start
+        if count:
+            self._forecast.saw_forward(batches=count / plan.recipe.batch_size, seconds=seconds)
         logging.info("cached the features of %d images in %.0f s (%.0f img/s)", count, seconds, count / seconds)
         return FeatureCache(splits=splits, batch_size=plan.recipe.batch_size, seed=plan.seed)
 
@@ -282,11 +300,9 @@ class Trainer:
             for of_step in sums:  # one after the other: the same to the bit, however many steps a call has
                 position.sums = [before + float(new) for before, new in zip(position.sums, of_step, strict=True)]
             loss, hits = (value / position.sums[2] for value in position.sums[:2])
-            epoch = plan.epochs_begun(position)
-            rate = float(rates[position.step - 1])
-            progress.update(
-                step=position.step, images=images, epoch=epoch, loss=loss, accuracy=hits, learning_rate=rate
-            )
+            progress.name(self._place(position))
+            left = self._forecast.left(position.phase, position.step)
+            progress.update(position.step, f"loss {loss:.3f} acc {hits:.3f}", left=left)
             # At the end of an epoch its metrics come first: see _train_phase.
             if position.step < end:
                 self._save_if_due(position, state)
@@ -319,6 +335,7 @@ class Trainer:
         step: TrainStep,
         rates: np.ndarray,
         cache: FeatureCache | None,
+        timed: Timed,
     ) -> None:
         """Writes the epoch's metrics, validates, keeps weights, and ends the phase where its patience is at an end."""
         plan = self._plan
@@ -329,7 +346,7 @@ class Trainer:
         of_training = {"loss": loss / weight, "accuracy": hits / weight}
         if not phase.solves:
             of_training["learning_rate"] = float(rates[position.step - 1])
-        text = f"train loss {loss / weight:.4f} accuracy {hits / weight:.4f}"
+        best, begun_at = False, time.monotonic()
         with step.averaged_weights():
             validated = self._validate(cache) if VALIDATION in plan.data.manifest.splits else None
             # A stop until here leaves the epoch as trained but not validated.
@@ -339,13 +356,22 @@ class Trainer:
                 sample, metrics = validated.sample, validated.metrics
                 self._metrics.add(**where, split=TRAIN_SAMPLE, **_values(sample))
                 self._metrics.add(**where, split=VALIDATION, **_values(metrics))
-                text += f", validation loss {metrics.loss:.4f} accuracy {metrics.accuracy:.4f}"
-                if self._keeper.after_epoch(position, where, validated):
-                    text += " (best so far)"
+                best = self._keeper.after_epoch(position, where, validated)
                 if phase.patience and (stale := plan.stale_epochs(position)) >= phase.patience:
                     logging.info("phase %s: no better validation for %d epochs, stopping it early", phase.name, stale)
                     position.step = phase.steps(steps_per_epoch=plan.steps_per_epoch)
-            logging.info("%s: epoch %d, %s", phase.name, where["epoch"], text)
+            if timed.steps:
+                self._forecast.saw_epoch(position.phase, timed, end=time.monotonic() - begun_at)
+            line = epoch_line(
+                self._place(position),
+                loss=loss / weight,
+                accuracy=hits / weight,
+                validated=validated.metrics if validated else None,
+                by=plan.recipe.selection_metric,
+                best=best,
+                left=self._forecast.left(position.phase, position.step),
+            )
+            logging.info("%s", line)
             if position.step == phase.steps(steps_per_epoch=plan.steps_per_epoch):
                 if position.phase + 1 == len(plan.recipe.phases):
                     self._keeper.at_the_end(position, where, validated)

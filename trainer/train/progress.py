@@ -8,7 +8,10 @@ import time
 from absl import logging
 from tqdm import tqdm
 
+from trainer.train.evaluation import Metrics
+
 _SECONDS_BETWEEN_LINES = 30.0
+COMPILING = "compiling, up to a minute"  # what the first step and the first batch wait for
 _BAR = "{desc} |{bar:24}| {n_fmt}/{total_fmt}{postfix}"
 
 
@@ -21,6 +24,27 @@ def duration(seconds: float) -> str:
         return f"{minutes} min"
     hours, minutes = divmod(10 * round(minutes / 10), 60)
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def epoch_line(
+    where: str, *, loss: float, accuracy: float, validated: Metrics | None, by: str, best: bool, left: float | None
+) -> str:
+    """Tells an epoch in one short line.
+
+    Args:
+      where: the phase, and how many of its epochs are done.
+      loss: of training.
+      accuracy: of training.
+      validated: metrics of validation, where there is any.
+      by: the metric that weights are selected by, one of `SELECTION_METRICS`.
+      best: whether validation was never better.
+      left: seconds until the run is over, None if nobody knows.
+    """
+    text = f"{where} loss {loss:.3f} acc {accuracy:.3f}"
+    if validated:
+        text += f" val {validated.accuracy:.3f}"
+        text += "" if by == "accuracy" else f" ({by} {getattr(validated, by):.3f})"
+    return text + " best" * best + ("" if left is None else f", {duration(left)} left")
 
 
 class Progress:
@@ -41,7 +65,7 @@ class Progress:
         if sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=done, desc=f"{what}: {at_first}", bar_format="{desc}", leave=False)
 
-    def update(self, done: int, note: str, *, left: float | None = None) -> None:
+    def update(self, done: int, note: str = "", *, left: float | None = None) -> None:
         """Shows that so many are done.
 
         Args:
@@ -56,7 +80,7 @@ class Progress:
         self._last_line = now
         if left is None and done > self._first:
             left = (self._total - done) * (now - self._start) / (done - self._first)
-        text = note if left is None else f"{note}, {duration(left)} left"
+        text = ", ".join(filter(None, [note, f"{duration(left)} left" if left is not None else ""]))
         if self._bar is None:
             logging.info("%s: %d/%d %s", self._what, done, self._total, text)
             return

@@ -142,7 +142,9 @@ def test_a_run_and_a_model_are_told_from_all_else(tiny, tmp_path):
     root = str(tmp_path / "tiny")
     assert kinds.no_run(root) == f"it is a dataset; python -m trainer.main --data={root} --run=RUN trains on it"
     assert kinds.no_run(str(model)) == kinds.no_run(str(run / "checkpoints")) == f"the run is {run}"
-    assert kinds.no_run(str(export_of(tmp_path / "alone"))).startswith("it is an exported model; give the folder of a run")
+    assert kinds.no_run(str(export_of(tmp_path / "alone"))).startswith(
+        "it is an exported model; give the folder of a run"
+    )
     assert kinds.no_model(str(run)) == f"it is the run whose model is {model}"
     assert kinds.no_model(root).startswith("it is a dataset; python -m trainer.main")
     assert "trainer.export --run=" in kinds.no_model(str(run_of(tmp_path / "unfinished")))
