@@ -136,9 +136,9 @@ def printable_line(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
-def nearest(name: str, candidates: Sequence[str]) -> str:
-    """Returns ` Did you mean "x"?` for the candidate nearest to `name`, or an empty string if none is near."""
-    matches = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
+def nearest(name: str, candidates: Sequence[str], *, share: float = 0.5) -> str:
+    """Returns ` Did you mean "x"?` for the candidate nearest to `name`, or nothing if none has that share in common."""
+    matches = difflib.get_close_matches(name, candidates, n=1, cutoff=share)
     return f' Did you mean "{matches[0]}"?' if matches else ""
 
 
@@ -175,7 +175,8 @@ def unknown_flag(argument: str, instead: Callable[[str], str | None] = lambda na
     name = argument.lstrip("-").partition("=")[0]
     if advice := instead(name):
         return f"unknown flag --{name}: {advice}"
-    return f"unknown flag --{name}.{nearest(f'--{name}', [f'--{own}' for own in own_flags()])} (--help lists the flags)"
+    meant = nearest(f"--{name}", [f"--{own}" for own in own_flags()], share=0.7)
+    return f"unknown flag --{name}.{meant} (--help lists the flags)"
 
 
 def _parse_flags(argv: list[str], *, keep_unknown: bool, instead: Callable[[str], str | None]) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
@@ -110,10 +111,14 @@ def main(arguments: list[str]) -> int | None:
             storage.join(out, "fit_check.png"), plot(ranged, trials, fits_at=fits_at, own=phase.lr_max)
         )
         print(f"written to {out}: fit_check.json, fit_check.png")
-    settings = [f"--set={setting}" for setting in FLAGS.set]
-    words = [FLAGS.data, "--run=RUN", f"--recipe={FLAGS.recipe}", *settings, *advice.flags]
-    print_next("train with it:", "python -m trainer.main", *words)
+    _tell_next(advice.flags)
     return None
+
+
+def _tell_next(advised: Sequence[str]) -> None:
+    settings = [f"--set={setting}" for setting in FLAGS.set]
+    words = [FLAGS.data, "--run=RUN", f"--recipe={FLAGS.recipe}", *settings, *advised]
+    print_next("train with it:", "python -m trainer.main", *words)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from absl import flags
 from pipeline.command import print_next, run_command
 from pipeline.format import storage
 from trainer.report.files import open_data_of
-from trainer.report.page import write_report
 
 flags.DEFINE_string("run", None, "A finished run, as trainer.main makes it.")
 flags.DEFINE_string("data", None, "Where the dataset is now, if it was moved since the training.")
@@ -21,7 +20,10 @@ flags.DEFINE_string("data", None, "Where the dataset is now, if it was moved sin
 def main(arguments: list[str]) -> None:
     del arguments
     run = flags.FLAGS.run
-    write_report(run, open_data_of(run, flags.FLAGS.data))
+    data = open_data_of(run, flags.FLAGS.data)
+    from trainer.report.page import write_report  # takes a second: matplotlib
+
+    write_report(run, data)
     print(f"wrote {storage.join(run, 'report.html')} and {storage.join(run, 'model_card.md')}")
     print_next("how good is it?", "python -m trainer.evaluate", run)
 
