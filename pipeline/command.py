@@ -19,6 +19,7 @@ An error that is raised on purpose says in one line what is wrong; every other e
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import enum
 import errno
@@ -34,12 +35,15 @@ from typing import Any, NoReturn, TextIO
 from absl import app, flags, logging
 
 from pipeline.help_page import help_page, own_flags, usage
+from pipeline.interrupts import Interrupt, heard_anywhere
 from pipeline.log_lines import use_log_lines
 from pipeline.native_output import all_is_well, hide_native_output, show_native_output
 
 flags.disclaim_key_flags()  # --version is the command's that runs, for --help
 
 _PACKAGE = "tpu-retraining"  # as in setup.py
+_INTERRUPTED = "interrupted; run the same command again to continue"
+_INTERRUPTED_CODE = 128 + signal.SIGINT  # as shells have it
 
 
 class ExitCode(enum.IntEnum):
@@ -268,13 +272,17 @@ def run_command(
             fail(f'unexpected argument "{stray[0]}"; flags are written --name=value', ExitCode.USAGE)
         _require(needs)
         _set_up_output(is_native=is_native)
+        interrupt = Interrupt(_INTERRUPTED, lambda: end_at_once(_INTERRUPTED_CODE))
         try:
-            return int(main(arguments) or ExitCode.DONE)
+            with heard_anywhere(interrupt.hear) if is_native else contextlib.nullcontext():
+                return int(main(arguments) or ExitCode.DONE)
         except CommandError as error:
             fail(error, error.exit_code)
         except KeyboardInterrupt:
-            print("interrupted; run the same command again to continue", file=sys.stderr)
-            return 128 + signal.SIGINT
+            interrupt.answer()
+            if is_native:
+                end_at_once(_INTERRUPTED_CODE)
+            return _INTERRUPTED_CODE
         except Exception as error:
             if known := _storage_error(error):
                 fail(known, known.exit_code)
@@ -300,7 +308,7 @@ def _set_up_output(*, is_native: bool) -> None:
         hide_native_output()
 
 
-def end_at_once(exit_code: ExitCode) -> NoReturn:
+def end_at_once(exit_code: int) -> NoReturn:
     """Ends the process where it is, on purpose: without TensorFlow, which takes seconds to go."""
     sys.stderr.flush()
     all_is_well()

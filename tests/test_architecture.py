@@ -28,7 +28,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "pipeline.native_output": (),
     "pipeline.log_lines": ("pipeline.native_output",),
     "pipeline.help_page": (),
-    "pipeline.command": ("pipeline.native_output", "pipeline.log_lines", "pipeline.help_page"),
+    "pipeline.interrupts": ("pipeline.log_lines",),
+    "pipeline.command": ("pipeline.native_output", "pipeline.log_lines", "pipeline.help_page", "pipeline.interrupts"),
     "pipeline.format": (_COMMAND,),
     "pipeline.images": (_COMMAND, _FORMAT),
     "pipeline.pages": (_COMMAND, _FORMAT),
@@ -80,9 +81,9 @@ STARTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 FREE_OF_TENSORFLOW = (
-    "pipeline.command", "pipeline.native_output", "pipeline.log_lines", "pipeline.help_page", "pipeline.format",
-    "pipeline.images", "pipeline.pages", "pipeline.noninferiority",
-    "pipeline.intervals", "pipeline.linear", "pipeline.processes", "pipeline.shift", "beam_jobs", "retrain",
+    "pipeline.command", "pipeline.native_output", "pipeline.interrupts", "pipeline.log_lines", "pipeline.help_page",
+    "pipeline.format", "pipeline.images", "pipeline.pages", "pipeline.noninferiority", "pipeline.intervals",
+    "pipeline.linear", "pipeline.processes", "pipeline.shift", "beam_jobs", "retrain",
     # A wrong flag is refused before TensorFlow is imported.
     "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.instead", "trainer.models.backbones",
     "trainer.models.weights", "trainer.devices.choice", "trainer.devices.cluster", "pipeline.own_code",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import NoReturn
 from absl import logging
 
 from pipeline.command import ExitCode, TryAgainError, end_at_once
+from pipeline.interrupts import heard_anywhere
 from trainer.devices import notices
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -87,6 +87,11 @@ class Wishes:
         self.request_stop(signal.Signals(number).name)
         self._end_if_wished()
 
+    def hear(self, number: int) -> None:
+        """Hears of a signal in a thread of its own, before the main one comes to handle it."""
+        if number in _SIGNALS:
+            self.request_stop(signal.Signals(number).name)
+
     def on_notice(self, key: str) -> None:
         """Takes one of the notices of `notices.watch`."""
         if key == notices.PREEMPTED:
@@ -139,7 +144,7 @@ def listening(*, on_cloud: bool, grace: float = _GRACE_SECONDS) -> Iterator[Wish
     if on_cloud:
         notices.watch(wishes.on_notice)
     try:
-        with _heard_anywhere(wishes), handled(wishes):
+        with heard_anywhere(wishes.hear), handled(wishes):
             yield wishes
     finally:
         wishes.forget()
@@ -157,29 +162,3 @@ def handled(wishes: Wishes) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _heard_anywhere(wishes: Wishes) -> Iterator[None]:
-    """Has a thread hear of signals while the main one is where Python calls no handler."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ear, mouth = socket.socketpair()
-    mouth.setblocking(False)
-    before = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
-
-    def hear() -> None:
-        while number := ear.recv(1):
-            if number[0] in _SIGNALS:
-                wishes.request_stop(signal.Signals(number[0]).name)
-
-    thread = threading.Thread(target=hear, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        mouth.close()
-        thread.join()
-        ear.close()
