@@ -11,6 +11,7 @@ import sys
 from absl import flags
 from pipeline import command
 flags.DEFINE_integer("count", 1, "How many.")
+{definitions}
 
 def main(arguments):
     {body}
@@ -20,9 +21,12 @@ if __name__ == "__main__":
 """
 
 
-def _run(tmp_path, body, *arguments, options=""):
+PLACE = "flags.DEFINE_string('place', None, 'Where.'); flags.DEFINE_alias('old', 'place')"
+
+
+def _run(tmp_path, body, *arguments, options="", definitions=""):
     file = tmp_path / "program.py"
-    file.write_text(PROGRAM.format(body=body, options=options))
+    file.write_text(PROGRAM.format(body=body, options=options, definitions=definitions))
     return subprocess.run([sys.executable, str(file), *arguments], capture_output=True, text=True, check=False)
 
 
@@ -139,7 +143,7 @@ def test_a_home_is_expanded_in_every_flag(tmp_path):
     definitions = "flags.DEFINE_string('place', None, ''); flags.DEFINE_string('other', '~', '')"
     definitions += "; flags.DEFINE_multi_string('set', [], '')"
     file = tmp_path / "program.py"
-    text = PROGRAM.format(body=body, options="")
+    text = PROGRAM.format(body=body, options="", definitions="")
     file.write_text(text.replace("def main", f"{definitions}; flags.DEFINE_string('name', '', '')\n\ndef main"))
     done = subprocess.run(
         [sys.executable, str(file), "--place=~/photos", "--name=a~b", "--set=weights=~/w.h5", "--set=a=b~c"],
@@ -149,3 +153,59 @@ def test_a_home_is_expanded_in_every_flag(tmp_path):
         env={**os.environ, "HOME": "/home/me"},
     )
     assert (done.stdout, done.stderr) == ("/home/me/photos /home/me a~b 1 weights=/home/me/w.h5 a=b~c\n", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        (["--count=2", "here"], "here"),
+        (["here", "--count", "2"], "here"),
+        (["--place=here"], "here"),
+        (["--old", "here"], "here"),
+        (["~/here"], os.path.expanduser("~/here")),
+    ],
+)
+def test_the_one_argument_may_stand_without_its_flag(tmp_path, given, value):
+    options = "argument='place', needs=('place',)"
+    result = _run(tmp_path, "print(flags.FLAGS.place, arguments)", *given, options=options, definitions=PLACE)
+    assert (result.returncode, result.stdout) == (0, f"{value} []\n"), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "--place is missing"),
+        (["here", "--place=there"], '"here" stands for --place, which is given, too'),
+        (["here", "there"], 'unexpected argument "there"'),
+    ],
+)
+def test_the_one_argument_is_given_once(tmp_path, given, message):
+    options = "argument='place', needs=('place',)"
+    result = _run(tmp_path, "return None", *given, options=options, definitions=PLACE)
+    assert (result.returncode, result.stderr.count("\n")) == (64, 1)
+    assert result.stderr.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("given", "handed_on"),
+    [
+        (["here", "--runner=X"], ["--runner=X"]),
+        (["--runner=X", "here"], ["--runner=X"]),
+        (["here", "--runner", "X"], ["--runner", "X"]),
+    ],
+)
+def test_what_others_flags_take_is_no_argument_of_ours(tmp_path, given, handed_on):
+    options = "argument='place', keep_unknown_flags=True"
+    result = _run(tmp_path, "print(flags.FLAGS.place, arguments)", *given, options=options, definitions=PLACE)
+    assert result.stdout == f"here {handed_on}\n", result.stderr
+
+
+def test_help_has_flags_in_their_order_and_no_other_names(tmp_path):
+    result = _run(tmp_path, "return None", "--help", definitions=PLACE)
+    assert result.stdout.index("--count") < result.stdout.index("--place") < result.stdout.index("--[no]version")
+    assert "--old" not in result.stdout
+
+
+def test_what_comes_next_can_be_copied(tmp_path):
+    result = _run(tmp_path, "command.print_next('go on:', 'python -m x', 'a folder', '--y=1')")
+    assert result.stdout == "next, go on: python -m x 'a folder' --y=1\n"

@@ -209,7 +209,7 @@ def test_sigterm_saves_and_exits_75_and_the_rerun_goes_on(tiny_data, tmp_path):
         command(*training_flags(tiny_data, tmp_path / "run", long)), cwd=ROOT, stderr=subprocess.PIPE, text=True
     ) as process:
         for line in process.stderr:
-            if "all: epoch" in line:
+            if " all 1/" in line:
                 break
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
@@ -229,10 +229,14 @@ def test_sigterm_saves_and_exits_75_and_the_rerun_goes_on(tiny_data, tmp_path):
     [
         (["--data=/nowhere", "--workdir=x"], "no such directory"),
         (["--data=.", "--workdir=x"], "not a published dataset"),
-        (["--dta=.", "--workdir=x"], "Unknown command line flag 'dta'"),
-        (["--workdir=x"], "--data must have a value"),
+        (["--dta=.", "--workdir=x"], 'unknown flag --dta. Did you mean "--data"?'),
+        (["--run=x"], "--data is missing: python -m trainer.main DATA --run=RUN"),
+        (["."], "--run is missing: python -m trainer.main DATA --run=RUN"),
+        ([".", "--run=x", "--batch_size=8"], "give --set=batch_size=…"),
+        ([".", "--run=x", "--epochs", "8"], "give --set=phases.1.duration=10ep"),
         (["--data=.", "--workdir=x", "--strategy=gpu"], "--strategy"),
-        (["--data=.", "--workdir=x", "stray"], 'unexpected argument "stray"'),
+        (["--data=.", "--workdir=x", "stray"], '"stray" stands for --data, which is given, too'),
+        ([".", "stray", "--run=x"], 'unexpected argument "stray"'),
     ],
 )
 def test_wrong_flags_cost_a_line_and_exit_64(flags, message):

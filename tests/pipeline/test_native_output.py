@@ -1,0 +1,98 @@
+"""What native libraries write is shown when a process fails, however it ends, and not otherwise; in real processes."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+PROGRAM = """
+import ctypes, os, signal, subprocess, sys, time, warnings
+from absl import flags, logging
+from pipeline import command
+from pipeline.native_output import hide_native_output
+
+def main(arguments):
+    os.write(2, b"I0000 a native note\\n")
+    logging.warning("of ours")
+    print("printed", file=sys.stderr)
+    {body}
+
+command.run_command(main, is_native=True)
+"""
+NOTE = "I0000 a native note\n"
+
+
+def run(tmp_path, body, *flags, shell="{python} {file} {flags}"):
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM.format(body=body))
+    line = shell.format(python=sys.executable, file=file, flags=" ".join(flags))
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("return None", 0),
+        ("raise command.UsageError('--x=3: no')", 64),
+        ("raise command.TryAgainError('locked')", 75),
+        ("raise KeyboardInterrupt", 130),
+        ("command.end_at_once(75)", 75),
+        ("warnings.warn('deprecated')", 0),
+    ],
+)
+def test_who_ends_on_purpose_shows_nothing_native(tmp_path, body, code):
+    done = run(tmp_path, body)
+    assert done.returncode == code
+    assert NOTE not in done.stderr
+    assert "warning: of ours\nprinted\n" in done.stderr
+    assert "deprecated" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("return 1 / 0", 70),
+        ("os.abort()", 134),
+        ("ctypes.string_at(0)", 139),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 137),
+        ("os._exit(3)", 3),
+    ],
+)
+def test_who_fails_shows_it(tmp_path, body, code):
+    done = run(tmp_path, body, shell="{python} {file} {flags}; exit $?")
+    assert done.returncode == code
+    assert done.stderr.count(NOTE) == 1
+    assert "warning: of ours\nprinted\n" in done.stderr
+
+
+def test_verbosity_shows_it_as_it_comes(tmp_path):
+    done = run(tmp_path, "return None", "--verbosity=1")
+    assert (done.returncode, done.stderr.splitlines()[0] + "\n") == (0, NOTE)
+
+
+def test_the_last_of_much_is_shown(tmp_path):
+    done = run(tmp_path, "os.write(2, b'x' * 1_000_000 + b'the reason'); os.abort()", shell="{python} {file}; exit $?")
+    assert done.stderr.endswith("the reason")
+    assert len(done.stderr) < 100_000
+
+
+def test_ours_comes_at_once(tmp_path):
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM.format(body="time.sleep(60)"))
+    with subprocess.Popen([sys.executable, str(file)], stderr=subprocess.PIPE, text=True) as process:
+        begun = time.monotonic()
+        assert process.stderr.readline().endswith("warning: of ours\n")
+        assert time.monotonic() - begun < 30
+        process.terminate()
+
+
+def test_without_a_standard_error_all_works_on(tmp_path):
+    assert run(tmp_path, "return None", shell="{python} {file} 2>&-").returncode == 0
+    assert run(tmp_path, "return None", shell="TMPDIR=/proc {python} {file}").returncode == 0
+
+
+def test_nothing_is_left_behind(tmp_path):
+    (tmp_path / "tmp").mkdir()
+    run(tmp_path, "os.abort()", shell=f"TMPDIR={tmp_path}/tmp {{python}} {{file}}; true")
+    assert not list((tmp_path / "tmp").iterdir())
