@@ -40,13 +40,13 @@ from pipeline.images import heap
 from pipeline.images.guarded import ImageBudget
 from pipeline.images.policy import PixelPolicy
 
-_SOURCE = flags.DEFINE_string("source", "folder", f"Where the images come from: {', '.join(SOURCES)}.")
 _INPUT = flags.DEFINE_string(
     "input", None, "The folder, file or archive with the images; a folder may be gs:// or s3://."
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "The dataset root, local, gs:// or s3://; a new version appears in OUTPUT/versions."
 )
+_SOURCE = flags.DEFINE_string("source", "folder", f"Where the images come from: {', '.join(SOURCES)}.")
 _NAME = flags.DEFINE_string("name", None, "Name of the dataset (default: from the input's name).")
 _SPLITS = flags.DEFINE_string(
     "splits", "train:0.8,validation:0.1,test:0.1", "Splits and their shares, where the source has no official ones."

@@ -16,6 +16,7 @@ line of MODELS/decisions.jsonl that says who made it, when and why. The next pas
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 
 from absl import flags
@@ -144,10 +145,9 @@ def main(arguments: list[str]) -> ExitCode:
     _COMMANDS[name](root, [int(value) for value in rest])
     if name in ("promote", "rollback", "prune"):
         write_index(root)
-    words = ("show", "NUMBER") if name == "list" else ("list",)
-    print_next(
-        "the models:" if name != "list" else "one of them:", "python -m retrain.models", *words, f"--models={root}"
-    )
+    if sys.stdout.isatty():  # else it is for a program
+        what, *words = ("one of them:", "show", "NUMBER") if name == "list" else ("all models:", "list")
+        print_next(what, "python -m retrain.models", *words, f"--models={root}")
     return ExitCode.DONE
 
 

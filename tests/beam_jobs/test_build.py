@@ -340,7 +340,8 @@ def test_the_command_says_what_it_did_and_nothing_else(folder, tmp_path, built):
     second = run_command(folder, tmp_path / "out")
     assert (second.returncode, second.stderr) == (0, "")
     assert second.stdout.startswith("nothing to do: 45 images unchanged")
-    assert second.stdout.count("\n") == 1
+    _, after = second.stdout.splitlines()
+    assert after == f"next, is the data all right? python -m trainer.check {tmp_path / 'out'}"
 
 
 @pytest.mark.slow

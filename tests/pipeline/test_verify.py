@@ -147,10 +147,11 @@ def parsed():
 
 @pytest.mark.usefixtures("parsed")
 def test_the_command(data, capsys):
-    assert command.main([str(data.path)]) == 0
+    flags.FLAGS.data = str(data.path)
+    assert command.main([]) == 0
     assert "all good" in capsys.readouterr().out
     _wrong_label(data)
-    assert command.main([str(data.path)]) == 65
+    assert command.main([]) == 65
     assert "label 17 is out of range" in capsys.readouterr().out
 
 
@@ -161,10 +162,11 @@ def test_deep_finds_images_that_decoders_pass_over(tmp_path, capsys):
     cut = dataclasses.replace(whole[13], image=whole[13].image[: len(whole[13].image) * 2 // 3] + b"\xff\xd9")
     data = write_dataset(tmp_path / "data", {"train": [*whole[:13], cut, *whole[14:]]}, LABELS)
 
-    assert command.main([str(data.path)]) == 0
+    flags.FLAGS.data = str(data.path)
+    assert command.main([]) == 0
     capsys.readouterr()
     with flagsaver.flagsaver(deep=True):
-        assert command.main([str(data.path)]) == 65
+        assert command.main([]) == 65
     out, err = capsys.readouterr()
     problems = [line for line in out.splitlines() if line.startswith("test-train")]
     assert len(problems) == 1

@@ -68,7 +68,7 @@ def test_runs_are_compared_on_a_page(runs, tmp_path):
     page = tmp_path / "page.html"
     done = run(runs / "one", runs / "other", f"--output={page}", module="trainer.compare")
     assert done.returncode == 0, done.stderr
-    verdict, where = done.stdout.splitlines()
+    verdict, where, _ = done.stdout.splitlines()
     assert verdict.startswith(("No difference is proven. one has ", "one is better. one has ", "other is better. one"))
     assert where == f"page: {page}"
     text = page.read_text(encoding="utf-8")

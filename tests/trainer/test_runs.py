@@ -44,7 +44,7 @@ def runs(tmp_path):
 def test_runs_are_listed_and_linked(runs):
     done = run(runs, module="trainer.runs")
     assert done.returncode == 0, done.stderr
-    head, *rows, page = done.stdout.splitlines()
+    head, *rows, page, _ = done.stdout.splitlines()
     assert head.split() == ["run", "state", "recipe", "data", "accuracy", "interval", "time"]
     assert rows[0].split("  ")[0] == "a b/good #1"
     assert "flowers 1.0.0" in rows[0]

@@ -75,11 +75,11 @@ def check_write(workdir: str) -> Finding:
     )
     output, code_or_none = _run([sys.executable, "-c", code, workdir], seconds=_WRITE_SECONDS)
     if code_or_none == 0:
-        return Finding(status=Status.OK, subject="workdir", text=f"{workdir} can be written and read")
+        return Finding(status=Status.OK, subject="run", text=f"{workdir} can be written and read")
     reason = "no answer in a minute" if code_or_none is None else last_words(output.stderr)
     return Finding(
         status=Status.ERROR,
-        subject="workdir",
+        subject="run",
         text=f"{workdir} cannot be written: {reason}",
         fix="see credentials above and the bucket's permissions (gcloud storage ls, roles/storage.objectAdmin)"
         if workdir.startswith("gs://")

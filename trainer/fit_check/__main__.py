@@ -76,7 +76,8 @@ def main(arguments: list[str]) -> int | None:
     fits_at = fitting_accuracy(most_frequent)
     print(
         f"phase {phase.name} of recipe {recipe.name} on {images} training images, nothing regularised, at most "
-        f"{sweep.epochs} epochs; fits: training accuracy {fits_at:.3f}"
+        f"{sweep.epochs} epochs; fits: training accuracy {fits_at:.3f}",
+        flush=True,
     )
     ranged = sweep.range_test()
     print(
@@ -84,7 +85,7 @@ def main(arguments: list[str]) -> int | None:
         flush=True,
     )
     rates = with_own(given or rates_to_try(lowest_loss_at=ranged.lowest()), phase.lr_max)
-    print(TABLE_HEAD)
+    print(TABLE_HEAD, flush=True)
     trials: list[Trial] = []
     while rates:
         trials.append(sweep.trial(rates.pop(0), fits_at=fits_at))

@@ -112,7 +112,7 @@ def compare(flags: dict[str, str]) -> int:
 
 
 def train(flags: dict[str, str]) -> int:
-    run = flags["workdir"]
+    run = flags["run"]
     append(storage.join(run, "starts.log"), f"{os.getpid()}\n")
     if storage.exists(storage.join(run, "export", "saved_model", "saved_model.pb")):
         return 0
@@ -169,7 +169,7 @@ def main() -> int:
     positional = len([argument for argument in sys.argv[1:] if not argument.startswith("--")])
     if positional:
         return (verify if positional == 1 else compare)(flags)
-    roles = {"source": build, "workdir": train, "model": evaluate, "seed": check}
+    roles = {"source": build, "run": train, "model": evaluate, "seed": check}
     return next(roles[flag] for flag in roles if flag in flags)(flags)
 
 
