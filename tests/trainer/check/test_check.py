@@ -81,7 +81,7 @@ def digits(tmp_path_factory):
 
 def test_wrong_labels_are_found_and_listed_worst_first(digits):
     wrong, data, built, (found, output, _) = digits
-    assert built.stdout.splitlines()[-1] == f"next, is the data all right? python -m trainer.check --data={data}"
+    assert built.stdout.splitlines()[-1] == f"next, is the data all right? python -m trainer.check {data}"
     with (output / "label_issues.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["id", "source", "label", "suggested", "probability", "split"]

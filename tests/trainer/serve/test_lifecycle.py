@@ -40,7 +40,7 @@ def large_photo():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "give what to serve: --model=RUN/export, or --model=MODELS/champion"),
+        ([], "give what to serve: python -m trainer.serve RUN/export, or MODELS/champion"),
         (["--model=nowhere"], "nowhere: no exported model there"),
         (["--model=m", "--name=a/b"], "--name=a/b: must be letters, digits"),
         (["--model=gs://b/m", "--watch"], "which has no links"),
