@@ -174,16 +174,23 @@ def print_next(what: str, command: str, *words: str, file: TextIO | None = None)
     print(f"next, {what} {' '.join([command, *map(shlex.quote, words)])}", file=file, flush=True)
 
 
-def unknown_flag(argument: str, instead: Callable[[str], str | None] = lambda name: None) -> str:
-    """Says that a flag (`--name=value`, or its name) is not known, and which one may have been meant."""
-    name = argument.lstrip("-").partition("=")[0]
-    if advice := instead(name):
+Instead = Callable[[str, str], str | None]  # name and value of a flag that is not known → what to give
+
+
+def _nothing_instead(name: str, value: str) -> None:
+    """Knows nothing better."""
+
+
+def unknown_flag(argument: str, instead: Instead = _nothing_instead) -> str:
+    """Says that a flag, `--name=value` or `--name`, is not known, and which one may have been meant."""
+    name, _, value = argument.lstrip("-").partition("=")
+    if advice := instead(name, value):
         return f"unknown flag --{name}: {advice}"
     meant = nearest(f"--{name}", [f"--{own}" for own in own_flags()], share=0.7)
     return f"unknown flag --{name}.{meant} (--help lists the flags)"
 
 
-def _parse_flags(argv: list[str], *, keep_unknown: bool, instead: Callable[[str], str | None]) -> list[str]:
+def _parse_flags(argv: list[str], *, keep_unknown: bool, instead: Instead) -> list[str]:
     if "--version" in argv[1:]:
         print(f"{_PACKAGE} {installed_version() or 'not installed: a checkout (pip install -e .)'}")
         sys.exit(int(ExitCode.DONE))
@@ -198,7 +205,7 @@ def _parse_flags(argv: list[str], *, keep_unknown: bool, instead: Callable[[str]
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(int(ExitCode.DONE))
     except flags.UnrecognizedFlagError as error:
-        fail(unknown_flag(error.flagname, instead), ExitCode.USAGE)
+        fail(unknown_flag(error.flagvalue, instead), ExitCode.USAGE)
     except flags.Error as error:
         fail(f"{error} (--help lists the flags)", ExitCode.USAGE)
     _expand_homes()
@@ -250,7 +257,7 @@ def run_command(
     accepts_arguments: bool = False,
     argument: str | None = None,
     needs: Sequence[str] = (),
-    instead: Callable[[str], str | None] = lambda name: None,
+    instead: Instead = _nothing_instead,
     is_native: bool = False,
 ) -> NoReturn:
     """Runs `main` as a command: parses absl flags strictly, turns `CommandError` into one line and its exit code.
@@ -281,6 +288,8 @@ def run_command(
         except KeyboardInterrupt:
             interrupt.answer()
             if is_native:
+                with contextlib.suppress(OSError, ValueError):
+                    sys.stdout.flush()
                 end_at_once(_INTERRUPTED_CODE)
             return _INTERRUPTED_CODE
         except Exception as error:
