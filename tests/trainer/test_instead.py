@@ -25,7 +25,7 @@ FACTS = DataFacts(num_train=100, num_classes=3, max_side=64)
         ("batch_size", "16", lambda recipe: recipe.batch_size == 16),
         ("img_size", "96", lambda recipe: recipe.image_size == 96),
         ("optimizer", "", lambda recipe: recipe.optimizer.name == "adamw"),
-        ("weight_decay", "0.1", lambda recipe: recipe.optimizer.weight_decay == 0.1),
+        ("clip_norm", "1", lambda recipe: recipe.optimizer.clip_norm == 1),
         ("dropout", "0.3", lambda recipe: recipe.head.dropout == 0.3),
         ("patience", "4", lambda recipe: recipe.phases[1].patience == 4),
         ("mixup", "0.2", lambda recipe: recipe.augment.mixup == 0.2),
