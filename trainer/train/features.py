@@ -73,10 +73,15 @@ class FeatureCache:
 
 
 class FeatureParts:
-    """Computes the features of splits, and keeps them in a run's folder as parts of whole batches."""
+    """Computes the features of splits, and keeps them in a run's folder as parts of whole batches.
+
+    Attributes:
+      computed: how many images it has computed the features of, those read apart.
+    """
 
     def __init__(self, plan: Plan, classifier: Classifier, strategy: tf.distribute.Strategy) -> None:
         """Takes the run, the model whose backbone is frozen now, and the devices that compute."""
+        self.computed = 0
         self._plan, self._classifier, self._strategy = plan, classifier, strategy
         self._folder = storage.join(plan.run, _FOLDER)
         self._known = storage.join(checks_folder(plan.data), _FOLDER)
@@ -108,6 +113,8 @@ class FeatureParts:
                 features[place], labels[place], known[place] = part[0][:held], part[1][:held], True
         if known.any():
             logging.info("%s: %d of %d images have features from before", split, known.sum(), examples)
+        if known.all():
+            return features, labels
         done = int(known.sum())
         shown = Progress(f"features of {split}", done=done, total=examples, at_first=COMPILING)
         with contextlib.closing(shown):
@@ -117,6 +124,7 @@ class FeatureParts:
                     place = slice(end, end + len(truth))
                     features[place], labels[place], end = values, truth, place.stop
                     done += len(truth)
+                    self.computed += len(truth)
                     shown.update(done)
                     due = time.monotonic() - written > _SECONDS_A_PART or features[begin:end].nbytes > _BYTES_A_PART
                     if due or end == last:

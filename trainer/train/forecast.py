@@ -63,8 +63,7 @@ class Forecast:
 
     def saw_forward(self, *, batches: float, seconds: float) -> None:
         """Notes how long so many batches took that the model was asked about."""
-        if batches > 0:
-            self._forward = seconds / batches
+        self._forward = seconds / batches
 
     def saw_epoch(self, phase: int, timed: Timed, *, end: float) -> None:
         """Notes how long an epoch of a phase took; its validation, and what follows, took `end` seconds."""

@@ -24,7 +24,7 @@ from trainer.train.checkpoint import Checkpoints, Snapshot, model_weights, train
 from trainer.train.evaluation import Metrics, compute_metrics
 from trainer.train.features import FeatureCache
 from trainer.train.feed import distribute
-from trainer.train.forecast import Forecast, Timed, forecast_of
+from trainer.train.forecast import Timed, forecast_of
 from trainer.train.guards import check_finite, images_per_second, starvation
 from trainer.train.keep import Keeper, Validated
 from trainer.train.metrics import CROSS_VALIDATION, TRAIN_SAMPLE, MetricsLog
@@ -70,7 +70,7 @@ class Trainer:
         )
         self._save_next_at = time.monotonic() + _SECONDS_BETWEEN_CHECKPOINTS
         self._input_checked = False
-        self._forecast: Forecast = forecast_of(plan)
+        self._forecast = forecast_of(plan)
         self.predictor = Predictor(plan, classifier, strategy)
 
     @property
@@ -248,15 +248,15 @@ class Trainer:
 
     def _cache_features(self) -> FeatureCache:
         plan = self._plan
-        start = time.monotonic()
+        start, before = time.monotonic(), self.predictor.computed_features
         splits = {
             split: tuple(tf.constant(array) for array in self.predictor.features(split))
             for split in (TRAIN, VALIDATION)
             if split in plan.data.manifest.splits
         }
         count, seconds = sum(len(labels) for _, labels in splits.values()), time.monotonic() - start
-        if count:
-            self._forecast.saw_forward(batches=count / plan.recipe.batch_size, seconds=seconds)
+        if computed := self.predictor.computed_features - before:
+            self._forecast.saw_forward(batches=computed / plan.recipe.batch_size, seconds=seconds)
         logging.info("cached the features of %d images in %.0f s (%.0f img/s)", count, seconds, count / seconds)
         return FeatureCache(splits=splits, batch_size=plan.recipe.batch_size, seed=plan.seed)
 

@@ -48,6 +48,11 @@ class Predictor:
         with self._plan.at_once():
             return self._parts.features(split, self._features, most=most)
 
+    @property
+    def computed_features(self) -> int:
+        """Counts the images whose features were computed here, not read."""
+        return self._parts.computed
+
     def remove_features(self) -> None:
         """Removes the features that the run keeps."""
         self._parts.remove()
