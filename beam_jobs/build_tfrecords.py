@@ -9,8 +9,11 @@ Flags that are not listed here go to Apache Beam (--direct_num_workers=8, --runn
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
 import logging
 import os
+import pathlib
 import re
 import sys
 import tempfile
@@ -138,6 +141,17 @@ _NOT_IN_A_NAME = re.compile(r"[^a-z0-9]+")
 _DATASET_NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 
 
+def _refuse_mistyped(unknown: list[str]) -> None:
+    """Refuses what is nearly a flag of ours and none of Beam's, which takes seconds to import and would say so, too."""
+    (folder,) = importlib.util.find_spec("apache_beam").submodule_search_locations  # type: ignore[union-attr,misc]
+    of_beam = pathlib.Path(folder, "options", "pipeline_options.py").read_text(encoding="utf-8")
+    for argument in unknown:
+        name = argument.partition("=")[0]
+        is_near = difflib.get_close_matches(name, [f"--{own}" for own in flags.FLAGS], n=1, cutoff=0.85)
+        if is_near and f"'{name}'" not in of_beam:
+            raise UsageError(unknown_flag(argument))
+
+
 def _dataset_name(input_path: str) -> str:
     if _NAME.value is None:
         base = os.path.basename(os.path.abspath(input_path)).lower()
@@ -259,6 +273,7 @@ def main(arguments: list[str]) -> None:
     template = None
     if arguments:
         # Before any work: a typo must not surface after an hour of listing.
+        _refuse_mistyped(arguments)
         from beam_jobs import engine
 
         template = engine.template_of(engine.parse_options(arguments, own_flags=[*flags.FLAGS]))
