@@ -1,0 +1,58 @@
+"""Measures what an image costs with each backbone: LiteRT, float32, one image at a time, pixels to answer.
+
+    nice -n 10 python -m benchmarks.backbones
+
+With random weights, of which the time does not depend, at the size of the ImageNet weights and with five labels. Prints
+rows for the table of benchmarks/RESULTS.md from which the documentation takes them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import numpy as np
+from absl import flags
+
+from pipeline.command import run_command
+from trainer.models.backbones import BACKBONES
+
+_NAMES = flags.DEFINE_list("backbones", list(BACKBONES), "Which to measure.")
+_ROUNDS = flags.DEFINE_integer("rounds", 15, "Images each is asked about.", lower_bound=3)
+_LABELS = 5
+
+
+def litert(name: str) -> bytes:
+    """Returns the LiteRT file of a classifier with this backbone, its weights random."""
+    from trainer.models.classifier import build_classifier
+    from trainer.serving.export import inference_model, litert_converter
+
+    info = BACKBONES[name]
+    size = {"height": info.image_size, "width": info.image_size}
+    classifier = build_classifier(backbone=name, weights="none", num_classes=_LABELS, seed=0, **size)
+    with litert_converter(inference_model(classifier, preprocess=info.preprocess, **size)) as converter:
+        content: bytes = converter.convert()
+    return content
+
+
+def main(arguments: list[str]) -> None:
+    """Prints name, median and range in milliseconds, and the size of the file."""
+    del arguments
+    from trainer.serving.litert import open_litert
+
+    for name in _NAMES.value:
+        content = litert(name)
+        ask, side = open_litert(content), BACKBONES[name].image_size
+        image = np.random.default_rng(0).uniform(0, 255, (1, side, side, 3)).astype(np.float32)
+        ask(image)  # warms up
+        seconds = []
+        for _ in range(_ROUNDS.value):
+            started = time.monotonic()
+            ask(image)
+            seconds.append(time.monotonic() - started)
+        low, middle, high = (1000 * of(seconds) for of in (min, statistics.median, max))
+        print(f"| `{name}` | {middle:.0f} ({low:.0f} to {high:.0f}) | {len(content) / 1e6:.1f} MB", flush=True)
+
+
+if __name__ == "__main__":
+    run_command(main)
