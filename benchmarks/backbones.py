@@ -3,7 +3,7 @@
     nice -n 10 python -m benchmarks.backbones
 
 With random weights, of which the time does not depend, at the size of the ImageNet weights and with five labels. Prints
-rows for the table of benchmarks/RESULTS.md from which the documentation takes them.
+the first cells of the table in benchmarks/RESULTS.md from which the documentation takes them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.command import run_command
 from trainer.models.backbones import BACKBONES
 
 _NAMES = flags.DEFINE_list("backbones", list(BACKBONES), "Which to measure.")
-_ROUNDS = flags.DEFINE_integer("rounds", 15, "Images each is asked about.", lower_bound=3)
+_ROUNDS = flags.DEFINE_integer("rounds", 40, "Images each is asked about.", lower_bound=3)
 _LABELS = 5
 
 
@@ -36,7 +36,7 @@ def litert(name: str) -> bytes:
 
 
 def main(arguments: list[str]) -> None:
-    """Prints name, median and range in milliseconds, and the size of the file."""
+    """Prints of each the least and, in brackets, the median time in milliseconds."""
     del arguments
     from trainer.serving.litert import open_litert
 
@@ -50,8 +50,8 @@ def main(arguments: list[str]) -> None:
             started = time.monotonic()
             ask(image)
             seconds.append(time.monotonic() - started)
-        low, middle, high = (1000 * of(seconds) for of in (min, statistics.median, max))
-        print(f"| `{name}` | {middle:.0f} ({low:.0f} to {high:.0f}) | {len(content) / 1e6:.1f} MB", flush=True)
+        least, middle = 1000 * min(seconds), 1000 * statistics.median(seconds)
+        print(f"| `{name}` | {least:.0f} ({middle:.0f}) |", flush=True)
 
 
 if __name__ == "__main__":
