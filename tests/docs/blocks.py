@@ -1,7 +1,7 @@
-"""Collects the shell blocks of the README and the documentation, and says what is to become of each.
+"""Collects the blocks of the README and the documentation that can be run, and says what is to become of each.
 
-A block is fenced as `sh` (commands) or `console` (`$ commands` with the output that is expected). It is run by
-tests/docs/test_run.py, unless the line before it is one of
+A block is fenced as `sh` (commands), `console` (`$ commands` with the output that is expected) or `python`. It is run
+by tests/docs/test_run.py, unless the line before it is one of
 
     <!-- not run: REASON -->
     <!-- run by: tests/FILE.py -->
@@ -14,8 +14,8 @@ import pathlib
 import re
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SHELL = ("sh", "console")
-OTHERS = ("yaml", "python", "text", "json", "toml")  # languages of blocks that hold no commands
+RUN = ("sh", "console", "python")
+OTHERS = ("yaml", "text", "json")  # languages of blocks that hold no commands
 _MARK = re.compile(r"<!-- (not run|run by): (.+) -->")
 
 
@@ -44,9 +44,10 @@ class Block:
         return f"{self.page}:{self.line}"
 
     def commands(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Returns the commands, each as a shell takes it, with the lines that it is expected to print."""
-        if self.language == "sh":
-            return [("\n".join(self.lines), ())]
+        """Returns the commands, each as a shell takes it, with the lines that it is expected to print: () for any."""
+        if self.language != "console":
+            text = "\n".join(self.lines)
+            return [(f"python - <<'END'\n{text}\nEND" if self.language == "python" else text, ())]
         found: list[tuple[list[str], list[str]]] = []
         goes_on = False
         for line in self.lines:

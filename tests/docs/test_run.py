@@ -39,7 +39,7 @@ def walk(pages, folder):
     environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     found = []
     for block in (block for page in pages for block in blocks.blocks(page)):
-        if block.language not in blocks.SHELL or block.mark:
+        if block.language not in blocks.RUN or block.mark:
             continue
         for command, shown in block.commands():
             done = subprocess.run(
