@@ -57,7 +57,9 @@ def _flags(command: str) -> str:
 
 def _flag(flag: dict[str, Any]) -> str:
     name = f"--[no]{flag['name']}" if flag["type"] == "bool" else f"--{flag['name']}"
-    meaning = f"One of {', '.join(flag['values'])}. {flag['help']}" if flag["values"] else flag["help"]
+    meaning = flag["help"]
+    if flag["values"]:  # absl begins the help with `<a|b>: `
+        meaning = f"One of {', '.join(flag['values'])}. {meaning.removeprefix('<' + '|'.join(flag['values']) + '>: ')}"
     default = "**has to be given**" if flag["required"] else f"`{flag['default']}`" if flag["default"] else ""
     return f"| `{name}` | {default} | {_cell(meaning)} |"
 
@@ -65,7 +67,7 @@ def _flag(flag: dict[str, Any]) -> str:
 def _keys(what: str) -> str:
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key in keys(*SETTINGS[what]):
-        default = f"`{key.default}`" if key.default is not None else "given by the recipe"
+        default = f"`{key.default}`" if key.default is not None else "has none"
         lines.append(f"| `{key.name}` | `{_cell(key.kind)}` | {_cell(default)} | {_cell(key.meaning)} |")
     return "\n".join(lines)
 

