@@ -1,8 +1,9 @@
-"""Reads files of the oldest version that docs/reference/formats.md promises to read: 0.1.0, by today's commands.
+"""Reads files of earlier versions, which docs/reference/formats.md promises, by today's commands.
 
-tests/data/written_by_0.1.0.tar.xz holds what one pass of `retrain.main` left of 48 coloured squares, at commit 2cea218
-(the first CHANGELOG.md): dataset, run, export and registry, but pages, event files and what a killed run goes on with.
-Its backbone is cifar10_cnn with sparse weights, which compress well.
+Each of tests/data/written_*.tar.xz holds what one pass of `retrain.main` left of 48 coloured squares: dataset, run,
+export and registry, but pages, event files and what a killed run goes on with. 0.1.0 is the oldest version, at commit
+2cea218 (the first CHANGELOG.md); the other was written on 2026-11-28 and has what 0.1.0 had not: all probabilities,
+`reference.npz`, golden images, sums. The backbone is cifar10_cnn with sparse weights, which compress well.
 """
 
 import csv
@@ -16,8 +17,12 @@ import tarfile
 
 import pytest
 
+from pipeline.format import sums
 from pipeline.format.manifest import open_dataset
+from pipeline.format.reference import read_reference
+from pipeline.format.rows import known_images
 from pipeline.format.verify import log_problems
+from pipeline.predictions import read_predictions
 from retrain import registry
 from retrain.ledger import decisions
 from trainer.recipes.load import load_recipe
@@ -46,12 +51,20 @@ class World:
         return folder
 
 
-@pytest.fixture(scope="module")
-def old(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("old")
-    with tarfile.open(ROOT / "tests" / "data" / "written_by_0.1.0.tar.xz") as archive:
+def unpacked(name, folder):
+    with tarfile.open(ROOT / "tests" / "data" / f"{name}.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     return World(folder)
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+    return unpacked("written_by_0.1.0", tmp_path_factory.mktemp("old"))
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory):
+    return unpacked("written_on_2026-11-28", tmp_path_factory.mktemp("newer"))
 
 
 def run(*command):
@@ -116,3 +129,43 @@ def test_a_form_that_cannot_be_asked_alone_says_so(old):
     done = run("trainer.predict", f"--model={old.run / 'export' / 'model.tflite'}", old.folder)
     assert done.returncode == 64
     assert "preprocess.json: no such file" in done.stderr
+
+
+def test_every_image_that_was_listed_is_known(newer):
+    data = open_dataset(newer.folder / "data")
+    known = known_images(data)
+    assert not log_problems(data, lambda record: "")
+    assert {record.id for record in data.read("train")} <= set(known.ids)
+
+
+def test_predictions_are_measured(newer):
+    done = run("trainer.evaluate", f"--run={newer.run}")
+    assert "accuracy            0.8000" in done.stdout, done.stderr
+
+
+def test_an_export_answers_as_it_did_without_tensorflow(newer):
+    done = run("trainer.predict", f"--run={newer.run}", newer.photos())
+    then = read_predictions(newer.run, "test")
+    expected = {image: then.names[at] for image, at in zip(then.ids, then.predicted, strict=True)}
+    answers = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert {pathlib.Path(row["file"]).stem: row["label"] for row in answers} == expected, done.stderr
+    for row in answers:
+        at = then.ids.index(pathlib.Path(row["file"]).stem)
+        assert float(row["probability"]) == pytest.approx(then.confidence[at], abs=1e-3)
+
+
+def test_the_answers_that_drift_is_measured_by_are_read(newer):
+    reference = read_reference(newer.run / "export")
+    assert reference.labels == ("blue", "green", "red")
+    assert reference.features.shape == (len(reference.truth), 64)
+
+
+def test_a_model_of_a_registry_is_whole(newer):
+    champion = registry.champion(str(newer.folder / "models"))
+    assert sums.damage(champion.path) == []
+    done = run("trainer.predict", f"--model={champion.path}", pathlib.Path(champion.path, "golden"))
+    golden = json.loads(pathlib.Path(champion.file("golden/golden.json")).read_text())
+    answers = {pathlib.Path(row["file"]).name: row for row in csv.DictReader(io.StringIO(done.stdout))}
+    assert len(golden) == 8
+    for image in golden:
+        assert float(answers[image["file"]]["probability"]) == pytest.approx(max(image["probabilities"]), abs=1e-3)
