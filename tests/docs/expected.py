@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 _NUMBER = r"[-+−]?\d[\d.,]*(?:e[-+]?\d+)?"
-_PARTS = re.compile(rf"(…)|({_NUMBER})|(\s+)")
+_PARTS = re.compile(rf"(\s*…\s*)|({_NUMBER})|(\s+)")
 ANY_LINES = "…"  # alone on a line: any number of lines, none too
 
 

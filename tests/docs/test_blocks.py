@@ -175,6 +175,8 @@ def test_extras_and_targets_that_are_shown_exist():
         ("test: accuracy 0.9563, loss 0.1611", "test: accuracy 1.0000, no loss", "test: accuracy 0.9563, loss 0.1611"),
         ("…\npublished …", "one\ntwo\npublished data/versions/2.0.0", ""),
         ("published …", "one\npublished x", "published …"),
+        ("… done", "done", ""),
+        ("… done", "12:45 done", ""),
         ("one", "one\ntwo", "nothing more; but it printed: two"),
         ("one\n…", "one\ntwo", ""),
         ("one\n…\nthree", "one\ntwo", "three"),
