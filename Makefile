@@ -7,7 +7,7 @@ LEAN := $(VENV)/.ready-lean
 READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo page-runtime wheel test test-fast test-all test-tpu-build fuzz lint clean
+.PHONY: demo docs page-runtime wheel test test-fast test-all test-tpu-build fuzz lint clean
 
 # --clear: what an older setup.py named may own the files of what this one names (TensorFlow's wheels do).
 $(LEAN): setup.py constraints.txt
@@ -23,6 +23,10 @@ $(READY): $(LEAN)
 
 demo: $(LEAN)
 	$(BIN)/python -m examples.demo --output=demo-output
+
+# The documentation, without a network; open build/docs/index.html.
+docs: $(READY)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 
 # What trainer.export --formats=page puts into its pages: 12 MB, once, by npm. Nothing else needs it.
 page-runtime: $(READY)

@@ -18,6 +18,8 @@ S3 = ["s3fs>=2025.3"]
 # trainer.serve, which takes no TensorFlow. uvicorn's http11 protocol is extended in trainer/serve/server.py.
 SERVE = ["prometheus-client>=0.20", "python-multipart>=0.0.18", "starlette>=0.41", "uvicorn>=0.32"]
 
+DOCS = ["furo>=2024.8", "myst-parser>=4.0", "sphinx>=8.1"]
+
 setup(
     name="tpu-retraining",
     version="0.1.0",  # code asks importlib.metadata for it
@@ -101,8 +103,10 @@ setup(
         # Clients and checks that others wrote, for the slow tests of trainer.serve.
         "serve-checks": ["schemathesis>=4.0", "tritonclient[http]>=2.50"],
         "notebook": ["ipykernel>=6.29", "papermill>=2.6"],  # what executes notebooks/ in the slow tests
+        "docs": DOCS,  # what `make docs` builds the site with
         "fuzz": ["atheris>=3.0"],  # what `make fuzz` takes; the tests need none of it
         "dev": [
+            *DOCS,
             *GCS,
             *ONNX,
             *SERVE,

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGES = ("beam_jobs", "pipeline", "retrain", "trainer")
-FOLDERS = (*PACKAGES, "benchmarks", "examples", "notebooks", "tests", ".ci")
+FOLDERS = (*PACKAGES, "benchmarks", "docs", "examples", "notebooks", "scripts", "tests", ".ci")
 FILES = (
     *("setup.py", "pyproject.toml", "MANIFEST.in", "Makefile", "constraints.txt", "LICENSE", "NOTICE"),
     *("README.md", "ARCHITECTURE.md", "BUILD_NOTES.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
