@@ -156,21 +156,24 @@ class Course:
             self._timed(HEAD, (TUNING,), lambda stop: self.steps.train(head.folder, version, stop, epochs=0))
         current = current_model(self.place)
         if current is None or (current.version != head.version and knows_other_classes(current, head)):
-            self._take(Verdict(model=head, why=f"{head.words}: the first model of these classes"), data)
-            answers = head.answers()
-            self.talk.line(f"model  already {accuracy(answers)} right on {len(answers.ids):,} validation images")
-            self.talk.more(f"       try it now: {self._try_command(data)}")
-            self.talk.more(f"       page: {self.place.page}")
+            self._take(Verdict(model=head, why=f"{head.words}: the first model of these classes"))
+            current = head
+        self._write_pages(data)
+        answers = current.answers()
+        self.talk.line(
+            f"model  already {accuracy(answers)} right on {len(answers.ids):,} validation images: {current.words}"
+        )
+        self.talk.more(f"       try it now: {self._try_command(data)}")
+        self.talk.more(f"       page: {self.place.page}")
 
     def _try_command(self, data: DatasetVersion) -> str:
         photo = example_photo(self.place, data)
         return f"python -m trainer.predict --model={shlex.quote(self.place.model)} {shlex.quote(photo)}"
 
-    def _take(self, verdict: Verdict, data: DatasetVersion) -> None:
-        """Makes a model the one that is taken, and writes its pages."""
+    def _take(self, verdict: Verdict) -> None:
+        """Makes a model the one that is taken."""
         self.place.take(verdict.model.export)
         self._note(verdict.why, taken=True)
-        self._write_pages(data)
 
     def _note(self, text: str, *, taken: bool) -> None:
         self.countdown.memory = self.countdown.memory.with_decision(text, taken=taken)
@@ -253,7 +256,7 @@ class Course:
         if run is not None and run.is_whole and _is_older(page, run.folder):
             self.steps.compare(run.folder, head.folder, page, split=VALIDATION)
         if verdict.model != current:
-            self._take(verdict, data)
+            self._take(verdict)
             self.talk.line(f"model  replaced: {verdict.why}")
         else:
             self._note(verdict.why, taken=False)
