@@ -88,7 +88,7 @@ def _only(answers: Predictions, without: Collection[str]) -> Predictions:
 
 
 def accuracy(answers: Predictions) -> str:
-    """Tells how many answers are right, with half of the 95 % interval: `88.6 %, ± 7`."""
+    """Tells how many answers are right, with half of the 95 % interval: `88.6 % right, ± 7`."""
     correct, images = int(answers.correct.sum()), len(answers.ids)
     low, high = wilson_interval(correct, images)
-    return f"{percent(correct / images)}, ± {50 * (high - low):.0f}"
+    return f"{percent(correct / images)} right, ± {50 * (high - low):.0f}"

@@ -159,12 +159,12 @@ class Course:
             self._take(Verdict(model=head, why=f"{head.words}: the first model of these classes"))
             current = head
         self._write_pages(data)
-        answers = current.answers()
-        self.talk.line(
-            f"model  already {accuracy(answers)} right on {len(answers.ids):,} validation images: {current.words}"
-        )
-        self.talk.more(f"       try it now: {self._try_command(data)}")
-        self.talk.more(f"       page: {self.place.page}")
+        if not tuned(self.place, head.version, self.recipe, epochs=None).is_whole:
+            answers = current.answers()
+            share, images = accuracy(answers), f"{len(answers.ids):,} validation images"
+            self.talk.line(f"model  already {share}, on {images}: {current.words}")
+            self.talk.more(f"       try it now: {self._try_command(data)}")
+            self.talk.more(f"       page: {self.place.page}")
 
     def _try_command(self, data: DatasetVersion) -> str:
         photo = example_photo(self.place, data)
@@ -172,8 +172,8 @@ class Course:
 
     def _take(self, verdict: Verdict) -> None:
         """Makes a model the one that is taken."""
+        self._note(verdict.why, taken=True)  # first: killed between the two, the next time says and does it once more
         self.place.take(verdict.model.export)
-        self._note(verdict.why, taken=True)
 
     def _note(self, text: str, *, taken: bool) -> None:
         self.countdown.memory = self.countdown.memory.with_decision(text, taken=taken)
@@ -251,7 +251,8 @@ class Course:
 
         current = current_model(self.place)
         assert current is not None, "the head is taken where nothing was"
-        verdict = successor(current, better_of(head, run), score)
+        offered = better_of(head, run)
+        verdict = successor(current, offered, score)
         page = os.path.join(self.place.root, COMPARISON)
         if run is not None and run.is_whole and _is_older(page, run.folder):
             self.steps.compare(run.folder, head.folder, page, split=VALIDATION)
@@ -259,7 +260,8 @@ class Course:
             self._take(verdict)
             self.talk.line(f"model  replaced: {verdict.why}")
         else:
-            self._note(verdict.why, taken=False)
+            if verdict != offered or current.is_head:  # else it was said when it was taken
+                self._note(verdict.why, taken=False)
             self.talk.line(f"model  {verdict.why}")
 
     def _finish(self, data: DatasetVersion) -> None:
@@ -269,9 +271,7 @@ class Course:
         split = TEST if current and current.has_answers(TEST) else VALIDATION
         if current:
             answers = current.answers(split)
-            self.talk.line(
-                f"done   {accuracy(answers)} right on {len(answers.ids):,} {split} images: {self.place.model}"
-            )
+            self.talk.line(f"done   {accuracy(answers)}, on {len(answers.ids):,} {split} images: {self.place.model}")
         self.talk.more(f"       try it: {self._try_command(data)}")
         if not os.path.exists(self.place.try_page):
             self.talk.more("       in a browser: python -m trainer.serving.page (once), then the same command again")

@@ -102,8 +102,8 @@ def _numbered(place: Place, version: str, recipe: str, pattern: str) -> Iterator
 
 def current_model(place: Place) -> Model | None:
     """Returns the model that is taken now; None without any."""
-    export = place.current()
-    if export is None:
+    target = place.linked()
+    parts = os.path.relpath(target, place.root).split(os.sep) if target else []
+    if len(parts) != 4:  # runs/VERSION/NAME/export
         return None
-    *_, version, name, _ = export.split(os.sep)
-    return Model(place=place, version=version, name=name)
+    return Model(place=place, version=parts[1], name=parts[2])

@@ -58,8 +58,8 @@ class Place:
         """Names the folder of a run on a version of the dataset."""
         return os.path.join(self.root, "runs", version, name)
 
-    def current(self) -> str | None:
-        """Returns the export that `model` links to; None without any."""
+    def linked(self) -> str | None:
+        """Returns the folder that `model` links to; None without any."""
         with contextlib.suppress(OSError):
             target = os.path.normpath(os.path.join(self.root, os.readlink(self.model)))
             return target if os.path.isdir(target) else None
@@ -104,6 +104,8 @@ def find_place(photos: str, output: str | None) -> Place:
     with contextlib.suppress(FileNotFoundError):
         if os.listdir(root) and not os.path.exists(place.state):
             raise UsageError(f"--output={root}: other things lie there; take a folder that is empty, or a new one")
+    if os.path.lexists(place.model) and not os.path.islink(place.model):
+        raise UsageError(f"{place.model}: no link, so another hand has put it there; move it away")
     return place
 
 
