@@ -13,6 +13,8 @@ import pytest
 
 from tests.trainer.quickstart.world import World
 
+STARTING = 4  # seconds at most that Python and its imports take on a busy machine, before there is a clock
+
 
 @pytest.fixture
 def world(tmp_path):
@@ -115,7 +117,7 @@ def test_a_budget_makes_fine_tuning_shorter_and_it_is_kept(world):
     started = time.monotonic()
     code, out, err = world.run("--time=10s")
     assert code == 0, err
-    assert time.monotonic() - started < 11, "kept to within a tenth"
+    assert time.monotonic() - started < 10 * 1.1 + STARTING, "kept to within a tenth"
     assert re.fullmatch(r"1\.0\.0/photos-[1-9]\d?ep", world.model()), out
     world.spec(head=0.6, tuned=0.9)
     code, out, err = world.run()
@@ -128,7 +130,7 @@ def test_fine_tuning_that_takes_longer_than_guessed_is_stopped_and_a_model_made_
     started = time.monotonic()
     code, out, err = world.run("--time=9s")
     assert code == 0, err
-    assert time.monotonic() - started < 9.9, "kept to within a tenth"
+    assert time.monotonic() - started < 9 * 1.1 + STARTING, "kept to within a tenth"
     assert "stopped for the time's sake after" in out
     assert re.fullmatch(r"1\.0\.0/photos-after-[1-9]\d?ep", world.model()), out
     done = len((world.made / "runs/1.0.0/photos/metrics.jsonl").read_text().splitlines()) - 1
@@ -161,13 +163,14 @@ def test_two_at_once_are_one_too_many_and_a_killed_one_takes_its_command_along(w
     assert world.run()[0] == 0
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_run_again_it_ends_in_the_same_place(tmp_path, world):
     straight = World(tmp_path / "straight")
     straight.run()
     expected = straight.state()
     world.spec(head=0.6, tuned=0.9, epoch_seconds=0.1)
     draws = random.Random(0)
-    for _ in range(8):
+    for _ in range(20):
         process = world.start()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(draws.uniform(0.3, 2.5))
