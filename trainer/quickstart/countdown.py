@@ -83,7 +83,9 @@ class Countdown:
             self._look()
             done = self._marks[-1][0]
             what += f", epoch {done + 1} of {self._epochs}" if done < self._epochs else ": evaluation and export"
-        left = self._of_step() + self.outlook.total(self._after)
+        # A step that takes longer than estimated tells of those after it, even before it ends.
+        late = (time.monotonic() - self._begun) / self.outlook.seconds(self._step)
+        left = self._of_step() + self.outlook.total(self._after) * max(1.0, late)
         if self.left is not None:
             left = min(left, max(self.left, 0.0))
         self._talk.doing(f"{what}: about {duration(left)} to the end")

@@ -65,20 +65,21 @@ def test_what_a_step_took_tells_of_those_after_it(tmp_path, clock):
     assert Memory.read(found.memory.file).slowness[CHECK] == pytest.approx(3)
 
 
-def test_the_time_to_the_end_falls_with_the_clock_and_never_below_nothing(tmp_path, clock, shown):
+def test_the_time_to_the_end_falls_with_the_clock_and_grows_with_a_step_that_is_late(tmp_path, clock, shown):
     found = made(tmp_path)
     total = found.outlook.total((CHECK, HEAD, TUNING))
     found.begin(CHECK, (HEAD, TUNING))
     found.show()
     clock.now += 10
     found.show()
-    clock.now += 10_000
+    check = found.outlook.seconds(CHECK)
+    clock.now += 3 * check - 10
     found.show()
-    after = found.outlook.total((HEAD, TUNING))
+    after = 3 * found.outlook.total((HEAD, TUNING))
     assert [text.split(": ")[0] for text in shown] == ["checking the data"] * 3
     said = [text.split("about ")[1].removesuffix(" to the end") for text in shown]
     assert said[0] == f"{round(total / 60)} min"
-    assert said[2] == f"{round((after + 0.05 * found.outlook.seconds(CHECK)) / 60)} min"
+    assert said[2] == f"{round((after + 0.05 * check) / 60)} min"
 
 
 def test_fine_tuning_goes_on_if_it_will_end_in_time_and_is_stopped_while_there_is_time_to_export(tmp_path, clock):

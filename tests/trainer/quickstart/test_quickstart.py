@@ -90,7 +90,7 @@ def test_photos_that_cannot_be_learnt_from_are_refused_in_a_line(tmp_path, files
     assert line.startswith("error: ")
     assert said in line
     assert "--input" not in line
-    assert not (tmp_path / "photos-model").exists()
+    assert not (tmp_path / "photos-model" / "data" / "versions").exists()
 
 
 def test_a_wrong_number_of_folders_or_a_wrong_time_is_refused(tmp_path):
