@@ -192,7 +192,7 @@ class Course:
             run, epochs = planned
             total = self.countdown.outlook.epochs if epochs is None else epochs
             self.talk.line(
-                f"tune   {total} epochs, about {duration(self.countdown.outlook.tuning(total))}; may be stopped"
+                f"tune   {total} epochs, about {duration(self.countdown.outlook.tuning(total))}; it may be stopped"
             )
             self.countdown.begin_tuning(run.folder, total)
             path = os.path.abspath(data.path)

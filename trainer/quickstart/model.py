@@ -38,6 +38,10 @@ class Model:
         return os.path.join(self.folder, "export")
 
     @property
+    def recipe(self) -> str:
+        return self.name.partition("-")[0]
+
+    @property
     def is_head(self) -> bool:
         return self.name.endswith(_HEAD)
 

@@ -51,11 +51,12 @@ def successor(current: Model, found: Verdict, score: Score) -> Verdict:
 def _longer(current: Model, found: Verdict) -> Verdict:
     """Decides between two models of the same photos."""
     offered = found.model
-    if current.is_head:
+    if current.is_head and current.recipe == offered.recipe:
         return found
-    if offered.is_head:
-        return Verdict(model=current, why=f"{current.words}; the longer run has not proved to be better than a head")
     proof = prove(offered.answers(), current.answers())
+    if (offered.is_head or current.recipe != offered.recipe) and not proof.is_better:
+        why = f"{current.words} by recipe {current.recipe}; {offered.words} by {offered.recipe} it is not better beyond"
+        return Verdict(model=current, why=f"{why} chance: {proof.text}")
     if proof.is_worse:
         return Verdict(model=current, why=f"{current.words}; {offered.words} it would be worse: {proof.text}")
     return Verdict(model=offered, why=f"{offered.words}, in place of {current.words}: {proof.text}")

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import pathlib
+import pty
 import random
 import re
 import signal
@@ -45,6 +47,38 @@ def test_a_run_that_is_not_better_beyond_chance_does_not_replace_the_head(world)
     page = (world.made / "index.html").read_text()
     assert "<b>stays</b>: a head on the frozen backbone; fine-tuned it is not better beyond chance" in page
     assert "comparison.html" in page
+
+
+@pytest.mark.slow
+def test_another_recipe_on_the_same_photos_has_to_prove_to_be_better(world):
+    world.spec(head=0.9, tuned=0.93)
+    world.run()
+    code, out, err = world.run("--recipe=quick")
+    assert code == 0, err
+    assert world.model() == "1.0.0/photos-head"
+    assert "by quick it is not better beyond chance" in out
+    world.spec(head=0.9, tuned=1.0)
+    world.add("class0", 1, first=100)
+    world.run("--recipe=quick")
+    assert world.model() == "1.0.1/quick"
+
+
+def test_on_a_terminal_one_line_says_how_long_it_will_take_and_none_of_it_stays(world):
+    world.spec(head=0.6, tuned=0.9, seconds=0.8, epoch_seconds=0.2)
+    ours, theirs = pty.openpty()
+    process = world.start(stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # what Linux says of a terminal whose other side is closed
+        while part := os.read(ours, 4096):
+            said += part
+    assert process.wait() == 0
+    shown = [text for text in re.split(r"\r\x1b\[K", said.decode()) if text]
+    passing = [text for text in shown if "\n" not in text]
+    for what in ("checking the data: about ", "making a first model: about ", "fine-tuning, epoch 1 of 15: about "):
+        assert any(text.startswith(what) and text.endswith(" to the end") for text in passing), shown
+    lines = "".join(text for text in shown if "\n" in text).splitlines()
+    assert all(re.match(r"\d\d:\d\d:\d\d  \w|  +", line) for line in lines), lines
 
 
 def test_more_photos_give_a_new_version_and_its_model_takes_over_unless_it_is_worse(world):
@@ -125,6 +159,7 @@ def test_a_budget_makes_fine_tuning_shorter_and_it_is_kept(world):
     assert world.model() == "1.0.0/photos", "without a budget it goes all the way"
 
 
+@pytest.mark.slow
 def test_fine_tuning_that_takes_longer_than_guessed_is_stopped_and_a_model_made_of_it(world):
     fast(world, epoch=0.01)  # ten times as fast as it is, so that all epochs seem to fit
     started = time.monotonic()

@@ -27,7 +27,7 @@ class World:
     def spec(self, **values: object) -> None:
         (self.folder / "spec.json").write_text(json.dumps(values))
 
-    def start(self, *flags: str) -> subprocess.Popen[str]:
+    def start(self, *flags: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
         paths = f"{REPOSITORY}:{STAND_INS}"
         return subprocess.Popen(
             [sys.executable, "-m", "quickstart_with_stand_ins", "photos", *flags],
@@ -38,8 +38,8 @@ class World:
                 "QUICK_SPEC": str(self.folder / "spec.json"),
                 "XDG_CACHE_HOME": str(self.folder),
             },  # without what runs models in a browser: stand-ins make none
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=stdout,
+            stderr=stderr,
             text=True,
         )
 
