@@ -262,7 +262,7 @@ class Course:
         else:
             if verdict != offered or current.is_head:  # else it was said when it was taken
                 self._note(verdict.why, taken=False)
-            self.talk.line(f"model  {verdict.why}")
+            self.talk.line(f"model  stays: {verdict.why}")
 
     def _finish(self, data: DatasetVersion) -> None:
         """Tells what there is, and what to do next."""
@@ -273,7 +273,9 @@ class Course:
             answers = current.answers(split)
             self.talk.line(f"done   {accuracy(answers)}, on {len(answers.ids):,} {split} images: {self.place.model}")
         self.talk.more(f"       try it: {self._try_command(data)}")
-        if not os.path.exists(self.place.try_page):
+        if os.path.exists(self.place.try_page):
+            self.talk.more(f"       in a browser: drop photos on {self.place.try_page}")
+        else:
             self.talk.more("       in a browser: python -m trainer.serving.page (once), then the same command again")
         self.talk.more(f"       look at it: {self.place.page}")
 

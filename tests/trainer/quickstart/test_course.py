@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 
+import html5lib
 import pytest
 
 from tests.trainer.quickstart.world import World
@@ -40,11 +41,14 @@ def test_a_better_run_replaces_the_head_and_a_second_call_changes_nothing(world)
 
 def test_a_run_that_is_not_better_beyond_chance_does_not_replace_the_head(world):
     world.spec(head=0.9, tuned=0.93)
+    world.add("<i>&", 60)
     code, out, err = world.run()
     assert code == 0, err
     assert world.model() == "1.0.0/photos-head"
     assert "is not better beyond chance" in out
     page = (world.made / "index.html").read_text()
+    html5lib.HTMLParser(strict=True).parse(page)
+    assert "&lt;i&gt;&amp;" in page
     assert "<b>stays</b>: a head on the frozen backbone; fine-tuned it is not better beyond chance" in page
     assert "comparison.html" in page
 
