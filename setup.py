@@ -52,6 +52,7 @@ setup(
         "trainer.preflight.answers": ["*.json"],
         "trainer.serving.page": ["*.js", "archives/*.tgz"],
     },
+    entry_points={"console_scripts": ["photos-to-model=trainer.quickstart:script"]},
     install_requires=[
         "absl-py>=2.1",
         "ai-edge-litert>=2.0",

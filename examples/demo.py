@@ -3,8 +3,8 @@
     python -m examples.demo --output=demo-output
 
 scikit-learn's 1,797 handwritten digits (8×8 pixels, from the UCI Optical Recognition of Handwritten Digits set) become
-image files in class folders, with a few faults planted among them; then the commands that one would type for one's own
-photos build the dataset, check it and fine-tune EfficientNet-Lite0. Run again, it finds all of it done and sums up.
+image files in class folders, with a few faults planted among them; then the command that one would type for one's own
+photos, `python -m trainer.quickstart`, makes a model of them. Run again, it finds all of it done and sums up.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from absl import flags
 from PIL import Image
 
 from pipeline.command import CommandError, ExitCode, run_command
-from pipeline.format.manifest import open_dataset
-from pipeline.format.rows import checks_folder
+from pipeline.format.manifest import TEST, open_dataset
+from trainer.quickstart.model import current_model
+from trainer.quickstart.place import find_place
 
 _OUTPUT = flags.DEFINE_string("output", "demo-output", "Where everything goes.")
 
@@ -71,12 +72,14 @@ def _plant_faults(folder: pathlib.Path) -> None:
     shutil.copyfile(min((folder / "4").glob("*.png")), folder / "9" / "also_filed_under_4.png")
 
 
-def run_module(module: str, *arguments: str) -> None:
-    """Runs `python -m module …` as a user would, shown and unchanged; DemoError if it fails."""
-    print(f"\n$ {shlex.join(['python', '-m', module, *arguments])}", flush=True)
-    code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+def quickstart(photos: pathlib.Path) -> None:
+    """Runs `python -m trainer.quickstart` on the folder, as a user would, shown; DemoError if it fails."""
+    # Centred digits of 8×8 pixels all look alike to a perceptual hash; for photos the default, group, is right.
+    command = ["-m", "trainer.quickstart", os.fspath(photos), "--recipe=quick", "--near_duplicates=keep"]
+    print(f"\n$ {shlex.join(['python', *command])}", flush=True)
+    code = subprocess.run([sys.executable, *command], check=False).returncode
     if code:
-        raise DemoError(f"{module} ended with exit code {code}; its own message stands above")
+        raise DemoError(f"trainer.quickstart ended with exit code {code}; its own message stands above")
 
 
 def _rejects(directory: pathlib.Path) -> list[str]:
@@ -92,33 +95,26 @@ def _rejects(directory: pathlib.Path) -> list[str]:
     return lines
 
 
-def summary(output: pathlib.Path) -> tuple[str, float]:
-    """Sums up what came out, for people; returns the text and the test accuracy."""
-    dataset = open_dataset(output / "data")
-    run, checks = output / "run", pathlib.Path(checks_folder(dataset))
-    test = json.loads((run / "result.json").read_text(encoding="utf-8"))["splits"]["test"]
-    accuracy = float(test["accuracy"])
+def summary(photos: pathlib.Path) -> tuple[str, float]:
+    """Sums up what came out, for people; returns the text and the test accuracy of the model that was taken."""
+    place = find_place(os.fspath(photos), None)
+    dataset, model = open_dataset(place.data), current_model(place)
+    if model is None:
+        raise DemoError(f"{place.model}: no model there")
+    answers = model.answers(TEST)
+    accuracy = float(answers.correct.mean())
     sizes = ", ".join(f"{dataset.manifest.num_examples(split)} {split}" for split in ("train", "validation", "test"))
     lines = [
         "",
         f"Dataset   {sizes}: images of {dataset.manifest.num_classes} classes in {dataset.path}",
-        "Left out, with the reason (rejects.jsonl):",
+        "Left out, with the reason (rejects.jsonl), among them the faults that were planted:",
         *_rejects(pathlib.Path(dataset.path)),
-        f"Test      accuracy {accuracy:.4f} on {test['examples']} images that the model has never seen",
-        *(
-            f"  {row['label']}   {row['accuracy']:.3f}  ({row['correct']} of {row['examples']})"
-            for row in test["per_class"]
-        ),
-        f"Check     {json.loads((checks / 'check.json').read_text(encoding='utf-8'))['verdict']}",
-        f"          {checks / 'report.html'}",
-        f"Report    {run / 'report.html'}",
-        f"Model     {run / 'export'}",
-        f"Metrics   {run / 'metrics.csv'}  (tensorboard --logdir={run})",
+        f"Test      accuracy {accuracy:.4f} on {len(answers.ids)} images that the model has never seen",
+        f"Model     {place.model} ({model.words})",
+        f"Page      {place.page}",
         "",
         "Next, your own photos, one folder a class:",
-        "  python -m beam_jobs.build_tfrecords --source=folder --input=PHOTOS --output=DATA",
-        "  python -m trainer.check --data=DATA",
-        "  python -m trainer.main --data=DATA --recipe=photos --run=RUN",
+        "  python -m trainer.quickstart PHOTOS",
     ]
     return "\n".join(lines), accuracy
 
@@ -128,21 +124,10 @@ def main(arguments: list[str]) -> ExitCode:
     started = time.monotonic()
     output = pathlib.Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's remarks on the CPU would drown the progress
-
-    write_digits(output / "digits")
-    run_module(
-        "beam_jobs.build_tfrecords",
-        "--source=folder",
-        f"--input={output / 'digits'}",
-        f"--output={output / 'data'}",
-        "--splits=train:0.7,validation:0.1,test:0.2",
-        # Centred digits of 8×8 pixels all look alike to a perceptual hash; for photos the default, group, is right.
-        "--near_duplicates=keep",
-    )
-    run_module("trainer.check", f"--data={output / 'data'}", "--recipe=quick")
-    run_module("trainer.main", f"--data={output / 'data'}", "--recipe=quick", f"--run={output / 'run'}")
-    text, accuracy = summary(output)
+    photos = output / "digits"
+    write_digits(photos)
+    quickstart(photos)
+    text, accuracy = summary(photos)
     print(text)
     print(f"\nDone in {time.monotonic() - started:.0f} s.")
     if accuracy < REQUIRED_ACCURACY:

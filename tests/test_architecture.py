@@ -59,6 +59,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "trainer.serving": ("pipeline", *_TRAIN),
     "trainer.serve": ("pipeline", "trainer.models", "trainer.serving"),
     "trainer.instead": ("pipeline", "trainer.models", "trainer.recipes"),
+    "trainer.quickstart": (
+        "pipeline",
+        "trainer.models",
+        "trainer.recipes",
+        "trainer.request",
+        "trainer.report",
+        "trainer.auto",
+        "trainer.serving.page",
+    ),
     "trainer.fit_check": ("pipeline", *_TRAIN, "trainer.rundir", "trainer.readiness", "trainer.instead"),
     "trainer.check": ("pipeline", *_TRAIN, "trainer.rundir", "trainer.readiness", "trainer.instead"),
     "trainer.preflight": ("pipeline", *_TRAIN),
@@ -74,6 +83,8 @@ STARTS: dict[str, tuple[str, ...]] = {
                           "beam_jobs.sources.oxford_pets", "beam_jobs.sources.tfds"),
     "retrain.steps": ("beam_jobs.build_tfrecords", "trainer.check", "trainer.main", "trainer.evaluate",
                       "trainer.compare", "trainer.verify"),
+    "trainer.quickstart.steps": ("beam_jobs.build_tfrecords", "trainer.check", "trainer.main", "trainer.export",
+                                 "trainer.evaluate", "trainer.compare"),
     "trainer.doctor.diagnosis": ("trainer.doctor.probe",),
     "pipeline.images.guarded": ("pipeline.images.decoder_child",),
     "beam_jobs.sources.parquet": ("beam_jobs.sources.parquet_child",),
@@ -87,7 +98,7 @@ FREE_OF_TENSORFLOW = (
     # A wrong flag is refused before TensorFlow is imported.
     "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.instead", "trainer.models.backbones",
     "trainer.models.weights", "trainer.devices.choice", "trainer.devices.cluster", "pipeline.own_code",
-    "pipeline.modes", "pipeline.residence", "trainer.serve",
+    "pipeline.modes", "pipeline.residence", "trainer.serve", "trainer.quickstart",
 )  # fmt: skip
 _TENSORFLOW = ("tensorflow", "keras", "tf_keras", "keras_cv", "tensorboard")
 

@@ -103,6 +103,17 @@ def test_the_source_distribution_holds_what_its_makefile_runs(sdist):
     assert not [name for name in names if name.endswith(".pyc")]
 
 
+def test_the_wheel_brings_the_command_of_the_quickstart(wheel):
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
+    scripts = dict(re.findall(r"^(\S+) = (\S+)$", wheel.read(name).decode(), re.MULTILINE))
+    module, _, function = scripts["photos-to-model"].partition(":")
+    code = f"import sys; sys.argv[1:] = ['--help']; from {module} import {function}; {function}()"
+    done = run(sys.executable, "-c", code, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "python -m trainer.quickstart PHOTOS" in done.stdout
+    assert "--time:" in done.stdout
+
+
 def test_metadata(metadata):
     assert metadata["Name"] == "tpu-retraining"
     assert metadata["License"] == "Apache-2.0"

@@ -139,7 +139,7 @@ def _with_backbone(request: Request, data: DatasetVersion, place: TpuPlace | Non
             "has taken here"
         )
     check_choice(request)
-    budget = seconds_of(FLAGS.time_budget) if FLAGS.time_budget else None
+    budget = seconds_of(FLAGS.time_budget, flag="time_budget") if FLAGS.time_budget else None
     choice = Choice(request=request, data=data, run=FLAGS.run, budget=budget)
     if recorded := choice.recorded():
         return recorded

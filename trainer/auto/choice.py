@@ -48,11 +48,11 @@ class Candidate:
     loss: float
 
 
-def seconds_of(text: str) -> float:
-    """Reads a time such as 90s, 30m or 2h; UsageError if it is none."""
+def seconds_of(text: str, *, flag: str) -> float:
+    """Reads a time such as 90s, 30m or 2h, the value of a flag; UsageError if it is none."""
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)([smh])", text.strip())
     if not match or not float(match[1]):
-        raise UsageError(f"--time_budget={text}: no length of time; write 90s, 30m or 2h")
+        raise UsageError(f"--{flag}={text}: no length of time; write 90s, 30m or 2h")
     return float(match[1]) * _SECONDS[match[2]]
 
 

@@ -36,13 +36,13 @@ def test_the_table_has_the_best_first_and_says_why_it_is_not_taken():
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5h", 5400)])
 def test_times(text, seconds):
-    assert seconds_of(text) == seconds
+    assert seconds_of(text, flag="time_budget") == seconds
 
 
 @pytest.mark.parametrize("text", ["30", "m", "-5m", "0s", "1d", "30 minutes"])
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(UsageError, match="write 90s, 30m or 2h"):
-        seconds_of(text)
+        seconds_of(text, flag="time_budget")
 
 
 def test_weights_that_keras_has_downloaded_are_at_hand(tmp_path, monkeypatch):
