@@ -58,6 +58,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "trainer.preflight": ("pipeline", *_TRAIN),
     "trainer.doctor": ("pipeline", "trainer.devices"),
     "trainer.run": ("pipeline", *_TRAIN, "trainer.rundir", "trainer.serving"),
+    "trainer.training": (
+        "pipeline",
+        *_TRAIN,
+        "trainer.auto",
+        "trainer.rundir",
+        "trainer.readiness",
+        "trainer.run",
+    ),
     "trainer": ("pipeline", "trainer"),  # the commands, which nobody imports
 }
 
@@ -78,7 +86,8 @@ FREE_OF_TENSORFLOW = (
     "pipeline.command", "pipeline.format", "pipeline.images", "pipeline.pages", "pipeline.noninferiority",
     "pipeline.intervals", "pipeline.linear", "pipeline.processes", "pipeline.shift", "beam_jobs", "retrain",
     # A wrong flag is refused before TensorFlow is imported.
-    "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.models.backbones", "trainer.models.weights",
+    "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.training", "trainer.models.backbones",
+    "trainer.models.weights",
     "trainer.devices.choice", "trainer.devices.cluster", "pipeline.own_code", "pipeline.modes", "pipeline.residence",
     "trainer.serve",
 )  # fmt: skip
