@@ -89,7 +89,7 @@ _OUT_OF_REACH = ("AbortedError", "DeadlineExceededError", "FailedPreconditionErr
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
-def _storage_error(error: Exception) -> CommandError | None:
+def storage_error(error: Exception) -> CommandError | None:
     """Translates what a store answered, or a disk that takes no more, into the user's terms; None for other errors."""
     kind, text = type(error), " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in FULL:
@@ -217,7 +217,7 @@ def run_command(
             print("interrupted; run the same command again to continue", file=sys.stderr)
             return 128 + signal.SIGINT
         except Exception as error:
-            if known := _storage_error(error):
+            if known := storage_error(error):
                 fail(known, known.exit_code)
             # A bug of ours, or a machine that failed: the traceback is for the report, the code for the scheduler.
             traceback.print_exc()

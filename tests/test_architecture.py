@@ -66,16 +66,28 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "trainer.readiness",
         "trainer.run",
     ),
+    "trainer.api": (
+        "pipeline",
+        *_TRAIN,
+        "trainer.auto",
+        "trainer.rundir",
+        "trainer.training",
+        "trainer.check",
+        "trainer.serving",
+    ),
     "trainer": ("pipeline", "trainer"),  # the commands, which nobody imports
 }
 
 # Modules that start others by their name, as users do, and why.
 STARTS: dict[str, tuple[str, ...]] = {
     "pipeline.preview": ("trainer.preview",),  # a name that users know; it defines nothing and nobody imports it
-    "beam_jobs.sources": ("beam_jobs.sources.folder", "beam_jobs.sources.table", "beam_jobs.sources.cifar",
+    "beam_jobs.sources": ("beam_jobs.sources.folder", "beam_jobs.sources.table", "beam_jobs.sources.arrays",
+                          "beam_jobs.sources.cifar",
                           "beam_jobs.sources.oxford_pets", "beam_jobs.sources.tfds"),
     "retrain.steps": ("beam_jobs.build_tfrecords", "trainer.check", "trainer.main", "trainer.evaluate",
                       "trainer.compare", "trainer.verify"),
+    # Not imported: Beam and TensorFlow do not share a process.
+    "trainer.api.building": ("beam_jobs.build_tfrecords",),
     "trainer.doctor.diagnosis": ("trainer.doctor.probe",),
     "pipeline.images.guarded": ("pipeline.images.decoder_child",),
     "beam_jobs.sources.parquet": ("beam_jobs.sources.parquet_child",),
