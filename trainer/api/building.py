@@ -159,15 +159,15 @@ def _run(flags: Mapping[str, object]) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": folders},
+        env={**os.environ, "PYTHONPATH": folders, "PYTHONUNBUFFERED": "1"},  # lines come when they are said
         text=True,
         errors="replace",
     )
     said = ""
     try:
         for line in process.stdout or ():
-            if line.startswith(_ERROR):
-                said = line.removeprefix(_ERROR).rstrip()
+            if said or line.startswith(_ERROR):  # which is the last that a command says
+                said += line
             else:
                 print(line, end="", flush=True)
         code = process.wait()
@@ -178,7 +178,8 @@ def _run(flags: Mapping[str, object]) -> None:
     if code == 128 + signal.SIGINT:
         raise KeyboardInterrupt("interrupted; call it again to continue")
     if code:
-        raise error_of(code, said or f"{_BUILD} ended with exit code {code}; what it said stands above")
+        text = said.removeprefix(_ERROR).rstrip()
+        raise error_of(code, text or f"{_BUILD} ended with exit code {code}; what it said stands above")
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from pipeline.images.guarded import Decoder
     from trainer.serving import predict as serving
 
-# What `predict` takes: a file, a folder, a quoted pattern or a URL; an encoded image; a picture of Pillow's; uint8 [H, W, 3] or [H, W], or
-# several as [N, H, W, 3].
-_KINDS = "files, encoded bytes, PIL images or uint8 arrays [H, W, 3] or [H, W]"
+# What `predict` takes: a file, a folder, a quoted pattern or a URL; an encoded image; a picture of Pillow's; uint8
+# [H, W, 3] or [H, W], or several as [N, H, W, 3].
 Images: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
+_KINDS = "files, encoded bytes, PIL images or uint8 arrays [H, W, 3] or [H, W]"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

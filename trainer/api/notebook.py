@@ -65,6 +65,9 @@ def _told() -> Iterator[None]:
     handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     # TensorFlow's housekeeping goes to the same log.
     handler.addFilter(lambda record: record.levelno > std_logging.INFO or "/tensorflow/python/" not in record.pathname)
+    # Each run traces its steps once; TensorFlow counts them over all runs of the process.
+    tensorflow = std_logging.getLogger("tensorflow")
+    tensorflow.addFilter(_not_retracing)
     propagates, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     logging.set_verbosity(max(verbosity, logging.INFO))
@@ -74,6 +77,11 @@ def _told() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         logger.removeHandler(handler)
         logger.propagate = propagates
+        tensorflow.removeFilter(_not_retracing)
+
+
+def _not_retracing(record: std_logging.LogRecord) -> bool:
+    return "triggered tf.function retracing" not in record.getMessage()
 
 
 def in_a_cell(page: storage.Path) -> str:
