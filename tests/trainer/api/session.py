@@ -22,9 +22,9 @@ found = {"imported": sorted({"tensorflow", "keras", "apache_beam", "matplotlib"}
 
 
 def state():
-    policy = keras.config.dtype_policy().name
-    return [policy, logging.get_verbosity(), std_logging.getLogger("absl").handlers, std_logging.getLogger("absl").propagate,
-            signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]  # fmt: skip
+    log = std_logging.getLogger("absl")
+    signals = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    return [keras.config.dtype_policy().name, logging.get_verbosity(), list(log.handlers), log.propagate, *signals]
 
 
 def refused(**changed):
