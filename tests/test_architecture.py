@@ -82,12 +82,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 STARTS: dict[str, tuple[str, ...]] = {
     "pipeline.preview": ("trainer.preview",),  # a name that users know; it defines nothing and nobody imports it
     "beam_jobs.sources": ("beam_jobs.sources.folder", "beam_jobs.sources.table", "beam_jobs.sources.arrays",
-                          "beam_jobs.sources.cifar",
-                          "beam_jobs.sources.oxford_pets", "beam_jobs.sources.tfds"),
+                          "beam_jobs.sources.cifar", "beam_jobs.sources.oxford_pets", "beam_jobs.sources.tfds"),
     "retrain.steps": ("beam_jobs.build_tfrecords", "trainer.check", "trainer.main", "trainer.evaluate",
                       "trainer.compare", "trainer.verify"),
     # Not imported: Beam and TensorFlow do not share a process.
     "trainer.api.building": ("beam_jobs.build_tfrecords",),
+    "trainer.api.asked": ("pipeline.augment.own_policy",),  # not started: looked up, if TensorFlow is there
     "trainer.doctor.diagnosis": ("trainer.doctor.probe",),
     "pipeline.images.guarded": ("pipeline.images.decoder_child",),
     "beam_jobs.sources.parquet": ("beam_jobs.sources.parquet_child",),
@@ -99,9 +99,8 @@ FREE_OF_TENSORFLOW = (
     "pipeline.intervals", "pipeline.linear", "pipeline.processes", "pipeline.shift", "beam_jobs", "retrain",
     # A wrong flag is refused before TensorFlow is imported.
     "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.training", "trainer.models.backbones",
-    "trainer.models.weights",
-    "trainer.devices.choice", "trainer.devices.cluster", "pipeline.own_code", "pipeline.modes", "pipeline.residence",
-    "trainer.serve",
+    "trainer.models.weights", "trainer.devices.choice", "trainer.devices.cluster", "pipeline.own_code",
+    "pipeline.modes", "pipeline.residence", "trainer.serve",
 )  # fmt: skip
 _TENSORFLOW = ("tensorflow", "keras", "tf_keras", "keras_cv", "tensorboard")
 

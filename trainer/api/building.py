@@ -179,7 +179,6 @@ def _run(flags: Mapping[str, object]) -> None:
         raise KeyboardInterrupt("interrupted; call it again to continue")
     if code:
         text = said.removeprefix(_ERROR).rstrip()
-        text = said.removeprefix(_ERROR).rstrip()
         raise error_of(code, text or f"{_BUILD} ended with exit code {code}; what it said stands above")
 
 
