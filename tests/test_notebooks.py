@@ -33,7 +33,7 @@ def test_from_photos_to_predictions(photos, tmp_path):
         "PHOTOS": str(photos),
         "WORK": str(tmp_path / "work"),
         "RECIPE": "quick",
-        "SETTINGS": "--set=phases.1.duration=1ep --set=phases.1.warmup=0st --set=phases.1.flat=0st",
+        "SETTINGS": {"phases.1.duration": "1ep", "phases.1.warmup": "0st", "phases.1.flat": "0st"},
         "INSTALL": False,
     }
     executed = papermill.execute_notebook(
@@ -49,7 +49,8 @@ def test_from_photos_to_predictions(photos, tmp_path):
     accuracy = result["splits"]["test"]["accuracy"]
     assert f"test: accuracy {accuracy:.4f}" in outputs
     assert accuracy > 0.5  # of three classes; the recipe is cut short here
-    assert "file,label,probability" in outputs
+    assert "0.jpg: digit 0 (" in outputs
+    assert outputs.count("<iframe srcdoc=") == 3  # of dataset, check and run
 
 
 def test_it_is_committed_without_outputs():
