@@ -69,7 +69,6 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "trainer.api": (
         "pipeline",
         *_TRAIN,
-        "trainer.auto",
         "trainer.rundir",
         "trainer.training",
         "trainer.check",

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 
 from pipeline.command import UsageError
-from pipeline.format.manifest import open_dataset
-from pipeline.own_code import FORM, find
+from pipeline.own_code import FORM, find, is_own
 from trainer.api.building import Dataset
-from trainer.auto.choice import AUTO
-from trainer.devices.chips import spare_metadata_server
-from trainer.recipes.load import resolve
-from trainer.recipes.own import own_code
+from trainer.recipes import overrides
 from trainer.request import Request
 
 
@@ -46,33 +41,40 @@ def request_of(
         backbone=backbone,
         weights=None if weights is None else os.fspath(weights),
         init=None if init is None else os.fspath(init),
-        settings=tuple(f"{name}={_text(value)}" for name, value in (settings or {}).items()),
+        settings=tuple(f"{name}={_text(name, value)}" for name, value in (settings or {}).items()),
         seed=seed,
         extend=(extend,) if isinstance(extend, str) else tuple(extend),
         skip_bad_records=skip_bad_records,
     )
 
 
-def _text(value: object) -> str:
+def _text(name: str, value: object) -> str:
     """Spells a value for --set, which reads JSON and takes for text what is none."""
-    return value if isinstance(value, str) else json.dumps(value)
+    try:
+        return value if isinstance(value, str) else json.dumps(value)
+    except TypeError as error:
+        raise UsageError(
+            f"settings: {name} is a {type(value).__name__}; give text, a number, a bool or None"
+        ) from error
 
 
 def read_own_code_anew(request: Request) -> None:
-    """Forgets what this process has read and run of the user's code that a request rests on.
+    """Forgets what this process has read and run of the user's code that a request names; runs none of it.
 
     In a notebook files are edited between two calls; a command reads them once, and so has what lies there.
 
     Raises:
-      UsageError, DataError: what is wrong with the request, as its run would say.
+      UsageError: there is no such file, module or function.
     """
-    spare_metadata_server()  # before the code, which may import TensorFlow
     find.cache_clear()
     if policies := sys.modules.get("pipeline.augment.own_policy"):
         policies.own_policy.cache_clear()
-    asked = dataclasses.replace(request, backbone=None) if request.backbone == AUTO else request
-    code = own_code(asked.recipe, resolve(asked, open_dataset(asked.data)))
-    files = {one.file for one in code.values()} | {more.file for one in code.values() for more in one.imports}
+    set_to = overrides.split(request.settings)
+    named = [request.backbone, set_to.get("backbone"), set_to.get("augment.policy")]
+    code = [find(name) for name in named if name and is_own(name)]
+    if request.recipe.endswith(".py"):
+        code.append(find(f"{request.recipe}:recipe"))
+    files = {one.file for one in code} | {more.file for one in code for more in one.imports}
     for name, module in list(sys.modules.items()):
-        if getattr(module, "__file__", None) in files:
+        if name != "__main__" and getattr(module, "__file__", None) in files:
             del sys.modules[name]

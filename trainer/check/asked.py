@@ -34,6 +34,8 @@ def check_asked(
       UsageError: a wrong value, or a folder that cannot be written.
       DataError: a shard or a table of the build is damaged.
     """
+    if most < 0:
+        raise UsageError(f"--images={most}: must not be negative")
     spare_metadata_server()  # before any code of the user's own, which may import TensorFlow
     data = open_dataset(request.data)
     if against and not storage.exists(against):
