@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import html
 import logging as std_logging
 import os
@@ -22,10 +23,7 @@ _PIXELS = 420  # of a cell's height
 
 @contextlib.contextmanager
 def guest() -> Iterator[None]:
-    """Lets the block work in a process that is not its own: tells what it does, and leaves Keras and logs as they were.
-
-    Keras numbers layers through a process; here they are named as in a command's. What the block leaves of models is
-    given back.
+    """Lets the block work in a process that is not its own: tells what it does, leaves Keras and logs as they were.
 
     Raises:
       CommandError: also for what a store or a full disk has answered.
@@ -44,17 +42,14 @@ def guest() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _keras_as_it_was() -> Iterator[None]:
-    policy = None
-    if keras := sys.modules.get("keras"):
-        policy = keras.config.dtype_policy()
-        keras.utils.clear_session()
+    """Sets Keras' precision back, which a run takes from its recipe, and frees what models held in circles."""
+    before = keras.config.dtype_policy() if (keras := sys.modules.get("keras")) else None
     try:
         yield
     finally:
         if keras := sys.modules.get("keras"):
-            keras.utils.clear_session()
-            if policy is not None:
-                keras.config.set_dtype_policy(policy)
+            keras.config.set_dtype_policy(before or keras.config.floatx())
+        gc.collect()
 
 
 @contextlib.contextmanager
