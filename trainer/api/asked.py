@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.command import UsageError
 from pipeline.own_code import FORM, find, is_own
-from trainer.api.building import Dataset
 from trainer.recipes import overrides
 from trainer.request import Request
 
 
 def request_of(
-    data: str | os.PathLike[str] | Dataset,
+    data: str,
     *,
     recipe: str | os.PathLike[str],
     backbone: str | None,
@@ -36,7 +35,7 @@ def request_of(
     if seed < 0:
         raise UsageError(f"--seed={seed}: must not be negative")
     return Request(
-        data=data.path if isinstance(data, Dataset) else os.fspath(data),
+        data=data,
         recipe=os.fspath(recipe),
         backbone=backbone,
         weights=None if weights is None else os.fspath(weights),

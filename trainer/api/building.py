@@ -21,7 +21,7 @@ from pipeline.command import UsageError
 from pipeline.format import storage
 from pipeline.format.manifest import open_dataset
 from pipeline.processes import command_line, error_of
-from trainer.api.inputs import InMemory, is_in_memory, write_input
+from trainer.api.inputs import InMemory, is_in_memory, place_of, write_input
 from trainer.api.notebook import in_a_cell
 
 _BUILD = "beam_jobs.build_tfrecords"
@@ -112,8 +112,6 @@ def build_dataset(
     for flag in _NO_BUILDS:
         if given.get(flag):
             raise UsageError(f"{flag} builds nothing; it is for the command: python -m {_BUILD} --{flag}")
-    if label_names is not None and not is_in_memory(photos):
-        raise UsageError(f"label_names are for images in memory, not for {photos}")
     root = os.fspath(output)
     with _input(photos, label_names, given) as place:
         _run({**given, "input": place, "output": root})
@@ -140,7 +138,7 @@ def _input(
 ) -> Iterator[str]:
     """Yields where the builder finds the images; completes the flags for those that were in memory."""
     if not is_in_memory(photos):
-        yield os.fspath(cast(str | os.PathLike[str], photos))
+        yield place_of(photos, names)
         return
     if given["source"]:
         raise UsageError(f"source={given['source']} names files, and the images are in memory; leave it out")

@@ -12,6 +12,7 @@ from pipeline.format import storage
 from pipeline.pages.findings import Finding, Level, worst
 from trainer.api.asked import read_own_code_anew, request_of
 from trainer.api.building import Dataset
+from trainer.api.inputs import place_of
 from trainer.api.notebook import guest, in_a_cell
 from trainer.check.asked import IMAGES, check_asked
 from trainer.check.verdict import verdict_of
@@ -71,7 +72,8 @@ def check(
     Raises:
       UsageError, DataError, TryAgainError: as the command ends, with its text.
     """
-    request = request_of(data, recipe=recipe, backbone=backbone, weights=weights, settings=settings, seed=seed)
+    place = data.path if isinstance(data, Dataset) else place_of(data, None)
+    request = request_of(place, recipe=recipe, backbone=backbone, weights=weights, settings=settings, seed=seed)
     with guest():
         read_own_code_anew(request)
         _, found, folder = check_asked(

@@ -29,6 +29,26 @@ def is_in_memory(data: object) -> bool:
     return isinstance(data, Mapping | tuple) or _is_tf_data(data)
 
 
+def place_of(data: object, names: Sequence[str] | None) -> str:
+    """Returns where images lie that are not in memory.
+
+    Args:
+      data: their path.
+      names: that were given for labels.
+
+    Raises:
+      UsageError: `data` is no path; or there are names, which only images in memory can have.
+    """
+    if not isinstance(data, str | os.PathLike):
+        raise UsageError(
+            f"a {type(data).__name__} is no data; give a path, a pair (images, labels), a tf.data set of pairs, or "
+            'either of them by split, {"train": …, "test": …}'
+        )
+    if names is not None:
+        raise UsageError(f"label_names are for images in memory, not for {os.fspath(data)}")
+    return os.fspath(data)
+
+
 def write_input(folder: str, data: InMemory, *, names: Sequence[str] | None) -> str:
     """Writes images and labels into an empty folder; returns the value of --input.
 

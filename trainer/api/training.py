@@ -15,7 +15,7 @@ from pipeline.command import TryAgainError
 from pipeline.format import storage
 from trainer.api.asked import read_own_code_anew, request_of
 from trainer.api.building import Dataset, build_dataset
-from trainer.api.inputs import InMemory, is_in_memory
+from trainer.api.inputs import InMemory, is_in_memory, place_of
 from trainer.api.model import Model, load_model
 from trainer.api.notebook import guest, in_a_cell
 from trainer.devices.stopping import Wishes, handled
@@ -92,7 +92,7 @@ def train(
     if is_in_memory(data):
         data = build_dataset(cast(InMemory, data), f"{folder.rstrip('/')}-data", label_names=label_names)
     request = request_of(
-        cast(str | os.PathLike[str] | Dataset, data),
+        data.path if isinstance(data, Dataset) else place_of(data, label_names),
         recipe=recipe,
         backbone=backbone,
         weights=weights,

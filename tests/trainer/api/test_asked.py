@@ -42,6 +42,7 @@ def test_settings_say_what_set_says():
         ({"strategy": "miror"}, '--strategy=miror: must be one of auto, tpu, mirrored, multiworker, cpu. Did'),
         ({"cache": "none "}, '--cache=none : must be one of'),
         ({"backbone": "no_such_module:make"}, 'no module "no_such_module"'),
+        ({"data": [1]}, "a list is no data; give a path, a pair (images, labels)"),
         ({"data": "/none"}, "--data=/none: no such directory"),
     ],
 )  # fmt: skip
@@ -54,6 +55,11 @@ def test_what_no_flag_takes_is_refused(tiny_data, tmp_path, given, said):
         with pytest.raises(UsageError) as error:
             check(**{"data": tiny_data.path, **given})
         assert said in str(error.value)
+
+
+def test_names_of_labels_are_for_images_in_memory(tiny_data, tmp_path):
+    with pytest.raises(UsageError, match="label_names are for images in memory, not for"):
+        train(tiny_data.path, tmp_path / "run", label_names=["a", "b", "c"])
 
 
 def test_own_code_is_what_lies_on_disk(tmp_path, monkeypatch):
