@@ -98,7 +98,7 @@ _OUT_OF_REACH = ("AbortedError", "DeadlineExceededError", "FailedPreconditionErr
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
-def _storage_error(error: Exception) -> CommandError | None:
+def storage_error(error: Exception) -> CommandError | None:
     """Translates what a store answered, or a disk that takes no more, into the user's terms; None for other errors."""
     kind, text = type(error), " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in FULL:
@@ -293,7 +293,7 @@ def run_command(
                 end_at_once(_INTERRUPTED_CODE)
             return _INTERRUPTED_CODE
         except Exception as error:
-            if known := _storage_error(error):
+            if known := storage_error(error):
                 fail(known, known.exit_code)
             # A bug of ours, or a machine that failed: the traceback is for the report, the code for the scheduler.
             show_native_output()

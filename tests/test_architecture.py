@@ -73,18 +73,37 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "trainer.preflight": ("pipeline", *_TRAIN),
     "trainer.doctor": ("pipeline", "trainer.devices"),
     "trainer.run": ("pipeline", *_TRAIN, "trainer.rundir", "trainer.serving"),
+    "trainer.training": (
+        "pipeline",
+        *_TRAIN,
+        "trainer.auto",
+        "trainer.rundir",
+        "trainer.readiness",
+        "trainer.run",
+    ),
+    "trainer.api": (
+        "pipeline",
+        *_TRAIN,
+        "trainer.rundir",
+        "trainer.training",
+        "trainer.check",
+        "trainer.serving",
+    ),
     "trainer": ("pipeline", "trainer"),  # the commands, which nobody imports
 }
 
 # Modules that start others by their name, as users do, and why.
 STARTS: dict[str, tuple[str, ...]] = {
     "pipeline.preview": ("trainer.preview",),  # a name that users know; it defines nothing and nobody imports it
-    "beam_jobs.sources": ("beam_jobs.sources.folder", "beam_jobs.sources.table", "beam_jobs.sources.cifar",
-                          "beam_jobs.sources.oxford_pets", "beam_jobs.sources.tfds"),
+    "beam_jobs.sources": ("beam_jobs.sources.folder", "beam_jobs.sources.table", "beam_jobs.sources.arrays",
+                          "beam_jobs.sources.cifar", "beam_jobs.sources.oxford_pets", "beam_jobs.sources.tfds"),
     "retrain.steps": ("beam_jobs.build_tfrecords", "trainer.check", "trainer.main", "trainer.evaluate",
                       "trainer.compare", "trainer.verify"),
     "trainer.quickstart.steps": ("beam_jobs.build_tfrecords", "trainer.check", "trainer.main", "trainer.export",
                                  "trainer.evaluate", "trainer.compare"),
+    # Not imported: Beam and TensorFlow do not share a process.
+    "trainer.api.building": ("beam_jobs.build_tfrecords",),
+    "trainer.api.asked": ("pipeline.augment.own_policy",),  # not started: looked up, if TensorFlow is there
     "trainer.doctor.diagnosis": ("trainer.doctor.probe",),
     "pipeline.images.guarded": ("pipeline.images.decoder_child",),
     "beam_jobs.sources.parquet": ("beam_jobs.sources.parquet_child",),
@@ -96,7 +115,7 @@ FREE_OF_TENSORFLOW = (
     "pipeline.format", "pipeline.images", "pipeline.pages", "pipeline.noninferiority", "pipeline.intervals",
     "pipeline.linear", "pipeline.processes", "pipeline.shift", "beam_jobs", "retrain",
     # A wrong flag is refused before TensorFlow is imported.
-    "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.instead", "trainer.models.backbones",
+    "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.training", "trainer.models.backbones",
     "trainer.models.weights", "trainer.devices.choice", "trainer.devices.cluster", "pipeline.own_code",
     "pipeline.modes", "pipeline.residence", "trainer.serve", "trainer.quickstart",
 )  # fmt: skip

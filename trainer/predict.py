@@ -18,7 +18,6 @@ import os
 import pathlib
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import IO, TYPE_CHECKING
 
@@ -27,11 +26,9 @@ from tqdm import tqdm
 
 from pipeline.command import DataError, UsageError, print_next, run_command
 from pipeline.format import storage
-from pipeline.format.owner import who_trains
 from pipeline.format.places import check_file, check_folder
-from trainer.devices.chips import spare_metadata_server
-from trainer.rundir import read_config
-from trainer.serving.loading import find_model, labels_of, load_model
+from trainer.api.model import export_of, load_model
+from trainer.serving.loading import find_form
 
 if TYPE_CHECKING:
     from trainer.serving.predict import Answer
@@ -58,19 +55,16 @@ def main(arguments: list[str]) -> int | None:
     kind = _format()
     if FLAGS.sort_into:
         check_folder(FLAGS.sort_into, flag="sort_into")
-    found = find_model(FLAGS.model or _export_of(FLAGS.run))
-    spare_metadata_server()
+    find_form(place := FLAGS.model or export_of(FLAGS.run))  # before names are looked for
     from trainer.serving.photos import STDIN, find_images  # Pillow, and what decodes
-    from trainer.serving.predict import predict
     from trainer.serving.tables import Wanted
 
-    warnings.filterwarnings("ignore", module="PIL")  # on damaged files, which are reported in one line each
     names: Iterable[str] = find_images(arguments)
     if STDIN not in arguments:  # whose end nobody knows
         names = list(names)
-    signature, labels = load_model(found), labels_of(found)
-    wanted = Wanted(labels=labels, top=FLAGS.top, threshold=FLAGS.threshold, features=FLAGS.features)
-    answers = predict(signature, names, batch_size=FLAGS.batch_size)
+    model = load_model(place)
+    wanted = Wanted(labels=model.labels, top=FLAGS.top, threshold=FLAGS.threshold, features=FLAGS.features)
+    answers = model.stream(names, batch_size=FLAGS.batch_size)
     total = len(names) if isinstance(names, list) else None
     try:
         with _output() as file:
@@ -88,20 +82,6 @@ def main(arguments: list[str]) -> int | None:
             file=sys.stderr,
         )
     return None
-
-
-def _export_of(run: str) -> str:
-    """Finds the export of a run; UsageError where it is no run, or has none yet."""
-    export = storage.join(run, "export")
-    if not storage.exists(export):
-        read_config(run)  # says if it is no run
-        owner = who_trains(run)
-        how = f"is still trained by {owner}" if owner else "has not ended"
-        raise UsageError(
-            f"--run={run}: the run {how}, so it has exported no model yet; python -m trainer.export --unfinished "
-            f"--run={run} --output=DIR exports the best weights so far, for --model=DIR"
-        )
-    return export
 
 
 def _format() -> str:

@@ -18,7 +18,7 @@ from absl import logging
 
 from pipeline import dataset
 from pipeline.augment.own_policy import own_policy
-from pipeline.command import ExitCode, UsageError, print_next
+from pipeline.command import UsageError, print_next
 from pipeline.decode import why_unusable
 from pipeline.format import storage, verify
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion, open_dataset
@@ -72,7 +72,7 @@ def train_and_evaluate(
     tpu: TpuPlace | None,
     profile: bool,
     cache: str = "auto",
-) -> ExitCode:
+) -> None:
     """Runs, or goes on with, the training run in `directory`.
 
     Args:
@@ -111,7 +111,6 @@ def train_and_evaluate(
             )
         _train(request, plan, classifier, devices, workers, started=started)
         workers.wait()  # whoever leaves earlier looks like a crash to the others
-    return ExitCode.DONE
 
 
 def _prepare(

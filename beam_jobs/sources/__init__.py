@@ -124,6 +124,7 @@ TABLES: dict[str, tuple[str, str]] = {
 SOURCES: dict[str, tuple[str, str]] = {
     "folder": ("beam_jobs.sources.folder", "FolderSource"),
     **TABLES,
+    "arrays": ("beam_jobs.sources.arrays", "ArraysSource"),
     "cifar10": ("beam_jobs.sources.cifar", "Cifar10Source"),
     "cifar100": ("beam_jobs.sources.cifar", "Cifar100Source"),
     "oxford_pets": ("beam_jobs.sources.oxford_pets", "OxfordPetsSource"),
@@ -132,7 +133,7 @@ SOURCES: dict[str, tuple[str, str]] = {
 
 
 # Their images are pixels that nobody has lost anything of yet, so their records are PNGs.
-PIXEL_SOURCES = ("cifar10", "cifar100", "tfds")
+PIXEL_SOURCES = ("arrays", "cifar10", "cifar100", "tfds")
 
 
 def open_source(name: str, *, input_path: str, options: Mapping[str, str]) -> Source:

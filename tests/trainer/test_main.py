@@ -25,14 +25,6 @@ from trainer.serving.answers import predict_split
 from trainer.serving.signature import load_signature
 
 
-@pytest.fixture(scope="module")
-def finished(tiny_data, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("main") / "run"
-    result = run(*training_flags(tiny_data, workdir))
-    assert result.returncode == 0, result.stderr
-    return workdir, result
-
-
 def test_a_run_holds_everything_and_says_where(finished, tiny_data):
     workdir, result = finished
     assert "test: accuracy" in result.stdout

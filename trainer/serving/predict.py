@@ -7,11 +7,11 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from pipeline.images.guarded import DecoderPool, Decoders, ImageBudget
+from pipeline.images.guarded import Decoder, DecoderPool, Decoders, ImageBudget
 from pipeline.images.policy import PixelPolicy
 from trainer.serving.litert import FEATURES, PROBABILITIES
 from trainer.serving.photos import read_image
@@ -56,14 +56,27 @@ def classify(signature: Signature, images: Sequence[tuple[str, bytes]]) -> list[
     ]
 
 
-def predict(signature: Signature, names: Iterable[str], *, batch_size: int) -> Iterator[Answer]:
-    """Yields answers in the order of the names of files and URLs; the next batch is read while one is classified."""
+def predict(
+    signature: Signature,
+    names: Iterable[str],
+    *,
+    batch_size: int,
+    read: Callable[[Decoder, str], bytes | str] = read_image,
+) -> Iterator[Answer]:
+    """Yields answers in the order of the names; the next batch is read while one is classified.
+
+    Args:
+      signature: the model.
+      names: of files and URLs, or whatever `read` knows.
+      batch_size: images classified at a time.
+      read: returns the image of a name as the builder would put it into a record; or (a str) why that cannot be.
+    """
     names = iter(names)
     waiting: collections.deque[list[tuple[str, concurrent.futures.Future[bytes | str]]]] = collections.deque()
     pool = DecoderPool(PixelPolicy(), ImageBudget())
     with contextlib.closing(pool), contextlib.closing(Decoders(_READERS, pool)) as decoders:
         while True:
-            batch = [(name, decoders.submit(read_image, name)) for name in itertools.islice(names, batch_size)]
+            batch = [(name, decoders.submit(read, name)) for name in itertools.islice(names, batch_size)]
             if batch:
                 waiting.append(batch)
             if not waiting:

@@ -18,6 +18,7 @@ from pipeline.format.rows import checks_folder
 from tests import datasets
 from tests.beam_jobs.image_folders import run_command
 from tests.trainer.commands import run
+from trainer import api
 from trainer.check.check import check, lines
 from trainer.check.page import write_check
 from trainer.readiness import check_request
@@ -165,6 +166,21 @@ def test_what_the_pictures_show_is_told_also_where_no_label_is_doubted(digits, t
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     shown = re.search(r"what the pictures show</td><td class=\"n\">([\d.]+)", text)
     assert float(shown[1]) == pytest.approx(100 * found.balanced_accuracy, abs=0.06)
+
+
+def test_from_python_it_is_the_same_check(digits, tmp_path):
+    _, data, _, (_, output, said) = digits
+    result = api.check(data, output=tmp_path, recipe="quick", images=0)
+    assert result.issues_file == f"{tmp_path}/label_issues.csv"
+    assert (tmp_path / "label_issues.csv").read_bytes() == (output / "label_issues.csv").read_bytes()
+    with (output / "label_issues.csv").open(encoding="utf-8") as file:
+        assert list(result.issues) == list(csv.DictReader(file))
+    assert result.verdict in said
+    assert [f"  {one.level:<6}{one.text}" for one in result.findings] == [line for line in said if line[:2] == "  "]
+    assert result.ready == result.verdict.startswith("Ready")
+    cell = result._repr_html_()
+    assert result.verdict in cell
+    assert len(cell) < 30_000 < (tmp_path / "report.html").stat().st_size
 
 
 def test_random_features_are_refused_before_anything_is_computed(tmp_path):

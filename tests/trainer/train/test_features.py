@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.command import ExitCode, TryAgainError, _storage_error
+from pipeline.command import ExitCode, TryAgainError, storage_error
 from pipeline.format.rows import checks_folder
 from tests.trainer.runs import small_recipe, train, weights
 from trainer.devices.stopping import listening
@@ -204,7 +204,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half(tiny_data, tmp_path, every_c
             _compute(tiny_data, small_recipe(), tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    line = _storage_error(caught.value)
+    line = storage_error(caught.value)
     assert line.exit_code != ExitCode.DONE
     assert "make room and run the same command again" in str(line)
     assert list((tmp_path / "features").iterdir()) == []
