@@ -14,10 +14,10 @@ from pipeline.command import DataError, UsageError
 from pipeline.format import kinds, storage
 from pipeline.format.local_copy import local_copy
 from pipeline.format.sums import damage
+from pipeline.images.model_pixels import pixels
 from trainer.models.weights import LABELS_FILE
 from trainer.serving.forms import PREPROCESS_FILE, TFLITE_FILE
 from trainer.serving.litert import PROBABILITIES, Ask, open_litert
-from trainer.serving.pixels import pixels
 from trainer.serving.signature import Signature, find_saved_model, load_signature
 
 

@@ -9,10 +9,10 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from pipeline.decode import decode_and_resize
+from pipeline.images import model_pixels as module
+from pipeline.images.model_pixels import pixels
 from pipeline.view import View
 from tests.datasets import smooth_image
-from trainer.serving import pixels as module
-from trainer.serving.pixels import pixels
 
 VIEWS = [("stretch", 0.0), ("stretch", 0.875), ("crop", 0.0), ("crop", 0.9), ("pad", 0.0)]
 
