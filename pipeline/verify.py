@@ -19,7 +19,7 @@ from pipeline.command import ExitCode, UsageError, run_command
 from pipeline.format.manifest import DatasetVersion, open_dataset
 from pipeline.format.records import Record
 from pipeline.format.verify import ImageCheck, Problem, problems
-from pipeline.images.facts import look
+from pipeline.images.look import look
 from pipeline.images.policy import HARD_MAX_PIXELS, PixelPolicy, Reject
 
 _DEEP = flags.DEFINE_boolean("deep", False, "also find damage that decoders pass over, such as grey lower halves.")

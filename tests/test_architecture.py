@@ -69,7 +69,7 @@ STARTS: dict[str, tuple[str, ...]] = {
     "retrain.steps": ("beam_jobs.build_tfrecords", "trainer.check", "trainer.main", "trainer.evaluate",
                       "trainer.compare", "trainer.verify"),
     "trainer.doctor.diagnosis": ("trainer.doctor.probe",),
-    "pipeline.images.guarded": ("pipeline.images.decoder_child",),
+    "pipeline.images.zygote": ("pipeline.images.decoder_child",),
     "beam_jobs.sources.parquet": ("beam_jobs.sources.parquet_child",),
     "trainer.devices.tpu.server": ("trainer.devices.tpu.server_child",),
 }  # fmt: skip

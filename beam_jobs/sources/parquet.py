@@ -30,7 +30,7 @@ def parquet_rows(path: str, asked: Mapping[str, str], encoding: str) -> Iterator
       RowError: a row is wrong.
       OSError: the file cannot be read.
     """
-    from pipeline.images.guarded import child_environment  # not above: the child imports this file, and no decoders
+    from pipeline.images.zygote import child_environment  # not above: the child imports this file, and no decoders
 
     if encoding:
         raise UsageError(f"--encoding={encoding}: text in Parquet is always UTF-8")

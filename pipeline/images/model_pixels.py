@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 FILL = 127.0  # grey, beside an image that is padded
-_ORIENTATION, _ON_ITS_SIDE = 0x0112, 5  # EXIF
+ORIENTATION, _ON_ITS_SIDE = 0x0112, 5  # EXIF
 
 
 def pixels(data: bytes, spec: Mapping[str, Any]) -> np.ndarray:
@@ -35,11 +35,12 @@ def pixels(data: bytes, spec: Mapping[str, Any]) -> np.ndarray:
       OSError: it is no image that Pillow reads.
     """
     with Image.open(io.BytesIO(data)) as image:
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        orientation = image.getexif().get(ORIENTATION, 1)
         ratio = reduction(image.size if orientation >= _ON_ITS_SIDE else image.size[::-1], spec)
         is_jpeg = image.format in ("JPEG", "MPO")  # MPO: as phones write them, with a second picture
         if is_jpeg and ratio > 1:
-            image.draft("RGB", (image.width // ratio, image.height // ratio))
+            # Not whole pixels: there may be fewer than the ratio.
+            image.draft("RGB", (image.width / ratio, image.height / ratio))  # type: ignore[arg-type]
         upright = ImageOps.exif_transpose(image) if orientation != 1 else image
         found = np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB"))
     return resized(found if is_jpeg else _average(found, ratio), spec)

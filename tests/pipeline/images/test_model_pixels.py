@@ -34,6 +34,7 @@ def _file(height, width, form, *, mode="RGB", **options):
         ((480, 641), (64, 64)),
         ((500, 90), (48, 64)),
         ((1003, 999), (64, 32)),
+        ((5, 300), (16, 16)),
     ],
 )
 def test_pixels_are_those_of_the_evaluation(form, view, source, output):

@@ -13,7 +13,7 @@ import simplejpeg
 from PIL import Image
 
 from pipeline.images.encode import render
-from pipeline.images.facts import inspect
+from pipeline.images.look import inspect
 from pipeline.images.model_pixels import pixels
 from pipeline.images.policy import PixelPolicy, Reject
 from tests.datasets import smooth_image
