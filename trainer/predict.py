@@ -31,12 +31,13 @@ from pipeline.format.owner import who_trains
 from pipeline.format.places import check_file, check_folder
 from trainer.devices.chips import spare_metadata_server
 from trainer.rundir import read_config
-from trainer.serving.loading import find_model, labels_of, load_model
+from trainer.serving.loading import find_model, load_parts
 
 if TYPE_CHECKING:
     from trainer.serving.predict import Answer
     from trainer.serving.tables import Wanted
 
+_FEW = 32  # images, which are answered before anybody wonders
 _FORMATS = ("csv", "jsonl", "parquet", "html")
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "A finished run, the --workdir of trainer.main: its export is used.")
@@ -46,7 +47,7 @@ flags.DEFINE_enum("format", None, _FORMATS, "Of the output; by the name of --out
 flags.DEFINE_integer("top", 1, "Labels told of each image.", lower_bound=1)
 flags.DEFINE_float("threshold", 0.0, 'Below this probability the label is "unsure".', lower_bound=0.0, upper_bound=1.0)
 flags.DEFINE_bool("features", False, "Tell the features of each image, too (jsonl, parquet).")
-flags.DEFINE_integer("batch_size", 32, "Images classified at a time.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 8, "Images classified at a time.", lower_bound=1)
 flags.DEFINE_string("sort_into", None, "Folder: every image is copied into a folder of its label there.")
 
 
@@ -68,9 +69,9 @@ def main(arguments: list[str]) -> int | None:
     names: Iterable[str] = find_images(arguments)
     if STDIN not in arguments:  # whose end nobody knows
         names = list(names)
-    signature, labels = load_model(found), labels_of(found)
-    wanted = Wanted(labels=labels, top=FLAGS.top, threshold=FLAGS.threshold, features=FLAGS.features)
-    answers = predict(signature, names, batch_size=FLAGS.batch_size)
+    parts = load_parts(found, abreast=len(os.sched_getaffinity(0)))
+    wanted = Wanted(labels=parts.labels, top=FLAGS.top, threshold=FLAGS.threshold, features=FLAGS.features)
+    answers = predict(parts, names, batch_size=FLAGS.batch_size)
     total = len(names) if isinstance(names, list) else None
     try:
         with _output() as file:
@@ -123,7 +124,7 @@ def _output() -> Iterator[IO[bytes]]:
 
 
 def _with_progress(answers: Iterator[Answer], total: int | None) -> Iterator[Answer]:
-    few = total is not None and total <= FLAGS.batch_size
+    few = total is not None and total <= _FEW
     return iter(tqdm(answers, total=total, unit="img", disable=few or not sys.stderr.isatty()))
 
 
