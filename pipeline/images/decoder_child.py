@@ -153,8 +153,11 @@ class _Nursery:
         Returns:
           in a forked process: its settings, and the descriptors of its requests, its replies and its area.
         """
+        events = select.poll()  # not select, for which large descriptors are none
+        for descriptor in (self._control.fileno(), self._ended):
+            events.register(descriptor, select.POLLIN)
         while True:
-            ready, _, _ = select.select([self._control.fileno(), self._ended], [], [])
+            ready = [descriptor for descriptor, _ in events.poll()]
             if self._ended in ready:
                 os.read(self._ended, 1 << 12)
                 self._tell_of_ends()

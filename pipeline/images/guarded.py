@@ -122,12 +122,13 @@ class Decoder:
     def start(self) -> None:
         """Starts the child, if there is none, without waiting for it."""
         if self._child is None:
-            self._child = self._zygote.fork(self._settings, self._area.descriptor)
+            self._child = self._zygote.fork(self._settings, self._area.fileno())
 
     def close(self) -> None:
         """Ends the child."""
         if self._child is not None:
             self._child.end()
+            self._child = None
         if self._owns_zygote:
             self._zygote.close()
         self._area.close()

@@ -36,7 +36,7 @@ class Forked:
     def __init__(self, parent: subprocess.Popen[bytes], requests: int, replies: int, status: int) -> None:
         self.requests: BinaryIO = os.fdopen(requests, "wb")
         self.replies: BinaryIO = os.fdopen(replies, "rb")
-        self._status = status
+        self._status: BinaryIO = os.fdopen(status, "rb", buffering=0)
         self._parent = parent
         self._pid: int | None = None
         self._code: int | None = None
@@ -61,11 +61,11 @@ class Forked:
             self.requests.close()
         self.replies.close()
         code = self.wait()
-        os.close(self._status)
+        self._status.close()
         return code
 
     def _told(self) -> int | None:
-        told = os.read(self._status, NUMBER.size)
+        told = self._status.read(NUMBER.size)
         return NUMBER.unpack(told)[0] if told else None
 
 
