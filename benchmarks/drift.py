@@ -28,7 +28,8 @@ from pipeline.format.answer_log import Answers
 from pipeline.format.manifest import open_dataset
 from pipeline.format.reference import Reference, half
 from pipeline.format.rows import FACTS
-from pipeline.images.facts import ImageFacts, comparable_of, inspect
+from pipeline.images.facts import ImageFacts, comparable_of
+from pipeline.images.look import inspect
 from pipeline.images.policy import PixelPolicy
 from retrain.data.gate import Outcome
 from retrain.drift.compare import compare

@@ -15,7 +15,6 @@ import json
 import os
 import pathlib
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 
@@ -24,9 +23,10 @@ from absl import flags
 
 from pipeline.command import UsageError, run_command
 from pipeline.images import heap
+from pipeline.images.area import Area
 from pipeline.images.decoder_child import Child
-from pipeline.images.facts import Look, look, make_facts
 from pipeline.images.guarded import INSPECT, TOGETHER, Decoder, ImageBudget
+from pipeline.images.look import Look, look, make_facts
 from pipeline.images.policy import PixelPolicy
 
 _PHOTOS = flags.DEFINE_string("photos", None, "Folder of photos.", required=True)
@@ -53,8 +53,11 @@ def _inspect_here(batch: Batch) -> None:
     make_facts([seen for data in batch if isinstance(seen := look(data, PixelPolicy()), Look)])
 
 
-def _children() -> set[int]:
-    return {int(one) for one in pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+def _decoding() -> int:
+    """Returns the decoder of this process: the child of its only child."""
+    (zygote,) = pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    (decoder,) = pathlib.Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()
+    return int(decoder)
 
 
 def main(_: list[str]) -> None:
@@ -65,10 +68,10 @@ def main(_: list[str]) -> None:
     heap.give_back()
     budget = ImageBudget()
     costs: dict[str, list[float]] = {"here": [], "under limits": [], "in a child": []}
-    with tempfile.TemporaryFile() as place, contextlib.closing(Decoder(PixelPolicy(), budget)) as decoder:
-        child = Child(PixelPolicy(), budget, place.fileno())
+    with contextlib.closing(Area()) as area, contextlib.closing(Decoder(PixelPolicy(), budget)) as decoder:
+        child = Child(PixelPolicy(), budget, area)
         decoder.inspect([files[0].read_bytes()])
-        (pid,) = _children()
+        pid = _decoding()
 
         def under_limits(batch: Batch) -> None:
             with heap.limited_memory(budget.memory):

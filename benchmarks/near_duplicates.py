@@ -25,7 +25,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from beam_jobs.duplicates import lsh
 from pipeline.command import UsageError, run_command
 from pipeline.images import hashing
-from pipeline.images.facts import ImageFacts, inspect
+from pipeline.images.facts import ImageFacts
+from pipeline.images.look import inspect
 from pipeline.images.policy import PixelPolicy
 
 _PHOTOS = flags.DEFINE_multi_string("photos", [], "Folder with photos, searched with its sub-folders.")

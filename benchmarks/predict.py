@@ -3,13 +3,16 @@
     python -m benchmarks.predict --photos=FOLDER [--backbone=efficientnet_lite0 --side=224] [--images=10000]
 
 The model has random weights, which take as long as others. In turn, each in a process of its own: the LiteRT model
-alone, on batches of 32 made-up images; the command on one photo; the command on so many photos (those of the folder,
-again and again), from its start to its end.
+alone, on made-up images, by batches of 32 on all processors and as the command asks it, by batches of 8 on a processor
+each; the command on one photo; the command on so many photos (those of the folder, again and again), from its start to
+its end.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
+import os
 import pathlib
 import statistics
 import subprocess
@@ -28,7 +31,8 @@ _SIDE = flags.DEFINE_integer("side", 224, "Pixels of a side that the model sees.
 _IMAGES = flags.DEFINE_integer("images", 10_000, "Photos to classify.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each.")
 _ALONE = flags.DEFINE_string("alone", "", "Internal: the export whose model this process measures alone.")
-_BATCH, _SECONDS, _CLASSES = 32, 10.0, 5
+_ABREAST = flags.DEFINE_bool("abreast", False, "Internal: measure it as the command asks it.")
+_BATCH, _ABREAST_BATCH, _SECONDS, _CLASSES = 32, 8, 10.0, 5
 
 
 def _export(folder: str) -> str:
@@ -45,19 +49,31 @@ def _export(folder: str) -> str:
     return export
 
 
-def _alone(export: str) -> float:
-    """Returns images/s of the model alone."""
-    from trainer.serving.litert import open_litert
+def _alone(model: str, *, abreast: int, batch: int) -> float:
+    """Returns images/s of the model alone, asked by so many threads."""
+    from trainer.serving.litert import open_abreast, open_litert
 
-    ask = open_litert(str(pathlib.Path(export, "model.tflite")))
-    shape = (_BATCH, _SIDE.value, _SIDE.value, 3)
+    ask = open_litert(model) if abreast == 1 else open_abreast(model, abreast)
+    shape = (batch, _SIDE.value, _SIDE.value, 3)
     images = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
-    ask(images)
-    count, start = 0, time.perf_counter()
-    while time.perf_counter() - start < _SECONDS:
-        ask(images)
-        count += _BATCH
-    return count / (time.perf_counter() - start)
+
+    def asked(until: float) -> int:
+        count = 0
+        while time.perf_counter() < until:
+            ask(images)
+            count += batch
+        return count
+
+    with concurrent.futures.ThreadPoolExecutor(abreast) as threads:
+        list(threads.map(asked, [time.perf_counter() + 1] * abreast))  # what is prepared on the first call
+        start = time.perf_counter()
+        counts = list(threads.map(asked, [start + _SECONDS] * abreast))
+    return sum(counts) / (time.perf_counter() - start)
+
+
+def _alone_elsewhere(export: str, *flags_given: str) -> float:
+    command = [sys.executable, "-m", "benchmarks.predict", f"--alone={export}", f"--side={_SIDE.value}", *flags_given]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def _command(export: str, names: list[str]) -> float:
@@ -75,29 +91,34 @@ def _command(export: str, names: list[str]) -> float:
 def main(arguments: list[str]) -> None:
     del arguments
     if _ALONE.value:
-        print(_alone(_ALONE.value))
+        model = str(pathlib.Path(_ALONE.value, "model.tflite"))
+        abreast = len(os.sched_getaffinity(0)) if _ABREAST.value else 1
+        print(_alone(model, abreast=abreast, batch=_ABREAST_BATCH if _ABREAST.value else _BATCH))
         return
     if not _PHOTOS.value:
         raise UsageError("give --photos=FOLDER")
     photos = sorted(str(path) for path in pathlib.Path(_PHOTOS.value).rglob("*.jpg"))
     many = list(itertools.islice(itertools.cycle(photos), _IMAGES.value))
-    alone, first, rates = [], [], []
+    alone, abreast, first, rates = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         export = _export(folder)
         for number in range(_ROUNDS.value):
-            itself = [sys.executable, "-m", "benchmarks.predict", f"--alone={export}", f"--side={_SIDE.value}"]
-            alone.append(float(subprocess.run(itself, capture_output=True, text=True, check=True).stdout))
+            alone.append(_alone_elsewhere(export))
+            abreast.append(_alone_elsewhere(export, "--abreast"))
             first.append(_command(export, photos[number : number + 1]))
             rates.append(_IMAGES.value / _command(export, many))
             print(
-                f"the model alone {alone[-1]:.0f} images/s, the command {rates[-1]:.0f} "
-                f"({rates[-1] / alone[-1]:.2f} of it), the first answer after {first[-1]:.2f} s",
+                f"the model alone {alone[-1]:.0f} images/s, abreast {abreast[-1]:.0f}, the command {rates[-1]:.0f} "
+                f"({rates[-1] / alone[-1]:.2f} and {rates[-1] / abreast[-1]:.2f} of them), the first answer after "
+                f"{first[-1]:.2f} s, load {os.getloadavg()[0]:.1f}",
                 flush=True,
             )
-    ratios = [rate / one for rate, one in zip(rates, alone, strict=True)]
+    ratios, abreast_ratios = (
+        statistics.median(rate / one for rate, one in zip(rates, ones, strict=True)) for ones in (alone, abreast)
+    )
     print(
-        f"medians: {statistics.median(alone):.0f} images/s, {statistics.median(rates):.0f}, "
-        f"{statistics.median(ratios):.2f}, {statistics.median(first):.2f} s"
+        f"medians: {statistics.median(alone):.0f} and {statistics.median(abreast):.0f} images/s, "
+        f"{statistics.median(rates):.0f}, {ratios:.2f} and {abreast_ratios:.2f}, {statistics.median(first):.2f} s"
     )
 
 

@@ -102,7 +102,8 @@ def config(output: str, near_duplicates: str):  # type: ignore[no-untyped-def] #
 
 
 def _photo_hashes(folder: str) -> np.ndarray:
-    from pipeline.images.facts import ImageFacts, inspect
+    from pipeline.images.facts import ImageFacts
+    from pipeline.images.look import inspect
     from pipeline.images.policy import PixelPolicy
 
     found = []

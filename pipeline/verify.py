@@ -21,7 +21,7 @@ from pipeline.command import ExitCode, print_next, run_command
 from pipeline.format.manifest import DatasetVersion, open_dataset
 from pipeline.format.records import Record
 from pipeline.format.verify import ImageCheck, Problem, problems
-from pipeline.images.facts import look
+from pipeline.images.look import look
 from pipeline.images.policy import HARD_MAX_PIXELS, PixelPolicy, Reject
 
 flags.DEFINE_string("data", None, "Dataset root, or one version directory.")

@@ -105,7 +105,7 @@ STARTS: dict[str, tuple[str, ...]] = {
     "trainer.api.building": ("beam_jobs.build_tfrecords",),
     "trainer.api.asked": ("pipeline.augment.own_policy",),  # not started: looked up, if TensorFlow is there
     "trainer.doctor.diagnosis": ("trainer.doctor.probe",),
-    "pipeline.images.guarded": ("pipeline.images.decoder_child",),
+    "pipeline.images.zygote": ("pipeline.images.decoder_child",),
     "beam_jobs.sources.parquet": ("beam_jobs.sources.parquet_child",),
     "trainer.devices.tpu.server": ("trainer.devices.tpu.server_child",),
 }  # fmt: skip

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from trainer.serving.predict import Answer
     from trainer.serving.tables import Wanted
 
+_FEW = 32  # images, which are answered before anybody wonders
 _FORMATS = ("csv", "jsonl", "parquet", "html")
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "A finished run: its export is used.")
@@ -43,7 +44,7 @@ flags.DEFINE_enum("format", None, _FORMATS, "Of the output; by the name of --out
 flags.DEFINE_integer("top", 1, "Labels told of each image.", lower_bound=1)
 flags.DEFINE_float("threshold", 0.0, 'Below this probability the label is "unsure".', lower_bound=0.0, upper_bound=1.0)
 flags.DEFINE_bool("features", False, "Tell the features of each image, too (jsonl, parquet).")
-flags.DEFINE_integer("batch_size", 32, "Images classified at a time.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 8, "Images classified at a time.", lower_bound=1)
 flags.DEFINE_string("sort_into", None, "Folder: every image is copied into a folder of its label there.")
 
 
@@ -110,7 +111,7 @@ def _output() -> Iterator[IO[bytes]]:
 
 
 def _with_progress(answers: Iterator[Answer], total: int | None) -> Iterator[Answer]:
-    few = total is not None and total <= FLAGS.batch_size
+    few = total is not None and total <= _FEW
     return iter(tqdm(answers, total=total, unit="img", disable=few or not sys.stderr.isatty()))
 
 

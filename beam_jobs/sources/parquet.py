@@ -16,6 +16,7 @@ from beam_jobs.sources.rows import RowError, TableRow
 from pipeline.command import DataError, UsageError
 from pipeline.format import storage
 from pipeline.format.packing import unpack
+from pipeline.images.zygote import child_environment
 
 LENGTH = struct.Struct("<Q")  # before every message, bytes
 ROWS, SAID, WRONG_ROW, WRONG_FILE, END = "rows", "said", "wrong row", "wrong file", "end"  # kinds of messages
@@ -30,8 +31,6 @@ def parquet_rows(path: str, asked: Mapping[str, str], encoding: str) -> Iterator
       RowError: a row is wrong.
       OSError: the file cannot be read.
     """
-    from pipeline.images.guarded import child_environment  # not above: the child imports this file, and no decoders
-
     if encoding:
         raise UsageError(f"--encoding={encoding}: text in Parquet is always UTF-8")
     storage.open_file(path).close()  # what is not there is said here

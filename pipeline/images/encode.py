@@ -65,12 +65,21 @@ def render(data: bytes, policy: PixelPolicy) -> bytes:
                 return data
             with contextlib.suppress(ValueError):  # else it is encoded anew, which leaves nothing either
                 return without_metadata(data)
-        profile = colour_profile(image)
-        shrinks = record_size(image.size, policy) != image.size
-        lossless = policy.lossless and image.format in LOSSLESS_FORMATS and not shrinks
-        pixels, size = decode(image, policy)
+        return encode_anew(image, policy)
     except Refused as refused:
         raise ValueError(f"refused: {refused}") from refused
+
+
+def encode_anew(image: Image.Image, policy: PixelPolicy) -> bytes:
+    """Makes the record's image of an opened one.
+
+    Raises:
+      Refused: it is damaged, or without a defined meaning.
+    """
+    profile = colour_profile(image)
+    shrinks = record_size(image.size, policy) != image.size
+    lossless = policy.lossless and image.format in LOSSLESS_FORMATS and not shrinks
+    pixels, size = decode(image, policy)
     return encode(pixels, size, profile=profile, lossless=lossless, policy=policy)
 
 

@@ -1,9 +1,9 @@
 """Decodes images in a process of its own, within a budget of time and memory that the kernel enforces.
 
 A decoder may loop for hours in C, take all memory or crash on bytes from the world; no thread can stop it. So it runs
-in a lean child (`decoder_child`), to which bytes go and from which facts and record bytes come, never pixels. The child
-ends itself: a timer that it sets for each image kills it, and so many bytes of address space are all that it gets. The
-image is refused, and a new child goes on behind it.
+in a lean child (`decoder_child`), to which bytes go and from which facts, record bytes or the pixels that a model sees
+come. The child ends itself: a timer that it sets for each image kills it, and so many bytes of address space are all
+that it gets. The image is refused, and a new child goes on behind it.
 """
 
 from __future__ import annotations
@@ -12,27 +12,23 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import json
-import os
-import pathlib
+import shlex
 import signal
-import struct
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
 from pipeline.format.packing import pack, unpack
+from pipeline.images.area import Area
 from pipeline.images.facts import ImageFacts, facts_of
 from pipeline.images.policy import PixelPolicy, Reject, RejectCode
+from pipeline.images.zygote import COMMAND, LENGTH, Forked, Zygote
 
-LENGTH = struct.Struct("<Q")  # before every message, bytes
-INSPECT, RENDER, THUMBNAIL = "inspect", "render", "thumbnail"
+Spec = Mapping[str, Any]  # how a model sees images, see `model_pixels.pixels`
+INSPECT, RENDER, THUMBNAIL, SEE = "inspect", "render", "thumbnail", "see"
 TOGETHER = 16  # images that are inspected together: so few stay in the cache of the processor
-_PACKAGES = str(pathlib.Path(__file__).parents[2])
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS)
-_NOWHERE = b"\xff"  # the child has not come to an image yet
 _MIB = 1 << 20
 
 
@@ -65,22 +61,41 @@ class ImageBudget:
         return Reject(code=RejectCode.TOO_MUCH_MEMORY, detail=detail)
 
 
-def child_environment() -> dict[str, str]:
-    """Makes the environment of a lean child: it finds these packages, from wherever its parent has them."""
-    paths = [_PACKAGES, *filter(None, [os.environ.get("PYTHONPATH")])]
-    # A thread a core for linear algebra would take much of the address space.
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seen:
+    """Holds what a model sees of an image.
+
+    Attributes:
+      pixels: float32 `[height, width, 3]`, 0 to 255.
+      record: the image as the builder would put it into a record, but for `PixelPolicy.strip_metadata`.
+    """
+
+    pixels: np.ndarray
+    record: bytes
+
+
+def shape_of(spec: Spec) -> tuple[int, int, int]:
+    """Returns the shape of the pixels that a model sees of an image."""
+    return spec["height"], spec["width"], 3
 
 
 class Decoder:
     """Inspects and renders images in a child process; for one thread at a time."""
 
-    def __init__(self, policy: PixelPolicy, budget: ImageBudget) -> None:
-        self._policy = policy
+    def __init__(self, policy: PixelPolicy, budget: ImageBudget, zygote: Zygote | None = None) -> None:
+        """Makes a decoder, whose child starts with its first image or `start`.
+
+        Args:
+          policy: what is accepted, and what a record's image looks like.
+          budget: for each image.
+          zygote: what forks the child; None for one of its own.
+        """
+        self._settings = {"policy": dataclasses.asdict(policy), "budget": dataclasses.asdict(budget)}
         self._budget = budget
-        self._child: subprocess.Popen[bytes] | None = None
-        # The child notes here at which image it is: what is left to read when it has died.
-        self._place = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._zygote = zygote or Zygote()
+        self._owns_zygote = zygote is None
+        self._child: Forked | None = None
+        self._area = Area()
 
     def inspect(self, images: Sequence[bytes]) -> list[ImageFacts | Reject]:
         """Returns each image's facts, or why it is refused.
@@ -95,6 +110,10 @@ class Decoder:
         """Returns each image as the record wants it, see `encode.render`, or why that cannot be."""
         return self._ask(RENDER, images)
 
+    def see(self, images: Sequence[bytes], spec: Spec) -> list[Seen | Reject]:
+        """Returns what a model sees of each image, see `seeing.see`, or why it is refused."""
+        return self._ask(SEE, images, spec)
+
     def thumbnail(self, image: bytes) -> bytes | Reject:
         """Returns a small JPEG, see `encode.thumbnail`, or why there can be none."""
         (answer,) = self._ask(THUMBNAIL, [image])
@@ -103,80 +122,69 @@ class Decoder:
     def start(self) -> None:
         """Starts the child, if there is none, without waiting for it."""
         if self._child is None:
-            self._child = self._start()
+            self._child = self._zygote.fork(self._settings, self._area.fileno())
 
     def close(self) -> None:
         """Ends the child."""
         if self._child is not None:
-            self._end(self._child)
-        self._place.close()
+            self._child.end()
+            self._child = None
+        if self._owns_zygote:
+            self._zygote.close()
+        self._area.close()
 
-    def _ask(self, what: str, images: Sequence[bytes], *, strikes: int = 0) -> list[Any]:
+    def _ask(self, what: str, images: Sequence[bytes], spec: Spec | None = None, *, strikes: int = 0) -> list[Any]:
         if not images:
             return []
-        answers, code = self._exchange(what, images)
+        answers, code = self._exchange(what, images, spec)
         if answers is not None:
             return answers
-        place = os.pread(self._place.fileno(), 1, 0)
-        at = place[0]
+        at = self._area.place
         if code == -signal.SIGALRM:
             refused = self._budget.too_slow
-        elif -code in _CRASHES and place != _NOWHERE:
+        elif -code in _CRASHES and at is not None:
             refused = Reject(code=RejectCode.CORRUPT, detail=f"the decoder crashed ({signal.Signals(-code).name})")
         elif strikes == 0:
-            return self._ask(what, images, strikes=1)  # ended from outside: perhaps not the image's doing
-        elif (
-            code == -signal.SIGKILL and place != _NOWHERE
-        ):  # twice at the same place: the system had no memory left for it
+            return self._ask(what, images, spec, strikes=1)  # ended from outside: perhaps not the image's doing
+        elif code == -signal.SIGKILL and at is not None:  # twice at one place: the system had no memory left for it
             refused = self._budget.too_much_memory
         else:
-            command = f"{sys.executable} -m pipeline.images.decoder_child"
+            command = shlex.join(COMMAND)
             raise RuntimeError(f"the decoder ended with code {code}; its errors are to be seen with: {command}")
-        return [*self._ask(what, images[:at]), refused, *self._ask(what, images[at + 1 :])]
+        assert at is not None  # the timer runs for images only
+        return [*self._ask(what, images[:at], spec), refused, *self._ask(what, images[at + 1 :], spec)]
 
-    def _exchange(self, what: str, images: Sequence[bytes]) -> tuple[list[Any] | None, int]:
+    def _exchange(self, what: str, images: Sequence[bytes], spec: Spec | None) -> tuple[list[Any] | None, int]:
         """Returns the child's answers, or None and the exit status of a child that has died."""
-        os.pwrite(self._place.fileno(), _NOWHERE, 0)
+        self._area.place = None
         self.start()
         child = self._child
         assert child is not None
-        assert child.stdin is not None
-        assert child.stdout is not None
-        message = pack((what, images))
+        shown = self._area.pixels(len(images), shape_of(spec)) if spec else None
+        message = pack((what, images, spec))
         try:
-            child.stdin.write(LENGTH.pack(len(message)))
-            child.stdin.write(message)
-            child.stdin.flush()
-            head = child.stdout.read(LENGTH.size)
+            child.requests.write(LENGTH.pack(len(message)))
+            child.requests.write(message)
+            child.requests.flush()
+            head = child.replies.read(LENGTH.size)
             if len(head) == LENGTH.size:
                 (size,) = LENGTH.unpack(head)
-                body = child.stdout.read(size)
+                body = child.replies.read(size)
                 if len(body) == size:
-                    return [_answer(fields) for fields in unpack(body)], 0
+                    answers = [_answer(fields) for fields in unpack(body)]
+                    return (answers if shown is None else _seen(answers, images, shown.copy())), 0
         except BrokenPipeError:
             pass
         self._child = None
-        return None, self._end(child)
+        return None, child.end()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        settings = {"policy": dataclasses.asdict(self._policy), "budget": dataclasses.asdict(self._budget)}
-        place = self._place.fileno()
-        return subprocess.Popen(
-            [sys.executable, "-m", "pipeline.images.decoder_child", json.dumps({**settings, "place": place})],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # decoders remark on files there
-            pass_fds=[place],
-            env=child_environment(),
-        )
 
-    def _end(self, child: subprocess.Popen[bytes]) -> int:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            child.stdin.close()  # what it waits for to end
-        child.stdout.close()
-        return child.wait()
+def _seen(answers: Sequence[Any], images: Sequence[bytes], pixels: np.ndarray) -> list[Seen | Reject]:
+    """Puts pixels to answers, which are new bytes, None where the image is kept, or a `Reject`."""
+    return [
+        answer if isinstance(answer, Reject) else Seen(pixels=shown, record=answer or image)
+        for answer, image, shown in zip(answers, images, pixels, strict=True)
+    ]
 
 
 def _answer(fields: Any) -> Any:
@@ -196,12 +204,13 @@ class DecoderPool:
     def __init__(self, policy: PixelPolicy, budget: ImageBudget) -> None:
         self._policy = policy
         self._budget = budget
+        self._zygote = Zygote()
         self._idle: collections.deque[Decoder] = collections.deque()
 
     def start(self, count: int) -> None:
-        """Starts so many, without waiting for them. Their children end with the thread that calls this."""
+        """Starts so many, without waiting for them."""
         for _ in range(count):
-            decoder = Decoder(self._policy, self._budget)
+            decoder = self._decoder()
             decoder.start()
             self._idle.append(decoder)
 
@@ -211,16 +220,20 @@ class DecoderPool:
         try:
             decoder = self._idle.pop()
         except IndexError:
-            decoder = Decoder(self._policy, self._budget)
+            decoder = self._decoder()
         try:
             yield decoder
         finally:
             self._idle.append(decoder)
 
     def close(self) -> None:
-        """Ends those that are not lent."""
+        """Ends them; none is lent."""
         while self._idle:
             self._idle.pop().close()
+        self._zygote.close()
+
+    def _decoder(self) -> Decoder:
+        return Decoder(self._policy, self._budget, self._zygote)
 
 
 class Decoders:

@@ -163,19 +163,20 @@ def with_end(data: bytes) -> bytes:
     return data if scan == len(data) or data.find(_END_MARKER, scan) >= 0 else data + _END_MARKER
 
 
-def decode_plain(data: bytes, *, grey: bool) -> np.ndarray | None:
+def decode_plain(data: bytes, *, grey: bool, shrunk_to: tuple[int, int] | None = None) -> np.ndarray | None:
     """Decodes a whole JPEG file.
 
     Args:
       data: a JPEG with a `plain_frame` of one or three channels.
       grey: whether it has one channel.
+      shrunk_to: see `decode_whole`.
 
     Returns:
       uint8 [height, width] or [height, width, 3]; None where the library has anything at all to remark, a single
       stray byte: then `decode_whole` decides what is to become of the file.
     """
     try:
-        pixels: np.ndarray = simplejpeg.decode_jpeg(data, "GRAY" if grey else "RGB", strict=True)
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, "GRAY" if grey else "RGB", strict=True, **_least(shrunk_to))
     except ValueError:
         return None
     if lost_sector(data) is not None:
@@ -200,15 +201,18 @@ def decode_whole(data: bytes, *, channels: int, shrunk_to: tuple[int, int] | Non
     """
     if (sector := lost_sector(data)) is not None:
         raise Refused(RejectCode.CORRUPT, f"JPEG: {sector} holds zeros instead of coded data")
-    options = {} if shrunk_to is None else {"min_width": shrunk_to[0], "min_height": shrunk_to[1]}
     try:
-        pixels: np.ndarray = simplejpeg.decode_jpeg(data, _COLOURS[channels], strict=True, **options)
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, _COLOURS[channels], strict=True, **_least(shrunk_to))
         return pixels
     except ValueError as error:
         remark = str(error)
     if refused := _damage(data, _COLOURS[channels], remark):
         raise refused
     return None
+
+
+def _least(shrunk_to: tuple[int, int] | None) -> dict[str, int]:
+    return {} if shrunk_to is None else {"min_width": shrunk_to[0], "min_height": shrunk_to[1]}
 
 
 def lost_sector(data: bytes) -> str | None:

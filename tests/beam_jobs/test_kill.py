@@ -50,7 +50,8 @@ def workers_of(launcher: int) -> list[int]:
     ours = {b"beam_jobs.worker", str(launcher).encode()}
     workers = [process for process in processes if ours <= set(_arguments(process))]
     decoders = [process for process in processes if b"pipeline.images.decoder_child" in _arguments(process)]
-    return [*workers, *(process for process in decoders if _parent(process) in (launcher, *workers))]
+    forking = [process for process in decoders if _parent(process) in (launcher, *workers)]
+    return [*workers, *forking, *(process for process in decoders if _parent(process) in forking)]
 
 
 def still_there(processes: list[int]) -> list[int]:

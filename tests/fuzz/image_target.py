@@ -13,7 +13,8 @@ from PIL import Image
 
 from pipeline.images import heap
 from pipeline.images.encode import render, thumbnail
-from pipeline.images.facts import ImageFacts, look, make_facts
+from pipeline.images.facts import ImageFacts
+from pipeline.images.look import look, make_facts
 from pipeline.images.magic import is_html, sniff
 from pipeline.images.metadata import has_position, without_metadata
 from pipeline.images.policy import PixelPolicy, Refused, Reject, RejectCode

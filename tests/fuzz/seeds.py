@@ -24,7 +24,7 @@ from beam_jobs.elements import Finding
 from pipeline.format.manifest import Manifest, Shard
 from pipeline.format.packing import pack
 from pipeline.format.records import Record, encode_example, frame
-from pipeline.images.facts import inspect
+from pipeline.images.look import inspect
 from pipeline.images.pixels import FORMATS
 from pipeline.images.policy import PixelPolicy, Reject, RejectCode
 from tests.pipeline.images.files import png_chunk, save, tags_block, tiff

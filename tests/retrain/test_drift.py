@@ -22,7 +22,8 @@ from pipeline.format.manifest import open_dataset
 from pipeline.format.reference import Reference, read_reference
 from pipeline.format.rows import FACTS
 from pipeline.format.sums import damage
-from pipeline.images.facts import comparable_of, inspect
+from pipeline.images.facts import comparable_of
+from pipeline.images.look import inspect
 from pipeline.images.policy import PixelPolicy
 from retrain import registry
 from retrain.data.gate import Outcome, worst

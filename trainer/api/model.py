@@ -17,13 +17,14 @@ from pipeline.format.owner import who_trains
 from trainer.devices.chips import spare_metadata_server
 from trainer.rundir import read_config
 from trainer.serving import loading
-from trainer.serving.signature import Signature
+from trainer.serving.prepare import Prepared
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from pipeline.images.guarded import Decoder
+    from pipeline.images.guarded import Spec
     from trainer.serving import predict as serving
+    from trainer.serving.loading import Parts
 
 # What `predict` takes: a file, a folder, a quoted pattern or a URL; an encoded image; a picture of Pillow's; uint8
 # [H, W, 3] or [H, W], or several as [N, H, W, 3].
@@ -57,12 +58,12 @@ class Model:
     Attributes:
       path: of the form that is asked.
       labels: names, in the order of the model's numbers.
-      signature: from encoded images to probabilities.
+      parts: how it sees images, and what is asked.
     """
 
     path: str
     labels: tuple[str, ...]
-    signature: Signature = dataclasses.field(repr=False)
+    parts: Parts = dataclasses.field(repr=False)
 
     def predict(self, images: Images | Iterable[Images], *, batch_size: int = 32) -> list[Answer]:
         """Classifies images, each by the pixel policy of the dataset builder; pixels of arrays stay as they are.
@@ -81,8 +82,8 @@ class Model:
             raise UsageError(f"--batch_size={batch_size}: must be positive")
         asked = list(_each(images))
 
-        def read(decoder: Decoder, place: str) -> bytes | str:
-            return _read(decoder, asked[int(place)][1])
+        def read(place: str) -> bytes | Prepared | str:
+            return _read(asked[int(place)][1], self.parts.spec)
 
         places = map(str, range(len(asked)))
         found = self.stream(places, batch_size=batch_size, read=read)
@@ -93,7 +94,7 @@ class Model:
         from trainer.serving.predict import predict  # Pillow, and what decodes
 
         warnings.filterwarnings("ignore", module="PIL")  # on damaged files, which are reported in one line each
-        return predict(self.signature, names, batch_size=batch_size, **how)
+        return predict(self.parts, names, batch_size=batch_size, **how)
 
     def _told(self, name: str, answer: serving.Answer) -> Answer:
         if answer.problem:
@@ -123,7 +124,8 @@ def load_model(place: str | os.PathLike[str]) -> Model:
         given = export_of(given)
     found = loading.find_model(given)
     spare_metadata_server()
-    return Model(path=found, labels=tuple(loading.labels_of(found)), signature=loading.load_model(found))
+    parts = loading.load_parts(found, abreast=len(os.sched_getaffinity(0)))
+    return Model(path=found, labels=tuple(parts.labels), parts=parts)
 
 
 def export_of(run: str) -> str:
@@ -169,16 +171,17 @@ def _is_one(image: object) -> bool:
     return isinstance(image, bytes | Image.Image)
 
 
-def _read(decoder: Decoder, image: Any) -> bytes | str:
-    """Returns an image as the model takes it; or (a str) why that cannot be."""
+def _read(image: Any, spec: Spec | None) -> bytes | Prepared | str:
+    """Returns the file of an image, or what the model takes of its pixels; or (a str) why that cannot be."""
     from PIL import Image, ImageOps
 
-    from trainer.serving.photos import admit, read_image
+    from pipeline.images.model_pixels import pixels
+    from trainer.serving.photos import read_source
 
     if isinstance(image, str):
-        return read_image(decoder, image)
+        return read_source(image)
     if isinstance(image, bytes):
-        return admit(decoder, image)
+        return image
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8:
             return f"it is {image.dtype}, and pixels are uint8, 0 to 255"
@@ -186,5 +189,7 @@ def _read(decoder: Decoder, image: Any) -> bytes | str:
     buffer = io.BytesIO()
     upright = ImageOps.exif_transpose(image)
     upright.save(buffer, "PNG")
-    # An array of the builder's kind needs no decoder; what else Pillow holds (palettes, transparency) does.
-    return buffer.getvalue() if upright.mode in ("RGB", "L") else admit(decoder, buffer.getvalue())
+    encoded = buffer.getvalue()
+    if upright.mode not in ("RGB", "L"):  # what else Pillow holds (palettes, transparency) is the builder's to turn
+        return encoded
+    return Prepared(encoded=encoded, shown=pixels(encoded, spec) if spec is not None else encoded)

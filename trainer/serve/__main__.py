@@ -15,11 +15,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from pipeline.command import UsageError, run_command
 from pipeline.format import storage
+
+if TYPE_CHECKING:
+    from trainer.serve.answering import Answering
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "What to serve: an export, one form of it, or MODELS/champion.")
@@ -33,7 +37,7 @@ flags.DEFINE_string(
 flags.DEFINE_float("log_share", 0.1, "Share of the answers that is logged.", 0.0, 1.0)
 flags.DEFINE_integer("max_body_mib", 64, "Largest body of a request.", 1, 1024)
 flags.DEFINE_integer("max_waiting", 128, "Images that may wait for their answer; beyond, clients get 503.", 1, 100_000)
-flags.DEFINE_integer("max_batch", 16, "Images that the model is asked about at once, if so many wait.", 1, 1024)
+flags.DEFINE_integer("max_batch", 8, "Images that the model is asked about at once, if so many wait.", 1, 1024)
 flags.DEFINE_float("client_seconds", 30.0, "Time that a client has to send its request.", 0.1, 3600.0)
 flags.DEFINE_float(
     "linger_seconds", 1.0, "After SIGTERM, time in which /readyz says no and requests are still answered.", 0.0, 300.0
@@ -53,6 +57,16 @@ def main(arguments: list[str]) -> None:
         raise UsageError(f"{missing[0]} is not installed; pip install 'tpu-retraining[serve]'")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # memory for threads that would have nothing to do
 
+    from trainer.serve.answering import Answering
+
+    answering = Answering()  # its processes start while this one imports what follows
+    try:
+        _run(answering)
+    finally:
+        answering.close()
+
+
+def _run(answering: Answering) -> None:
     from trainer.serve.limits import Limits
     from trainer.serve.run import Settings, run
     from trainer.serve.server import bind
@@ -67,7 +81,7 @@ def main(arguments: list[str]) -> None:
     settings = Settings(
         model=FLAGS.model, name=FLAGS.name, watch=FLAGS.watch, log=FLAGS.log, log_share=FLAGS.log_share, limits=limits
     )
-    run(settings, bind(FLAGS.host, FLAGS.port))
+    run(settings, bind(FLAGS.host, FLAGS.port), answering)
 
 
 if __name__ == "__main__":

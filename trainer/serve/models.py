@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
-import io
 import os
 import pathlib
 import threading
@@ -14,12 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pipeline.command import DataError, first_line
 from pipeline.format import storage
 from pipeline.format.answer_log import AnswerLog, served_name
 from pipeline.format.sums import SUMS_FILE, damage
+from pipeline.images.guarded import Spec
+from pipeline.images.policy import Reject
 from trainer.models.weights import LABELS_FILE
 from trainer.serve.batcher import Batcher
 from trainer.serve.protocols.bodies import Answer
@@ -27,10 +27,12 @@ from trainer.serving.forms import PREPROCESS_FILE
 from trainer.serving.golden import ANSWERS, FOLDER
 from trainer.serving.litert import FEATURES, PROBABILITIES
 from trainer.serving.loading import Parts, find_form, load_parts
+from trainer.serving.prepare import Prepared
 from trainer.serving.verify import golden_images, problem_of
 
 _DIGITS = 12  # of a digest, where there is no number
 _WARM_UP = 4  # images at once
+_GREY = b"P6 64 64 255\n" + bytes([127]) * 3 * 64 * 64  # a PPM
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,23 +109,20 @@ class Model:
         self.place = place
         self.log = log
         self.labels = parts.labels
-        self._see = parts.see
+        self.spec = parts.spec
         self._batcher: Batcher[Any, Answer] = Batcher(
             lambda images: _answers(parts.labels, parts.ask(images)), most=most, observe=observe
         )
         self._requests = 0
         self._retired = False
 
-    def submit(self, image: bytes) -> concurrent.futures.Future[Answer]:
-        """Has the model asked about an image that the builder accepts.
+    def submit(self, image: Prepared) -> concurrent.futures.Future[Answer]:
+        """Has the model asked about an image, prepared for its `spec`.
 
         Returns:
           what will hold the answer, or ValueError if it is a form that decodes by itself, and cannot.
-
-        Raises:
-          ValueError: the image cannot be decoded.
         """
-        return self._batcher.submit(self._see(image))
+        return self._batcher.submit(image.shown)
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[Model]:
@@ -163,11 +162,15 @@ def _answers(labels: Sequence[str], found: Mapping[str, np.ndarray]) -> list[Ans
     ]
 
 
-def load(place: Place, *, most: int, observe: Callable[[int], None], log: str | None = None) -> Model:
+Prepare = Callable[[Sequence[bytes], Spec | None], list[Prepared | Reject]]
+
+
+def load(place: Place, *, prepare: Prepare, most: int, observe: Callable[[int], None], log: str | None = None) -> Model:
     """Loads a model and has it answer: the golden images of its export, where there are some, as they should be.
 
     Args:
       place: what to load.
+      prepare: prepares images for a model, in guarded decoders.
       most: images that are answered together.
       observe: is told the size of each batch.
       log: folder for a log of its answers.
@@ -181,7 +184,7 @@ def load(place: Place, *, most: int, observe: Callable[[int], None], log: str | 
         parts = load_parts(place.file)
     except (ValueError, RuntimeError, OSError) as error:
         raise DataError(f"{place.file}: cannot be loaded; damaged? ({first_line(error)})") from error
-    _warm_up(place, parts)
+    _warm_up(place, parts, prepare)
     kept = AnswerLog(log, model=served_name(place.export), labels=parts.labels) if log else None
     return Model(place=place, parts=parts, log=kept, most=most, observe=observe)
 
@@ -193,30 +196,37 @@ def _check_sums(place: Place) -> None:
             raise DataError(f"{place.export} is damaged: {damaged[0]}; export the model again")
 
 
-def _warm_up(place: Place, parts: Parts) -> None:
-    images, expected = [_grey()] * _WARM_UP, None
-    export = pathlib.Path(place.export)
-    if not storage.is_remote(place.export) and (export / FOLDER / ANSWERS).exists():
-        golden = golden_images(export)
-        images = [image.file.read_bytes() for image in golden]
-        expected = np.array([image.probabilities for image in golden])
+def _warm_up(place: Place, parts: Parts, prepare: Prepare) -> None:
+    images, expected = _known(place)
+    found: list[np.ndarray] = []
+    answered: list[int] = []
     try:
-        seen = [parts.see(image) for image in images]
-        parts.ask(seen[:1])
-        # Few at once: a model keeps the memory of the most that it has seen.
-        batches = [seen[at : at + _WARM_UP] for at in range(0, len(seen), _WARM_UP)]
-        found = np.concatenate([parts.ask(batch)[PROBABILITIES] for batch in batches])
+        # Few at once: a model, and what prepares images, keep the memory of the most that they have seen.
+        for start in range(0, len(images), _WARM_UP):
+            prepared = enumerate(prepare(images[start : start + _WARM_UP], parts.spec), start)
+            # What a builder with another policy has accepted may be refused here.
+            shown = {at: one.shown for at, one in prepared if isinstance(one, Prepared)}
+            if shown:
+                found.append(parts.ask([*shown.values()])[PROBABILITIES])
+                answered += shown
+        (grey,) = prepare([_GREY], parts.spec)
+        assert isinstance(grey, Prepared)
+        found.append(parts.ask([grey.shown])[PROBABILITIES])  # last one alone, as those to come
     except (ValueError, RuntimeError) as error:
         raise DataError(f"{place.file}: does not answer ({first_line(error)})") from error
-    if found.shape != (len(images), len(parts.labels)):
-        raise DataError(f"{place.file}: {found.shape[-1]} probabilities, and {LABELS_FILE} has {len(parts.labels)}")
-    if not np.isfinite(found).all():
+    answers = np.concatenate(found)
+    if answers.shape[1] != len(parts.labels):
+        raise DataError(f"{place.file}: {answers.shape[1]} probabilities, and {LABELS_FILE} has {len(parts.labels)}")
+    if not np.isfinite(answers).all():
         raise DataError(f"{place.file}: answers with what is no number")
-    if expected is not None and (problem := problem_of(os.path.basename(place.file), found, expected)):
+    if answered and (problem := problem_of(os.path.basename(place.file), answers[:-1], expected[answered])):
         raise DataError(f"{place.file}: {problem}; it has changed from what it was exported with")
 
 
-def _grey() -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (64, 64), (127, 127, 127)).save(file, "PNG")
-    return file.getvalue()
+def _known(place: Place) -> tuple[list[bytes], np.ndarray]:
+    """Reads the golden images of an export and their probabilities, float [N, C]; none where there are none."""
+    export = pathlib.Path(place.export)
+    if storage.is_remote(place.export) or not (export / FOLDER / ANSWERS).exists():
+        return [], np.zeros((0, 0))
+    golden = golden_images(export)
+    return [image.file.read_bytes() for image in golden], np.array([image.probabilities for image in golden])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-import os
 import socket
 
 from absl import logging
 
+from pipeline.images import heap
 from trainer.serve.answering import Answering
 from trainer.serve.app import make_app
 from trainer.serve.limits import Limits
@@ -18,8 +18,6 @@ from trainer.serve.models import load, locate
 from trainer.serve.server import Server, allow_many_files, url_of
 from trainer.serve.service import Service
 from trainer.serve.watch import follow
-
-_LEAST_DECODERS, _MOST_DECODERS = 2, 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,28 +41,31 @@ class Settings:
     limits: Limits
 
 
-def run(settings: Settings, taken: socket.socket) -> None:
+def run(settings: Settings, taken: socket.socket, answering: Answering) -> None:
     """Serves on a socket until SIGTERM or Ctrl-C.
+
+    Args:
+      settings: what is served, and how.
+      taken: a socket that is bound.
+      answering: what decodes.
 
     Raises:
       UsageError: there is no such model, or something that belongs to it is not there.
       DataError: the model is damaged.
     """
     allow_many_files()
+    heap.give_back()
     place = locate(settings.model)
-    cores = len(os.sched_getaffinity(0))
-    answering = Answering(min(max(_LEAST_DECODERS, cores), _MOST_DECODERS))
-    try:
-        metrics = Metrics()
-        load_one = functools.partial(load, most=settings.limits.batch, observe=metrics.batch, log=settings.log or None)
-        service = Service(
-            name=settings.name, model=load_one(place), answering=answering, limits=settings.limits, metrics=metrics,
-            log_share=settings.log_share,
-        )  # fmt: skip
-        asyncio.run(_serve(settings, service, taken, load_one))
-        service.model.retire()
-    finally:
-        answering.close()
+    metrics = Metrics()
+    load_one = functools.partial(
+        load, prepare=answering.prepare, most=settings.limits.batch, observe=metrics.batch, log=settings.log or None
+    )
+    service = Service(
+        name=settings.name, model=load_one(place), answering=answering, limits=settings.limits, metrics=metrics,
+        log_share=settings.log_share,
+    )  # fmt: skip
+    asyncio.run(_serve(settings, service, taken, load_one))
+    service.model.retire()
 
 
 async def _serve(settings: Settings, service: Service, taken: socket.socket, load_one: functools.partial) -> None:

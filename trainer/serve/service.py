@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from pipeline.command import first_line
-from pipeline.images.facts import comparable_of
+from pipeline.images.facts import ImageFacts, comparable_of
 from pipeline.images.policy import Reject
 from trainer.serve.answering import Answered, Answering
 from trainer.serve.intake import Intake
@@ -70,22 +70,23 @@ class Service:
         """
         request.state.version = model.version
         with self.intake.room_for(len(images)), model.answering():
-            found = await self._answering.ask(model, images)
+            logged = [model.log is not None and random.random() < self._log_share for _ in images]
+            found = await self._answering.ask(model, images, facts_of=logged)
             for one, image in zip(found, images, strict=True):
                 self.metrics.image(one.code.value if isinstance(one, Reject) else "answered")
-                if isinstance(one, Answered) and model.log and random.random() < self._log_share:
-                    _log(model, one, image)
+                if isinstance(one, Answered) and one.facts is not None:
+                    _log(model, one, one.facts, image)
         return found
 
 
-def _log(model: Model, answered: Answered, image: bytes) -> None:
+def _log(model: Model, answered: Answered, facts: ImageFacts, image: bytes) -> None:
     """Logs an answer; whatever goes wrong with that, the answer is given."""
     assert model.log is not None
     try:
         model.log.add(
             probabilities=answered.answer.probabilities,
             features=answered.answer.features,
-            facts=comparable_of(answered.facts, image),
+            facts=comparable_of(facts, image),
             seconds=time.time(),
         )
     except Exception as error:

@@ -20,6 +20,7 @@ from pipeline.command import CommandError, UsageError
 from pipeline.decode import decode_and_resize
 from pipeline.format import storage
 from pipeline.format.sums import write_sums
+from pipeline.images import model_pixels
 from pipeline.view import STRETCH, View
 from trainer.models.classifier import Classifier
 from trainer.models.twin import lean_twin
@@ -31,7 +32,8 @@ from trainer.serving.signature import INPUT, SIGNATURE
 from trainer.serving.upright import decode_upright
 from trainer.train.model import float32_policy
 
-_SCRIPTS = ("ask.py", "pixels.py")  # of this folder; they need nothing of ours
+# They need nothing of ours.
+_SCRIPTS = {"ask.py": pathlib.Path(__file__).with_name("ask.py"), "pixels.py": pathlib.Path(model_pixels.__file__)}
 _PARALLEL_DECODES = 16
 
 
@@ -113,8 +115,8 @@ def _write(
     for name, text in notes.items():
         (directory / name).write_text(text, encoding="utf-8")
     (directory / TFLITE_FILE).write_bytes(with_files(_to_litert(model), notes))
-    for script in _SCRIPTS:
-        shutil.copyfile(pathlib.Path(__file__).with_name(script), directory / script)
+    for name, script in _SCRIPTS.items():
+        shutil.copyfile(script, directory / name)
     if golden:
         seen_by = [decode_and_resize(image.encoded, height=height, width=width, view=view) for image in golden]
         write_golden(golden, model(tf.stack(seen_by), training=False).numpy(), directory)

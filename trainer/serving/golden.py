@@ -9,11 +9,13 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.format.manifest import DatasetVersion
-from pipeline.predictions import Predictions
+if TYPE_CHECKING:  # a server, which reads golden images, needs neither
+    from pipeline.format.manifest import DatasetVersion
+    from pipeline.predictions import Predictions
 
 FOLDER, ANSWERS = "golden", "golden.json"
 _MOST = 24

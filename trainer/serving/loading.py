@@ -16,8 +16,7 @@ from pipeline.format.local_copy import local_copy
 from pipeline.format.sums import damage
 from trainer.models.weights import LABELS_FILE
 from trainer.serving.forms import PREPROCESS_FILE, TFLITE_FILE
-from trainer.serving.litert import PROBABILITIES, Ask, open_litert
-from trainer.serving.pixels import pixels
+from trainer.serving.litert import PROBABILITIES, Ask, open_abreast, open_litert
 from trainer.serving.signature import Signature, find_saved_model, load_signature
 
 
@@ -54,18 +53,20 @@ def find_form(model: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Holds a model in two parts, so that a server sees several images at a time and asks about them together.
+    """Holds a model and how it sees images, so that others decode them: guarded, several at a time, ahead.
 
     Attributes:
       labels: names, in the order of the probabilities.
-      see: makes of an encoded image what `ask` takes; for any thread. ValueError where it cannot be decoded.
-      ask: answers what `see` has made of B images with PROBABILITIES, float32 [B, C], and what else the form gives; for
-        one thread at a time. ValueError where it cannot decode one of them.
+      spec: how it sees images, see `model_pixels.pixels`; None if it decodes them by itself.
+      ask: answers for B images, pixels float32 [H, W, 3] or, without `spec`, encoded: PROBABILITIES, float32 [B, C],
+        and what else the form gives. ValueError where it cannot decode one of them.
+      abreast: how many threads may call `ask` at a time.
     """
 
     labels: Sequence[str]
-    see: Callable[[bytes], Any]
+    spec: Mapping[str, Any] | None
     ask: Callable[[Sequence[Any]], dict[str, np.ndarray]]
+    abreast: int = 1
 
 
 def labels_of(found: str) -> list[str]:
@@ -73,27 +74,25 @@ def labels_of(found: str) -> list[str]:
     return _beside(os.path.dirname(found.rstrip("/")), LABELS_FILE).splitlines()
 
 
-def load_parts(found: str) -> Parts:
+def load_parts(found: str, *, abreast: int = 1) -> Parts:
     """Loads what `find_model` has found.
+
+    Args:
+      found: the file or folder.
+      abreast: batches that it is asked about at a time, if it is a LiteRT model; the others use all processors for one.
 
     Raises:
       UsageError: what belongs to it is not beside it, or a library is not installed.
     """
     loader = _LOADERS.get(os.path.splitext(found)[1])
     if loader is None:
-        return Parts(labels=labels_of(found), see=lambda encoded: encoded, ask=load_signature(found))
+        return Parts(labels=labels_of(found), spec=None, ask=load_signature(found))
     folder = os.path.dirname(found)
     spec: Mapping[str, Any] = json.loads(_beside(folder, PREPROCESS_FILE))
+    abreast = abreast if loader is open_litert else 1
     with local_copy(found) as file:
-        ask = loader(file)
-
-    def see(encoded: bytes) -> np.ndarray:
-        try:
-            return pixels(encoded, spec)
-        except (OSError, ValueError, SyntaxError) as error:  # SyntaxError is Pillow's for some broken PNGs
-            raise ValueError(f"Pillow cannot decode it: {error}") from error
-
-    return Parts(labels=labels_of(found), see=see, ask=lambda images: ask(np.stack(images)))
+        ask = loader(file) if abreast == 1 else open_abreast(file, abreast)
+    return Parts(labels=labels_of(found), spec=spec, ask=ask, abreast=abreast)
 
 
 def load_model(found: str) -> Signature:
@@ -104,11 +103,21 @@ def load_model(found: str) -> Signature:
     """
     if os.path.splitext(found)[1] not in _LOADERS:
         return load_signature(found)
+    from pipeline.images.model_pixels import pixels  # Pillow, which servers leave to their decoders
+
     parts = load_parts(found)
     labels = np.array([label.encode() for label in parts.labels])
+    assert parts.spec is not None
+    spec = parts.spec
+
+    def see(encoded: bytes) -> np.ndarray:
+        try:
+            return pixels(encoded, spec)
+        except (OSError, ValueError, SyntaxError) as error:  # SyntaxError is Pillow's for some broken PNGs
+            raise ValueError(f"Pillow cannot decode it: {error}") from error
 
     def run(encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
-        answers = parts.ask([parts.see(one) for one in encoded])
+        answers = parts.ask([see(one) for one in encoded])
         return {"label": labels[answers[PROBABILITIES].argmax(axis=1)], **answers}
 
     return run
@@ -128,14 +137,15 @@ def _onnx(file: str) -> Ask:
     except ImportError as error:
         raise UsageError(f"{file}: onnxruntime is not installed; pip install 'tpu-retraining[onnx]'") from error
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return lambda images: {PROBABILITIES: session.run([PROBABILITIES], {"image": images})[0]}
+    return lambda images: {PROBABILITIES: session.run([PROBABILITIES], {"image": np.asarray(images)})[0]}
 
 
 def _keras(file: str) -> Ask:
     import keras
 
     model = keras.models.load_model(file, compile=False)
-    return lambda images: {PROBABILITIES: model.predict_on_batch(images)}  # a graph: ten times as fast as a call
+    # A graph: ten times as fast as a call.
+    return lambda images: {PROBABILITIES: model.predict_on_batch(np.asarray(images))}
 
 
 _LOADERS: Mapping[str, Callable[[str], Ask]] = {".tflite": open_litert, ".onnx": _onnx, ".keras": _keras}

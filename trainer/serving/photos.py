@@ -12,9 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from pipeline.command import UsageError
 from pipeline.format import storage
-from pipeline.images.guarded import Decoder
-from pipeline.images.policy import ReadError, Reject, read_bounded
-from trainer.serving.records import as_record
+from pipeline.images.policy import ReadError, read_bounded
 
 STDIN = "-"
 _URLS = ("http://", "https://")
@@ -95,15 +93,3 @@ def _why(error: Exception) -> str:
     if isinstance(error, urllib.error.URLError):
         return str(error.reason)
     return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-
-
-def admit(decoder: Decoder, data: bytes) -> bytes | str:
-    """Returns an image as the builder would put it into a record; or (a str) why it refuses it."""
-    found = as_record(decoder, data)
-    return found.detail if isinstance(found, Reject) else found[1]
-
-
-def read_image(decoder: Decoder, name: str) -> bytes | str:
-    """Reads an image and admits it; or returns (a str) why that cannot be."""
-    data = read_source(name)
-    return data if isinstance(data, str) else admit(decoder, data)

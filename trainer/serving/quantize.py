@@ -18,12 +18,12 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.format.manifest import TEST, TRAIN, VALIDATION, DatasetVersion
+from pipeline.images.model_pixels import pixels
 from pipeline.noninferiority import PairedCounts, images_needed, p_value
 from trainer.models.weights import KERAS_FILE, LABELS_FILE
 from trainer.serving.export import litert_converter
 from trainer.serving.forms import PREPROCESS_FILE, TFLITE_FILE
 from trainer.serving.litert import PROBABILITIES, open_litert
-from trainer.serving.pixels import pixels
 
 _CALIBRATED_ON, _JUDGED_ON = 200, 2_000  # images, at most
 _MARGIN, _ALPHA = 0.02, 0.05

@@ -14,7 +14,8 @@ from beam_jobs.duplicates import lsh
 from beam_jobs.duplicates.alike import find_components, resolve_component
 from pipeline.command import CommandError
 from pipeline.images import hashing
-from pipeline.images.facts import ImageFacts, inspect
+from pipeline.images.facts import ImageFacts
+from pipeline.images.look import inspect
 from pipeline.images.policy import PixelPolicy
 from tests.beam_jobs.image_folders import make_row, run_build, save_image
 

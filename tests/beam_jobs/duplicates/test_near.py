@@ -9,7 +9,8 @@ import pytest
 from beam_jobs.duplicates import lsh, near
 from beam_jobs.duplicates.alike import COMPONENT
 from beam_jobs.duplicates.near import Members
-from pipeline.images.facts import ImageFacts, inspect
+from pipeline.images.facts import ImageFacts
+from pipeline.images.look import inspect
 from pipeline.images.policy import PixelPolicy
 
 

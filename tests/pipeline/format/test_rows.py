@@ -9,7 +9,8 @@ import pytest
 from pipeline.command import DataError
 from pipeline.format.manifest import open_dataset
 from pipeline.format.rows import FACTS, changes_between, checks_folder, known_images, version_before
-from pipeline.images.facts import ImageFacts, comparable_of, inspect
+from pipeline.images.facts import ImageFacts, comparable_of
+from pipeline.images.look import inspect
 from pipeline.images.policy import PixelPolicy
 from tests import datasets
 from tests.beam_jobs.image_folders import make_folder, run_build, save_image

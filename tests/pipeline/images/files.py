@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.images.encode import render
-from pipeline.images.facts import ImageFacts, inspect
+from pipeline.images.facts import ImageFacts
+from pipeline.images.look import inspect
 from pipeline.images.policy import PixelPolicy, Reject
 
 POLICY = PixelPolicy(min_side=1)

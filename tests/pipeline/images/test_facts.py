@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 
 from pipeline.images.encode import render
-from pipeline.images.facts import ImageFacts, inspect, look, make_facts
+from pipeline.images.facts import ImageFacts
 from pipeline.images.jpeg import decode_plain
+from pipeline.images.look import inspect, look, make_facts
 from pipeline.images.pixels import conforms, decode, open_image
 from pipeline.images.policy import PixelPolicy, Refused, Reject, RejectCode
 
@@ -29,7 +30,7 @@ POLICY = PixelPolicy(min_side=1)
 WORKER = """
 import json, pathlib, sys, time
 from pipeline.images.encode import render
-from pipeline.images.facts import look, make_facts
+from pipeline.images.look import look, make_facts
 from pipeline.images.policy import PixelPolicy, Reject
 out = pathlib.Path(sys.argv[1])
 policy = PixelPolicy(min_side=1)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from pipeline.images.encode import render
-from pipeline.images.facts import inspect
 from pipeline.images.jpeg import decode_whole
+from pipeline.images.look import inspect
 from pipeline.images.pixels import decode, open_image
 from pipeline.images.policy import PixelPolicy, Reject, RejectCode
 from tests.pipeline.images.files import POLICY, accepted, noise, photo, record_pixels, refused, save

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from pipeline.images.encode import render
-from pipeline.images.facts import inspect
+from pipeline.images.look import inspect
 from pipeline.images.metadata import has_position, without_metadata
 from pipeline.images.policy import PixelPolicy
 

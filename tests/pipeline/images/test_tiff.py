@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 
 from pipeline.images import remarks
-from pipeline.images.facts import ImageFacts, inspect
+from pipeline.images.facts import ImageFacts
+from pipeline.images.look import inspect
 from pipeline.images.policy import PixelPolicy, Reject, RejectCode
 from tests.pipeline.images.files import POLICY, accepted, noise, record_pixels, refused, save, tags_block, tiff
 
 _LOOK = """
 import pickle, sys
-from pipeline.images.facts import inspect
+from pipeline.images.look import inspect
 from pipeline.images.policy import PixelPolicy
 found = [inspect(data, PixelPolicy(min_side=1)) for data in pickle.load(open(sys.argv[1], "rb"))]
 pickle.dump(found, open(sys.argv[2], "wb"))

@@ -14,6 +14,8 @@ import threading
 import urllib.parse
 from collections.abc import Iterator
 
+from benchmarks.process_tree import process_tree
+
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 _START_SECONDS = 60
 
@@ -86,9 +88,9 @@ class Running:
             self.process.send_signal(number)
         return self.process.wait(timeout)
 
-    def children(self) -> list[int]:
-        text = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in text.split()]
+    def descendants(self) -> list[int]:
+        """Lists what forks decoders, and the decoders."""
+        return process_tree(self.process.pid)[1:]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ from pipeline.images.guarded import Decoder, ImageBudget
 from pipeline.images.policy import PixelPolicy
 from tests.trainer.serve.conftest import LABELS
 from tests.trainer.serve.servers import serving
-from trainer.serving.records import as_record
 
 
 def test_answers_are_logged_with_features_and_facts(exports, photos, tmp_path):
@@ -28,7 +27,7 @@ def test_answers_are_logged_with_features_and_facts(exports, photos, tmp_path):
     assert len(logged.features) == len(photos)
     assert np.isfinite(logged.features).all()
     with contextlib.closing(Decoder(PixelPolicy(), ImageBudget())) as decoder:
-        facts = [comparable_of(as_record(decoder, photo)[0], photo) for photo in photos]
+        facts = [comparable_of(found, photo) for found, photo in zip(decoder.inspect(photos), photos, strict=True)]
     assert "brightness" in logged.facts
     assert {name: values.tolist() for name, values in logged.facts.items()} == {
         name: pytest.approx([one[name] for one in facts]) for name in facts[0]

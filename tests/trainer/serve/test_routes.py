@@ -18,7 +18,7 @@ from pipeline.images.policy import PixelPolicy
 from tests import datasets
 from tests.trainer.serve.conftest import LABELS
 from tests.trainer.serve.servers import form, serving
-from trainer.serving.records import as_record
+from trainer.serving.prepare import prepare
 from trainer.serving.signature import load_signature
 
 BODY_MIB, WAITING = 1, 8
@@ -44,7 +44,7 @@ def expected(exports, photos):
     """Returns what TensorFlow answers about the images as the builder writes them, float32 [N, C]."""
     signature = load_signature(exports / "one")
     with contextlib.closing(Decoder(PixelPolicy(), ImageBudget())) as decoder:
-        return signature([as_record(decoder, photo)[1] for photo in photos])["probabilities"]
+        return signature([one.encoded for one in prepare(decoder, photos, None)])["probabilities"]
 
 
 def b64(data):

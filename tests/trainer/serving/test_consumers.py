@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 
+from pipeline.images.model_pixels import pixels
 from pipeline.predictions import Predictions
 from tests import datasets
 from trainer.models import HeadConfig
@@ -21,7 +22,6 @@ from trainer.models.classifier import build_classifier
 from trainer.serving.export import export_classifier
 from trainer.serving.forms import TOLERANCE
 from trainer.serving.golden import choose_golden
-from trainer.serving.pixels import pixels
 from trainer.serving.to_onnx import to_onnx
 
 pytestmark = pytest.mark.slow

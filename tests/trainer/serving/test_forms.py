@@ -1,5 +1,6 @@
 """Tests the forms that trainer.export makes on demand: 8-bit integers and ONNX, each by its own runtime."""
 
+import concurrent.futures
 import dataclasses
 import json
 import re
@@ -22,7 +23,7 @@ from trainer.models.classifier import build_classifier
 from trainer.serving import quantize as module
 from trainer.serving.export import export_classifier
 from trainer.serving.forms import check_forms
-from trainer.serving.litert import open_litert
+from trainer.serving.litert import open_abreast, open_litert
 from trainer.serving.loading import find_model, load_model
 from trainer.serving.measure import draw_sample, measure_forms
 from trainer.serving.quantize import quantize
@@ -73,6 +74,19 @@ def test_integers_take_the_place_of_floats(export, quantized):
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
     found, expected = (open_litert(model)(images)["probabilities"] for model in (quantized.content, whole))
     np.testing.assert_allclose(found, expected, atol=0.05)
+
+
+def test_litert_answers_for_many_images_and_several_threads_as_for_each_alone(export):
+    """Of 32 pixels a side, 64 are computed together."""
+    images = np.random.default_rng(0).uniform(0, 255, (150, 32, 32, 3)).astype(np.float32)
+    alone, abreast = open_litert(str(export / "model.tflite")), open_abreast(str(export / "model.tflite"), 2)
+    expected = np.concatenate([alone(images[at : at + 1])["probabilities"] for at in range(len(images))])
+    np.testing.assert_allclose(alone(images)["probabilities"], expected, atol=1e-6)
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        batches = [list(images[at : at + 15]) for at in range(0, len(images), 15)]
+        found = [answer["probabilities"] for answer in threads.map(abreast, batches * 3)]
+    np.testing.assert_allclose(np.concatenate(found), np.tile(expected, (3, 1)), atol=1e-6)
+    assert len(np.unique(expected.argmax(axis=1))) > 1 or np.ptp(expected) > 0.1
 
 
 def test_litert_answers_with_the_features_that_the_head_is_given(export):

@@ -20,12 +20,15 @@ from pipeline.images.policy import PixelPolicy
 from pipeline.preprocess import preprocess
 from trainer.models.classifier import build_classifier
 from trainer.serving.export import export_classifier
-from trainer.serving.photos import find_images, read_image
-from trainer.serving.predict import classify, predict
+from trainer.serving.loading import find_model, load_parts
+from trainer.serving.photos import find_images
+from trainer.serving.predict import classify, predict, read_images
+from trainer.serving.prepare import Prepared
 from trainer.serving.signature import load_signature
 
 LABELS = ("one", "two, or more", "three")
 SIZE = 32
+SPEC = {"height": SIZE, "width": SIZE, "resize": "stretch", "eval_centre": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +49,14 @@ def model(classifier, tmp_path_factory) -> pathlib.Path:
     return directory
 
 
+@pytest.fixture(scope="module", params=["saved_model", "model.tflite"])
+def parts(model, request):
+    return load_parts(find_model(str(model / request.param)), abreast=2)
+
+
 @pytest.fixture(scope="module")
-def signature(model):
-    return load_signature(model)
+def saved_model(model):
+    return load_parts(find_model(str(model / "saved_model")))
 
 
 def probabilities(classifier, jpeg: bytes) -> np.ndarray:
@@ -157,9 +165,9 @@ def test_orientation_is_applied(decoder, shared_data):
 
     upright = thumbnail(files[1].read_bytes())
     for file in files:
-        read = read_image(decoder, str(file))
-        assert isinstance(read, bytes)
-        assert np.abs(thumbnail(read) - upright).mean() < 3
+        (read,) = read_images(decoder, [str(file)], None)
+        assert isinstance(read, Prepared)
+        assert np.abs(thumbnail(read.encoded) - upright).mean() < 3
     assert np.abs(thumbnail(files[3].read_bytes()) - upright).mean() > 30  # upside down without it
 
 
@@ -168,17 +176,18 @@ def test_pipes_and_videos_in_a_folder_cost_neither_time_nor_memory(decoder, tmp_
     (tmp_path / "gone.jpg").symlink_to("nowhere")
     with open(tmp_path / "video.jpg", "wb") as file:
         file.truncate(1 << 40)
-    answers = {os.path.basename(path): read_image(decoder, path) for path in find_images([str(tmp_path)])}
+    paths = list(find_images([str(tmp_path)]))
+    answers = dict(zip(map(os.path.basename, paths), read_images(decoder, paths, SPEC), strict=True))
     assert answers == {
         "gone.jpg": "No such file or directory",
         "video.jpg": f"more than the {64 << 20} bytes allowed",
     }
 
 
-def test_every_odd_file_is_answered_or_refused(signature, shared_data):
+def test_every_odd_file_is_answered_or_refused(parts, shared_data):
     files = list(find_images([str(shared_data / "odd_images" / "tensorflow_testdata")]))
     files += list(find_images([str(shared_data / "odd_images" / "pillow")]))[::16]
-    answers = list(predict(signature, files, batch_size=7))
+    answers = list(predict(parts, files, batch_size=7))
     assert [answer.name for answer in answers] == files
     read = [answer for answer in answers if not answer.problem]
     assert len(read) > len(files) // 3
@@ -188,9 +197,11 @@ def test_every_odd_file_is_answered_or_refused(signature, shared_data):
         assert answer.encoded
 
 
-def test_what_tensorflow_refuses_costs_only_itself(signature, shared_data):
+def test_what_tensorflow_refuses_costs_only_itself(saved_model, shared_data):
     good = next((shared_data / "flowers/roses").iterdir()).read_bytes()
-    first, broken, last = classify(signature, [("first", good), ("broken", b"\xff\xd8\xff no jpeg"), ("last", good)])
+    contents = {"first": good, "broken": b"\xff\xd8\xff no jpeg", "last": good}
+    images = [(name, Prepared(encoded=content, shown=content)) for name, content in contents.items()]
+    first, broken, last = classify(saved_model, images)
     assert broken.problem.startswith("TensorFlow cannot decode it")
     assert (first.name, broken.name, last.name) == ("first", "broken", "last")
     np.testing.assert_array_equal(first.probabilities, last.probabilities)

@@ -7,9 +7,9 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from pipeline.decode import decode_and_resize
+from pipeline.images.model_pixels import pixels
 from pipeline.view import View
 from tests.datasets import smooth_image
-from trainer.serving.pixels import pixels
 from trainer.serving.upright import decode_upright, orientation, turned
 
 

@@ -1,4 +1,4 @@
-// Makes of an image file what the model takes: trainer/serving/pixels.py, of what the dataset's builder would have made
+// Makes of an image file what the model takes: pipeline/images/model_pixels.py, of what the dataset's builder would have made
 // of the file. JPEGs that stand upright stay as they are; all else becomes a JPEG first, as in the dataset.
 "use strict";
 

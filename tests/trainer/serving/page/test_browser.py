@@ -1,7 +1,6 @@
 """Tests try.html in a real Chromium without a network: the answers are those of trainer.predict, photo by photo."""
 
 import base64
-import contextlib
 import io
 
 import numpy as np
@@ -9,17 +8,15 @@ import pytest
 from PIL import Image
 
 from pipeline.command import CommandError
-from pipeline.images.guarded import DecoderPool, ImageBudget
-from pipeline.images.policy import PixelPolicy
 from tests.chromium import chromium
 from trainer.models import HeadConfig
 from trainer.models.classifier import build_classifier
 from trainer.serving.export import export_classifier
 from trainer.serving.forms import TOLERANCE
-from trainer.serving.loading import find_model, load_model
+from trainer.serving.loading import find_model, load_model, load_parts
 from trainer.serving.page.render import render_page
 from trainer.serving.page.runtime import default_folder, fetch_runtime, read_runtime
-from trainer.serving.predict import read_image
+from trainer.serving.predict import predict
 
 pytestmark = pytest.mark.slow
 
@@ -102,12 +99,9 @@ def ask(page, file):
 
 def expected_of(export, files):
     """Asks as trainer.predict does."""
-    signature = load_model(find_model(str(export)))
-    with contextlib.closing(DecoderPool(PixelPolicy(), ImageBudget())) as pool, pool.lent() as decoder:
-        for file in files:
-            image = read_image(decoder, str(file))
-            assert isinstance(image, bytes), f"{file}: {image}"
-            yield signature([image])["probabilities"][0]
+    for answer in predict(load_parts(find_model(str(export))), map(str, files), batch_size=8):
+        assert not answer.problem
+        yield answer.probabilities
 
 
 def test_every_photo_is_answered_as_by_trainer_predict(page, export, photos):

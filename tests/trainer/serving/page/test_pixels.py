@@ -13,11 +13,11 @@ import simplejpeg
 from PIL import Image
 
 from pipeline.images.encode import render
-from pipeline.images.facts import inspect
+from pipeline.images.look import inspect
+from pipeline.images.model_pixels import pixels
 from pipeline.images.policy import PixelPolicy, Reject
 from tests.datasets import smooth_image
 from trainer.serving import page
-from trainer.serving.pixels import pixels
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="no node on the PATH")
 

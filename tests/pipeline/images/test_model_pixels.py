@@ -9,10 +9,10 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from pipeline.decode import decode_and_resize
+from pipeline.images import model_pixels as module
+from pipeline.images.model_pixels import pixels
 from pipeline.view import View
 from tests.datasets import smooth_image
-from trainer.serving import pixels as module
-from trainer.serving.pixels import pixels
 
 VIEWS = [("stretch", 0.0), ("stretch", 0.875), ("crop", 0.0), ("crop", 0.9), ("pad", 0.0)]
 
@@ -34,6 +34,7 @@ def _file(height, width, form, *, mode="RGB", **options):
         ((480, 641), (64, 64)),
         ((500, 90), (48, 64)),
         ((1003, 999), (64, 32)),
+        ((5, 300), (16, 16)),
     ],
 )
 def test_pixels_are_those_of_the_evaluation(form, view, source, output):

@@ -10,14 +10,14 @@ reduced by 2, 4 or 8 while they are decoded, and the rest is bilinear, with half
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 FILL = 127.0  # grey, beside an image that is padded
-_ORIENTATION, _ON_ITS_SIDE = 0x0112, 5  # EXIF
+ORIENTATION, _ON_ITS_SIDE = 0x0112, 5  # EXIF
 
 
 def pixels(data: bytes, spec: Mapping[str, Any]) -> np.ndarray:
@@ -34,16 +34,22 @@ def pixels(data: bytes, spec: Mapping[str, Any]) -> np.ndarray:
     Raises:
       OSError: it is no image that Pillow reads.
     """
-    output = np.array([spec["height"], spec["width"]])
     with Image.open(io.BytesIO(data)) as image:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-        ratio = _ratio(np.array(image.size if orientation >= _ON_ITS_SIDE else image.size[::-1]), output, spec)
+        orientation = image.getexif().get(ORIENTATION, 1)
+        ratio = reduction(image.size if orientation >= _ON_ITS_SIDE else image.size[::-1], spec)
         is_jpeg = image.format in ("JPEG", "MPO")  # MPO: as phones write them, with a second picture
         if is_jpeg and ratio > 1:
-            image.draft("RGB", (image.width // ratio, image.height // ratio))
+            # Not whole pixels: there may be fewer than the ratio.
+            image.draft("RGB", (image.width / ratio, image.height / ratio))  # type: ignore[arg-type]
         upright = ImageOps.exif_transpose(image) if orientation != 1 else image
         found = np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB"))
-    return _resize_view(found if is_jpeg else _average(found, ratio), output, spec)
+    return resized(found if is_jpeg else _average(found, ratio), spec)
+
+
+def reduction(shape: Sequence[int], spec: Mapping[str, Any]) -> int:
+    """Returns by how much an image of (height, width), upright, is reduced while it is decoded: 1, 2, 4 or 8."""
+    sides, output = np.array(shape), np.array([spec["height"], spec["width"]])
+    return max(ratio for ratio in (1, 2, 4, 8) if ratio == 1 or _factor(sides, output, spec) >= ratio)
 
 
 def _factor(shape: np.ndarray, output: np.ndarray, spec: Mapping[str, Any]) -> np.float32:
@@ -52,10 +58,6 @@ def _factor(shape: np.ndarray, output: np.ndarray, spec: Mapping[str, Any]) -> n
     if spec["resize"] == "pad":
         return sides.max()
     return sides.min() * np.float32(spec["eval_centre"] or 1)
-
-
-def _ratio(shape: np.ndarray, output: np.ndarray, spec: Mapping[str, Any]) -> int:
-    return max(ratio for ratio in (1, 2, 4, 8) if ratio == 1 or _factor(shape, output, spec) >= ratio)
 
 
 def _average(image: np.ndarray, ratio: int) -> np.ndarray:
@@ -71,7 +73,9 @@ def _average(image: np.ndarray, ratio: int) -> np.ndarray:
     return image
 
 
-def _resize_view(image: np.ndarray, output: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
+def resized(image: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
+    """Resizes what the model sees of an image: uint8 or float32 [h, w, 3], upright, reduced → float32, as `pixels`."""
+    output = np.array([spec["height"], spec["width"]])
     shape, centre = np.array(image.shape[:2]), spec["eval_centre"]
     if spec["resize"] == "stretch" and not centre:
         return _resize(image, output)
@@ -90,6 +94,7 @@ def _resize_view(image: np.ndarray, output: np.ndarray, spec: Mapping[str, Any])
 
 
 def _resize(image: np.ndarray, output: np.ndarray) -> np.ndarray:
+    result = image.reshape(len(image), -1)  # rows of samples: NumPy gathers single ones faster than threes
     for axis in (1, 0):
         source = image.shape[axis]
         at = (np.arange(output[axis], dtype=np.float32) + np.float32(0.5)) * np.float32(
@@ -97,10 +102,13 @@ def _resize(image: np.ndarray, output: np.ndarray) -> np.ndarray:
         ) - np.float32(0.5)
         low = np.maximum(np.floor(at), 0).astype(int)
         high = np.minimum(np.ceil(at).astype(int), source - 1)
-        share = (at - np.floor(at)).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        here, there = (np.take(image, places, axis).astype(np.float32, copy=False) for places in (low, high))
+        share = (at - np.floor(at))[:, np.newaxis]
+        if axis == 1:
+            low, high = ((3 * places[:, np.newaxis] + np.arange(3)).ravel() for places in (low, high))
+            share = np.repeat(share.T, 3, axis=1)
+        here, there = (np.take(result, places, axis).astype(np.float32, copy=False) for places in (low, high))
         there -= here
         there *= share
         there += here
-        image = there
-    return image
+        result = there
+    return result.reshape(*output, 3)
