@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-from pixels import pixels  # noqa: E402 - from this folder
 
 
 def load(form: str) -> Callable[[bytes], np.ndarray]:
@@ -27,6 +25,9 @@ def load(form: str) -> Callable[[bytes], np.ndarray]:
 
         serve = tf.saved_model.load(file).signatures["serving_default"]
         return lambda data: serve(image_bytes=tf.constant([data]))["probabilities"].numpy()[0]
+    sys.path.insert(0, str(HERE))
+    from pixels import pixels  # of an export: it lies beside this file there
+
     spec = json.loads((HERE / "preprocess.json").read_text())
     if form == "model.keras":
         import keras
