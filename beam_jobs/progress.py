@@ -20,6 +20,7 @@ from pipeline.format import storage
 
 _POLL_SECONDS = 1.0
 _LOG_SECONDS = 30.0
+_DATE = "%Y-%m-%d %H:%M:%S"  # as the log of other commands has it
 _SHARE = 20  # polls take at most this part of the time: a store's answer may take long
 
 
@@ -87,7 +88,8 @@ class Display:
             rate = count / (now - self._start)
             of = f" of at most {total}" if total else ""
             left = f", {max(0, total - count) / rate:.0f} s left at most" if total else ""
-            print(f"{self._stage}: {count}{of} images, {rate:.0f}/s{left}", file=self._out, flush=True)
+            text = f"{self._stage}: {count}{of} images, {rate:.0f}/s{left}"
+            print(f"{time.strftime(_DATE)} {text}", file=self._out, flush=True)
 
     def close(self) -> None:
         """Takes the bar away."""

@@ -43,7 +43,9 @@ def test_a_log_gets_a_line_now_and_then(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(FolderSource, "read", lambda self, item: (time.sleep(0.02), read(self, item))[1])
     run_build(folder, tmp_path / "out")
     lines = capsys.readouterr().err.splitlines()
-    pattern = r"(inspecting|writing): (\d+) of at most 80 images, \d+/s, \d+ s left at most"
+    pattern = (
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (inspecting|writing): (\d+) of at most 80 images, \d+/s, \d+ s left at most"
+    )
     found = [re.fullmatch(pattern, line) for line in lines]
     assert all(found), lines
     counts = [int(match[2]) for match in found if match[1] == "inspecting"]
