@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
@@ -29,6 +29,9 @@ from trainer.instead import set_instead
 from trainer.readiness import check_request
 from trainer.request import STRATEGIES, Request, define_flags
 from trainer.rundir import fit_batch
+
+if TYPE_CHECKING:
+    from trainer.fit_check.advice import Advice
 
 FLAGS = flags.FLAGS
 define_flags()
@@ -112,14 +115,17 @@ def main(arguments: list[str]) -> int | None:
             storage.join(out, "fit_check.png"), plot(ranged, trials, fits_at=fits_at, own=phase.lr_max)
         )
         print(f"written to {out}: fit_check.json, fit_check.png")
-    _tell_next(advice.flags)
+    _tell_next(advice)
     return None
 
 
-def _tell_next(advised: Sequence[str]) -> None:
+def _tell_next(advice: Advice) -> None:
+    words = [FLAGS.data, f"--recipe={FLAGS.recipe}"]
+    if not advice.fits:
+        print_next("what does the model see?", "python -m pipeline.preview", *words)
+        return
     settings = [f"--set={setting}" for setting in FLAGS.set]
-    words = [FLAGS.data, "--run=RUN", f"--recipe={FLAGS.recipe}", *settings, *advised]
-    print_next("train with it:", "python -m trainer.main", *words)
+    print_next("train with it:", "python -m trainer.main", *words, "--run=RUN", *settings, *advice.flags)
 
 
 if __name__ == "__main__":
