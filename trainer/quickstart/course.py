@@ -82,7 +82,7 @@ class Course:
         if stop:
             raise DataError(
                 f"{stop} Mend that and run the same command again; or fine-tune all the same: python -m trainer.main "
-                f"--data={shlex.quote(self.place.data)} --recipe={self.recipe} --run=RUN"
+                f"{shlex.quote(self.place.data)} --recipe={self.recipe} --run=RUN"
             )
 
     def _refuse_too_little(self) -> None:

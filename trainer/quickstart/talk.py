@@ -21,14 +21,14 @@ class Talk:
     def line(self, text: str) -> None:
         """Prints a line that stays."""
         self.clear()
-        clock = time.strftime("%H:%M:%S" if self._terminal else "%Y-%m-%d %H:%M:%S")
+        clock = time.strftime("%H:%M" if self._terminal else "%Y-%m-%d %H:%M:%S")
         print(f"{clock}  {text}", flush=True)
         self._last = time.monotonic()
 
     def more(self, text: str) -> None:
         """Prints what belongs to the line above."""
         self.clear()
-        print(f"{' ' * (8 if self._terminal else 19)}  {text}", flush=True)
+        print(f"{' ' * (5 if self._terminal else 19)}  {text}", flush=True)
 
     def doing(self, text: str) -> None:
         """Shows what is being done now, in place of what was shown before; in a log once a minute."""

@@ -79,7 +79,7 @@ def check(flags: dict[str, str]) -> int:
 
 
 def train(flags: dict[str, str]) -> int:
-    run = flags["workdir"]
+    run = flags["run"]
     if storage.exists(storage.join(run, FINISHED)):
         return 0
     wait()
@@ -152,7 +152,7 @@ def main() -> int:
         return int(SPEC["fail"])
     if any(not argument.startswith("--") for argument in sys.argv[1:]):
         return compare(flags)
-    roles = {"input": build, "workdir": train, "unfinished": export_unfinished, "model": evaluate, "data": check}
+    roles = {"input": build, "unfinished": export_unfinished, "run": train, "model": evaluate, "data": check}
     return next(roles[flag] for flag in roles if flag in flags)(flags)
 
 
