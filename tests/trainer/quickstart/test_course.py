@@ -156,7 +156,9 @@ def test_a_budget_makes_fine_tuning_shorter_and_it_is_kept(world):
     code, out, err = world.run("--time=10s")
     assert code == 0, err
     assert time.monotonic() - started < 10 * 1.1 + STARTING, "kept to within a tenth"
-    assert re.fullmatch(r"1\.0\.0/photos-[1-9]\d?ep", world.model()), out
+    assert 0 < int(re.search(r"tune   (\d+) epochs", out)[1]) < 15
+    # On a machine that is busier than it was at the head, it is stopped as well.
+    assert re.fullmatch(r"1\.0\.0/photos-(after-)?[1-9]\d?ep", world.model()), out
     world.spec(head=0.6, tuned=0.9)
     code, out, err = world.run()
     assert code == 0, err
