@@ -60,10 +60,8 @@ def walk(pages, folder):
 
 
 @pytest.mark.slow
-def test_the_readme_holds(folder):
-    assert not walk([ROOT / "README.md"], folder)
-
-
-@pytest.mark.slow
-def test_the_documentation_holds(folder):
-    assert not walk(blocks.pages()[1:], folder)
+@pytest.mark.parametrize("pages", ["README.md", "docs"])
+def test_what_pages_show_is_what_is_printed(pages, folder):
+    readme, *documentation = blocks.pages()
+    if found := walk([readme] if pages == "README.md" else documentation, folder):
+        pytest.fail("\n\n".join(found), pytrace=False)
