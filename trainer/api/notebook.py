@@ -14,6 +14,7 @@ from absl import logging
 
 from pipeline.command import CommandError, storage_error
 from pipeline.format import storage
+from pipeline.log_lines import LogLines
 
 # Where the first screen of a page of ours ends: those of runs and checks go on with what to do next, a dataset's with
 # its classes.
@@ -56,10 +57,9 @@ def _keras_as_it_was() -> Iterator[None]:
 def _told() -> Iterator[None]:
     """Shows what is logged for people, a line each, where a notebook shows standard error."""
     logger, verbosity = std_logging.getLogger("absl"), logging.get_verbosity()
-    handler = std_logging.StreamHandler(sys.stderr)
-    handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler = LogLines()
     # TensorFlow's housekeeping goes to the same log.
-    handler.addFilter(lambda record: record.levelno > std_logging.INFO or "/tensorflow/python/" not in record.pathname)
+    handler.addFilter(lambda record: record.levelno > std_logging.INFO or "/tensorflow/" not in record.pathname)
     # Each run traces its steps once; TensorFlow counts them over all runs of the process.
     tensorflow = std_logging.getLogger("tensorflow")
     tensorflow.addFilter(_not_retracing)

@@ -69,7 +69,8 @@ def test_a_finished_run_is_left_alone(session):
 
 def test_epochs_are_shown_while_it_trains(session):
     shown = session[2].stderr.splitlines()
-    assert sum("epoch 2" in line and line[2] == ":" for line in shown) == 1, session[2].stderr
+    for epoch in ("head 1/2", "head 2/2", "all 1/2", "all 2/2"):
+        assert sum(f" {epoch} loss " in line for line in shown) == 1, session[2].stderr
     assert "retracing" not in session[2].stderr
 
 
