@@ -165,7 +165,7 @@ def test_orientation_is_applied(decoder, shared_data):
 
     upright = thumbnail(files[1].read_bytes())
     for file in files:
-        (read,) = read_images(decoder, [str(file)], None)
+        (read,) = read_images(decoder, [str(file)], spec=None)
         assert isinstance(read, Prepared)
         assert np.abs(thumbnail(read.encoded) - upright).mean() < 3
     assert np.abs(thumbnail(files[3].read_bytes()) - upright).mean() > 30  # upside down without it
@@ -177,7 +177,7 @@ def test_pipes_and_videos_in_a_folder_cost_neither_time_nor_memory(decoder, tmp_
     with open(tmp_path / "video.jpg", "wb") as file:
         file.truncate(1 << 40)
     paths = list(find_images([str(tmp_path)]))
-    answers = dict(zip(map(os.path.basename, paths), read_images(decoder, paths, SPEC), strict=True))
+    answers = dict(zip(map(os.path.basename, paths), read_images(decoder, paths, spec=SPEC), strict=True))
     assert answers == {
         "gone.jpg": "No such file or directory",
         "video.jpg": f"more than the {64 << 20} bytes allowed",
