@@ -1,7 +1,7 @@
 """Fills what is generated into the pages while Sphinx reads them: it stands nowhere else, so it cannot go stale.
 
 A page asks for it by a comment on a line of its own: `<!-- generated: flags trainer.main -->`, `keys recipe`,
-`recipes`, `models` or `commands`.
+`recipes`, `models`, `commands` or `api`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 from pipeline.augment.config import AugmentConfig
 from retrain.config import RetrainConfig
 from retrain.limits import DataGateConfig, GateConfig
-from scripts.docs import commands, models
+from scripts.docs import commands, models, python_api
 from scripts.docs.keys import keys
+from trainer import api
 from trainer.models import HeadConfig
 from trainer.recipes.load import recipe_names
 from trainer.recipes.recipe import OptimizerConfig, Phase, Recipe
@@ -92,4 +93,5 @@ _MAKERS = {
     "recipes": _recipes,
     "commands": _commands,
     "models": lambda _: models.table(),
+    "api": lambda _: python_api.reference(api),
 }

@@ -1,8 +1,8 @@
 """Takes the documentation's pictures of real pages, with a headless Chromium.
 
-    python -m scripts.docs.pictures DATA/checks/1.0.0/report.html RUN/report.html
+    python -m scripts.docs.pictures PHOTOS-model/index.html DATA/checks/1.0.0/report.html RUN/report.html
 
-The first is the report of a check, the second that of a run; both as their first screen shows them.
+The page of trainer.quickstart, the report of a check and that of a run, as their first screens show them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.command import UsageError, run_command
 
 PICTURES = pathlib.Path(__file__).resolve().parents[2] / "docs" / "pictures"
-NAMES = ("check.png", "run.png")
+NAMES = ("quickstart.png", "check.png", "run.png")
 LARGEST = 200_000  # bytes
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _WIDTH, _HEIGHT = 1100, 820
@@ -30,7 +30,7 @@ def take(page: pathlib.Path, picture: pathlib.Path) -> None:
     if program is None:
         raise UsageError(f"no Chromium on the PATH ({', '.join(_PROGRAMS)})")
     if not page.is_file():
-        raise UsageError(f"{page}: no such file; give the report.html of a check and that of a run")
+        raise UsageError(f"{page}: no such file; give the pages that the first lines of this file name")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         shot = pathlib.Path(folder, "shot.png")
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
@@ -56,9 +56,9 @@ def take(page: pathlib.Path, picture: pathlib.Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Takes both pictures."""
+    """Takes the pictures."""
     if len(arguments) != len(NAMES):
-        raise UsageError(f"give {len(NAMES)} pages: python -m scripts.docs.pictures CHECK.html RUN.html")
+        raise UsageError(f"give {len(NAMES)} pages: python -m scripts.docs.pictures INDEX.html CHECK.html RUN.html")
     PICTURES.mkdir(exist_ok=True)
     for page, name in zip(arguments, NAMES, strict=True):
         take(pathlib.Path(page), PICTURES / name)
