@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Start-up script of TPU VMs, on every host of one: installs once, then trains. A VM that is made anew after a
-# pre-emption runs it again and goes on from the last checkpoint, because --workdir lies in a bucket. README: how to use it.
+# pre-emption runs it again and goes on from the last checkpoint, because --run lies in a bucket. docs/tpu.md: how to use it.
 #
 # Instance metadata that it reads:
 #   package  what pip installs: gs://BUCKET/tpu_retraining-0.1.0-py3-none-any.whl, or git+https://…
-#   flags    of trainer.main: --data=gs://… --recipe=… --workdir=gs://…
+#   flags    of trainer.main: --data=gs://… --recipe=… --run=gs://…
 set -euo pipefail
 
 metadata_url=${METADATA_URL:-http://metadata.google.internal/computeMetadata/v1/instance/attributes}
