@@ -1,6 +1,7 @@
 import functools
 import os
 import pathlib
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,8 @@ from tests import clouds
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as beam_jobs.build_tfrecords does
+# A shell has what it starts in its background ignore Ctrl-C, and all commands that the tests start would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
