@@ -177,14 +177,8 @@ def lane_stream(
 
     @tf.autograph.experimental.do_not_convert
     def records_of(lane: dict[str, tf.Tensor]) -> tf.data.Dataset:
-        # One operation for all shards of the lane. tf.data.TFRecordDataset makes a function of it, which TensorFlow
-        # compiles anew for each lane: half a second before the first batch of 256.
-        shards = tf.raw_ops.TFRecordDataset(
-            filenames=own_paths[lane["first_shard"] - base : lane["last_shard"] - base + 1],
-            compression_type="",
-            buffer_size=buffer,
-        )
-        records = tf.data.experimental.from_variant(shards, tf.TensorSpec([], tf.string))
+        shards = tf.data.Dataset.range(lane["first_shard"] - base, lane["last_shard"] - base + 1)
+        records = shards.flat_map(lambda shard: tf.data.TFRecordDataset(own_paths[shard], buffer_size=buffer))
         records = records.skip(lane["before"]).take(lane["count"])
 
         @tf.autograph.experimental.do_not_convert
