@@ -13,6 +13,7 @@ from typing import Any
 
 from beam_jobs.elements import Finding, Item, Reject, Row
 from pipeline.format import storage
+from pipeline.format.parquet import parquet_source
 from pipeline.format.rows import is_table
 from pipeline.images.facts import ImageFacts
 from pipeline.images.policy import Reject as Refusal
@@ -110,7 +111,7 @@ def read_names(path: str) -> Iterator[tuple[str, bytes | None]]:
     """Reads (URI, id) of the images in a table; None for the id where it is not known. Raises OSError."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(io.BytesIO(storage.read(path)), columns=["uri", "stamp", "sha256"])
+    table = pq.read_table(parquet_source(storage.read(path)), columns=["uri", "stamp", "sha256"])
     for batch in table.to_batches(4_096):
         for row in batch.to_pylist():
             yield row["uri"], Item(uri=row["uri"], label="", stamp=row["stamp"]).raw_id or row["sha256"]
@@ -122,7 +123,7 @@ def read_table(path: str, *, inspection: str) -> Iterator[Finding]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(io.BytesIO(storage.read(path)))
+        table = pq.read_table(parquet_source(storage.read(path)))
         if (table.schema.metadata or {}).get(_INSPECTION) != inspection.encode():
             return
         found: Iterable[Finding | None] = [

@@ -6,7 +6,6 @@ Free of TensorFlow and of Beam.
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 from collections.abc import Mapping, Sequence
 
@@ -16,6 +15,7 @@ from absl import logging
 from pipeline.command import CommandError, DataError
 from pipeline.format import storage
 from pipeline.format.manifest import VERSIONS_DIR, DatasetVersion, open_dataset
+from pipeline.format.parquet import parquet_source
 
 RAW_PIXELS = "pixels:"  # begins the stamp of an image without a file: the sha256 of its raw pixels follows, its id
 FACTS = ("brightness", "sharpness", "area", "aspect", "bytes_per_pixel")
@@ -76,7 +76,7 @@ def _of_tables(data: DatasetVersion, splits: Sequence[str]) -> KnownImages | Non
         file = storage.join(data.path, name)
         try:
             table = pq.read_table(
-                io.BytesIO(storage.read(file)), columns=list(columns), filters=[("split", "in", splits)]
+                parquet_source(storage.read(file)), columns=list(columns), filters=[("split", "in", splits)]
             )
         except (ValueError, KeyError, pa.ArrowException) as error:
             raise DataError(f"{file}: damaged ({error}); run the build's command again with --repair") from error
