@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 from pipeline.command import CommandError, DataError, ExitCode, TryAgainError, UsageError
 
@@ -64,11 +64,16 @@ def started(
     finally:
         if process.poll() is None:
             process.terminate()
-            try:
-                process.wait(_GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            wait_or_kill(process, seconds=_GRACE_SECONDS)
+
+
+def wait_or_kill(process: subprocess.Popen[Any], *, seconds: float) -> None:
+    """Waits for a process that was told to end, and kills it if it takes longer."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def error_of(code: int, message: str) -> CommandError:

@@ -35,7 +35,7 @@ def test_the_example_builds_checks_trains_and_asks(tmp_path):
     for _ in range(2):  # what is done is not done twice
         said = python(ROOT / "examples" / "from_python.py", tmp_path / "photos", tmp_path / "work", cwd=ROOT)
         result = json.loads((tmp_path / "work" / "run" / "result.json").read_text())
-        assert f"{result['splits']['test']['accuracy']} {tmp_path}/work/run/report.html" in said
+        assert f"{result['splits']['test']['accuracy']} {tmp_path / 'work' / 'run' / 'report.html'}" in said
         assert f"{tmp_path}/photos/digit 0/0.jpg digit 0 " in said
         config = json.loads((tmp_path / "work" / "small" / "config.json").read_text())
         assert sorted(config["own_code"]) == ["backbone", "policy"]

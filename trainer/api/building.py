@@ -20,7 +20,7 @@ from typing import Literal, cast
 from pipeline.command import UsageError
 from pipeline.format import storage
 from pipeline.format.manifest import open_dataset
-from pipeline.processes import command_line, error_of
+from pipeline.processes import command_line, error_of, wait_or_kill
 from trainer.api.inputs import InMemory, is_in_memory, place_of, write_input
 from trainer.api.notebook import in_a_cell
 
@@ -171,18 +171,10 @@ def _run(flags: Mapping[str, object]) -> None:
         code = process.wait()
     except BaseException:
         process.send_signal(signal.SIGINT)
-        _end(process)
+        wait_or_kill(process, seconds=_GRACE_SECONDS)
         raise
     if code == 128 + signal.SIGINT:
         raise KeyboardInterrupt("interrupted; call it again to continue")
     if code:
         text = said.removeprefix(_ERROR).rstrip()
         raise error_of(code, text or f"{_BUILD} ended with exit code {code}; what it said stands above")
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    try:
-        process.wait(_GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
