@@ -23,7 +23,7 @@ from trainer.quickstart.choice import accuracy
 from trainer.quickstart.countdown import Countdown, epochs_done
 from trainer.quickstart.memory import Memory
 from trainer.quickstart.model import Model, current_model, head_of, last_stopped, shorter, stopped_at, tuned
-from trainer.quickstart.outlook import BUILD, CHECK, EPOCH, HEAD, TUNING, Outlook
+from trainer.quickstart.outlook import BUILD, CHECK, EPOCH, HEAD, TRAIN_SHARE, TUNING, Outlook
 from trainer.quickstart.page import COMPARISON, example_photo, write_page, write_try_page
 from trainer.quickstart.place import Place
 from trainer.quickstart.steps import Steps
@@ -34,7 +34,6 @@ from trainer.recipes.recipe import DataFacts
 
 _IN_TIME = 0.95  # of what is left of the budget: how much fine-tuning is planned for
 _SURELY = 0.7  # of the time that a first model takes by a mere guess: with less there will be none
-_TRAIN_SHARE = 0.7
 
 
 def outlook_of(recipe: str, *, images: int, train: int, classes: int, slowness: Mapping[str, float]) -> Outlook:
@@ -301,6 +300,6 @@ def countdown_of(
     """Starts the clock, with the outlook that the numbers of files give before anything is built."""
     images = sum(counts.values())
     outlook = outlook_of(
-        recipe, images=images, train=round(_TRAIN_SHARE * images), classes=len(counts), slowness=memory.slowness
+        recipe, images=images, train=round(TRAIN_SHARE * images), classes=len(counts), slowness=memory.slowness
     )
     return Countdown(outlook, memory, talk, budget=budget)

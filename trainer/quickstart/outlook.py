@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 BUILD, CHECK, HEAD, EPOCH, TUNING = "build", "check", "head", "epoch", "tuning"
-_TRAIN_SHARE = 0.7
+TRAIN_SHARE = 0.7
 _SIDE = 224  # pixels, of the guesses
 # Seconds: of the step itself, for each image, and for each image of `_SIDE` pixels.
 _GUESSES: Mapping[str, tuple[float, float, float]] = {
@@ -43,7 +43,7 @@ class Outlook:
     def guess(self, step: str) -> float:
         """Returns the seconds that a step would take on two quiet cores."""
         fixed, each, each_large = _GUESSES[step]
-        count = self.images * (_TRAIN_SHARE if step == EPOCH else 1)
+        count = self.images * (TRAIN_SHARE if step == EPOCH else 1)
         return fixed + count * (each + each_large * (self.side / _SIDE) ** 2)
 
     def seconds(self, step: str) -> float:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.format import storage
 from pipeline.processes import command_line, error_of, set_flags, started
+from trainer.quickstart.outlook import TRAIN_SHARE
 from trainer.quickstart.place import Place
 
-SPLITS = "train:0.7,validation:0.15,test:0.15"  # validation decides between models, so it has as many as test
+# Validation decides between models, so it has as many as test.
+SPLITS = f"train:{TRAIN_SHARE},validation:0.15,test:0.15"
 _TICK_SECONDS = 0.5
 
 Stop = Callable[[], bool]  # says whether a command is to be stopped; asked again and again while it runs
