@@ -128,6 +128,12 @@ def _of_records(data: DatasetVersion, splits: Sequence[str]) -> KnownImages:
     )
 
 
+def dataset_root(path: storage.Path) -> str:
+    """Returns the root of a dataset, where builds go, of the root itself or of the folder of one of its versions."""
+    versions, _ = os.path.split(os.fspath(path).rstrip("/"))
+    return os.path.dirname(versions) if os.path.basename(versions) == VERSIONS_DIR else os.fspath(path)
+
+
 def checks_folder(data: DatasetVersion) -> str:
     """Returns the folder in which what is known of a version lies beside it: DATA/checks/<version>."""
     versions, name = os.path.split(os.fspath(data.path))

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from pipeline.command import TryAgainError
 from pipeline.format import storage
-from trainer.api.asked import read_own_code_anew, request_of
+from trainer.api.asked import read_own_code_anew, refuse_a_wrong_recipe, request_of
 from trainer.api.building import Dataset, build_dataset
 from trainer.api.inputs import InMemory, is_in_memory, place_of
 from trainer.api.model import Model, load_model
@@ -89,10 +89,9 @@ def train(
       KeyboardInterrupt: interrupted; the state is saved, and called again it goes on. A second one does not wait.
     """
     folder = os.fspath(run)
-    if is_in_memory(data):
-        data = build_dataset(cast(InMemory, data), f"{folder.rstrip('/')}-data", label_names=label_names)
+    in_memory = is_in_memory(data)
     request = request_of(
-        data.path if isinstance(data, Dataset) else place_of(data, label_names),
+        f"{folder.rstrip('/')}-data" if in_memory else _place(data, label_names),
         recipe=recipe,
         backbone=backbone,
         weights=weights,
@@ -111,10 +110,18 @@ def train(
         time_budget=time_budget,
         profile=profile,
     )
+    if in_memory:
+        refuse_a_wrong_recipe(request)  # before minutes of building
+        built = build_dataset(cast(InMemory, data), request.data, label_names=label_names)
+        job = dataclasses.replace(job, request=dataclasses.replace(request, data=built.path))
     with guest(), _stoppable() as wishes:
-        read_own_code_anew(request)
+        read_own_code_anew(job.request)
         carry_out(job, wishes)
     return read_run(folder)
+
+
+def _place(data: str | os.PathLike[str] | Dataset | InMemory, label_names: Sequence[str] | None) -> str:
+    return data.path if isinstance(data, Dataset) else place_of(data, label_names)
 
 
 def read_run(path: str) -> Run:

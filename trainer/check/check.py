@@ -12,7 +12,15 @@ from pipeline.command import UsageError
 from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
 from pipeline.format.places import check_folder
-from pipeline.format.rows import Changes, KnownImages, changes_between, checks_folder, known_images, version_before
+from pipeline.format.rows import (
+    Changes,
+    KnownImages,
+    changes_between,
+    checks_folder,
+    dataset_root,
+    known_images,
+    version_before,
+)
 from trainer.check.examine import Examined, examine
 from trainer.check.facts import gather
 from trainer.check.features import compute_features, pooled
@@ -96,11 +104,11 @@ def _changes(known: KnownImages, before: DatasetVersion | None) -> tuple[str, Ch
 def _next_steps(data: str, found: Examined, output: storage.Path) -> Iterator[tuple[str, str]]:
     """Lists what a person may do now: (what for, command)."""
     if found.doubts_labels:
-        table = storage.join(output, LABEL_ISSUES)
+        table, root = storage.join(output, LABEL_ISSUES), dataset_root(data)
         yield (
             f"Look at the labels below, delete from {LABEL_ISSUES} the lines of those that are right after all, and "
             "build once more, with the flags as before and the table: --relabel gives these images the suggested "
             "label, --exclude leaves them out",
-            f"python -m beam_jobs.build_tfrecords … --output={shlex.quote(data)} --relabel={shlex.quote(table)}",
+            f"python -m beam_jobs.build_tfrecords … --output={shlex.quote(root)} --relabel={shlex.quote(table)}",
         )
     yield "Train", f"python -m trainer.main --data={shlex.quote(data)} --run=RUN"

@@ -12,11 +12,16 @@ from collections.abc import Sequence
 from pipeline.format.manifest import TRAIN
 from pipeline.pages.environment import duration
 from trainer.quickstart.memory import Memory
-from trainer.quickstart.outlook import EPOCH, TUNING, Outlook
+from trainer.quickstart.outlook import END, EPOCH, START, STOPPED, TUNING, Outlook
 from trainer.quickstart.talk import Talk
 
 _OVER = 0.05  # of the budget: how far beyond it a step may go on that is nearly done
-_WORDS = {"build": "building the dataset", "check": "checking the data", "head": "making a first model"}
+_WORDS = {
+    "build": "building the dataset",
+    "check": "checking the data",
+    "head": "making a first model",
+    "stopped": "making a model of it",
+}
 
 
 class Countdown:
@@ -66,11 +71,14 @@ class Countdown:
         self.begin(TUNING, ())
         self._run, self._epochs, self._marks = run, epochs, [(epochs_done(run), time.monotonic())]
 
-    def end_tuning(self) -> None:
-        """Notes how long an epoch took."""
+    def end_tuning(self, *, whole: bool) -> None:
+        """Notes how long an epoch took, and what came after the last one if the run came to its end."""
         self._look()
         if len(self._marks) > 2:
             self._note(EPOCH, self._each() / self.outlook.guess(EPOCH))
+        done, since = self._marks[-1]
+        if whole and done >= self._epochs and len(self._marks) > 1:
+            self._note(END, (time.monotonic() - since) / self.outlook.guess(END))
 
     def _note(self, step: str, slowness: float) -> None:
         self.memory = self.memory.with_time(step, slowness)
@@ -95,10 +103,15 @@ class Countdown:
         return self.left is not None and self.left < -_OVER * (self._budget or 0.0)
 
     def must_stop_tuning(self) -> bool:
-        """Says whether fine-tuning is to be stopped, so that there is time to make a model of what it has reached."""
-        if self.left is None or self._of_step() <= self.left + _OVER * (self._budget or 0.0):
+        """Says whether fine-tuning is to be stopped, so that there is time to make a model of what it has reached.
+
+        A run whose epochs are done makes that model itself, so it goes on as long as the budget lets any step go on.
+        """
+        if self.left is None or self.is_over() or self._marks[-1][0] >= self._epochs:
+            return self.is_over()
+        if self._of_step() <= self.left + _OVER * (self._budget or 0.0):
             return False
-        return self.left < self.outlook.stopping
+        return self.left < self.outlook.seconds(STOPPED)
 
     def _of_step(self) -> float:
         """Estimates the seconds that are left of the step; never none, for it has not ended."""
@@ -107,14 +120,18 @@ class Countdown:
             seconds = self.outlook.seconds(self._step)
             return max(seconds - elapsed, 0.05 * seconds)
         done, since = self._marks[-1]
-        rest = (self._epochs - done) * self._each() + self.outlook.tuning(0)
+        rest = (self._epochs - done) * self._each() + self.outlook.seconds(END)
+        if len(self._marks) == 1:
+            rest += self.outlook.seconds(START)
         return max(rest - (time.monotonic() - since), 1.0)
 
     def _look(self) -> None:
-        """Notes how many epochs are done, if that is news."""
+        """Notes how many epochs are done, if that is news, and how busy the machine is now."""
         done = epochs_done(self._run)
         if done > self._marks[-1][0]:
             self._marks.append((done, time.monotonic()))
+            now = self._each() / self.outlook.guess(EPOCH)
+            self.outlook = dataclasses.replace(self.outlook, slowness={**self.outlook.slowness, EPOCH: now})
 
     def _each(self) -> float:
         """Returns the seconds of an epoch: the first that is seen also compiles, so it counts only until the second."""
@@ -124,7 +141,7 @@ class Countdown:
         guess = self.outlook.seconds(EPOCH)
         if len(self._marks) == 2:
             (before, begun), (after, ended) = self._marks
-            return max(guess, (ended - begun) / (after - before) - self.outlook.tuning(0))
+            return max(guess, (ended - begun - self.outlook.seconds(START)) / (after - before))
         return guess
 
 

@@ -23,7 +23,7 @@ from trainer.quickstart.choice import accuracy
 from trainer.quickstart.countdown import Countdown, epochs_done
 from trainer.quickstart.memory import Memory
 from trainer.quickstart.model import Model, current_model, head_of, last_stopped, shorter, stopped_at, tuned
-from trainer.quickstart.outlook import BUILD, CHECK, EPOCH, HEAD, TRAIN_SHARE, TUNING, Outlook
+from trainer.quickstart.outlook import BUILD, CHECK, EPOCH, HEAD, START, STOPPED, TRAIN_SHARE, TUNING, Outlook
 from trainer.quickstart.page import COMPARISON, example_photo, write_page, write_try_page
 from trainer.quickstart.place import Place
 from trainer.quickstart.steps import Steps
@@ -196,7 +196,7 @@ class Course:
             self.countdown.begin_tuning(run.folder, total)
             path = os.path.abspath(data.path)
             whole = self.steps.train(run.folder, path, self.countdown.must_stop_tuning, epochs=epochs)
-            self.countdown.end_tuning()
+            self.countdown.end_tuning(whole=whole)
             if not whole:
                 self._keep_stopped(run, path)
         return self._furthest(version)
@@ -213,27 +213,40 @@ class Course:
         runs += [(one, epochs) for epochs, one in shorter(place, version, self.recipe)]
         begun = [(one, epochs) for one, epochs in runs if one.is_begun and not one.is_whole]
         fits = outlook.epochs_within(_IN_TIME * left)
-        if begun and left > outlook.stopping + outlook.seconds(EPOCH):
+        if begun and left > outlook.total((START, EPOCH, STOPPED)):
             return begun[0]
         if not begun and fits > max((epochs or 0 for one, epochs in runs if one.is_whole), default=0):
             return (whole, None) if fits == outlook.epochs else (tuned(place, version, self.recipe, epochs=fits), fits)
         self.talk.line(
-            f"tune   no time: an epoch takes about {duration(outlook.seconds(EPOCH))}, and what comes after it "
-            f"{duration(outlook.tuning(0))}; run it again without --time, or with more"
+            f"tune   no time: an epoch takes about {duration(outlook.seconds(EPOCH))}, and what comes before and "
+            f"after it {duration(outlook.tuning(0))}; run it again without --time, or with more"
         )
         return None
 
     def _keep_stopped(self, run: Model, data: str) -> None:
         """Makes a model of what a run had reached when it was stopped."""
         epochs = epochs_done(run.folder)
-        self.talk.line(f"tune   stopped for the time's sake after {epochs} epochs; the same command goes on with it")
+        after = f"{epochs} epoch{'' if epochs == 1 else 's'}"
+        self.talk.line(f"tune   stopped for the time's sake after {after}; the same command goes on with it")
         if not epochs:
             return
         made = stopped_at(run, epochs, self.recipe)
-        if not os.path.exists(os.path.join(made.export, SUMS_FILE)):
-            os.makedirs(made.folder, exist_ok=True)
-            self.steps.export_stopped(run.folder, made.export)
-        self.steps.score(made.export, data, predictions_file(made.folder, VALIDATION), split=VALIDATION)
+        self.countdown.begin(STOPPED, ())
+        if self._export_stopped(run, made) and self._score(made, data, predictions_file(made.folder, VALIDATION)):
+            self.countdown.end()
+        else:
+            self.talk.more("       there was no time left to make a model of it")
+
+    def _export_stopped(self, run: Model, made: Model) -> bool:
+        """Exports what a run had reached when it was stopped; False if the time is up before."""
+        if os.path.exists(os.path.join(made.export, SUMS_FILE)):
+            return True
+        os.makedirs(made.folder, exist_ok=True)
+        return self.steps.export_stopped(run.folder, made.export, self.countdown.is_over)
+
+    def _score(self, model: Model, data: str, output: str) -> bool:
+        """Asks a model about the images of validation; False if the time is up before."""
+        return self.steps.score(model.export, data, output, self.countdown.is_over, split=VALIDATION)
 
     def _furthest(self, version: str) -> Model | None:
         """Returns the run that was trained longest, else what was made of one that was stopped."""
@@ -246,7 +259,9 @@ class Course:
 
         def score(model: Model) -> str:
             output = os.path.join(os.path.dirname(head.folder), f"before-{model.version}-{model.name}.npz")
-            return self.steps.score(model.export, os.path.abspath(data.path), output, split=VALIDATION)
+            if not self._score(model, os.path.abspath(data.path), output):
+                raise self._out_of_time()
+            return output
 
         current = current_model(self.place)
         assert current is not None, "the head is taken where nothing was"
@@ -254,7 +269,7 @@ class Course:
         verdict = successor(current, offered, score)
         page = os.path.join(self.place.root, COMPARISON)
         if run is not None and run.is_whole and _is_older(page, run.folder):
-            self.steps.compare(run.folder, head.folder, page, split=VALIDATION)
+            self.steps.compare(run.folder, head.folder, page, self.countdown.is_over, split=VALIDATION)
         if verdict.model != current:
             self._take(verdict)
             self.talk.line(f"model  replaced: {verdict.why}")

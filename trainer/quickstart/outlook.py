@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 BUILD, CHECK, HEAD, EPOCH, TUNING = "build", "check", "head", "epoch", "tuning"
+START, END, STOPPED = "start", "end", "stopped"  # of fine-tuning: before its epochs, after them, after a stop
 TRAIN_SHARE = 0.7
 _SIDE = 224  # pixels, of the guesses
 # Seconds: of the step itself, for each image, and for each image of `_SIDE` pixels.
@@ -18,10 +19,10 @@ _GUESSES: Mapping[str, tuple[float, float, float]] = {
     CHECK: (12.0, 0.015, 0.025),
     HEAD: (25.0, 0.01, 0.01),
     EPOCH: (0.5, 0.002, 0.033),  # for each training image, validation included
-    TUNING: (35.0, 0.01, 0.01),  # what is not its epochs
+    START: (20.0, 0.005, 0.005),  # the step is compiled within it
+    END: (15.0, 0.005, 0.005),  # evaluation, export and the pages
+    STOPPED: (20.0, 0.005, 0.005),  # to save, and to export and evaluate what has been reached
 }
-_LATEST = (EPOCH, HEAD, CHECK)  # whose slowness stands for that of steps not timed yet
-_STOPPING = 1.3  # times a head's run: to save, and to export and evaluate what has been reached
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Outlook:
 
     def tuning(self, epochs: int) -> float:
         """Returns the seconds that a run of so many epochs takes."""
-        return self.guess(TUNING) * self._slowness(HEAD) + epochs * self.seconds(EPOCH)
+        return self.seconds(START) + epochs * self.seconds(EPOCH) + self.seconds(END)
 
     def total(self, steps: Sequence[str]) -> float:
         return sum(map(self.seconds, steps))
@@ -63,10 +64,9 @@ class Outlook:
         """Counts the epochs of a run that ends in so many seconds; 0 if not even one does."""
         return max(0, min(self.epochs, int((seconds - self.tuning(0)) / self.seconds(EPOCH))))
 
-    @property
-    def stopping(self) -> float:
-        """Returns the seconds that it takes to make a model of a run that is stopped."""
-        return _STOPPING * self.seconds(HEAD)
-
     def _slowness(self, step: str) -> float:
-        return next((self.slowness[known] for known in (step, *_LATEST) if known in self.slowness), 1.0)
+        """Returns the slowness of a step; until it is timed, the worst of training, else that of the check."""
+        if step in self.slowness:
+            return self.slowness[step]
+        trained = [self.slowness[one] for one in (HEAD, EPOCH) if one in self.slowness]
+        return max(trained) if trained else self.slowness.get(CHECK, 1.0)

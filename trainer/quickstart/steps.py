@@ -74,25 +74,23 @@ class Steps:
         settings = {} if epochs is None else {"phases.1.duration": f"{epochs}ep"}
         return self._run(self.commands.train, flags, extra=set_flags(settings), stop=stop)
 
-    def export_stopped(self, run: str, output: str) -> None:
+    def export_stopped(self, run: str, output: str, stop: Stop) -> bool:
         """Exports the best weights so far of a run that has not ended."""
-        self._run(self.commands.export, {"run": run, "output": output, "unfinished": True})
+        return self._run(self.commands.export, {"run": run, "output": output, "unfinished": True}, stop=stop)
 
-    def score(self, model: str, data: str, output: str, *, split: str) -> str:
+    def score(self, model: str, data: str, output: str, stop: Stop, *, split: str) -> bool:
         """Writes what an exported model answers on a split to `output`, once."""
-        if not storage.exists(output):
-            flags = {"model": model, "data": data, "split": split, "output": output}
-            self._run(self.commands.evaluate, flags)
-        return output
+        if storage.exists(output):
+            return True
+        flags = {"model": model, "data": data, "split": split, "output": output}
+        return self._run(self.commands.evaluate, flags, stop=stop)
 
-    def compare(self, one: str, other: str, page: str, *, split: str) -> None:
+    def compare(self, one: str, other: str, page: str, stop: Stop, *, split: str) -> bool:
         """Writes the page that sets the answers of two runs side by side."""
         flags = {"split": split, "output": page}
-        self._run(self.commands.compare, flags, extra=(one, other))
+        return self._run(self.commands.compare, flags, extra=(one, other), stop=stop)
 
-    def _run(
-        self, module: str, flags: Mapping[str, object], *, extra: Sequence[str] = (), stop: Stop = lambda: False
-    ) -> bool:
+    def _run(self, module: str, flags: Mapping[str, object], *, extra: Sequence[str] = (), stop: Stop) -> bool:
         """Runs a module to its end; False if it was stopped before.
 
         Raises:

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.format import storage
+from pipeline.format.rows import dataset_root
 from pipeline.intervals import wilson_interval
 from pipeline.pages.environment import percent
 from pipeline.pages.findings import FEW_VALIDATION, Finding, Level, things
@@ -219,7 +220,7 @@ def next_steps(run: str, data: str, judged: Judged | None) -> Iterator[tuple[str
         yield (
             "Look at the labels that look wrong, strike out the lines that are right after all, and build once more "
             "without them (or with --relabel)",
-            f"python -m beam_jobs.build_tfrecords … --output={shlex.quote(data)} --exclude={table}",
+            f"python -m beam_jobs.build_tfrecords … --output={shlex.quote(dataset_root(data))} --exclude={table}",
         )
     weakest = weakest_label(of) if of else None
     wanted = "See"

@@ -57,6 +57,23 @@ def test_what_no_flag_takes_is_refused(tiny_data, tmp_path, given, said):
         assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"recipe": "photso"}, "--recipe=photso: no such recipe; there are"),
+        ({"backbone": "efficientnet_b9"}, "efficientnet_b9"),
+        ({"settings": {"phases.0.lr": 1}}, "phases.0.lr"),
+        ({"strategy": "miror"}, "--strategy=miror: must be one of"),
+    ],
+)
+def test_images_in_memory_are_not_built_for_a_recipe_that_is_wrong(tmp_path, given, said):
+    images = (np.zeros((4, 8, 8, 3), np.uint8), ["a", "b", "a", "b"])
+    with pytest.raises(UsageError) as error:
+        train(images, tmp_path / "run", **given)
+    assert said in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_names_of_labels_are_for_images_in_memory(tiny_data, tmp_path):
     with pytest.raises(UsageError, match="label_names are for images in memory, not for"):
         train(tiny_data.path, tmp_path / "run", label_names=["a", "b", "c"])

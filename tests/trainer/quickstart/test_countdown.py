@@ -5,7 +5,7 @@ import pytest
 from trainer.quickstart import countdown
 from trainer.quickstart.countdown import Countdown, epochs_done
 from trainer.quickstart.memory import Memory
-from trainer.quickstart.outlook import CHECK, HEAD, TUNING, Outlook
+from trainer.quickstart.outlook import CHECK, END, EPOCH, HEAD, START, STOPPED, TUNING, Outlook
 from trainer.quickstart.talk import Talk
 
 
@@ -97,12 +97,12 @@ def test_fine_tuning_goes_on_if_it_will_end_in_time_and_is_stopped_while_there_i
             if found.must_stop_tuning():
                 stopped = second
                 break
-            if epochs_done(str(run)) == 6 and second >= 6 * each + found.outlook.tuning(0):
+            if epochs_done(str(run)) == 6 and second >= 6 * each + found.outlook.seconds(END):
                 break
         assert (stopped is not None) == stops
         if stops:
-            assert 300 - stopped >= found.outlook.stopping - 1, "there is time for a model of it"
-            assert 300 - stopped <= found.outlook.stopping + 2, "and it is not stopped earlier than that"
+            assert 300 - stopped >= found.outlook.seconds(STOPPED) - 1, "there is time for a model of it"
+            assert 300 - stopped <= found.outlook.seconds(STOPPED) + 2, "and it is not stopped earlier than that"
 
 
 def test_without_a_budget_nothing_is_ever_over(tmp_path, clock):
@@ -122,3 +122,33 @@ def test_a_budget_is_over_when_it_is_spent_and_a_little_more(tmp_path, clock):
         clock.now += 1
     clock.now += 6
     assert found.is_over()
+
+
+def test_a_machine_that_becomes_busy_leaves_more_time_for_the_model_of_a_stopped_run(tmp_path, clock):
+    found, run = made(tmp_path, budget=1000.0, head=1.0), tmp_path / "run"
+    write_epochs(run, 0)
+    found.begin_tuning(str(run), 6)
+    quiet = found.outlook.seconds(STOPPED)
+    clock.now += found.outlook.seconds(START)
+    for count in (1, 2):
+        clock.now += 5 * found.outlook.guess(EPOCH)
+        write_epochs(run, count)
+        found.show()
+    assert found.outlook.seconds(STOPPED) == pytest.approx(5 * quiet)
+    found.end_tuning(whole=False)
+    assert found.memory.slowness == pytest.approx({"head": 1.0, EPOCH: 5.0})
+
+
+def test_a_run_whose_epochs_are_done_is_let_end_until_the_budget_is_over(tmp_path, clock):
+    found, run = made(tmp_path, budget=100.0, head=1.0), tmp_path / "run"
+    write_epochs(run, 0)
+    found.begin_tuning(str(run), 2)
+    clock.now += 90
+    write_epochs(run, 2)
+    found.show()
+    assert found.left < found.outlook.seconds(END)
+    assert not found.must_stop_tuning(), "it makes its model itself"
+    clock.now += 16
+    assert found.must_stop_tuning()
+    found.end_tuning(whole=True)
+    assert found.memory.slowness[END] == pytest.approx(16 / found.outlook.guess(END))

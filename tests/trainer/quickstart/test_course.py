@@ -189,6 +189,22 @@ def test_fine_tuning_that_takes_longer_than_guessed_is_stopped_and_a_model_made_
     assert world.model() == "1.0.0/photos", "the same run goes on, and what it ends with is taken"
 
 
+@pytest.mark.slow
+def test_a_budget_is_kept_where_making_a_model_of_a_stopped_run_takes_too_long(world):
+    starting = fast(world, epoch=0.08)
+    world.spec(head=0.6, tuned=0.9, epoch_seconds=4, export_seconds=600)
+    started = time.monotonic()
+    code, out, err = world.run("--time=40s")
+    assert code == 0, err
+    assert time.monotonic() - started < 40 * 1.1 + 4 * starting, "kept to within a tenth"
+    assert "there was no time left to make a model of it" in out
+    assert world.model() == "1.0.0/photos-head"
+    world.spec(head=0.6, tuned=0.9)
+    code, out, err = world.run()
+    assert code == 0, err
+    assert world.model() == "1.0.0/photos", "the same run goes on, and what it ends with is taken"
+
+
 def test_two_at_once_are_one_too_many_and_a_killed_one_takes_its_command_along(world):
     world.spec(head=0.6, tuned=0.9, epoch_seconds=60)
     first = world.start()

@@ -124,4 +124,6 @@ def test_next_steps_are_commands_that_can_be_copied():
     assert "python -m trainer.predict --run='/runs/my run' PHOTO.jpg" in steps.values()
     assert any("--exclude='/runs/my run/label_issues.csv'" in command for command in steps.values())
     assert "python -m trainer.check --data=/data" in steps.values()
+    of_version = dict(next_steps("/run", "/photos-model/data/versions/1.0.0", _judged(issues=3)))
+    assert any("--output=/photos-model/data --exclude" in command for command in of_version.values()), "not into it"
     assert not any("--exclude" in command for _, command in next_steps("run", "data", None))
