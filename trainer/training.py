@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pipeline.command import TryAgainError, UsageError, nearest, print_next
 from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion, open_dataset
+from pipeline.own_code import is_own
 from trainer.auto.choice import AUTO, Candidate, Choice, seconds_of
 from trainer.auto.choice import check as check_choice
 from trainer.devices.chips import spare_metadata_server
@@ -20,9 +21,12 @@ from trainer.devices.stopping import Wishes
 from trainer.devices.tpu.hosts import TpuPlace, find_place, refuse_own_disks
 from trainer.devices.tpu.server import leave_chips_alone, serve
 from trainer.readiness import check_run
-from trainer.recipes.load import resolve
+from trainer.recipes.load import adjust, load_recipe, named_backbone, resolve
 from trainer.recipes.own import digests, own_code
+from trainer.recipes.recipe import DataFacts
 from trainer.request import CACHES, STRATEGIES, Request
+
+_SOME_FACTS = DataFacts(num_train=10_000, num_classes=10, max_side=256)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,18 @@ class Job:
             value = getattr(self, name)
             if value not in values:
                 raise UsageError(f"--{name}={value}: must be one of {', '.join(values)}.{nearest(str(value), values)}")
+
+
+def check_recipe(request: Request) -> None:
+    """Raises UsageError for a recipe, a backbone or a setting that is wrong whatever the dataset, which is to be built.
+
+    A user's own code may do anything with what it is told of the dataset, so it is not run on what is made up.
+    """
+    if request.recipe.endswith(".py"):
+        return
+    named = named_backbone(request.recipe, request.backbone, request.settings)
+    ours = named if named and named != AUTO and not is_own(named) else None
+    adjust(load_recipe(request.recipe, _SOME_FACTS, backbone=ours), request.settings)
 
 
 def carry_out(job: Job, wishes: Wishes) -> None:

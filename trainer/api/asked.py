@@ -9,13 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.command import UsageError
 from pipeline.own_code import FORM, find, is_own
-from trainer.auto.choice import AUTO
 from trainer.recipes import overrides
-from trainer.recipes.load import adjust, load_recipe, named_backbone
-from trainer.recipes.recipe import DataFacts
 from trainer.request import Request
-
-_SOME_FACTS = DataFacts(num_train=10_000, num_classes=10, max_side=256)
 
 
 def request_of(
@@ -50,18 +45,6 @@ def request_of(
         extend=(extend,) if isinstance(extend, str) else tuple(extend),
         skip_bad_records=skip_bad_records,
     )
-
-
-def refuse_a_wrong_recipe(request: Request) -> None:
-    """Raises UsageError for a recipe, a backbone or a setting that is wrong whatever the dataset, which is to be built.
-
-    A user's own code may do anything with what it is told of the dataset, so it is not run on what is made up.
-    """
-    if request.recipe.endswith(".py"):
-        return
-    named = named_backbone(request.recipe, request.backbone, request.settings)
-    ours = named if named and named != AUTO and not is_own(named) else None
-    adjust(load_recipe(request.recipe, _SOME_FACTS, backbone=ours), request.settings)
 
 
 def _text(name: str, value: object) -> str:

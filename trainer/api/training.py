@@ -13,13 +13,14 @@ from typing import Any, cast
 
 from pipeline.command import TryAgainError
 from pipeline.format import storage
-from trainer.api.asked import read_own_code_anew, refuse_a_wrong_recipe, request_of
+from trainer.api.asked import read_own_code_anew, request_of
 from trainer.api.building import Dataset, build_dataset
 from trainer.api.inputs import InMemory, is_in_memory, place_of
 from trainer.api.model import Model, load_model
 from trainer.api.notebook import guest, in_a_cell
 from trainer.devices.stopping import Wishes, handled
-from trainer.training import Job, carry_out
+from trainer.request import Request
+from trainer.training import Job, carry_out, check_recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,9 +90,8 @@ def train(
       KeyboardInterrupt: interrupted; the state is saved, and called again it goes on. A second one does not wait.
     """
     folder = os.fspath(run)
-    in_memory = is_in_memory(data)
     request = request_of(
-        f"{folder.rstrip('/')}-data" if in_memory else _place(data, label_names),
+        _place(data, folder, label_names),
         recipe=recipe,
         backbone=backbone,
         weights=weights,
@@ -110,18 +110,24 @@ def train(
         time_budget=time_budget,
         profile=profile,
     )
-    if in_memory:
-        refuse_a_wrong_recipe(request)  # before minutes of building
-        built = build_dataset(cast(InMemory, data), request.data, label_names=label_names)
-        job = dataclasses.replace(job, request=dataclasses.replace(request, data=built.path))
+    if is_in_memory(data):
+        job = dataclasses.replace(job, request=_built(request, cast(InMemory, data), label_names))
     with guest(), _stoppable() as wishes:
         read_own_code_anew(job.request)
         carry_out(job, wishes)
     return read_run(folder)
 
 
-def _place(data: str | os.PathLike[str] | Dataset | InMemory, label_names: Sequence[str] | None) -> str:
+def _place(data: str | os.PathLike[str] | Dataset | InMemory, run: str, label_names: Sequence[str] | None) -> str:
+    if is_in_memory(data):
+        return f"{run.rstrip('/')}-data"
     return data.path if isinstance(data, Dataset) else place_of(data, label_names)
+
+
+def _built(request: Request, images: InMemory, label_names: Sequence[str] | None) -> Request:
+    """Builds a dataset of images in memory, once nothing else is known to be wrong; returns the request for it."""
+    check_recipe(request)
+    return dataclasses.replace(request, data=build_dataset(images, request.data, label_names=label_names).path)
 
 
 def read_run(path: str) -> Run:
