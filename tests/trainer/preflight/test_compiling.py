@@ -187,21 +187,32 @@ def test_a_slice_of_several_hosts(jax_python, tmp_path):
     assert re.search(r"that is [\d,]+ images/s and [\d,]+ cores for each of 4 hosts", done.stdout)
 
 
-def test_what_cannot_be_compiled_is_said_and_not_kept(jax_python, tmp_path):
-    compiled = Compiler(jax_python, V5E, Cache(tmp_path)).compile(b"no program", text_digest="x", batch=1)
-    assert not compiled.fits
-    assert not compiled.out_of_memory
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_compiler_that_crashes_is_reported(jax_python, tmp_path):
-    crashing = tmp_path / "python"
-    crashing.write_text(
+@pytest.fixture(scope="module")
+def crashing_python(jax_python, tmp_path_factory):
+    """Makes an interpreter that has jax and libtpu, and crashes whenever it is to compile."""
+    python = tmp_path_factory.mktemp("crashing") / "python"
+    python.write_text(
         f'#!/bin/sh\ncase "$1" in -c) exec {jax_python} "$@";; esac\necho "F0000 check failed" >&2\nexit 134\n'
     )
-    crashing.chmod(0o755)
-    with pytest.raises(CommandError, match=r"crashed \(exit code 134\): F0000 check failed"):
-        Compiler(str(crashing), V5E, Cache(None)).compile(b"", text_digest="x", batch=1)
+    python.chmod(0o755)
+    return str(python)
+
+
+def test_what_the_compiler_refuses_is_said_and_asked_once(jax_python, crashing_python, tmp_path):
+    def asked(python):
+        return Compiler(python, V5E, Cache(tmp_path)).compile(b"no program", text_digest="x", batch=1)
+
+    compiled = asked(jax_python)
+    assert not compiled.fits
+    assert not compiled.out_of_memory
+    assert asked(crashing_python) == compiled
+
+
+def test_a_compiler_that_crashes_is_reported_and_asked_again(crashing_python, tmp_path):
+    for _ in range(2):
+        with pytest.raises(CommandError, match=r"crashed \(exit code 134\): F0000 check failed"):
+            Compiler(crashing_python, V5E, Cache(tmp_path)).compile(b"", text_digest="x", batch=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_answers_and_a_repeat_is_instant(jax_python, tmp_path):
