@@ -21,6 +21,24 @@ def main(arguments):
 command.run_command(main, is_native=True)
 """
 NOTE = "I0000 a native note\n"
+GUEST = """
+import logging, os, sys
+from pipeline.native_output import native_output_hidden, show_native_output
+
+logging.basicConfig(format="%(message)s")
+before = sys.stderr
+for _ in range(2):
+    with native_output_hidden():
+        os.write(2, b"I0000 a native note\\n")
+        logging.warning("of the user's own")
+        logging.getLogger("library").addHandler(logging.StreamHandler())
+        print("printed", file=sys.stderr)
+        {body}
+assert sys.stderr is before
+logging.getLogger("library").error("of a library")
+os.write(2, b"after\\n")
+print(len(os.listdir("/proc/self/fd")), file=sys.stderr)
+"""
 
 
 def run(tmp_path, body, *flags, shell="{python} {file} {flags}"):
@@ -96,3 +114,28 @@ def test_nothing_is_left_behind(tmp_path):
     (tmp_path / "tmp").mkdir()
     run(tmp_path, "os.abort()", shell=f"TMPDIR={tmp_path}/tmp {{python}} {{file}}; true")
     assert not list((tmp_path / "tmp").iterdir())
+
+
+def guest(tmp_path, body):
+    file = tmp_path / "guest.py"
+    file.write_text(GUEST.format(body=body))
+    return subprocess.run([sys.executable, str(file)], capture_output=True, text=True, check=False)
+
+
+def test_a_guest_hides_what_is_native_and_nothing_else_and_leaves_all_as_it_was(tmp_path):
+    done = guest(tmp_path, "pass")
+    seen = ["of the user's own", "printed"] * 2 + ["of a library"] * 2 + ["of a library", "after"]
+    assert done.stderr.splitlines()[:-1] == seen
+    more = guest(tmp_path, "with native_output_hidden(): os.write(2, b'nested')")
+    assert more.stderr == done.stderr, "as many files are open"
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["show_native_output(); 1 / 0", "os.abort()", "os.kill(os.getpid(), 9)", "import ctypes; ctypes.string_at(0)"],
+)
+def test_a_guest_shows_it_once_where_it_fails(tmp_path, body):
+    done = guest(tmp_path, body)
+    time.sleep(0.2)  # for the shell that outlives it
+    assert done.stderr.count(NOTE) == 1
+    assert "printed" in done.stderr

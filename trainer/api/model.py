@@ -14,6 +14,7 @@ import numpy as np
 from pipeline.command import UsageError
 from pipeline.format import storage
 from pipeline.format.owner import who_trains
+from pipeline.native_output import native_output_hidden
 from trainer.devices.chips import spare_metadata_server
 from trainer.rundir import read_config
 from trainer.serving import loading
@@ -124,7 +125,8 @@ def load_model(place: str | os.PathLike[str]) -> Model:
         given = export_of(given)
     found = loading.find_model(given)
     spare_metadata_server()
-    parts = loading.load_parts(found, abreast=len(os.sched_getaffinity(0)))
+    with native_output_hidden():  # of TensorFlow, which reads a SavedModel
+        parts = loading.load_parts(found, abreast=len(os.sched_getaffinity(0)))
     return Model(path=found, labels=tuple(parts.labels), parts=parts)
 
 

@@ -15,6 +15,7 @@ from absl import logging
 from pipeline.command import CommandError, storage_error
 from pipeline.format import storage
 from pipeline.log_lines import LogLines
+from pipeline.native_output import native_output_hidden, show_native_output
 
 # Where the first screen of a page of ours ends: those of runs and checks go on with what to do next, a dataset's with
 # its classes.
@@ -26,11 +27,13 @@ _PIXELS = 420  # of a cell's height
 def guest() -> Iterator[None]:
     """Lets the block work in a process that is not its own: tells what it does, leaves Keras and logs as they were.
 
+    What native libraries write is shown only if the block fails without saying why, or the process crashes.
+
     Raises:
       CommandError: also for what a store or a full disk has answered.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # as commands do; TensorFlow reads it when it is imported
-    with _keras_as_it_was(), _told():
+    with native_output_hidden(), _keras_as_it_was(), _told():
         try:
             yield
         except CommandError:
@@ -38,6 +41,7 @@ def guest() -> Iterator[None]:
         except Exception as error:
             if known := storage_error(error):
                 raise known from error
+            show_native_output()
             raise
 
 

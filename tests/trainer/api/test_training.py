@@ -43,6 +43,12 @@ def test_keras_signals_and_logs_are_as_they_were(session):
     assert session[0]["restored"] == [True, True]
 
 
+def test_tensorflow_s_own_lines_are_not_shown(session):
+    lines = session[2].stderr.splitlines()
+    assert lines
+    assert all(line.startswith("20") for line in lines), lines  # a date: the trainer's
+
+
 def test_nothing_of_a_run_stays_in_memory(session):
     assert session[0]["alive"] == []
 
