@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -74,6 +75,21 @@ def test_the_command_finds_that_the_model_fits_and_from_which_rate(tiny_data, tm
     recipe = override(load_recipe("cifar10_cnn", FACTS), [*CNN, *settings, "phases.0.duration=8ep"])
     trainer, _, _ = train(tiny_data, recipe, tmp_path / "run")
     assert max(row["accuracy"] for row in trainer.rows if row["split"] == "train") > 0.9
+
+
+@pytest.mark.slow
+def test_a_row_is_shown_as_soon_as_its_rate_is_done(tiny_data):
+    rates = [10**-power for power in range(2, 12)]
+    flags = [f"--data={tiny_data.path}", "--recipe=cifar10_cnn", *(f"--set={s}" for s in CNN), "--epochs=30"]
+    arguments = [sys.executable, "-m", "trainer.fit_check", *flags, f"--rates={','.join(map(str, rates))}"]
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while "learning rate" not in (head := process.stdout.readline()):
+            assert head, process.stderr.read()
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, err = process.communicate(timeout=60)
+    assert len(rest.splitlines()) < len(rates) - 1, "others were done, too, when it was shown"
+    assert "Traceback" not in err
 
 
 def test_a_wrong_rate_is_a_usage_error(tiny_data):
