@@ -287,5 +287,6 @@ def test_the_command_on_this_machine(tmp_path):
     assert "Traceback" not in done.stderr
     lines = done.stdout.splitlines()
     assert any(line.split()[:3] == ["ok", "training", "step"] for line in lines)
-    assert lines[-1].startswith("ready: trains with ")
+    assert lines[-2].startswith("ready: trains with ")
+    assert lines[-1].startswith("next, build a dataset: ")
     assert done.stderr == ""
