@@ -15,14 +15,13 @@ from types import FrameType
 from typing import NoReturn, TextIO
 
 from beam_jobs import worker
-from pipeline.command import ExitCode
+from pipeline.command import ExitCode, end_at_once
 
 
 def end(message: str, code: int, out: TextIO) -> NoReturn:
     """Ends the process and its workers with a line of explanation."""
     worker.kill_all(os.getpid())
-    print(message, file=out, flush=True)
-    os._exit(code)
+    end_at_once(code, message, out)
 
 
 @contextlib.contextmanager

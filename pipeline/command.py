@@ -36,7 +36,7 @@ from absl import app, flags, logging
 
 from pipeline.help_page import help_page, own_flags, usage
 from pipeline.interrupts import Interrupt, heard_anywhere
-from pipeline.log_lines import use_log_lines
+from pipeline.log_lines import use_log_lines, write_at_once
 from pipeline.native_output import all_is_well, hide_native_output, show_native_output
 
 flags.disclaim_key_flags()  # --version is the command's that runs, for --help
@@ -317,8 +317,15 @@ def _set_up_output(*, is_native: bool) -> None:
         hide_native_output()
 
 
-def end_at_once(exit_code: int) -> NoReturn:
-    """Ends the process where it is, on purpose: without TensorFlow, which takes seconds to go."""
-    sys.stderr.flush()
+def end_at_once(exit_code: int, message: str = "", out: TextIO | None = None) -> NoReturn:
+    """Ends the process where it is, on purpose: without TensorFlow, which takes seconds to go.
+
+    Args:
+      exit_code: of the process.
+      message: a last line.
+      out: where that goes; to standard error if not given.
+    """
+    if message:
+        write_at_once(message, out or sys.stderr)
     all_is_well()
     os._exit(exit_code)

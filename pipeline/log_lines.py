@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline.native_output import note_hidden
 
@@ -18,6 +20,19 @@ def write_line(text: str) -> None:
     else:
         sys.stderr.write(text + "\n")  # in one piece: other threads write there, too
     sys.stderr.flush()
+
+
+def write_at_once(text: str, stream: TextIO) -> None:
+    """Writes a line past the stream's buffer, as the last one of a process or by a handler of signals.
+
+    What a handler has interrupted may be the writing of another line there, in which streams let nobody else write.
+    """
+    line = text + "\n"
+    try:
+        os.write(stream.fileno(), line.encode(errors="backslashreplace"))
+    except (OSError, ValueError):  # closed, or no file at all
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            stream.write(line)
 
 
 class LogLines(logging.Handler):

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
-from absl import flags
+from absl import flags, logging
 from tqdm import tqdm
 
 from pipeline.command import ExitCode, print_next, run_command
 from pipeline.format.manifest import DatasetVersion, open_dataset
 from pipeline.format.records import Record
+from pipeline.format.rows import dataset_root
 from pipeline.format.verify import ImageCheck, Problem, problems
 from pipeline.images.look import look
 from pipeline.images.policy import HARD_MAX_PIXELS, PixelPolicy, Reject
@@ -29,7 +31,7 @@ _DEEP = flags.DEFINE_boolean("deep", False, "Also find damage that decoders pass
 
 # Sizes are the builder's choice; only damage is looked for.
 _ANY_SIZE = PixelPolicy(max_pixels=HARD_MAX_PIXELS, max_bytes=1 << 31, min_side=1)
-_SECONDS_BETWEEN_LINES = 30  # of progress, where it goes to a file
+_SECONDS_BETWEEN_LINES = 30.0  # of progress, where it goes to a file
 
 
 def why_damaged(record: Record) -> str:
@@ -41,14 +43,20 @@ def why_damaged(record: Record) -> str:
 def _split_problems(data: DatasetVersion, split: str, check: ImageCheck) -> Iterator[Problem]:
     """Yields a split's problems and shows progress on stderr."""
     lock = threading.Lock()  # images are checked in several threads
-    interval = 0.1 if sys.stderr.isatty() else _SECONDS_BETWEEN_LINES
-    total = data.manifest.num_examples(split)
-    with tqdm(total=total, desc=split, unit="img", mininterval=interval, file=sys.stderr) as bar:
+    total, done, start = data.manifest.num_examples(split), 0, time.monotonic()
+    next_line = start + _SECONDS_BETWEEN_LINES
+    with tqdm(total=total, desc=split, unit="img", leave=False, disable=not sys.stderr.isatty()) as bar:
 
         def counted(record: Record) -> str:
+            nonlocal done, next_line
             reason = check(record)
             with lock:
+                done += 1
                 bar.update()
+                if bar.disable and (now := time.monotonic()) >= next_line:
+                    next_line, rate = now + _SECONDS_BETWEEN_LINES, done / (now - start)
+                    left = (total - done) / rate
+                    logging.info("%s: %d of %d images, %.0f/s, %.0f s left", split, done, total, rate, left)
             return reason
 
         yield from problems(data, split, counted)
@@ -70,7 +78,7 @@ def main(arguments: list[str]) -> int:
         print(f"{split}: {len(shards)} shards, {data.manifest.num_examples(split)} records checked")
     print(f"{found} problems" if found else "all good")
     if found:
-        words = ["PHOTOS", f"--output={flags.FLAGS.data}", "--repair"]
+        words = ["PHOTOS", f"--output={dataset_root(flags.FLAGS.data)}", "--repair"]
         print_next("build it anew, with the flags as before:", "python -m beam_jobs.build_tfrecords", *words)
     else:
         print_next("is the data all right?", "python -m trainer.check", flags.FLAGS.data)

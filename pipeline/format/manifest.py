@@ -162,7 +162,7 @@ class DatasetVersion:
                     for payload in records.read_frames(file):
                         yield records.decode_example(payload)
                 except records.RecordError as error:
-                    raise DataError(f"{path}: {error}") from error
+                    raise DataError(f"{path}: {error}; `python -m pipeline.verify {self.path}` lists all") from error
 
     def label_counts(self, split: str) -> list[int]:
         """Counts the examples of each label in a split: as the builder did, or by reading all of its records."""

@@ -184,6 +184,10 @@ def test_a_batch_rounded_up_for_two_replicas_stays_so_when_one_goes_on(tiny_data
             log += line
             if "phase all: 10ep = 50 steps of 8" in line:
                 break
+        until = time.monotonic() + 60  # the state is written while training goes on
+        while not (tmp_path / "run" / "checkpoints" / "state" / "checkpoint").exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     assert "batch_size=7 cannot be shared out equally to 2 replicas: it is 8 now" in log
     result = run(*flags)
@@ -281,7 +285,7 @@ def test_a_damaged_record_is_named_and_can_be_left_out(tmp_path):
     data = datasets.write_dataset(tmp_path / "data", {"train": records, "test": records[:6]}, ["red", "green", "blue"])
     shard = pathlib.Path(data.shard_paths("train")[1])
     content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 0xFF
+    content[100] ^= 0xFF  # in the first record's payload
     shard.write_bytes(bytes(content))
     result = run(*training_flags(data, tmp_path / "run"))
     assert result.returncode == 65, result.stderr

@@ -45,6 +45,7 @@ class Wishes:
         self._saved = threading.Condition()
         self._end = threading.Timer(grace, self._end_here)
         self._end.daemon = True
+        self._telling = threading.Thread(daemon=True)
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
@@ -101,18 +102,26 @@ class Wishes:
             logging.warning("this machine is to be stopped for maintenance: saving the state now, and going on")
 
     def request_stop(self, why: str) -> None:
-        """Wishes that the run stops; for any thread, of which all but the first say nothing new."""
+        """Wishes that the run stops; for any thread, of which all but the first say nothing new.
+
+        It is told by a thread of its own: a handler of signals may have interrupted a line that is being written, and
+        streams let nobody write before that is done.
+        """
+        what = "stopping" if self._at_once else "saving the state and stopping"
         with self._saved:
             if self.stop:
                 return
             self.stop = True
             self._end.start()
-        logging.warning("%s: %s", why, "stopping" if self._at_once else "saving the state and stopping")
+            self._telling = threading.Thread(target=logging.warning, args=("%s: %s", why, what), daemon=True)
+            self._telling.start()
 
     def forget(self) -> None:
         """Ends nothing any more."""
         with self._saved:
             self._end.cancel()
+        if self._telling.is_alive():
+            self._telling.join(_GRACE_SECONDS)
 
     def _end_here(self) -> None:
         with self._saved:
@@ -126,8 +135,7 @@ class Wishes:
         """Ends the process when nothing is being saved any more, without TensorFlow, which takes seconds to go."""
         with self._saved:
             self._saved.wait_for(lambda: not self._saving)
-            sys.stderr.write(f"error: {message}\n")  # in one piece: other threads write there, too
-            end_at_once(ExitCode.AGAIN)
+            end_at_once(ExitCode.AGAIN, f"error: {message}")
 
 
 @contextlib.contextmanager

@@ -144,6 +144,7 @@ def _keras(file: str) -> Ask:
     import keras
 
     model = keras.models.load_model(file, compile=False)
+    model.jit_compile = False  # of which tensorflow-tpu has none for CPUs, and a few images are not worth a compile
     # A graph: ten times as fast as a call.
     return lambda images: {PROBABILITIES: model.predict_on_batch(np.asarray(images))}
 

@@ -31,6 +31,35 @@ def test_a_signal_is_noted_and_means_afterwards_what_it_did_before(number):
     assert [signal.getsignal(one) for one in SIGNALS] == before
 
 
+WRITING = """
+import logging, sys
+from pipeline.log_lines import LogLines
+from trainer.devices.stopping import listening
+
+logging.getLogger().addHandler(LogLines())
+with listening(on_cloud=False, grace=60) as wishes:
+    print("ready", flush=True)
+    while not wishes.stop:
+        logging.warning("x" * 50_000)
+"""
+
+
+def test_a_line_that_is_being_written_is_finished_before_the_signal_is_told():
+    """Streams refuse what a handler writes while it has interrupted another writing."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.5)  # until the pipe is full, and the line that it is writing waits for a reader
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        said = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 0, said[-5:]
+    told = [line for line in said if "SIGTERM: saving the state and stopping" in line]
+    assert len(told) == 1
+    assert all(line.endswith(": " + "x" * 50_000) for line in said if line not in told)
+
+
 def test_where_nothing_is_to_be_saved_a_signal_ends_the_block():
     def stopped():
         with wishes.at_once():

@@ -126,8 +126,7 @@ def _end_without(address: str) -> None:
 def _end(message: str) -> None:
     """Ends the process without waiting for TensorFlow."""
     show_native_output()  # in which TensorFlow may say more
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    end_at_once(ExitCode.AGAIN)
+    end_at_once(ExitCode.AGAIN, f"error: {message}")
 
 
 def _wait_for_end(address: str) -> None:
