@@ -335,3 +335,25 @@ def test_an_extension_is_a_duration(finished, tiny_data, text):
     assert result.returncode == 64
     assert f"--extend={text}: " in result.stderr
     assert (workdir / "_SUCCESS").exists()
+
+
+@pytest.mark.slow
+def test_a_second_command_on_a_live_run_ends_with_75_and_the_first_is_not_disturbed(tiny_data, tmp_path):
+    settings = ["--set=phases.1.duration=60ep"]
+    flags = training_flags(tiny_data, tmp_path / "run", *settings)
+    with subprocess.Popen(command(*flags), cwd=ROOT, stderr=subprocess.PIPE, text=True) as first:
+        for line in first.stderr:
+            if " all 1/" in line:
+                break
+        second = run(*flags)
+        errors = first.communicate(timeout=600)[1]
+    assert second.returncode == 75
+    assert f"process {first.pid} on " in second.stderr
+    assert "Traceback" not in second.stderr
+    assert first.returncode == 0, errors
+    alone = run(*training_flags(tiny_data, tmp_path / "alone", *settings))
+    assert alone.returncode == 0, alone.stderr
+    for name, value in best_weights(tmp_path / "alone").items():
+        assert (best_weights(tmp_path / "run")[name] == value).all(), name
+    for name in ("metrics.jsonl", "result.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()

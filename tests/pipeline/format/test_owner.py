@@ -12,7 +12,7 @@ import pytest
 from pipeline.command import TryAgainError
 from pipeline.format import storage
 from pipeline.format.owner import owned
-from tests.trainer.test_main import ROOT, best_weights, command, run, training_flags
+from tests.trainer.commands import ROOT
 
 # Owns a run until told to end; one that is "elsewhere" looks like a process of another machine.
 OWNER = """
@@ -123,25 +123,3 @@ def test_of_several_at_once_one_owns_the_run(place):
         racer.communicate("go\n", timeout=60)
     assert sum(answer.startswith("owns as ") for answer in answers) == 1, answers
     assert sum("trains this run already" in answer for answer in answers) == 3, answers
-
-
-@pytest.mark.slow
-def test_a_second_command_on_a_live_run_ends_with_75_and_the_first_is_not_disturbed(tiny_data, tmp_path):
-    settings = ["--set=phases.1.duration=60ep"]
-    flags = training_flags(tiny_data, tmp_path / "run", *settings)
-    with subprocess.Popen(command(*flags), cwd=ROOT, stderr=subprocess.PIPE, text=True) as first:
-        for line in first.stderr:
-            if "all: epoch" in line:
-                break
-        second = run(*flags)
-        errors = first.communicate(timeout=600)[1]
-    assert second.returncode == 75
-    assert f"process {first.pid} on " in second.stderr
-    assert "Traceback" not in second.stderr
-    assert first.returncode == 0, errors
-    alone = run(*training_flags(tiny_data, tmp_path / "alone", *settings))
-    assert alone.returncode == 0, alone.stderr
-    for name, value in best_weights(tmp_path / "alone").items():
-        assert (best_weights(tmp_path / "run")[name] == value).all(), name
-    for name in ("metrics.jsonl", "result.json"):
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
