@@ -18,9 +18,9 @@ _GUESSES: Mapping[str, tuple[float, float, float]] = {
     BUILD: (4.0, 0.004, 0.0),
     CHECK: (12.0, 0.015, 0.025),
     HEAD: (25.0, 0.01, 0.01),
-    EPOCH: (0.5, 0.002, 0.033),  # for each training image, validation included
-    START: (20.0, 0.005, 0.005),  # the step is compiled within it
-    END: (15.0, 0.005, 0.005),  # evaluation, export and the pages
+    EPOCH: (0.5, 0.002, 0.022),  # for each training image, validation included
+    START: (12.0, 0.004, 0.004),  # the step is compiled within it
+    END: (22.0, 0.01, 0.01),  # evaluation, report and export
     STOPPED: (20.0, 0.005, 0.005),  # to save, and to export and evaluate what has been reached
 }
 
