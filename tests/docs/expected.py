@@ -1,4 +1,4 @@
-"""Compares what a command prints with what a page shows: any number stands for any other, "…" for anything."""
+"""Compares what a command prints with what a page shows: any number or time stands for any other, "…" for anything."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 _NUMBER = r"[-+−]?\d[\d.,]*(?:e[-+]?\d+)?"
-_PARTS = re.compile(rf"(\s*…\s*)|({_NUMBER})|(\s+)")
+_TIME = r"\d[\d.]* (?:h \d+ min|h|min|s)\b"  # seconds on one machine are minutes on another
+_PARTS = re.compile(rf"(\s*…\s*)|({_TIME})|({_NUMBER})|(\s+)")
 ANY_LINES = "…"  # alone on a line: any number of lines, none too
 
 
@@ -14,7 +15,7 @@ def _pattern(line: str) -> str:
     found, last = [], 0
     for part in _PARTS.finditer(line):
         found.append(re.escape(line[last : part.start()]))
-        found.append(".*" if part[1] else _NUMBER if part[2] else r"\s+")
+        found.append(".*" if part[1] else _TIME if part[2] else _NUMBER if part[3] else r"\s+")
         last = part.end()
     return "".join([*found, re.escape(line[last:])])
 

@@ -180,6 +180,9 @@ def test_extras_and_targets_that_are_shown_exist():
         ("one", "one\ntwo", "nothing more; but it printed: two"),
         ("one\n…", "one\ntwo", ""),
         ("one\n…\nthree", "one\ntwo", "three"),
+        ("run  0.95  33 min", "run  0.95  63 s", ""),
+        ("in 2 h 10 min", "in 40 s", ""),
+        ("33 min", "33 minus", "33 min"),
     ],
 )
 def test_what_is_shown_is_compared_in_shape(pattern, printed, wrong):
