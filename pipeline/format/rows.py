@@ -128,25 +128,29 @@ def _of_records(data: DatasetVersion, splits: Sequence[str]) -> KnownImages:
     )
 
 
+def _root_and_version(path: storage.Path) -> tuple[str, str]:
+    """Splits the folder of a version into the root of its dataset and the version's name; "" as the name of a root."""
+    versions, name = os.path.split(os.fspath(path).rstrip("/"))
+    return (os.path.dirname(versions), name) if os.path.basename(versions) == VERSIONS_DIR else (os.fspath(path), "")
+
+
 def dataset_root(path: storage.Path) -> str:
     """Returns the root of a dataset, where builds go, of the root itself or of the folder of one of its versions."""
-    versions, _ = os.path.split(os.fspath(path).rstrip("/"))
-    return os.path.dirname(versions) if os.path.basename(versions) == VERSIONS_DIR else os.fspath(path)
+    return _root_and_version(path)[0] or os.curdir
 
 
 def checks_folder(data: DatasetVersion) -> str:
     """Returns the folder in which what is known of a version lies beside it: DATA/checks/<version>."""
-    versions, name = os.path.split(os.fspath(data.path))
-    if os.path.basename(versions) == VERSIONS_DIR:
-        return storage.join(os.path.dirname(versions), "checks", name)
-    return storage.join(data.path, "checks")
+    root, name = _root_and_version(data.path)
+    return storage.join(root, "checks", name) if name else storage.join(root, "checks")
 
 
 def version_before(data: DatasetVersion) -> DatasetVersion | None:
     """Opens the version before this one in its dataset root; None where there is none, or none that is whole."""
-    versions, name = os.path.split(os.fspath(data.path))
-    if os.path.basename(versions) != VERSIONS_DIR:
+    root, name = _root_and_version(data.path)
+    if not name:
         return None
+    versions = storage.join(root, VERSIONS_DIR)
     numbered = {entry.name: version_number(entry.name) for entry in storage.list_folder(versions)}
     before = [of for of in numbered if numbered[of] and numbered[of] < version_number(name)]
     if not before:

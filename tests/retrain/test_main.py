@@ -234,7 +234,9 @@ on_reject: ['http://127.0.0.1:{server.server_port}/hook']
     code, out, err = world.run()
     assert code == 0
     assert json.loads((world.folder / "told.json").read_text()) == world.result()
-    assert "promoted" in out.splitlines()
+    *_, outcome, then = out.splitlines()
+    assert outcome == "promoted"
+    assert then.startswith("next, the models so far: ")
     assert "warning: on_promote: exit 3: ended with exit code 3" in err
     assert "warning: on_promote: http://127.0.0.1:9/nobody: " in err
     world.input(right=200)

@@ -33,7 +33,7 @@ class Commands:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Steps:
-    """Runs commands; what they say goes to a log.
+    """Runs commands; what they say goes to a log. Each returns False if it was stopped before its end.
 
     Attributes:
       place: where everything lies.

@@ -126,4 +126,6 @@ def test_next_steps_are_commands_that_can_be_copied():
     assert "python -m trainer.check --data=/data" in steps.values()
     of_version = dict(next_steps("/run", "/photos-model/data/versions/1.0.0", _judged(issues=3)))
     assert any("--output=/photos-model/data --exclude" in command for command in of_version.values()), "not into it"
+    inside = dict(next_steps("/run", "versions/1.0.0", _judged(issues=3)))
+    assert any("--output=. --exclude" in command for command in inside.values()), "where the root is the folder itself"
     assert not any("--exclude" in command for _, command in next_steps("run", "data", None))
