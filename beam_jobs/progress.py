@@ -17,10 +17,9 @@ from beam_jobs.settings import WORK_DIR, Settings
 from beam_jobs.shards import ShardReport
 from beam_jobs.sources import RemoteSource
 from pipeline.format import storage
+from pipeline.progress import ImageCount
 
 _POLL_SECONDS = 1.0
-_LOG_SECONDS = 30.0
-_DATE = "%Y-%m-%d %H:%M:%S"  # as the log of other commands has it
 _SHARE = 20  # polls take at most this part of the time: a store's answer may take long
 
 
@@ -62,41 +61,6 @@ def stages(settings: Settings) -> Mapping[str, Callable[[], int]]:
     return found
 
 
-class Display:
-    """Shows a stage: a bar on a terminal, a line now and then in a log."""
-
-    def __init__(self, stage: str, out: TextIO) -> None:
-        self._stage, self._out = stage, out
-        self._start = time.monotonic()
-        self._next_line = self._start + _LOG_SECONDS
-        self._bar = None
-        if out.isatty():
-            from tqdm import tqdm  # takes longer to import than all else here
-
-            self._bar = tqdm(desc=stage, unit=" images", leave=False, file=out)
-
-    def show(self, count: int, total: int | None) -> None:
-        """Shows that `count` images are done, of at most `total`, or of nobody knows how many."""
-        if self._bar is not None:
-            self._bar.total = total
-            self._bar.update(count - self._bar.n)
-            self._bar.refresh()  # the stage may be over before the bar's own interval is
-            return
-        now = time.monotonic()
-        if count and now >= self._next_line:
-            self._next_line = now + _LOG_SECONDS
-            rate = count / (now - self._start)
-            of = f" of at most {total}" if total else ""
-            left = f", {max(0, total - count) / rate:.0f} s left at most" if total else ""
-            text = f"{self._stage}: {count}{of} images, {rate:.0f}/s{left}"
-            print(f"{time.strftime(_DATE)} {text}", file=self._out, flush=True)
-
-    def close(self) -> None:
-        """Takes the bar away."""
-        if self._bar is not None:
-            self._bar.close()
-
-
 def _total(settings: Settings) -> int | None:
     try:
         return int(storage.read_text(settings.note("listed")))
@@ -117,7 +81,7 @@ def _watch(settings: Settings, ended: threading.Event, out: TextIO) -> None:
         if newest > latest:
             if display:
                 display.close()
-            latest, display = newest, Display(list(counters)[newest], out)
+            latest, display = newest, ImageCount(list(counters)[newest], out, at_most=True)
         if display:
             display.show(done[latest], total)
         pause = max(_POLL_SECONDS, _SHARE * (time.monotonic() - start))

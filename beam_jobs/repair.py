@@ -9,9 +9,9 @@ import os
 import sys
 
 from beam_jobs import root
-from beam_jobs.progress import Display
 from pipeline.format import storage
 from pipeline.format.manifest import MANIFEST_FILE, Manifest, Shard
+from pipeline.progress import ImageCount
 
 _CHUNK = 4 << 20
 
@@ -34,7 +34,7 @@ def _problems(directory: str, manifest: Manifest | None) -> list[str]:
         return ["its manifest is damaged"]
     shards = [shard for several in manifest.splits.values() for shard in several]
     total, done, found = sum(shard.examples for shard in shards), 0, []
-    display = Display("checking", sys.stderr)
+    display = ImageCount("checking", sys.stderr)
     with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for shard, problem in zip(shards, pool.map(functools.partial(_problem, directory), shards), strict=True):
             done += shard.examples

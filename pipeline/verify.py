@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Iterator
 
-from absl import flags, logging
+from absl import flags
 from tqdm import tqdm
 
 from pipeline.command import ExitCode, print_next, run_command
@@ -25,13 +24,13 @@ from pipeline.format.rows import dataset_root
 from pipeline.format.verify import ImageCheck, Problem, problems
 from pipeline.images.look import look
 from pipeline.images.policy import HARD_MAX_PIXELS, PixelPolicy, Reject
+from pipeline.progress import ImageCount
 
 flags.DEFINE_string("data", None, "Dataset root, or one version directory.")
 _DEEP = flags.DEFINE_boolean("deep", False, "Also find damage that decoders pass over, such as grey lower halves.")
 
 # Sizes are the builder's choice; only damage is looked for.
 _ANY_SIZE = PixelPolicy(max_pixels=HARD_MAX_PIXELS, max_bytes=1 << 31, min_side=1)
-_SECONDS_BETWEEN_LINES = 30.0  # of progress, where it goes to a file
 
 
 def why_damaged(record: Record) -> str:
@@ -43,23 +42,18 @@ def why_damaged(record: Record) -> str:
 def _split_problems(data: DatasetVersion, split: str, check: ImageCheck) -> Iterator[Problem]:
     """Yields a split's problems and shows progress on stderr."""
     lock = threading.Lock()  # images are checked in several threads
-    total, done, start = data.manifest.num_examples(split), 0, time.monotonic()
-    next_line = start + _SECONDS_BETWEEN_LINES
-    with tqdm(total=total, desc=split, unit="img", leave=False, disable=not sys.stderr.isatty()) as bar:
+    total, done, shown = data.manifest.num_examples(split), 0, ImageCount(split, sys.stderr)
 
-        def counted(record: Record) -> str:
-            nonlocal done, next_line
-            reason = check(record)
-            with lock:
-                done += 1
-                bar.update()
-                if bar.disable and (now := time.monotonic()) >= next_line:
-                    next_line, rate = now + _SECONDS_BETWEEN_LINES, done / (now - start)
-                    left = (total - done) / rate
-                    logging.info("%s: %d of %d images, %.0f/s, %.0f s left", split, done, total, rate, left)
-            return reason
+    def counted(record: Record) -> str:
+        nonlocal done
+        reason = check(record)
+        with lock:
+            done += 1
+            shown.show(done, total)
+        return reason
 
-        yield from problems(data, split, counted)
+    yield from problems(data, split, counted)
+    shown.close()
 
 
 def main(arguments: list[str]) -> int:

@@ -30,11 +30,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "pipeline.help_page": (),
     "pipeline.interrupts": ("pipeline.log_lines",),
     "pipeline.command": ("pipeline.native_output", "pipeline.log_lines", "pipeline.help_page", "pipeline.interrupts"),
+    "pipeline.progress": (),
     "pipeline.format": (_COMMAND,),
     "pipeline.images": (_COMMAND, _FORMAT),
     "pipeline.pages": (_COMMAND, _FORMAT),
     "pipeline": ("pipeline",),
-    "beam_jobs": (_COMMAND, _FORMAT, _IMAGES, _PAGES),
+    "beam_jobs": (_COMMAND, _FORMAT, _IMAGES, _PAGES, "pipeline.progress"),
     "retrain": (
         _COMMAND,
         _FORMAT,
@@ -112,8 +113,8 @@ STARTS: dict[str, tuple[str, ...]] = {
 
 FREE_OF_TENSORFLOW = (
     "pipeline.command", "pipeline.native_output", "pipeline.interrupts", "pipeline.log_lines", "pipeline.help_page",
-    "pipeline.format", "pipeline.images", "pipeline.pages", "pipeline.noninferiority", "pipeline.intervals",
-    "pipeline.linear", "pipeline.processes", "pipeline.shift", "beam_jobs", "retrain",
+    "pipeline.progress", "pipeline.format", "pipeline.images", "pipeline.pages", "pipeline.noninferiority",
+    "pipeline.intervals", "pipeline.linear", "pipeline.processes", "pipeline.shift", "beam_jobs", "retrain",
     # A wrong flag is refused before TensorFlow is imported.
     "trainer.recipes", "trainer.request", "trainer.readiness", "trainer.training", "trainer.models.backbones",
     "trainer.models.weights", "trainer.devices.choice", "trainer.devices.cluster", "pipeline.own_code",

@@ -38,7 +38,7 @@ def test_a_log_gets_a_line_now_and_then(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(inspect, "TOGETHER", 8)
     monkeypatch.setattr(inspect, "_FINDINGS", 8)
     monkeypatch.setattr(progress, "_POLL_SECONDS", 0.05)
-    monkeypatch.setattr(progress, "_LOG_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.progress._SECONDS_BETWEEN_LINES", 0.1)
     read = FolderSource.read
     monkeypatch.setattr(FolderSource, "read", lambda self, item: (time.sleep(0.02), read(self, item))[1])
     run_build(folder, tmp_path / "out")
