@@ -21,7 +21,7 @@ from trainer.devices.stopping import Wishes
 from trainer.devices.tpu.hosts import TpuPlace, find_place, refuse_own_disks
 from trainer.devices.tpu.server import leave_chips_alone, serve
 from trainer.readiness import check_run
-from trainer.recipes.load import adjust, load_recipe, named_backbone, resolve
+from trainer.recipes.load import asked_for, named_backbone, resolve
 from trainer.recipes.own import digests, own_code
 from trainer.recipes.recipe import DataFacts
 from trainer.request import CACHES, STRATEGIES, Request
@@ -67,7 +67,7 @@ def check_recipe(request: Request) -> None:
         return
     named = named_backbone(request.recipe, request.backbone, request.settings)
     ours = named if named and named != AUTO and not is_own(named) else None
-    adjust(load_recipe(request.recipe, _SOME_FACTS, backbone=ours), request.settings)
+    asked_for(request, _SOME_FACTS, backbone=ours)
 
 
 def carry_out(job: Job, wishes: Wishes) -> None:

@@ -118,6 +118,23 @@ def facts_of(data: DatasetVersion) -> DataFacts:
     )
 
 
+def asked_for(request: Request, facts: DataFacts, *, backbone: str | None) -> Recipe:
+    """Loads the recipe that a request names, and applies its flags.
+
+    Args:
+      request: what a run is asked for.
+      facts: what the recipe may derive its settings from.
+      backbone: as `load_recipe` takes it.
+
+    Raises:
+      UsageError: no such recipe, or a wrong override.
+    """
+    recipe = load_recipe(request.recipe, facts, backbone=backbone)
+    start = {"weights": request.weights, "init": request.init}
+    given = [f"{name}={value}" for name, value in start.items() if value]
+    return extended(adjust(recipe, [*given, *request.settings]), request.extend)
+
+
 def resolve(request: Request, data: DatasetVersion) -> Recipe:
     """Returns the recipe that a request means on a dataset, flags applied.
 
@@ -129,10 +146,7 @@ def resolve(request: Request, data: DatasetVersion) -> Recipe:
     if facts.num_classes < 2:
         raise DataError(f"{data.path}: one label only ({data.manifest.labels[0]}); a classifier needs two or more")
     backbone = named_backbone(request.recipe, request.backbone, request.settings)
-    recipe = load_recipe(request.recipe, facts, backbone=backbone)
-    start = {"weights": request.weights, "init": request.init}
-    given = [f"{name}={value}" for name, value in start.items() if value]
-    recipe = extended(adjust(recipe, [*given, *request.settings]), request.extend)
+    recipe = asked_for(request, facts, backbone=backbone)
     if is_own(recipe.backbone) and recipe.weights == IMAGENET:
         if request.weights or "weights" in overrides.split(request.settings):
             raise UsageError(
