@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
-from typing import TextIO
+from collections.abc import Iterable, Iterator
+from typing import TextIO, TypeVar
+
+_Item = TypeVar("_Item")
+_FEW = 32  # images, which are done before anybody wonders
 
 _SECONDS_BETWEEN_LINES = 30.0
 _DATE = "%Y-%m-%d %H:%M:%S"  # as the log has it in a file
+
+
+def duration(seconds: float) -> str:
+    """Spells a time that is only roughly known: 40 s, 3 min, 2 h 10 min."""
+    if seconds < 55:
+        return f"{max(10, 10 * round(seconds / 10))} s"
+    minutes = max(1, round(seconds / 60))
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(10 * round(minutes / 10), 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
 class ImageCount:
@@ -45,8 +62,8 @@ class ImageCount:
             self._next_line = now + _SECONDS_BETWEEN_LINES
             rate = count / (now - self._start)
             of = f" of {self._of}{total}" if total else ""
-            left = f", {max(0, total - count) / rate:.0f} s left{self._left}" if total else ""
-            text = f"{self._what}: {count}{of} images, {rate:.0f}/s{left}"
+            left = f", {duration(max(0, total - count) / rate)} left{self._left}" if total else ""
+            text = f"{self._what}: {count}{of} images, {rate:.{0 if rate >= 10 else 1}f}/s{left}"
             self._out.write(f"{time.strftime(_DATE)} {text}\n")  # in one piece: other threads write there, too
             self._out.flush()
 
@@ -54,3 +71,20 @@ class ImageCount:
         """Takes the bar away."""
         if self._bar is not None:
             self._bar.close()
+
+
+def counted(items: Iterable[_Item], what: str, *, total: int | None) -> Iterator[_Item]:
+    """Yields items and shows on standard error how many there were, unless few are expected.
+
+    Args:
+      items: one an image.
+      what: is done with them.
+      total: their number; None where nobody knows it.
+    """
+    if total is not None and total <= _FEW:
+        yield from items
+        return
+    with contextlib.closing(ImageCount(what, sys.stderr)) as shown:
+        for count, item in enumerate(items, start=1):
+            shown.show(count, total)
+            yield item

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from pipeline.command import DataError, UsageError, print_next, run_command
 from pipeline.format import storage
 from pipeline.format.places import check_file, check_folder
+from pipeline.progress import counted
 from trainer.api.model import export_of, load_model
 from trainer.serving.loading import find_form
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from trainer.serving.predict import Answer
     from trainer.serving.tables import Wanted
 
-_FEW = 32  # images, which are answered before anybody wonders
 _FORMATS = ("csv", "jsonl", "parquet", "html")
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "A finished run: its export is used.")
@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int | None:
     total = len(names) if isinstance(names, list) else None
     try:
         with _output() as file:
-            read, asked = _write(_with_progress(answers, total), kind, file, wanted)
+            read, asked = _write(counted(answers, "predicting", total=total), kind, file, wanted)
     except BrokenPipeError:  # `… | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return None
@@ -110,11 +110,6 @@ def _output() -> Iterator[IO[bytes]]:
         storage.write_atomically(FLAGS.output, file.read())
 
 
-def _with_progress(answers: Iterator[Answer], total: int | None) -> Iterator[Answer]:
-    few = total is not None and total <= _FEW
-    return iter(tqdm(answers, total=total, unit="img", disable=few or not sys.stderr.isatty()))
-
-
 def _write(answers: Iterator[Answer], kind: str, file: IO[bytes], wanted: Wanted) -> tuple[int, int]:
     """Writes the table, and failures to stderr; returns how many images could be read, and how many were asked for."""
     from trainer.serving.sorting import Score, sort_into
@@ -132,8 +127,8 @@ def _write(answers: Iterator[Answer], kind: str, file: IO[bytes], wanted: Wanted
         read += 1
         table.add(answer)
         score.add(answer.name, wanted.ranked(answer)[0][0])
-        if FLAGS.sort_into and (problem := sort_into(pathlib.Path(FLAGS.sort_into), wanted.label(answer), answer.name)):
-            tqdm.write(f"{answer.name}: not copied: {problem}", file=sys.stderr)
+        if FLAGS.sort_into:
+            sort_into(pathlib.Path(FLAGS.sort_into), wanted.label(answer), answer.name, answer.file)
     table.close()
     for line in score.told():
         print(line, file=sys.stderr)

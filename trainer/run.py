@@ -59,6 +59,7 @@ from trainer.train.model import build_from_recipe, first_model, float32_policy, 
 from trainer.train.outlook import remarks
 from trainer.train.plan import Plan, Position, class_weights
 from trainer.train.predictor import Predictor
+from trainer.train.progress import COMPILING, Progress
 from trainer.train.residence import place
 
 
@@ -177,7 +178,7 @@ def _train(
     with _named_errors(plan.data):
         position = trainer.train()
         workers.wait()  # for the weights that the chief has written
-        logging.info("evaluating and exporting, about a minute")
+        logging.info("evaluating and exporting")
         with plan.at_once():
             finished = _finish(trainer, plan, classifier, strategy)
     if workers.is_chief:
@@ -325,7 +326,7 @@ def _finish(trainer: Trainer, plan: Plan, classifier: Classifier, strategy: tf.d
             predictor = Predictor(plan, classifier, strategy)
         load_best(storage.join(plan.run, "checkpoints"), classifier)
         splits = [split for split in (VALIDATION, TEST) if split in plan.data.manifest.splits]
-        scores = {split: predictor.log_probabilities(split) for split in splits}
+        scores = {split: _scored(predictor, plan, split) for split in splits}
         explained = None
         if splits and Workers(strategy).machines == 1:
             explained = explain(plan, classifier, predictor, strategy, splits[-1], *scores[splits[-1]])
@@ -337,6 +338,12 @@ def _finish(trainer: Trainer, plan: Plan, classifier: Classifier, strategy: tf.d
         scores={split: (with_temperature(logits, temperature), truth) for split, (logits, truth) in scores.items()},
         explanations=explained,
     )
+
+
+def _scored(predictor: Predictor, plan: Plan, split: str) -> tuple[np.ndarray, np.ndarray]:
+    examples = plan.data.manifest.num_examples(split)
+    with contextlib.closing(Progress(f"evaluating {split}", done=0, total=examples, at_first=COMPILING)) as shown:
+        return predictor.log_probabilities(split, told=shown.update)
 
 
 def _result(

@@ -185,7 +185,7 @@ def test_in_a_log_lines_tell_the_rate_and_what_is_left(data, monkeypatch, capsys
     images = data.manifest.num_examples("train")
     lines = [line for line in capsys.readouterr().err.splitlines() if " train: " in line]
     assert len(lines) == images
-    assert re.fullmatch(rf"[-\d]+ [:\d]+ train: {images} of {images} images, \d+/s, 0 s left", lines[-1]), lines
+    assert re.fullmatch(rf"[-\d]+ [:\d]+ train: {images} of {images} images, [\d.]+/s, 10 s left", lines[-1]), lines
 
 
 @pytest.mark.usefixtures("parsed")

@@ -39,6 +39,10 @@ def test_what_takes_long_is_said_while_it_does(seen):
     for text in ("features of train: compiling", "head: compiling", "all: compiling", "evaluating and exporting"):
         assert text in found.raw
     assert re.search(r"all 2/2 \|.*\| \d+/10, loss", found.raw)
+    assert re.search(r"all 2/2: validating \d+/\d+", found.raw)
+    for split in ("validation", "test"):
+        assert f"evaluating {split}: compiling" in found.raw
+        assert re.search(rf"evaluating {split} \|.*\| \d+/\d+", found.raw)
 
 
 @pytest.mark.slow
@@ -62,6 +66,24 @@ def test_no_command_shows_what_is_tensorflow_s(seen, tiny_data, tmp_path):
         assert found.code == 0, found.raw
         assert not NATIVE.search(found.raw), module
         assert [line for line in found.screen if line][-1].startswith("next, "), module
+
+
+@pytest.mark.slow
+def test_asking_about_many_images_shows_a_bar(seen, tiny_data, tmp_path):
+    export, data = str(seen[0] / "export"), str(tiny_data.path)
+    photo = next(iter(tiny_data.read("test"))).image
+    (tmp_path / "photos").mkdir()
+    for number in range(40):
+        (tmp_path / "photos" / f"{number}.jpg").write_bytes(photo)
+    for module, *flags in (
+        ("trainer.evaluate", str(seen[0]), "--tta", "--split=train"),
+        ("trainer.evaluate", f"--model={export}", f"--data={data}", "--split=train", f"--output={tmp_path}/out.npz"),
+        ("trainer.predict", f"--model={export}", str(tmp_path / "photos"), f"--output={tmp_path}/out.csv"),
+    ):
+        found = on_terminal(command(*flags, module=module), cwd=ROOT)
+        assert found.code == 0, found.raw
+        assert re.search(r"(asking about train|predicting): +\d+%\|.*\| \d+/(37|40) ", found.raw), found.raw
+        assert not [line for line in found.screen if "%|" in line]
 
 
 @pytest.mark.slow

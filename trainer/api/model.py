@@ -15,6 +15,7 @@ from pipeline.command import UsageError
 from pipeline.format import storage
 from pipeline.format.owner import who_trains
 from pipeline.native_output import native_output_hidden
+from pipeline.progress import counted
 from trainer.devices.chips import spare_metadata_server
 from trainer.rundir import read_config
 from trainer.serving import loading
@@ -87,7 +88,8 @@ class Model:
             return _read(asked[int(place)][1], self.parts.spec)
 
         places = map(str, range(len(asked)))
-        found = self.stream(places, batch_size=batch_size, read=read)
+        answers = self.stream(places, batch_size=batch_size, read=read)
+        found = counted(answers, "predicting", total=len(asked))
         return [self._told(name, answer) for (name, _), answer in zip(asked, found, strict=True)]
 
     def stream(self, names: Iterable[str], *, batch_size: int, **how: Any) -> Iterator[serving.Answer]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +14,7 @@ from pipeline.command import DataError
 from pipeline.dataset import eval_dataset, example_ids
 from pipeline.format.manifest import DatasetVersion
 from pipeline.predictions import Predictions
+from pipeline.progress import ImageCount
 from trainer.models import backbone_info
 from trainer.models.classifier import Classifier
 from trainer.recipes.recipe import Recipe
@@ -70,11 +73,14 @@ def predict_split(
         global_batch_size=recipe.batch_size,
         cache="none",
     )
-    answers, labels = [], []
-    for batch in batches:
-        real = batch["weight"].numpy() > 0
-        answers.append(answer(batch["image"]).numpy()[real])
-        labels.append(batch["label"].numpy()[real])
+    answers, labels, done = [], [], 0
+    with contextlib.closing(ImageCount(f"asking about {split}", sys.stderr)) as shown:
+        for batch in batches:
+            real = batch["weight"].numpy() > 0
+            answers.append(answer(batch["image"]).numpy()[real])
+            labels.append(batch["label"].numpy()[real])
+            done += len(labels[-1])
+            shown.show(done, data.manifest.num_examples(split))
     return Predictions(
         ids=example_ids(data, split),
         labels=known[np.concatenate(labels)],

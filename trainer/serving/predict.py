@@ -32,6 +32,7 @@ class Answer:
       name: of the file, or the URL.
       problem: why there is no answer; "" where there is one.
       encoded: the image, as the builder would put it into a record.
+      file: the image as it was read.
       probabilities: float32 [C].
       features: float32 [F]; None where the model does not tell them.
     """
@@ -39,6 +40,7 @@ class Answer:
     name: str
     problem: str = ""
     encoded: bytes = b""
+    file: bytes = b""
     probabilities: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
     features: np.ndarray | None = None
 
@@ -68,7 +70,7 @@ def classify(parts: Parts, images: Sequence[tuple[str, Prepared]]) -> list[Answe
         return [answer for one in images for answer in classify(parts, [one])]
     features = found.get(FEATURES, itertools.repeat(None))
     return [
-        Answer(name=name, encoded=image.encoded, probabilities=probabilities, features=of)
+        Answer(name=name, encoded=image.encoded, file=image.file, probabilities=probabilities, features=of)
         for (name, image), probabilities, of in zip(images, found[PROBABILITIES], features, strict=False)
     ]
 

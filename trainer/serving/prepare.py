@@ -17,10 +17,12 @@ class Prepared:
     Attributes:
       encoded: as the builder would put it into a record.
       shown: what the model takes of it, see `loading.Parts`.
+      file: as it was given; b"" where that is no file.
     """
 
     encoded: bytes
     shown: Any
+    file: bytes = b""
 
 
 def prepare(decoder: Decoder, images: Sequence[bytes], spec: Spec | None) -> list[Prepared | Reject]:
@@ -33,11 +35,14 @@ def prepare(decoder: Decoder, images: Sequence[bytes], spec: Spec | None) -> lis
     """
     if spec is not None:
         return [
-            seen if isinstance(seen, Reject) else Prepared(encoded=seen.record, shown=seen.pixels)
-            for seen in decoder.see(images, spec)
+            seen if isinstance(seen, Reject) else Prepared(encoded=seen.record, shown=seen.pixels, file=image)
+            for image, seen in zip(images, decoder.see(images, spec), strict=True)
         ]
     records = [_as_record(decoder, image) for image in images]
-    return [one if isinstance(one, Reject) else Prepared(encoded=one, shown=one) for one in records]
+    return [
+        one if isinstance(one, Reject) else Prepared(encoded=one, shown=one, file=image)
+        for image, one in zip(images, records, strict=True)
+    ]
 
 
 def _as_record(decoder: Decoder, data: bytes) -> bytes | Reject:

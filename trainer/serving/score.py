@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.format import storage
 from pipeline.format.manifest import DatasetVersion
 from pipeline.predictions import Predictions
+from pipeline.progress import counted
 from trainer.serving.signature import load_signature, read_labels
 
 
@@ -49,7 +50,7 @@ def score_export(
       DataError: a damaged shard.
     """
     signature, names = load_signature(model), read_labels(model)
-    examples = data.read(split)
+    examples = counted(data.read(split), f"asking about {split}", total=data.manifest.num_examples(split))
     ids, labels, answers = [], [], []
     while batch := list(itertools.islice(examples, batch_size)):
         answers.append(signature([record.image for record in batch])["probabilities"])

@@ -12,23 +12,17 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.format import storage
 from pipeline.intervals import wilson_interval
-from trainer.serving.photos import read_source
 
 
-def sort_into(folder: pathlib.Path, label: str, name: str) -> str:
+def sort_into(folder: pathlib.Path, label: str, name: str, content: bytes) -> None:
     """Copies an image into the folder of its label; one that is there already is left alone.
 
     Args:
       folder: of the folders of labels.
       label: that it goes to.
       name: of a file, or a URL.
-
-    Returns:
-      why it could not be copied; "" where it lies there.
+      content: of the file.
     """
-    content = read_source(name)
-    if isinstance(content, str):
-        return content
     target = folder / _folder_name(label)
     target.mkdir(parents=True, exist_ok=True)
     copy = target / _file_name(name)
@@ -37,7 +31,6 @@ def sort_into(folder: pathlib.Path, label: str, name: str) -> str:
         copy = copy.with_stem(f"{copy.stem}-{digest}")
     if not copy.exists():
         storage.write_atomically(copy, content)
-    return ""
 
 
 def _folder_name(label: str) -> str:

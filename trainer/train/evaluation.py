@@ -103,15 +103,23 @@ class Evaluator:
         self._images = images
         self._run = tf.function(self._steps, reduce_retracing=True)
 
-    def __call__(self, data: Iterable[Any], *, batches: int) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, data: Iterable[Any], *, batches: int, told: Callable[[int], object] = lambda done: None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns outputs (float32 [N, …]) and labels (int32 [N]) in the order of the data, without the padding.
 
         Args:
           data: batches for all replicas, see `feed.distribute`.
           batches: how many there are. None is asked for beyond: the end of a dataset on another host is an error that
             comes at any later moment.
+          told: is called with the number of examples that are done, each time there are more.
         """
-        outputs, labels = zip(*self.parts(data, batches=batches), strict=True)
+        outputs, labels, done = [], [], 0
+        for output, label in self.parts(data, batches=batches):
+            outputs.append(output)
+            labels.append(label)
+            done += len(label)
+            told(done)
         return np.concatenate(outputs), np.concatenate(labels)
 
     def parts(self, data: Iterable[Any], *, batches: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -208,9 +208,8 @@ class Trainer:
                     seconds=time.monotonic() - begun_at,
                     each=plan.recipe.batch_size / rate if rate else None,
                 )
-                progress.say("validating")
                 try:
-                    self._end_epoch(position, step, rates, cache, timed)
+                    self._end_epoch(position, step, rates, cache, timed, progress)
                 except TryAgainError:
                     with plan.saving():
                         self._save(position, state)
@@ -336,6 +335,7 @@ class Trainer:
         rates: np.ndarray,
         cache: FeatureCache | None,
         timed: Timed,
+        progress: Progress,
     ) -> None:
         """Writes the epoch's metrics, validates, keeps weights, and ends the phase where its patience is at an end."""
         plan = self._plan
@@ -348,7 +348,7 @@ class Trainer:
             of_training["learning_rate"] = float(rates[position.step - 1])
         best, begun_at = False, time.monotonic()
         with step.averaged_weights():
-            validated = self._validate(cache) if VALIDATION in plan.data.manifest.splits else None
+            validated = self._validate(cache, progress) if VALIDATION in plan.data.manifest.splits else None
             # A stop until here leaves the epoch as trained but not validated.
             position.sums = [0.0, 0.0, 0.0]
             self._metrics.add(**where, split=TRAIN, **of_training)
@@ -378,8 +378,12 @@ class Trainer:
                 elif cache and validated:
                     self._keeper.after_head(position, where, validated)
 
-    def _validate(self, cache: FeatureCache | None) -> Validated:
+    def _validate(self, cache: FeatureCache | None, progress: Progress) -> Validated:
         """Asks the model about validation, and about as many training images in the same way."""
-        log_probabilities, labels = self.predictor.log_probabilities(VALIDATION, cache)
+        total = self._plan.data.manifest.num_examples(VALIDATION)
+        progress.say("validating")
+        log_probabilities, labels = self.predictor.log_probabilities(
+            VALIDATION, cache, told=lambda done: progress.say(f"validating {done:,}/{total:,}")
+        )
         sample = self.predictor.log_probabilities_of_sample(TRAIN, min(len(labels), _SAMPLE), cache)
         return Validated(log_probabilities=log_probabilities, labels=labels, sample=compute_metrics(*sample))

@@ -57,17 +57,20 @@ class Predictor:
         """Removes the features that the run keeps."""
         self._parts.remove()
 
-    def log_probabilities(self, split: str, cache: FeatureCache | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def log_probabilities(
+        self, split: str, cache: FeatureCache | None = None, *, told: Callable[[int], object] = lambda done: None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns log-probabilities (float32 [N, C], nats) and labels (int32 [N]) of a split, in file order.
 
         Args:
           split: its name.
           cache: the split's features, if they are known.
+          told: is called with the number of examples that are done, each time there are more.
         """
         if cache:
             data = self._data(f"all of {split}", cache.eval_data(split), cache)
             return self._on_features(data, batches=self._plan.batches(split))
-        return self._whole(self._on_images, split)
+        return self._whole(self._on_images, split, told)
 
     def log_probabilities_of_sample(
         self, split: str, examples: int, cache: FeatureCache | None = None
@@ -89,11 +92,13 @@ class Predictor:
         with plan.at_once():
             return self._on_images(self._data(f"part of {split}", part_of), batches=batches)
 
-    def _whole(self, evaluator: Evaluator, split: str) -> tuple[np.ndarray, np.ndarray]:
+    def _whole(
+        self, evaluator: Evaluator, split: str, told: Callable[[int], object] = lambda done: None
+    ) -> tuple[np.ndarray, np.ndarray]:
         plan = self._plan
         with plan.at_once():
             data = self._data(f"all of {split}", plan.eval_data(split))
-            found = evaluator(data, batches=plan.batches(split))
+            found = evaluator(data, batches=plan.batches(split), told=told)
         if self._machines == 1:
             return found
         order = eval_order(plan.data.manifest, split, batch_size=plan.recipe.batch_size)

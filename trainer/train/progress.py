@@ -8,22 +8,12 @@ import time
 from absl import logging
 from tqdm import tqdm
 
+from pipeline.progress import duration
 from trainer.train.evaluation import Metrics
 
 _SECONDS_BETWEEN_LINES = 30.0
 COMPILING = "compiling, up to a minute"  # what the first step and the first batch wait for
 _BAR = "{desc} |{bar:24}| {n_fmt}/{total_fmt}{postfix}"
-
-
-def duration(seconds: float) -> str:
-    """Spells a time that is only roughly known: 40 s, 3 min, 2 h 10 min."""
-    if seconds < 55:
-        return f"{max(10, 10 * round(seconds / 10))} s"
-    minutes = max(1, round(seconds / 60))
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(10 * round(minutes / 10), 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
 def epoch_line(
@@ -74,12 +64,10 @@ class Progress:
           left: seconds until all is over, if more is known than the rate so far.
         """
         self._done = done
-        now = time.monotonic()
-        if self._bar is None and now - self._last_line < _SECONDS_BETWEEN_LINES:
+        if self._bar is None and not self._is_line_due():
             return
-        self._last_line = now
         if left is None and done > self._first:
-            left = (self._total - done) * (now - self._start) / (done - self._first)
+            left = (self._total - done) * (time.monotonic() - self._start) / (done - self._first)
         text = ", ".join(filter(None, [note, f"{duration(left)} left" if left is not None else ""]))
         if self._bar is None:
             logging.info("%s: %d/%d %s", self._what, done, self._total, text)
@@ -94,10 +82,20 @@ class Progress:
         self._what = what
 
     def say(self, text: str) -> None:
-        """Shows on a terminal what is going on beside the counting."""
+        """Shows what is going on beside the counting."""
+        text = f"{self._what}: {text}"
         if self._bar is not None:
             self._bar.bar_format = "{desc}"
-            self._bar.set_description_str(f"{self._what}: {text}")
+            self._bar.set_description_str(text)
+        elif self._is_line_due():
+            logging.info("%s", text)
+
+    def _is_line_due(self) -> bool:
+        now = time.monotonic()
+        if now - self._last_line < _SECONDS_BETWEEN_LINES:
+            return False
+        self._last_line = now
+        return True
 
     def close(self) -> None:
         """Takes the bar away."""

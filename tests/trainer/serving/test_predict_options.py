@@ -177,6 +177,26 @@ def test_images_are_sorted_into_folders_of_their_labels(run, photos, expected, t
         assert content in [path.read_bytes() for path in (tmp_path / "sorted" / label).iterdir()]
 
 
+def test_what_is_sorted_is_the_image_that_was_asked_about(run, photos, tmp_path):
+    """The address answers with another photo each time, as those of cameras do."""
+    files = sorted((photos / "ant").iterdir())
+
+    class Camera(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = files.pop(0).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    first = files[0].read_bytes()
+    with http.server.HTTPServer(("127.0.0.1", 0), Camera) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        predict(f"--run={run}", f"--sort_into={tmp_path}", f"http://127.0.0.1:{server.server_port}/now.jpg")
+        server.shutdown()
+    assert [path.read_bytes() for path in tmp_path.rglob("*.jpg")] == [first]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

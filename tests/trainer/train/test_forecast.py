@@ -3,7 +3,7 @@
 import pytest
 
 from trainer.train.forecast import Forecast, Stretch, Timed
-from trainer.train.progress import duration, epoch_line
+from trainer.train.progress import epoch_line
 
 EXPORT = 30.0
 
@@ -51,14 +51,6 @@ def test_after_a_head_on_features_what_nobody_has_timed_is_forecast_within_a_fac
 
 def test_nothing_is_said_before_anything_is_known():
     assert Forecast([Stretch(steps=9, epochs=3, cached=False)], validation=1, evaluation=1).left(0, 0) is None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "10 s"), (38, "40 s"), (56, "1 min"), (200, "3 min"), (3600, "1 h"), (7800, "2 h 10 min"), (86_400, "24 h")],
-)
-def test_durations_are_rough(seconds, text):
-    assert duration(seconds) == text
 
 
 def test_an_epoch_without_validation_is_a_line_too():
