@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO, TypeVar
 
 _Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 _FEW = 32  # images, which are done before anybody wonders
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -88,3 +90,26 @@ def counted(items: Iterable[_Item], what: str, *, total: int | None) -> Iterator
         for count, item in enumerate(items, start=1):
             shown.show(count, total)
             yield item
+
+
+@contextlib.contextmanager
+def counting(look: Callable[[_Item], _Found], what: str, *, total: int) -> Iterator[Callable[[_Item], _Found]]:
+    """Yields a function that does the same, and shows on standard error how many images it has done, in any threads.
+
+    Args:
+      look: is called with an image.
+      what: is done with them.
+      total: number of calls.
+    """
+    lock, done = threading.Lock(), 0
+
+    def look_and_count(item: _Item) -> _Found:
+        nonlocal done
+        found = look(item)
+        with lock:
+            done += 1
+            shown.show(done, total)
+        return found
+
+    with contextlib.closing(ImageCount(what, sys.stderr)) as shown:
+        yield look_and_count

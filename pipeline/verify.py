@@ -10,21 +10,17 @@ for each problem; exit code 65 if there are any.
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Iterator
-
 from absl import flags
 from tqdm import tqdm
 
 from pipeline.command import ExitCode, print_next, run_command
-from pipeline.format.manifest import DatasetVersion, open_dataset
+from pipeline.format.manifest import open_dataset
 from pipeline.format.records import Record
 from pipeline.format.rows import dataset_root
-from pipeline.format.verify import ImageCheck, Problem, problems
+from pipeline.format.verify import problems
 from pipeline.images.look import look
 from pipeline.images.policy import HARD_MAX_PIXELS, PixelPolicy, Reject
-from pipeline.progress import ImageCount
+from pipeline.progress import counting
 
 flags.DEFINE_string("data", None, "Dataset root, or one version directory.")
 _DEEP = flags.DEFINE_boolean("deep", False, "Also find damage that decoders pass over, such as grey lower halves.")
@@ -39,23 +35,6 @@ def why_damaged(record: Record) -> str:
     return f"its image is {seen.code.value}: {seen.detail}" if isinstance(seen, Reject) else ""
 
 
-def _split_problems(data: DatasetVersion, split: str, check: ImageCheck) -> Iterator[Problem]:
-    """Yields a split's problems and shows progress on stderr."""
-    lock = threading.Lock()  # images are checked in several threads
-    total, done, shown = data.manifest.num_examples(split), 0, ImageCount(split, sys.stderr)
-
-    def counted(record: Record) -> str:
-        nonlocal done
-        reason = check(record)
-        with lock:
-            done += 1
-            shown.show(done, total)
-        return reason
-
-    yield from problems(data, split, counted)
-    shown.close()
-
-
 def main(arguments: list[str]) -> int:
     del arguments
     data, deep = open_dataset(flags.FLAGS.data), _DEEP.value
@@ -66,9 +45,10 @@ def main(arguments: list[str]) -> int:
 
     found = 0
     for split, shards in data.manifest.splits.items():
-        for problem in _split_problems(data, split, check):
-            found += 1
-            tqdm.write(str(problem))
+        with counting(check, split, total=data.manifest.num_examples(split)) as counted:
+            for problem in problems(data, split, counted):
+                found += 1
+                tqdm.write(str(problem))
         print(f"{split}: {len(shards)} shards, {data.manifest.num_examples(split)} records checked")
     print(f"{found} problems" if found else "all good")
     if found:

@@ -26,6 +26,7 @@ from pipeline.format.owner import owned
 from pipeline.linear.calibration import fit_temperature, with_temperature
 from pipeline.own_code import is_own
 from pipeline.predictions import Predictions, predictions_file
+from pipeline.progress import counting
 from trainer.devices.cluster import read_cluster
 from trainer.devices.stopping import Wishes, handled
 from trainer.devices.strategy import is_tpu, make_strategy
@@ -230,13 +231,16 @@ def _without_bad_records(
         one folder for all of them.
     """
     workers.require_same(dataclasses.asdict(request), what="flags")  # before minutes of reading
-    found = [str(problem) for problem in verify.log_problems(data, why_unusable)]
+    total = sum(map(data.manifest.num_examples, data.manifest.splits))
+    with counting(why_unusable, "looking for damage", total=total) as check:
+        found = [str(problem) for problem in verify.log_problems(data, check)]
     workers.require_same(found, what="the damaged records of --data")
     if not found:
         return data
     copy = storage.join(directory, "good_records")
     if workers.is_chief:
-        verify.copy_good_records(data, copy, why_unusable)
+        with counting(why_unusable, "copying what is not damaged", total=total) as check:
+            verify.copy_good_records(data, copy, check)
     workers.wait()
     if not storage.exists(copy):
         raise UsageError(f"{copy}: the chief has written it, but it is not here; --run is one folder for all workers")
