@@ -91,7 +91,7 @@ def test_verbosity_shows_it_as_it_comes(tmp_path):
 
 def test_the_last_of_much_is_shown(tmp_path):
     done = run(tmp_path, "os.write(2, b'x' * 1_000_000 + b'the reason'); os.abort()", shell="{python} {file}; exit $?")
-    assert done.stderr.endswith("the reason")
+    assert "x" * 1000 + "the reason" in done.stderr  # the shell's own line on the crash may come before or after it
     assert len(done.stderr) < 100_000
 
 

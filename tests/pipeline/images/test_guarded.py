@@ -195,9 +195,11 @@ opened.inspect([open({str(image)!r}, "rb").read()])
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
         parent.stdout.readline()
-        time.sleep(1.5)
-        started = set(children(parent.pid))
-        assert len(started) == 2  # what forks, and what decodes
+        deadline = time.monotonic() + 60
+        while len(started := set(children(parent.pid))) < 2:  # what forks, and what decodes
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.5)  # until it decodes
         parent.kill()
         parent.wait()
         deadline = time.monotonic() + 10
