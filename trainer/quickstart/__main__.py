@@ -52,6 +52,7 @@ flags.DEFINE_enum(
     "Images that look alike: group keeps them in one split, drop keeps the largest. keep does not look for them: right "
     "for digits and the like, which all look alike.",
 )
+flags.DEFINE_float("max_reject_fraction", 0.1, "Stop if more of the photos than this part of them cannot be used.")
 
 
 def main(arguments: list[str]) -> None:
@@ -86,12 +87,13 @@ def _run(place: Place, commands: Commands, talk: Talk, *, lock: int | None, budg
     steps = Steps(
         place=place,
         recipe=FLAGS.recipe,
-        near_duplicates=FLAGS.near_duplicates,
+        of_build={name: FLAGS[name].value for name in ("near_duplicates", "max_reject_fraction")},
         commands=commands,
         lock=lock,
         tick=countdown.show,
     )
-    files = f": {sum(counts.values()):,} files in {len(counts)} folders" if counts else ""
+    folders = f"{len(counts)} folder{'' if len(counts) == 1 else 's'}"
+    files = f": {sum(counts.values()):,} files in {folders}" if counts else ""
     talk.line(f"photos {place.photos}{files}; all that is made goes to {place.root}")
     Course(place=place, recipe=FLAGS.recipe, steps=steps, countdown=countdown, talk=talk).run()
 

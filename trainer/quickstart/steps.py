@@ -15,6 +15,7 @@ from trainer.quickstart.place import Place
 # Validation decides between models, so it has as many as test.
 SPLITS = f"train:{TRAIN_SHARE},validation:0.15,test:0.15"
 _TICK_SECONDS = 0.5
+_LEFT_OUT = "  all images that were left out, with their reasons: "  # before the file's name, below a build's error
 
 Stop = Callable[[], bool]  # says whether a command is to be stopped; asked again and again while it runs
 
@@ -38,7 +39,7 @@ class Steps:
     Attributes:
       place: where everything lies.
       recipe: that is trained.
-      near_duplicates: what the build does about images that look alike.
+      of_build: flags of the build that people choose.
       commands: behind the steps.
       lock: descriptor of the lock that commands hold, too; None for none.
       tick: is called again and again while a command runs.
@@ -46,15 +47,14 @@ class Steps:
 
     place: Place
     recipe: str
-    near_duplicates: str
+    of_build: Mapping[str, object]
     commands: Commands
     lock: int | None
     tick: Callable[[], None]
 
     def build(self, stop: Stop) -> bool:
         """Brings the dataset up to date; returns quickly where no photo has changed."""
-        flags = {"input": self.place.photos, "output": self.place.data, "splits": SPLITS}
-        flags["near_duplicates"] = self.near_duplicates
+        flags = {"input": self.place.photos, "output": self.place.data, "splits": SPLITS, **self.of_build}
         return self._run(self.commands.build, flags, stop=stop)
 
     def check(self, stop: Stop) -> bool:
@@ -126,5 +126,12 @@ class Steps:
         errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
         if not errors:
             return f"{module} ended with exit code {code}; what it said stands at the end of {self.place.log}"
-        text = errors[-1].replace(f"--input={self.place.photos}", self.place.photos).replace("--input", "PHOTOS")
+        listed = "".join(
+            f"; which, and why: {line.removeprefix(_LEFT_OUT)}" for line in said if line.startswith(_LEFT_OUT)
+        )
+        text = (
+            (errors[-1] + listed)
+            .replace(f"--input={self.place.photos}", self.place.photos)
+            .replace("--input", "PHOTOS")
+        )
         return text.replace("--source=folder expects DIR/class/image", "one folder for each class is expected in it")
