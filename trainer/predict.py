@@ -63,6 +63,8 @@ def main(arguments: list[str]) -> int | None:
     names: Iterable[str] = find_images(arguments)
     if STDIN not in arguments:  # whose end nobody knows
         names = list(names)
+        if not names:
+            raise DataError(f"no files in {', '.join(arguments)}")
     model = load_model(place)
     wanted = Wanted(labels=model.labels, top=FLAGS.top, threshold=FLAGS.threshold, features=FLAGS.features)
     answers = model.stream(names, batch_size=FLAGS.batch_size)
@@ -74,7 +76,7 @@ def main(arguments: list[str]) -> int | None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return None
     if not read:
-        raise DataError(f"none of {asked} files could be read as an image")
+        raise DataError(f"none of {asked} files could be read as an image" if asked else "no names on standard input")
     if sys.stderr.isatty():  # where a program reads the answers, nobody waits for advice
         print_next(
             "serve the model:",

@@ -212,6 +212,13 @@ def test_flags_that_do_not_go_together_are_refused(run, photos, flags, message):
     assert done.stdout == ""
 
 
+def test_where_there_is_no_file_at_all_that_is_said(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = predict(f"--run={run}", tmp_path / "empty", code=65)
+    assert (done.stdout, done.stderr) == ("", f"error: no files in {tmp_path}/empty\n")
+    assert predict(f"--run={run}", "-", code=65).stderr == "error: no names on standard input\n"
+
+
 def test_a_run_without_an_export_says_how_far_it_is(tmp_path, photos):
     (tmp_path / "config.json").write_text(json.dumps({"recipe": {}, "labels": [], "seed": 0}))
     done = predict(f"--run={tmp_path}", photos, code=64)
