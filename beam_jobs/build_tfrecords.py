@@ -37,7 +37,8 @@ from beam_jobs.splits import SplitFractions, split_order
 from beam_jobs.summary import left_out_lines
 from beam_jobs.version.decided import remarks
 from pipeline.command import UsageError, print_next, run_command, unknown_flag
-from pipeline.format.places import check_folder
+from pipeline.format.kinds import DATASET
+from pipeline.format.places import check_folder, check_nothing_is_lost
 from pipeline.format.storage import is_remote
 from pipeline.images import heap
 from pipeline.images.guarded import ImageBudget
@@ -172,6 +173,7 @@ def _paths(unknown: list[str]) -> tuple[str, str]:
         if mistyped := [argument for argument in unknown if argument.startswith("--")]:
             raise UsageError(unknown_flag(mistyped[0]))
         raise UsageError(f"--{'output' if input_path else 'input'} is missing (--help lists the flags)")
+    check_nothing_is_lost(_OUTPUT.value, flag="output", kind=DATASET)
     if not is_remote(_OUTPUT.value):
         check_folder(_OUTPUT.value, flag="output")
     if is_remote(input_path) or is_remote(_OUTPUT.value):

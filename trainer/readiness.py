@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pipeline.command import UsageError
 from pipeline.format import kinds
 from pipeline.format.manifest import DatasetVersion
-from pipeline.format.places import check_folder
+from pipeline.format.places import check_folder, check_nothing_is_lost
 from pipeline.own_code import is_own
 from trainer.devices.choice import choose
 from trainer.devices.cluster import read_cluster
@@ -26,6 +26,11 @@ from trainer.train.obstacle import obstacle
 
 _CHECKPOINTS = 3  # two are kept while the next one is written
 _EXPORTS = 3  # SavedModel, Keras, LiteRT
+# What a run writes, under names that others might use, too.
+_WRITTEN = (
+    *("config.json", "result.json", "provenance.json", "report.html", "model_card.md", "metrics.csv", "metrics.jsonl"),
+    *("checkpoints", "events", "export", "features"),
+)
 _STATES = {"sgd": 1, "adam": 2, "adamw": 2}  # of an optimizer for each weight
 _BYTES = 4  # of a float32
 _LEAST = 16 << 20  # also of a backbone of the user's own, whose size only its layers tell
@@ -87,11 +92,10 @@ def check_run(
     chosen = choose(strategy, tpu=tpu.target if tpu else "", cluster=cluster)
     if cache == "device" and (why := obstacle(recipe, data.manifest)):
         raise UsageError(f"--cache=device: {why}")
+    check_nothing_is_lost(workdir, flag="run", kind=kinds.RUN, writes=_WRITTEN)
     refuse_another_request(workdir, request, data, recipe)
     if (chosen == "multiworker" and cluster and cluster.index > 0) or (tpu and not tpu.trains):
         return  # another process writes
-    if what := kinds.not_for_a_run(workdir):
-        raise UsageError(f"--run={workdir}: {what} lies there; give a run a folder of its own")
     needs = disk_needs(recipe, num_classes=data.manifest.num_classes)
     check_folder(workdir, flag="run", needs=needs, for_what="checkpoints, the best weights and the export")
 

@@ -8,10 +8,10 @@ The last that ended comes first: recipe, dataset version, accuracy with its inte
 from __future__ import annotations
 
 from pipeline.command import UsageError, print_next, run_command
-from pipeline.format import storage
+from pipeline.format import kinds, storage
 from pipeline.format.owner import who_trains
 from pipeline.format.places import check_folder
-from trainer.report.run_list import find_runs, table, write_index
+from trainer.report.run_list import find_runs, is_another_page, table, write_index
 from trainer.request import FINISHED
 
 
@@ -19,6 +19,8 @@ def main(arguments: list[str]) -> int | None:
     if len(arguments) > 1:
         raise UsageError(f'unexpected argument "{arguments[1]}"; one folder is listed at a time')
     folder = arguments[0] if arguments else "."
+    if kinds.kind_of(folder) == kinds.QUICKSTART:
+        folder = storage.join(folder, "runs")
     if not storage.exists(folder):
         raise UsageError(f"{folder}: no such folder; give the one that holds your runs")
     try:
@@ -30,7 +32,10 @@ def main(arguments: list[str]) -> int | None:
         return None
     print("\n".join(table(runs)))
     check_folder(folder, flag="folder")
-    print(f"page: {write_index(folder, runs)}")
+    if is_another_page(folder):
+        print(f"page: not written, for another index.html lies in {folder}")
+    else:
+        print(f"page: {write_index(folder, runs)}")
     print_next("is one better than another?", "python -m trainer.compare", "RUN_A", "RUN_B")
     return None
 

@@ -10,7 +10,8 @@ import dataclasses
 import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from pipeline.command import nearest
 from pipeline.format import storage
@@ -22,6 +23,16 @@ _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".
 _CIFAR = {"data_batch_1": "cifar10", "data_batch_1.bin": "cifar10", "train.bin": "cifar100"}
 _FOLDERS_LOOKED_INTO = 4
 _BUILD, _TRAIN = "python -m beam_jobs.build_tfrecords", "python -m trainer.main"
+
+# What may lie in a folder.
+RUN = "a training run"
+DATASET = "a dataset"
+VERSION = "a version of a dataset"
+REGISTRY = "a registry of models"
+MODEL = "an exported model"
+QUICKSTART = "what a quickstart has made"
+CHECK = "what trainer.check has found"
+PHOTOS = "a folder of images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +65,9 @@ class _Folder:
 
     @property
     def is_run(self) -> bool:
-        return self.has("config.json") and self.has("checkpoints", "metrics.jsonl")
+        return self.has("config.json") and (
+            self.has("checkpoints", "metrics.jsonl") or "recipe" in _object(self.within("config.json"))
+        )
 
     @property
     def is_dataset(self) -> bool:
@@ -69,14 +82,38 @@ class _Folder:
         return self.has("champion", "decisions.jsonl")
 
     @property
+    def is_quickstart(self) -> bool:
+        return self.has("quickstart.json")
+
+    @property
+    def kind(self) -> str | None:
+        """Names what lies in it; None for nothing that is known."""
+        looks = {
+            QUICKSTART: lambda: self.is_quickstart,
+            RUN: lambda: self.is_run,
+            VERSION: lambda: self.has("manifest.json"),
+            DATASET: lambda: self.is_dataset,
+            REGISTRY: lambda: self.is_registry,
+            MODEL: lambda: self.is_model,
+            CHECK: lambda: self.has("check.json", "label_issues.csv"),
+            PHOTOS: lambda: self.images or any(below.images for below in self.below()),
+        }
+        return next((kind for kind, is_it in looks.items() if is_it()), None)
+
+    def below(self) -> Iterator[_Folder]:
+        """Yields the first folders in it that are not hidden."""
+        for name in [name for name in self.folders if not name.startswith(".")][:_FOLDERS_LOOKED_INTO]:
+            if found := _Folder.look(self.within(name)):
+                yield found
+
+    @property
     def images(self) -> bool:
         return any(name.lower().endswith(_IMAGES) for name in self.files)
 
     @property
     def class_folders(self) -> bool:
         """Says whether folders in it, or in those, hold images."""
-        visible = [name for name in self.folders if not name.startswith(".")][:_FOLDERS_LOOKED_INTO]
-        below = [found for name in visible if (found := _Folder.look(self.within(name)))]
+        below = list(self.below())
         return any(folder.images for folder in below) or any(
             deeper.images
             for folder in below
@@ -90,13 +127,15 @@ def no_dataset(path: str) -> str:
     folder = _Folder.look(path)
     if folder is None:
         return _file_for_dataset(path)
+    if folder.is_quickstart:
+        return f"it is {QUICKSTART}, whose dataset is {folder.within('data')}"
     if folder.is_run:
         trained_on = _value(folder.within("config.json"), "data")
         return f"it is a training run{f', whose dataset is {trained_on}' if trained_on else ''}"
     above = _Folder.look(folder.parent)
     if above and above.is_dataset:
         return f"it belongs to the dataset {above.path}"
-    known = (folder.is_model and "it is an exported model") or (folder.is_registry and "it is a registry of models")
+    known = (folder.is_model and f"it is {MODEL}") or (folder.is_registry and f"it is {REGISTRY}")
     return known or _from_known_publisher(folder) or _from_images(folder)
 
 
@@ -106,9 +145,11 @@ def no_run(path: str) -> str:
     above = _Folder.look(folder.parent if folder else os.path.dirname(path))
     if above and above.is_run:
         return f"the run is {above.path}"
+    if folder and folder.is_quickstart:
+        return f"it is {QUICKSTART}; its runs lie in {folder.within('runs')}"
     if folder and folder.is_dataset:
         return f"it is a dataset; {_TRAIN} --data={shlex.quote(folder.path)} --run=RUN trains on it"
-    what = not_for_a_run(path) or (folder and (folder.class_folders or folder.images) and "a folder of images")
+    what = (folder and folder.kind) or (folder and folder.class_folders and PHOTOS)
     return f"{f'it is {what}; ' if what else ''}give the folder of a run of trainer.main"
 
 
@@ -118,10 +159,10 @@ def no_model(path: str) -> str:
     above = _Folder.look(folder.parent if folder else os.path.dirname(path.rstrip("/")))
     if above and above.is_run:
         return f"python -m trainer.export --run={shlex.quote(above.path)} makes one"
+    if folder and folder.is_quickstart:
+        return f"it is {QUICKSTART}, whose model is {folder.within('model')}"
     if folder and folder.is_run:
-        if (export := _Folder.look(folder.within("export"))) and export.is_model:
-            return f"it is the run whose model is {export.path}"
-        return f"it is a run; python -m trainer.export --run={shlex.quote(folder.path)} makes one of it"
+        return _model_of_run(folder)
     if folder and folder.is_dataset:
         return f"it is a dataset; {_TRAIN} --data={shlex.quote(folder.path)} --run=RUN makes one, RUN/export"
     if folder and folder.has("champion"):
@@ -129,17 +170,16 @@ def no_model(path: str) -> str:
     return "make one with python -m trainer.export --run=RUN, or give the directory that holds saved_model/"
 
 
-def not_for_a_run(path: str) -> str | None:
-    """Says what lies in a folder, so that no run may be put into it; None where one may."""
+def _model_of_run(folder: _Folder) -> str:
+    if (export := _Folder.look(folder.within("export"))) and export.is_model:
+        return f"it is the run whose model is {export.path}"
+    return f"it is a run; python -m trainer.export --run={shlex.quote(folder.path)} makes one of it"
+
+
+def kind_of(path: str) -> str | None:
+    """Names what lies in a folder, one of those above; None for nothing that is known, or no folder."""
     folder = _Folder.look(path)
-    if folder is None or folder.is_run:
-        return None
-    looks = {
-        "a dataset": folder.is_dataset,
-        "a registry of models": folder.is_registry,
-        "an exported model": folder.is_model,
-    }
-    return next((what for what, is_it in looks.items() if is_it), None)
+    return folder.kind if folder else None
 
 
 def nearest_sibling(path: str) -> str:
@@ -230,8 +270,14 @@ def _holds_images(path: str) -> bool:
 
 def _value(file: str, key: str) -> str:
     """Reads a text out of a JSON object; empty where it is not there."""
+    value = _object(file).get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _object(file: str) -> dict[str, Any]:
+    """Reads a JSON object; an empty one where there is none."""
     with contextlib.suppress(OSError, ValueError):
         content = json.loads(storage.read_text(file))
-        if isinstance(content, dict) and isinstance(content.get(key), str):
-            return str(content[key])
-    return ""
+        if isinstance(content, dict):
+            return content
+    return {}

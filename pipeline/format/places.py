@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Collection
 
 from pipeline.command import UsageError
-from pipeline.format import storage
+from pipeline.format import kinds, storage
 
 _MIB = 1 << 20
 
@@ -43,6 +44,38 @@ def check_folder(path: str, *, flag: str, needs: int = 0, for_what: str = "") ->
         raise UsageError(
             f"--{flag}={path}: {free // _MIB:,} MiB are free on its disk, and about {-(-needs // _MIB):,} are needed"
             f"{f' ({for_what})' if for_what else ''}; make room, or take a folder on another disk"
+        )
+
+
+def check_nothing_is_lost(
+    path: str, *, flag: str, kind: str, writes: Collection[str] = (), replaces: Callable[[str], bool] | None = None
+) -> None:
+    """Checks that a folder holds nothing that a person or another command would miss; what is of the kind may go on.
+
+    Args:
+      path: the folder, which need not be there.
+      flag: that named it, for messages.
+      kind: what the command makes of it, one of those in `kinds`.
+      writes: names that it writes there.
+      replaces: says of a name whether it may be gone afterwards; None where the command leaves all others alone.
+
+    Raises:
+      UsageError: something is there that is of another kind, has such a name, or may not be gone.
+    """
+    what = kinds.kind_of(path)
+    if what and what != kind:
+        raise UsageError(f"--{flag}={path}: it is {what}; take a folder that is empty, or a new one")
+    try:
+        names = [entry.name for entry in storage.list_folder(path)]
+    except OSError:
+        return  # none is there yet, or `check_folder` says more
+    if replaces:
+        lost = [name for name in names if not replaces(name)]
+    else:
+        lost = [] if what else [name for name in names if name in writes]
+    if lost:
+        raise UsageError(
+            f"--{flag}={path}: {min(lost)} lies there, which would be lost; take a folder that is empty, or a new one"
         )
 
 

@@ -272,6 +272,12 @@ def test_unknown_flags_and_runners_that_lose_data_are_refused(tmp_path, folder):
     assert (inside.returncode, inside.stderr.count("\n")) == (64, 1)
     assert "lies inside" in inside.stderr
     assert not (tmp_path / "out").exists()
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").touch()
+    taken = run_command(folder, tmp_path / "run")
+    assert (taken.returncode, taken.stderr.count("\n")) == (64, 1)
+    assert f"--output={tmp_path}/run: it is a training run; take a folder that is empty, or a new one" in taken.stderr
+    assert len(list((tmp_path / "run").iterdir())) == 2
 
 
 @pytest.mark.slow

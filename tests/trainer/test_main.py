@@ -19,6 +19,7 @@ from pipeline.format.sums import damage
 from pipeline.predictions import read_predictions
 from tests import datasets
 from tests.trainer.commands import ROOT, assert_same_end, best_weights, command, kill_and_rerun, run, training_flags
+from trainer.export import EXPORTED
 from trainer.report.measures import of_truth
 from trainer.rundir import load_run
 from trainer.serving.answers import predict_split
@@ -99,6 +100,26 @@ def test_an_export_keeps_what_the_run_answered_to_the_images_that_it_was_evaluat
     assert reference.features.shape[0] == 13
     assert set(reference.facts) == {"area", "aspect"}  # no table of a build says more of these
     assert damage(workdir / "export") == []
+
+
+def test_no_command_puts_its_results_in_the_place_of_others(finished, tiny_data, tmp_path):
+    """An export takes the place of a folder as a whole: given a run, or a folder of photos, it would delete that."""
+    workdir, _ = finished
+    photos = tmp_path / "photos"
+    (photos / "roses").mkdir(parents=True)
+    (photos / "roses" / "1.jpg").touch()
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "report.html").write_text("mine")
+    before = {path for folder in (workdir, tmp_path) for path in folder.rglob("*")}
+    for given, says in ((workdir, "a training run"), (photos, "a folder of images"), (notes, "report.html lies there")):
+        for module, flags in (("trainer.export", [workdir]), ("trainer.check", [tiny_data.path])):
+            done = run(*map(str, flags), f"--output={given}", module=module)
+            assert done.returncode == 64, (module, given)
+            assert f"error: --output={given}: " in done.stderr
+            assert says in done.stderr
+    assert {path for folder in (workdir, tmp_path) for path in folder.rglob("*")} == before
+    assert {path.name for path in (workdir / "export").iterdir()} <= EXPORTED
 
 
 def test_the_files_of_a_run_say_what_it_printed(finished):

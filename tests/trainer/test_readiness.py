@@ -144,9 +144,15 @@ def _workdirs(folder, data):
     yield folder / "file", "is a file, not a folder"
     yield folder / "file" / "run", f"{folder}/file is a file, not a folder"
     yield pathlib.Path("/proc/run"), "nothing can be written in /proc"
-    yield data, "a dataset lies there; give a run a folder of its own"
+    yield data, "it is a dataset; take a folder that is empty, or a new one"
     (folder / "export" / "saved_model").mkdir(parents=True)
-    yield folder / "export", "an exported model lies there"
+    yield folder / "export", "it is an exported model; take"
+    (folder / "photos" / "cats").mkdir(parents=True)
+    (folder / "photos" / "cats" / "1.jpg").touch()
+    yield folder / "photos", "it is a folder of images; take"
+    (folder / "project").mkdir()
+    (folder / "project" / "config.json").write_text('{"name": "mine"}')
+    yield folder / "project", "config.json lies there, which would be lost; take a folder that is empty, or a new one"
 
 
 def test_wrong_workdirs_are_refused_before_tensorflow(data, tmp_path):

@@ -57,6 +57,28 @@ def test_runs_are_listed_and_linked(runs):
     assert '<a href="./a%20b/good%20%231/report.html">' in text
 
 
+def test_a_page_that_is_no_list_of_runs_is_left_alone(runs):
+    assert run(runs, module="trainer.runs").returncode == 0
+    page = runs / "index.html"
+    assert run(runs, module="trainer.runs").stdout.splitlines()[-2] == f"page: {page}"  # its own is written anew
+    page.write_text("<title>Roses and tulips</title>")
+    done = run(runs, module="trainer.runs")
+    assert "good #1" in done.stdout
+    assert f"page: not written, for another index.html lies in {runs}" in done.stdout
+    assert page.read_text() == "<title>Roses and tulips</title>"
+
+
+def test_of_a_quickstart_its_runs_are_listed(tmp_path):
+    made = tmp_path / "photos-model"
+    _run(made / "runs" / "1.0.0" / "photos-head")
+    for name in ("quickstart.json", "index.html"):
+        (made / name).write_text("{}")
+    done = run(made, module="trainer.runs")
+    assert "1.0.0/photos-head  begun" in done.stdout
+    assert f"page: {made}/runs/index.html" in done.stdout
+    assert (made / "index.html").read_text() == "{}"
+
+
 def test_a_run_says_who_trains_it_until_that_one_is_gone(runs):
     with owned(str(runs / "begun")):
         assert f"trained by process {os.getpid()} on " in run(runs, module="trainer.runs").stdout

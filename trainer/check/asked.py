@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.command import UsageError
-from pipeline.format import storage
+from pipeline.format import kinds, storage
 from pipeline.format.manifest import DatasetVersion, open_dataset
-from pipeline.format.places import check_folder
+from pipeline.format.places import check_folder, check_nothing_is_lost
 from pipeline.format.rows import checks_folder
 from trainer.devices.chips import spare_metadata_server
 from trainer.readiness import check_request
@@ -48,6 +48,8 @@ def check_asked(
             "--weights=imagenet"
         )
     folder = output or checks_folder(data)
+    if output:
+        check_nothing_is_lost(output, flag="output", kind=kinds.CHECK, writes=("report.html",))
     check_folder(folder, flag="output")
     from trainer.check.check import check  # takes seconds: TensorFlow
 

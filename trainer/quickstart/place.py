@@ -118,7 +118,7 @@ def _check_photos(photos: str) -> None:
         raise UsageError(f"{photos}: this folder may not be read; chmod u+rx gives its owner the right to")
     if os.path.exists(os.path.join(photos, _STATE_FILE)):
         raise UsageError(f"{photos}: this command has made it; give the folder of photos that it was made of")
-    if what := kinds.not_for_a_run(photos):
+    if (what := kinds.kind_of(photos)) not in (None, kinds.PHOTOS, kinds.CHECK):
         raise UsageError(f"{photos}: {what}, not a folder of photos; {_LAYOUT}")
 
 

@@ -155,3 +155,49 @@ def test_a_store_is_looked_at_as_a_disk_is():
     said = refusal("memory://kinds/photos")
     assert "it is a folder of images; " in said
     assert "--input=memory://kinds/photos --output=memory://kinds/photos-dataset" in said
+
+
+def _of_kinds(folder):
+    """Yields folders, each with what it is."""
+    yield run_of(folder / "run"), kinds.RUN
+    begun = folder / "begun"
+    begun.mkdir()
+    (begun / "config.json").write_text('{"recipe": {}}')
+    yield begun, kinds.RUN
+    data = datasets.write_dataset(folder / "data", {"train": datasets.coloured_records(4, classes=2)}, ["a", "b"])
+    yield data.path, kinds.VERSION
+    (folder / "root").mkdir()
+    (folder / "root" / "CURRENT").touch()
+    yield folder / "root", kinds.DATASET
+    (folder / "models").mkdir()
+    (folder / "models" / "decisions.jsonl").touch()
+    yield folder / "models", kinds.REGISTRY
+    yield export_of(folder / "export"), kinds.MODEL
+    photos(folder / "export", "golden", count=1)
+    yield folder / "export", kinds.MODEL
+    (folder / "check").mkdir()
+    (folder / "check" / "check.json").touch()
+    yield folder / "check", kinds.CHECK
+    yield photos(folder / "photos", "a", "b", count=1), kinds.PHOTOS
+    yield folder / "photos" / "a", kinds.PHOTOS
+    (folder / "photos-model").mkdir()
+    (folder / "photos-model" / "quickstart.json").touch()
+    yield folder / "photos-model", kinds.QUICKSTART
+    (folder / "logs").mkdir()
+    (folder / "logs" / "slurm-1.out").touch()
+    yield folder / "logs", None
+    yield folder / "nothing", None
+
+
+def test_each_kind_of_folder_is_known(tmp_path):
+    for path, kind in _of_kinds(tmp_path):
+        assert kinds.kind_of(str(path)) == kind, path
+
+
+def test_what_a_quickstart_has_made_is_named_with_the_part_that_is_meant(tmp_path):
+    made = tmp_path / "photos-model"
+    photos(made / "data" / "versions" / "1.0.0")
+    (made / "quickstart.json").write_text("{}")
+    assert f"what a quickstart has made, whose dataset is {made}/data" in refusal(made)
+    assert kinds.no_run(str(made)) == f"it is what a quickstart has made; its runs lie in {made}/runs"
+    assert kinds.no_model(str(made)) == f"it is what a quickstart has made, whose model is {made}/model"

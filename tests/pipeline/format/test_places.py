@@ -1,12 +1,13 @@
 """Tests the look at places that are to be written, on real disks and stores."""
 
 import os
+import pathlib
 
 import pytest
 
 from pipeline.command import UsageError
-from pipeline.format import storage
-from pipeline.format.places import check_file, check_folder
+from pipeline.format import kinds, storage
+from pipeline.format.places import check_file, check_folder, check_nothing_is_lost
 
 
 def test_a_folder_that_can_be_made_is_not_made(tmp_path):
@@ -63,3 +64,46 @@ def test_a_store_is_written_to_and_left_as_it_was():
     assert not storage.exists("memory://places/run")
     with pytest.raises(UsageError, match="no such kind of store"):
         check_folder("ftp://places/run", flag="workdir")
+
+
+def make(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return str(folder)
+
+
+def test_what_is_of_the_kind_goes_on_and_strangers_names_are_no_matter(tmp_path):
+    run = make(tmp_path / "run", "config.json", "checkpoints/1", "report.html")
+    check_nothing_is_lost(run, flag="run", kind=kinds.RUN, writes=["report.html"])
+    logs = make(tmp_path / "logs", "slurm-1.out", "events.txt")
+    check_nothing_is_lost(logs, flag="run", kind=kinds.RUN, writes=["report.html"])
+    check_nothing_is_lost(str(tmp_path / "new"), flag="run", kind=kinds.RUN, writes=["report.html"])
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["roses/1.jpg"], "it is a folder of images"),
+        (["1.JPEG"], "it is a folder of images"),
+        (["CURRENT"], "it is a dataset"),
+        (["quickstart.json", "index.html"], "it is what a quickstart has made"),
+        (["notes.txt", "report.html"], "report.html lies there, which would be lost"),
+    ],
+)
+def test_what_would_be_lost_is_named(tmp_path, names, says):
+    folder = make(tmp_path / "given", *names)
+    with pytest.raises(UsageError) as raised:
+        check_nothing_is_lost(folder, flag="run", kind=kinds.RUN, writes=["report.html"])
+    assert str(raised.value) == f"--run={folder}: {says}; take a folder that is empty, or a new one"
+
+
+def test_what_replaces_a_folder_spares_everything_that_it_would_not_write(tmp_path):
+    of_export = {"saved_model", "labels.txt"}
+    export = make(tmp_path / "export", "saved_model/saved_model.pb", "labels.txt")
+    texts = make(tmp_path / "texts")
+    for folder in (export, texts):
+        check_nothing_is_lost(folder, flag="output", kind=kinds.MODEL, replaces=of_export.__contains__)
+        make(pathlib.Path(folder), "thesis.docx")
+        with pytest.raises(UsageError, match=r"thesis.docx lies there, which would be lost"):
+            check_nothing_is_lost(folder, flag="output", kind=kinds.MODEL, replaces=of_export.__contains__)
