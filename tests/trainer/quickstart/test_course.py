@@ -100,7 +100,7 @@ def test_more_photos_give_a_new_version_and_its_model_takes_over_unless_it_is_wo
 
 def test_a_new_class_takes_over_as_soon_as_a_head_knows_it(world):
     world.run()
-    world.spec(head=0.6, tuned=0.9, epoch_seconds=2)
+    world.spec(head=0.6, tuned=0.9, epoch_seconds=60)
     world.add("class2", 60)
     process = world.start()
     for line in process.stdout:
