@@ -10,10 +10,11 @@ from typing import Any
 from pipeline.format import storage
 from pipeline.intervals import wilson_interval
 from pipeline.pages.environment import environment
+from pipeline.pages.index import PAGE
 from retrain.data import page as data_page
 from retrain.ledger import decisions
 
-PAGE = "index.html"
+TITLE = ": passes"  # how that of the page ends
 COMPARISON = "gate-model.html"  # of the challenger with the champion, image by image
 _PAGES = {"data": data_page.PAGE, "comparison": COMPARISON}  # words → page beside a run
 _SHOWN = 200  # passes

@@ -30,6 +30,7 @@ from retrain.index import write_index
 from retrain.mirror import mirror, require_library
 from retrain.one_pass import STEPS, Wanted, run_pass
 from retrain.outcome import failed, tell
+from retrain.places import check_places
 from retrain.plan import explained, planned
 
 _CONFIG = flags.DEFINE_string("config", None, "The pass's configuration, a YAML file; examples/retrain.yaml shows one.")
@@ -93,6 +94,7 @@ def run(config: RetrainConfig, *, commands: steps.Commands) -> int:
         wanted = Wanted(first=_FROM.value, until=_UNTIL.value, forced=_FORCE.value)
     except ValueError as error:
         raise UsageError(f"--from, --until and --force: {error}") from error
+    check_places(config)
     if _EXPLAIN.value and not _DRY_RUN.value:
         raise UsageError("--explain goes with --dry_run; a pass itself says what it does")
     if not _DRY_RUN.value:

@@ -29,6 +29,7 @@ from retrain import curate, prune, registry
 from retrain.config import RetrainConfig, load_config
 from retrain.index import write_index
 from retrain.mirror import mirror
+from retrain.places import check_registry
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("models", None, "The registry.")
@@ -142,6 +143,7 @@ def main(arguments: list[str]) -> ExitCode:
     root = config.models if config else os.path.expanduser(FLAGS.models).rstrip("/")
     if not storage.exists(root):
         raise UsageError(f"{root}: no such folder; the first pass of retrain.main makes it")
+    check_registry(root)
     _COMMANDS[name](root, [int(value) for value in rest])
     if name in ("promote", "rollback", "prune"):
         write_index(root)

@@ -11,7 +11,8 @@ from pipeline.command import UsageError, print_next, run_command
 from pipeline.format import kinds, storage
 from pipeline.format.owner import who_trains
 from pipeline.format.places import check_folder
-from trainer.report.run_list import find_runs, is_another_page, table, write_index
+from pipeline.pages.index import is_foreign
+from trainer.report.run_list import TITLE, find_runs, table, write_index
 from trainer.request import FINISHED
 
 
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int | None:
         return None
     print("\n".join(table(runs)))
     check_folder(folder, flag="folder")
-    if is_another_page(folder):
+    if is_foreign(folder, TITLE):
         print(f"page: not written, for another index.html lies in {folder}")
     else:
         print(f"page: {write_index(folder, runs)}")

@@ -79,7 +79,7 @@ class _Folder:
 
     @property
     def is_registry(self) -> bool:
-        return self.has("champion", "decisions.jsonl")
+        return self.has("champion", "CHAMPION", "decisions.jsonl")
 
     @property
     def is_quickstart(self) -> bool:

@@ -12,9 +12,10 @@ from typing import Any
 from pipeline.format import storage
 from pipeline.intervals import wilson_interval
 from pipeline.pages.environment import duration, environment
+from pipeline.pages.index import PAGE
 
 _DEEPEST = 2  # folders below the one that is listed
-_PAGE, _TITLE = "index.html", "<title>Runs</title>"
+TITLE = "Runs"  # of the page
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,19 +131,9 @@ def table(runs: Sequence[Listed]) -> Iterator[str]:
         yield "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
 
 
-def is_another_page(folder: storage.Path) -> bool:
-    """Says whether a page lies in the folder that is no list of runs."""
-    try:
-        return _TITLE not in storage.read_text(storage.join(folder, _PAGE))
-    except FileNotFoundError:
-        return False
-    except ValueError:  # no UTF-8
-        return True
-
-
 def write_index(folder: storage.Path, runs: Sequence[Listed]) -> str:
     """Writes the list as a page into the folder; returns its path."""
-    file = storage.join(folder, _PAGE)
+    file = storage.join(folder, PAGE)
     text = environment(__package__).get_template("index.html.j2").render(runs=runs, folder=os.fspath(folder))
     storage.write_atomically(file, text)
     return file
