@@ -25,6 +25,7 @@ import enum
 import errno
 import itertools
 import os
+import re
 import shlex
 import signal
 import sys
@@ -94,13 +95,15 @@ _REFUSED = ("NotFoundError", "PermissionDeniedError", "UnauthenticatedError")
 _OUT_OF_REACH = ("AbortedError", "DeadlineExceededError", "FailedPreconditionError", "UnavailableError")
 
 
+_OF_TENSORFLOW = re.compile(r"\{\{.*?\}\}|\[Op:\w+\]")  # names of nodes and operations, around what an error says
+
 # A disk that takes no more.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def storage_error(error: Exception) -> CommandError | None:
     """Translates what a store answered, or a disk that takes no more, into the user's terms; None for other errors."""
-    kind, text = type(error), " ".join(str(error).split())
+    kind, text = type(error), " ".join(_OF_TENSORFLOW.sub("", str(error)).split())
     if isinstance(error, OSError) and error.errno in FULL:
         return _full(f"{error.filename}: {error.strerror}" if error.filename else text)
     if isinstance(error, OSError) and "://" in str(error.filename):  # of pipeline.format.storage

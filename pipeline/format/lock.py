@@ -64,8 +64,12 @@ def exclusive(root: str, *, doing: str = "runs a pass of this registry") -> Iter
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
             raise TryAgainError(f"another process {doing} ({holder}); {path} is locked, run again later") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)
+        except OSError as error:
+            error.filename = path  # a write tells none
+            raise
         yield dataclasses.replace(NO_LOCK, descriptor=descriptor)
     finally:
         os.close(descriptor)

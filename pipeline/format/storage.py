@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
-from pipeline.command import UsageError, first_line
+from pipeline.command import FULL, UsageError, first_line
 
 Path = str | os.PathLike[str]
 
@@ -155,7 +155,7 @@ def whole_file(path: Path, *, shared: bool = False, durable: bool = False) -> It
     target = pathlib.Path(path)
     suffix = f".{os.getpid()}.{os.urandom(4).hex()}" if shared else ""
     temporary = target.parent / f".{target.name}{suffix}.tmp"
-    with _removed_on_failure(temporary):
+    with _removed_on_failure(temporary, target):
         with open(temporary, "wb", buffering=_BUFFER) as file:
             yield file
             if durable:
@@ -181,7 +181,7 @@ def create(path: Path, content: bytes | str) -> bool:
         return _create_remote(path, data)
     target = pathlib.Path(path)
     temporary = target.parent / f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
-    with _removed_on_failure(temporary):
+    with _removed_on_failure(temporary, target):
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
@@ -309,12 +309,14 @@ def _delete_remote(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _removed_on_failure(temporary: pathlib.Path) -> Iterator[None]:
+def _removed_on_failure(temporary: pathlib.Path, target: pathlib.Path) -> Iterator[None]:
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            error.filename = os.fspath(target)  # of a write, which tells none
         raise
 
 
@@ -390,11 +392,9 @@ def _number(error: Exception) -> int:
     for status in (answer.get("HTTPStatusCode"), getattr(error, "code", None), getattr(error, "status", None)):
         if str(status).isdecimal() and int(str(status)) in _STATUSES:
             return _STATUSES[int(str(status))]
-    for kind, number in _KINDS.items():
-        if isinstance(error, kind):
-            return number
-    if type(error).__module__.startswith(_CREDENTIALS) or "Credentials" in type(error).__name__:
-        return errno.EACCES
-    if isinstance(error, OSError) and str(error).startswith("Forbidden"):  # gcsfs' way to say 403
+    if number := next((number for kind, number in _KINDS.items() if isinstance(error, kind)), None):
+        return number
+    forbidden = isinstance(error, OSError) and str(error).startswith("Forbidden")  # gcsfs' way to say 403
+    if forbidden or type(error).__module__.startswith(_CREDENTIALS) or "Credentials" in type(error).__name__:
         return errno.EACCES
     return getattr(error, "errno", None) or getattr(error.__cause__, "errno", None) or errno.EIO

@@ -1,6 +1,7 @@
 """Tests exit codes and one-line errors, in real processes."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -80,7 +81,8 @@ def test_what_storage_raises_for_a_store_is_one_line(tmp_path, number, code, fix
     [
         "raise OSError(28, 'No space left on device', '/disk/x')",
         pytest.param(
-            "import tensorflow as tf; raise tf.errors.UnknownError(None, None, '/disk/x; No space left on device')",
+            "import tensorflow as tf; raise tf.errors.UnknownError(None, None, '{{function_node __wrapped__SaveV2}} "
+            "/disk/x; No space left on device [Op:SaveV2]')",
             marks=pytest.mark.slow,
         ),
     ],
@@ -90,8 +92,7 @@ def test_a_full_disk_is_one_line(tmp_path, body):
     assert result.returncode == 75
     (line,) = (line for line in result.stderr.splitlines() if line.startswith("error: "))
     assert "Traceback" not in result.stderr
-    assert "/disk/x" in line
-    assert "No space left on device (make room and run the same command again)" in line
+    assert re.fullmatch(r"error: /disk/x[:;] No space left on device \(make room and run the same .* again\)", line)
 
 
 def test_errors_of_local_files_are_not_taken_for_a_store_s(tmp_path):

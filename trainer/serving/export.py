@@ -89,7 +89,11 @@ def _staged(directory: storage.Path) -> Iterator[pathlib.Path]:
     staging = target.parent / f".{target.name}.staging"
     storage.delete(staging)  # of an export that was killed
     staging.mkdir(parents=True)
-    yield staging
+    try:
+        yield staging
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)  # on a full disk it is what takes the room
+        raise
     _swap(staging, target)
 
 

@@ -243,6 +243,26 @@ def test_of_racing_processes_one_gets_each_name(root):
         assert storage.read(storage.join(root, number)) == me.encode() * 10_000
 
 
+_FULL = """
+    import resource, signal, sys
+    from pipeline.format import storage
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    for write in (storage.write_atomically, storage.create):
+        try:
+            write(sys.argv[1], bytes(5000))
+        except OSError as error:
+            print(error)
+"""
+
+
+def test_a_disk_that_takes_no_more_is_told_with_the_file(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(_FULL), str(tmp_path / "file")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said == [f"[Errno 27] File too large: '{tmp_path}/file'"] * 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_deletes_files_and_trees_and_what_is_not_there(root):
     put(root, "kept", "tree/file", "tree/sub/file", "trees", "file")
     for name in ("file", "tree", "absent", "absent/too"):

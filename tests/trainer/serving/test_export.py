@@ -1,5 +1,6 @@
 """Tests exports against the evaluation path: without our packages, after a kill, from low precision."""
 
+import errno
 import json
 import os
 import pathlib
@@ -305,6 +306,19 @@ def test_labels_must_fit(tmp_path, labels, message):
     with pytest.raises(UsageError, match=message):
         export_small(small(), tmp_path / "export", labels=labels)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_keeps_nothing_of_an_export_and_the_one_before(tmp_path, monkeypatch):
+    def full(*args):
+        (tmp_path / ".export.staging" / "model.keras").write_bytes(bytes(1000))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "labels.txt").touch()
+    monkeypatch.setattr(export, "_write", full)
+    with pytest.raises(OSError, match="No space"):
+        export_small(small(), tmp_path / "export", labels=["a", "b", "c"])
+    assert [path.name for path in tmp_path.rglob("*")] == ["export", "labels.txt"]
 
 
 @pytest.mark.slow
