@@ -63,7 +63,7 @@ def write_index(root: str) -> None:
         .get_template("index.html.j2")
         .render(passes=passes, more=len(history) - len(passes), chart=_chart(measured), folder=os.path.basename(root))
     )
-    storage.write_atomically(storage.join(root, PAGE), text)
+    storage.write_atomically(storage.join(root, PAGE), text, shared=True)
 
 
 def _described(root: str, record: Mapping[str, Any]) -> Pass:

@@ -68,7 +68,7 @@ def _score_model() -> None:
 
     found, labels = score_export(FLAGS.model, data, FLAGS.split, batch_size=32)
     if FLAGS.output.endswith(".npz"):
-        storage.write_atomically(FLAGS.output, found.to_bytes())
+        storage.write_atomically(FLAGS.output, found.to_bytes(), shared=True)
     else:
         write_predictions(FLAGS.output, prediction_rows(found, labels))
     accuracy = found.correct.mean()
@@ -89,7 +89,7 @@ def _evaluate_run() -> None:
     evaluated = figures(found, split=FLAGS.split, validation=validation, data=data)
     print("\n".join(lines(evaluated, split=FLAGS.split)))
     if FLAGS.output:
-        storage.write_atomically(FLAGS.output, json.dumps(evaluated.to_dict(), indent=2) + "\n")
+        storage.write_atomically(FLAGS.output, json.dumps(evaluated.to_dict(), indent=2) + "\n", shared=True)
     print_next("is another run better?", "python -m trainer.compare", FLAGS.run, "ANOTHER_RUN")
 
 

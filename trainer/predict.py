@@ -109,7 +109,7 @@ def _output() -> Iterator[IO[bytes]]:
     with tempfile.TemporaryFile() as file:
         yield file
         file.seek(0)
-        storage.write_atomically(FLAGS.output, file.read())
+        storage.write_atomically(FLAGS.output, file.read(), shared=True)
 
 
 def _write(answers: Iterator[Answer], kind: str, file: IO[bytes], wanted: Wanted) -> tuple[int, int]:

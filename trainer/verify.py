@@ -67,7 +67,7 @@ def _verify(name: str, export: pathlib.Path, beside: pathlib.Path | None) -> Non
         print(f"{form.form:<18} {form.bytes / 1e6:7.1f} MB  {told}", flush=True)
     found = {"forms": [dataclasses.asdict(form) for form in forms], **_asked(export, beside, known)}
     if FLAGS.output:
-        storage.write_atomically(FLAGS.output, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        storage.write_atomically(FLAGS.output, json.dumps(found, indent=2, ensure_ascii=False) + "\n", shared=True)
     if broken := [form.form for form in forms if form.problem]:
         raise DataError(f"{name}: {', '.join(broken)} cannot be trusted; see above, and export the model again")
     print_next("serve it:", "python -m trainer.serve", name)

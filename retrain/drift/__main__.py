@@ -171,7 +171,7 @@ def main(arguments: list[str]) -> int:
 
 def _tell(result: dict[str, Any]) -> None:
     if _RESULT.value:
-        storage.write_atomically(_RESULT.value, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        storage.write_atomically(_RESULT.value, json.dumps(result, indent=2, ensure_ascii=False) + "\n", shared=True)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def write_drift(
         "days": [dataclasses.asdict(day) for day in by_day],
     }
     beside = f"{os.path.splitext(page)[0]}.json"
-    storage.write_atomically(beside, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    storage.write_atomically(beside, json.dumps(content, indent=2, ensure_ascii=False) + "\n", shared=True)
     text = (
         environment(__package__)
         .get_template("page.html.j2")
@@ -92,7 +92,7 @@ def write_drift(
             size=(_WIDTH, _HEIGHT),
         )
     )
-    storage.write_atomically(page, text)
+    storage.write_atomically(page, text, shared=True)
 
 
 def _labels(reference: Reference, probabilities: np.ndarray) -> list[_Label]:

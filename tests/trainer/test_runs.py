@@ -1,5 +1,6 @@
 """Tests the list of runs: what is said of finished, unfinished and running ones."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline.format.owner import owned
 from tests.trainer.commands import run
+from trainer.report.run_list import find_runs, write_index
 
 CONFIG = {"data": "/data", "dataset_version": "1.0.0", "recipe": {"name": "photos", "backbone": "efficientnet_lite0"}}
 TIMES = {"started": "2026-01-02T10:00:00+00:00", "finished": "2026-01-02T11:30:00+00:00"}
@@ -66,6 +68,13 @@ def test_a_page_that_is_no_list_of_runs_is_left_alone(runs):
     assert "good #1" in done.stdout
     assert f"page: not written, for another index.html lies in {runs}" in done.stdout
     assert page.read_text() == "<title>Roses and tulips</title>"
+
+
+def test_several_may_list_the_runs_at_once(runs):
+    found = find_runs(runs, lambda run: "begun")
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda _: write_index(runs, found), range(40))) == {str(runs / "index.html")}
+    assert [path.name for path in runs.iterdir() if path.is_file()] == ["index.html"]
 
 
 def test_of_a_quickstart_its_runs_are_listed(tmp_path):

@@ -43,11 +43,13 @@ def write_check(
       DataError: a shard is damaged.
     """
     storage.make_folder(folder)
-    storage.write_atomically(storage.join(folder, LABEL_ISSUES), _issues_table(data, found))
+    storage.write_atomically(storage.join(folder, LABEL_ISSUES), _issues_table(data, found), shared=True)
     context = _context(data, found) | {"next": next_steps, "when": when}
     text = environment(__package__).get_template("check.html.j2").render(context)
-    storage.write_atomically(storage.join(folder, REPORT), text)
-    storage.write_atomically(storage.join(folder, "check.json"), json.dumps(_figures(data, found), indent=2) + "\n")
+    storage.write_atomically(storage.join(folder, REPORT), text, shared=True)
+    storage.write_atomically(
+        storage.join(folder, "check.json"), json.dumps(_figures(data, found), indent=2) + "\n", shared=True
+    )
 
 
 def _issues_table(data: DatasetVersion, found: Examined) -> str:

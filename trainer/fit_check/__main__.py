@@ -110,9 +110,9 @@ def main(arguments: list[str]) -> int | None:
         out = FLAGS.output
         storage.make_folder(out)
         content = figures(ranged, trials, advice, recipe=recipe, images=images, seed=FLAGS.seed, fits_at=fits_at)
-        storage.write_atomically(storage.join(out, "fit_check.json"), json.dumps(content, indent=2) + "\n")
+        storage.write_atomically(storage.join(out, "fit_check.json"), json.dumps(content, indent=2) + "\n", shared=True)
         storage.write_atomically(
-            storage.join(out, "fit_check.png"), plot(ranged, trials, fits_at=fits_at, own=phase.lr_max)
+            storage.join(out, "fit_check.png"), plot(ranged, trials, fits_at=fits_at, own=phase.lr_max), shared=True
         )
         print(f"written to {out}: fit_check.json, fit_check.png")
     _tell_next(advice)

@@ -84,7 +84,7 @@ def write_comparison(
         "labels": _by_label(found, predictions),
     }  # fmt: skip
     text = environment(__package__).get_template("comparison.html.j2").render(context)
-    storage.write_atomically(file, text)
+    storage.write_atomically(file, text, shared=True)
 
 
 def _pictures(

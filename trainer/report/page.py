@@ -52,12 +52,12 @@ def write_report(run: storage.Path, data: DatasetVersion) -> None:
     """
     context = _context(run, data)
     if LABEL_ISSUES in context:
-        storage.write_atomically(storage.join(run, LABEL_ISSUES), context[LABEL_ISSUES])
+        storage.write_atomically(storage.join(run, LABEL_ISSUES), context[LABEL_ISSUES], shared=True)
     context["front_matter"] = front_matter(_card_header(context))
     pages = environment(__package__)
     for template, name in (("report.html.j2", "report.html"), ("model_card.md.j2", "model_card.md")):
         text = pages.get_template(template).render(context)
-        storage.write_atomically(storage.join(run, name), text)
+        storage.write_atomically(storage.join(run, name), text, shared=True)
 
 
 def _context(run: storage.Path, data: DatasetVersion) -> dict[str, Any]:

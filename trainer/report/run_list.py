@@ -135,5 +135,5 @@ def write_index(folder: storage.Path, runs: Sequence[Listed]) -> str:
     """Writes the list as a page into the folder; returns its path."""
     file = storage.join(folder, PAGE)
     text = environment(__package__).get_template("index.html.j2").render(runs=runs, folder=os.fspath(folder))
-    storage.write_atomically(file, text)
+    storage.write_atomically(file, text, shared=True)
     return file

@@ -29,6 +29,7 @@ from trainer.serving.forms import PREPROCESS_FILE, SAVED_MODEL, TFLITE_FILE, TOL
 from trainer.serving.golden import GoldenImage, write_golden
 from trainer.serving.litert import FEATURES, PROBABILITIES, open_litert, with_files
 from trainer.serving.signature import INPUT, SIGNATURE
+from trainer.serving.staging import staged
 from trainer.serving.upright import decode_upright
 from trainer.train.model import float32_policy
 
@@ -80,21 +81,13 @@ def export_classifier(
 @contextlib.contextmanager
 def _staged(directory: storage.Path) -> Iterator[pathlib.Path]:
     """Yields a local folder, which takes the place of `directory` in the end."""
-    if storage.is_remote(directory):
-        with tempfile.TemporaryDirectory() as made:
-            yield pathlib.Path(made)
-            upload(pathlib.Path(made), directory)
+    if not storage.is_remote(directory):
+        with staged(pathlib.Path(directory)) as made:
+            yield made
         return
-    target = pathlib.Path(directory)
-    staging = target.parent / f".{target.name}.staging"
-    storage.delete(staging)  # of an export that was killed
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)  # on a full disk it is what takes the room
-        raise
-    _swap(staging, target)
+    with tempfile.TemporaryDirectory() as temporary:
+        yield pathlib.Path(temporary)
+        upload(pathlib.Path(temporary), directory)
 
 
 @float32_policy()
@@ -124,16 +117,6 @@ def _write(
     if golden:
         seen_by = [decode_and_resize(image.encoded, height=height, width=width, view=view) for image in golden]
         write_golden(golden, model(tf.stack(seen_by), training=False).numpy(), directory)
-
-
-def _swap(staging: pathlib.Path, target: pathlib.Path) -> None:
-    """Puts `staging` in the place of `target`, which a reader sees whole, old or new, or for an instant not at all."""
-    old = target.parent / f".{target.name}.old"
-    storage.delete(old)
-    if target.exists():
-        target.rename(old)
-    staging.rename(target)
-    storage.delete(old)
 
 
 def upload(source: pathlib.Path, target: storage.Path) -> None:

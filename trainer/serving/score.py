@@ -31,7 +31,7 @@ def prediction_rows(found: Predictions, labels: Sequence[str]) -> list[dict[str,
 
 def write_predictions(file: storage.Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes one JSON line per example, in file order."""
-    storage.write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    storage.write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), shared=True)
 
 
 def score_export(

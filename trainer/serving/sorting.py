@@ -30,7 +30,7 @@ def sort_into(folder: pathlib.Path, label: str, name: str, content: bytes) -> No
         digest = hashlib.sha256(content).hexdigest()[:12]
         copy = copy.with_stem(f"{copy.stem}-{digest}")
     if not copy.exists():
-        storage.write_atomically(copy, content)
+        storage.write_atomically(copy, content, shared=True)
 
 
 def _folder_name(label: str) -> str:

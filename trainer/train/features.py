@@ -146,7 +146,7 @@ class FeatureParts:
         storage.make_folder(self._folder)
         content = io.BytesIO()
         np.savez(content, name=np.array(name), first=np.array(first), features=features, labels=labels)
-        storage.write_atomically(storage.join(self._folder, f"{name}-{first:09d}.npz"), content.getvalue())
+        storage.write_atomically(storage.join(self._folder, f"{name}-{first:09d}.npz"), content.getvalue(), shared=True)
 
     def _listed(self, name: str) -> list[tuple[str, int]]:
         """Lists the parts of that name, and which example each begins with."""

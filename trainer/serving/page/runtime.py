@@ -90,7 +90,7 @@ def fetch_runtime(folder: pathlib.Path) -> list[str]:
             content = _packed(package, folder)
             check(package, content)
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / package.file, content)
+            write_atomically(folder / package.file, content, shared=True)
             fetched.append(f"{package.name}@{VERSION}")
     return fetched
 
