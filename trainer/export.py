@@ -37,17 +37,15 @@ from pipeline.command import CommandError, UsageError, print_next, run_command
 from pipeline.format import kinds, storage
 from pipeline.format.manifest import TEST, VALIDATION, DatasetVersion
 from pipeline.format.places import check_folder, check_nothing_is_lost
-from pipeline.format.reference import REFERENCE_FILE
-from pipeline.format.sums import SUMS_FILE
 from pipeline.predictions import Predictions, read_predictions
 from trainer.devices.chips import spare_metadata_server
 from trainer.models import backbone_info
 from trainer.models.weights import KERAS_FILE, LABELS_FILE
-from trainer.report.files import FORMS_FILE, open_data_of
+from trainer.report.files import open_data_of
 from trainer.request import FINISHED
 from trainer.rundir import check_has_weights, load_run
-from trainer.serving import golden
-from trainer.serving.forms import FORMS, INT8_FILE, ONNX_FILE, PAGE_FILE, PREPROCESS_FILE, check_forms
+from trainer.serving.forms import EXPORTED, INT8_FILE, ONNX_FILE, PAGE_FILE, PREPROCESS_FILE, check_forms
+from trainer.serving.golden import choose_golden
 from trainer.serving.litert import with_files
 from trainer.serving.reference import write_reference
 
@@ -58,15 +56,6 @@ flags.DEFINE_list(
     "formats", [], "Forms beside saved_model, keras and litert, which are always there: litert_int8, onnx, page."
 )
 flags.DEFINE_bool("unfinished", False, "Export the best weights so far of a run that has not ended.")
-
-# All that an export may hold, which another one replaces; whatever else lies in a folder is another hand's.
-EXPORTED = frozenset(
-    {
-        *FORMS.values(),
-        *(LABELS_FILE, PREPROCESS_FILE, PAGE_FILE, FORMS_FILE, REFERENCE_FILE, SUMS_FILE),
-        *("pixels.py", "ask.py", golden.FOLDER),
-    }
-)
 
 _Add = Callable[[pathlib.Path], Any]
 
@@ -109,7 +98,7 @@ def main(arguments: list[str]) -> int | None:
         preprocess=backbone_info(recipe.backbone).preprocess,
         view=recipe.view,
         directory=directory,
-        golden=golden.choose_golden(judged.answers, judged.data, judged.split) if judged else [],
+        golden=choose_golden(judged.answers, judged.data, judged.split) if judged else [],
         also=_also(data, judged),
     )
     without = "the run's dataset or its answers to it are gone" if finished else "the run has not ended"

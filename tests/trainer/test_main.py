@@ -19,10 +19,10 @@ from pipeline.format.sums import damage
 from pipeline.predictions import read_predictions
 from tests import datasets
 from tests.trainer.commands import ROOT, assert_same_end, best_weights, command, kill_and_rerun, run, training_flags
-from trainer.export import EXPORTED
 from trainer.report.measures import of_truth
 from trainer.rundir import load_run
 from trainer.serving.answers import predict_split
+from trainer.serving.forms import EXPORTED
 from trainer.serving.signature import load_signature
 
 

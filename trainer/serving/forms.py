@@ -6,7 +6,11 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 
 from pipeline.command import UsageError, nearest
-from trainer.models.weights import KERAS_FILE
+from pipeline.format.reference import REFERENCE_FILE
+from pipeline.format.sums import SUMS_FILE
+from trainer.models.weights import KERAS_FILE, LABELS_FILE
+from trainer.report.files import FORMS_FILE
+from trainer.serving.golden import FOLDER as GOLDEN
 
 SAVED_MODEL, TFLITE_FILE, INT8_FILE, ONNX_FILE = "saved_model", "model.tflite", "model_int8.tflite", "model.onnx"
 PAGE_FILE = "try.html"  # no form of its own: it holds one, and the browser that asks it
@@ -19,6 +23,14 @@ FORMS: Mapping[str, str] = {
     "litert_int8": INT8_FILE,
     "onnx": ONNX_FILE,
 }
+# All that an export may hold, which another one replaces; whatever else lies in a folder is another hand's.
+EXPORTED = frozenset(
+    {
+        *FORMS.values(),
+        *(LABELS_FILE, PREPROCESS_FILE, PAGE_FILE, FORMS_FILE, REFERENCE_FILE, SUMS_FILE),
+        *("pixels.py", "ask.py", GOLDEN),
+    }
+)
 _NAMES = (*FORMS, "page")
 ALWAYS = ("saved_model", "keras", "litert")  # what a run exports by itself, and the other forms are made of
 _ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
