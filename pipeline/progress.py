@@ -11,8 +11,8 @@ from typing import TextIO, TypeVar
 
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
-_FEW = 32  # images, which are done before anybody wonders
 
+_FEW = 32  # images, which are done before anybody wonders
 _SECONDS_BETWEEN_LINES = 30.0
 _DATE = "%Y-%m-%d %H:%M:%S"  # as the log has it in a file
 

@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> int | None:
     data = open_data_of(run, None) if "litert_int8" in FLAGS.formats else None
     directory = FLAGS.output or storage.join(run, "export")
     if FLAGS.output:
-        check_nothing_is_lost(directory, flag="output", kind=kinds.MODEL, replaces=EXPORTED.__contains__)
+        check_nothing_is_lost(directory, flag="output", kind=kinds.MODEL, replaces=EXPORTED)
     check_folder(directory, flag="output")
     judged = _judged(run) if finished else None
     spare_metadata_server()

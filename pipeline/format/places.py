@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from pipeline.command import UsageError
 from pipeline.format import kinds, storage
@@ -48,7 +48,7 @@ def check_folder(path: str, *, flag: str, needs: int = 0, for_what: str = "") ->
 
 
 def check_nothing_is_lost(
-    path: str, *, flag: str, kind: str, writes: Collection[str] = (), replaces: Callable[[str], bool] | None = None
+    path: str, *, flag: str, kind: str, writes: Collection[str] = (), replaces: Collection[str] | None = None
 ) -> None:
     """Checks that a folder holds nothing that a person or another command would miss; what is of the kind may go on.
 
@@ -57,7 +57,7 @@ def check_nothing_is_lost(
       flag: that named it, for messages.
       kind: what the command makes of it, one of those in `kinds`.
       writes: names that it writes there.
-      replaces: says of a name whether it may be gone afterwards; None where the command leaves all others alone.
+      replaces: names that may be gone afterwards, and no others; None where the command leaves all others alone.
 
     Raises:
       UsageError: something is there that is of another kind, has such a name, or may not be gone.
@@ -69,8 +69,8 @@ def check_nothing_is_lost(
         names = [entry.name for entry in storage.list_folder(path)]
     except OSError:
         return  # none is there yet, or `check_folder` says more
-    if replaces:
-        lost = [name for name in names if not replaces(name)]
+    if replaces is not None:
+        lost = [name for name in names if name not in replaces]
     else:
         lost = [] if what else [name for name in names if name in writes]
     if lost:

@@ -103,7 +103,7 @@ def test_what_replaces_a_folder_spares_everything_that_it_would_not_write(tmp_pa
     export = make(tmp_path / "export", "saved_model/saved_model.pb", "labels.txt")
     texts = make(tmp_path / "texts")
     for folder in (export, texts):
-        check_nothing_is_lost(folder, flag="output", kind=kinds.MODEL, replaces=of_export.__contains__)
+        check_nothing_is_lost(folder, flag="output", kind=kinds.MODEL, replaces=of_export)
         make(pathlib.Path(folder), "thesis.docx")
         with pytest.raises(UsageError, match=r"thesis.docx lies there, which would be lost"):
-            check_nothing_is_lost(folder, flag="output", kind=kinds.MODEL, replaces=of_export.__contains__)
+            check_nothing_is_lost(folder, flag="output", kind=kinds.MODEL, replaces=of_export)
